@@ -1,0 +1,106 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Configuration classes with the field names of a checkpoint's ``config.json``."""
+
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PretrainedConfig
+
+
+class FunAudioChatAudioEncoderConfig(PretrainedConfig):
+    """Settings of the mel encoder, the code encoder and the refined head.
+
+    Defaults are those of the published 8B checkpoint where its file holds the field, and the
+    original's fallbacks (``output_dim``, no code ids) where it may be missing.
+    """
+
+    model_type = "funaudiochat_audio_encoder"
+
+    def __init__(
+        self,
+        num_mel_bins: int = 128,
+        encoder_layers: int = 32,
+        encoder_attention_heads: int = 20,
+        encoder_ffn_dim: int = 5120,
+        d_model: int = 1280,
+        dropout: float = 0.0,
+        attention_dropout: float = 0.0,
+        activation_dropout: float = 0.0,
+        activation_function: str = "gelu",
+        scale_embedding: bool = False,
+        initializer_range: float = 0.02,
+        max_source_positions: int = 1500,
+        n_window: int = 100,
+        output_dim: int = 3584,
+        group_size: int = 5,
+        codebook_size: int | None = None,
+        bos_token_id: int | None = None,
+        eos_token_id: int | None = None,
+        pad_token_id: int | None = None,
+        continuous_features_mode: str = "replace",
+        enable_audio_invert_tower: bool = True,
+        crq_transformer_config: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        kwargs.pop("num_hidden_layers", None)
+        super().__init__(**kwargs)
+        self.num_mel_bins = num_mel_bins
+        self.encoder_layers = encoder_layers
+        self.num_hidden_layers = encoder_layers
+        self.encoder_attention_heads = encoder_attention_heads
+        self.encoder_ffn_dim = encoder_ffn_dim
+        self.d_model = d_model
+        self.dropout = dropout
+        self.attention_dropout = attention_dropout
+        self.activation_dropout = activation_dropout
+        self.activation_function = activation_function
+        self.scale_embedding = scale_embedding
+        self.initializer_range = initializer_range
+        self.max_source_positions = max_source_positions
+        self.n_window = n_window
+        self.output_dim = output_dim
+        self.group_size = group_size
+        self.codebook_size = codebook_size
+        self.bos_token_id = bos_token_id
+        self.eos_token_id = eos_token_id
+        self.pad_token_id = pad_token_id
+        self.continuous_features_mode = continuous_features_mode
+        self.enable_audio_invert_tower = enable_audio_invert_tower
+        self.crq_transformer_config = crq_transformer_config
+
+
+class FunAudioChatConfig(PretrainedConfig):
+    """Settings of the joint model: audio parts, text backbone and the audio placeholder id."""
+
+    model_type = "funaudiochat"
+    sub_configs = {
+        "audio_config": FunAudioChatAudioEncoderConfig,
+        "text_config": PretrainedConfig,
+    }
+    attribute_map = {"audio_token_id": "audio_token_index"}
+
+    def __init__(
+        self,
+        audio_config: dict[str, Any] | PretrainedConfig | None = None,
+        text_config: dict[str, Any] | PretrainedConfig | None = None,
+        audio_token_index: int = 151669,
+        ignore_index: int = -100,
+        hidden_size: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if not isinstance(audio_config, PretrainedConfig):
+            audio_config = FunAudioChatAudioEncoderConfig(**(audio_config or {}))
+        if not isinstance(text_config, PretrainedConfig):
+            fields = dict(text_config or {})
+            text_config = CONFIG_MAPPING[fields.pop("model_type", "qwen3")](**fields)
+        self.audio_config: Any = audio_config
+        self.text_config = text_config
+        self.audio_token_index = audio_token_index
+        self.ignore_index = ignore_index
+        self.hidden_size = hidden_size or text_config.hidden_size
+        # Ties the refined head's projection to the code embedding; the text backbone follows
+        # its own ``text_config.tie_word_embeddings``.
+        kwargs.pop("tie_word_embeddings", None)
+        super().__init__(**kwargs)
+        self.tie_word_embeddings = True

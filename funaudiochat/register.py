@@ -1,0 +1,25 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Registration with the Auto-classes of transformers: explicit, and safe to repeat."""
+
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+from funaudiochat.configuration_funaudiochat import (
+    FunAudioChatAudioEncoderConfig,
+    FunAudioChatConfig,
+)
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+
+
+def register_funaudiochat() -> None:
+    """Make ``AutoConfig`` and ``AutoModelForSeq2SeqLM`` know the model type ``funaudiochat``.
+
+    Calling it again, or after another program registered the same model type, replaces the
+    entry and never fails.
+    """
+    for config_class in (FunAudioChatAudioEncoderConfig, FunAudioChatConfig):
+        AutoConfig.register(config_class.model_type, config_class, exist_ok=True)
+    AutoModelForSeq2SeqLM.register(
+        FunAudioChatConfig, FunAudioChatForConditionalGeneration, exist_ok=True
+    )

@@ -1,0 +1,147 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Parity of the model's parts, forward pass and training step with recorded results."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.register import register_funaudiochat
+
+GOLDEN = Path(__file__).parent / "golden"
+CASES = GOLDEN / "model" / "cases"
+
+
+def load_case(name: str):
+    folder = CASES / name
+    inputs, outputs = (load_file(folder / f"{part}.safetensors") for part in ("inputs", "outputs"))
+    return json.loads((folder / "case.json").read_text()), inputs, outputs
+
+
+def load_model(attention: str = "sdpa", **audio_overrides) -> FunAudioChatForConditionalGeneration:
+    folder = GOLDEN / "model" / "models" / "tiny_a"
+    config = FunAudioChatConfig.from_pretrained(folder)
+    for key, value in audio_overrides.items():
+        setattr(config.audio_config, key, value)
+    return FunAudioChatForConditionalGeneration.from_pretrained(
+        folder, config=config, attn_implementation=attention
+    ).eval()
+
+
+def names(group: str) -> list[str]:
+    return sorted(p.name for p in CASES.iterdir() if p.name.startswith(group))
+
+
+def mode_of(case: dict) -> dict[str, str]:
+    mode = case.get("config_overrides", {}).get("audio_config.continuous_features_mode")
+    return {"continuous_features_mode": mode} if mode else {}
+
+
+@pytest.mark.parametrize("name", names("a"))
+def test_mel_encoder_equals_recorded(name):
+    case, inputs, outputs = load_case(name)
+    result = load_model().continuous_audio_tower(
+        inputs["features"], inputs["feature_lens"],
+        speech_maxlen=case["kwargs"]["speech_maxlen"],
+    )
+    torch.testing.assert_close(
+        result.last_hidden_state, outputs["last_hidden_state"], atol=2e-5, rtol=0
+    )
+
+
+@pytest.mark.parametrize("name", names("b"))
+def test_code_encoder_equals_recorded(name):
+    case, inputs, outputs = load_case(name)
+    result = load_model(**mode_of(case)).audio_tower(**inputs)
+    torch.testing.assert_close(
+        result.last_hidden_state, outputs["last_hidden_state"], atol=1e-5, rtol=0
+    )
+    for index, state in enumerate(result.hidden_states):
+        torch.testing.assert_close(state, outputs[f"hidden_states_{index}"], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", names("c"))
+def test_forward_equals_recorded(name, attention):
+    case, inputs, outputs = load_case(name)
+    with torch.no_grad():
+        result = load_model(attention, **mode_of(case))(**inputs)
+    kept = inputs["attention_mask"].bool()
+    pairs = {
+        "text_logits": (result.logits, kept),
+        "last_hidden_state": (result.last_hidden_state, kept),
+        "lm_inputs_embeds": (result.inputs_embeds, kept),
+        "speech_logits": (result.speech_logits, kept.repeat_interleave(5, dim=1)),
+    }
+    for key, (value, mask) in pairs.items():
+        if key in outputs:
+            torch.testing.assert_close(value[mask], outputs[key][mask], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("name", names("d"))
+def test_training_step_equals_recorded_and_leaves_inputs_alone(name, attention):
+    case, inputs, outputs = load_case(name)
+    before = {key: value.clone() for key, value in inputs.items()}
+    model = load_model(attention).train()
+    result = model(**inputs)
+    result.loss.backward()
+    for key, value in before.items():
+        assert torch.equal(inputs[key], value), f"{key} was changed in place"
+    for key, expected in case["losses"].items():
+        if expected is None:
+            assert getattr(result, key) is None
+        else:
+            assert getattr(result, key).item() == pytest.approx(expected, rel=1e-5)
+    parameters = dict(model.named_parameters())
+    for key, expected in outputs.items():
+        if key.startswith("grad."):
+            actual = parameters[key.removeprefix("grad.")].grad
+            limit = 1e-4 * expected.abs().max().item()
+            torch.testing.assert_close(actual, expected, atol=limit, rtol=0)
+
+
+def test_keys_and_shapes_equal_the_8b_manifest():
+    fields = json.loads((GOLDEN / "config_8b.json").read_text())
+    manifest = json.loads((GOLDEN / "manifest_8b.json").read_text())
+    with torch.device("meta"):
+        model = FunAudioChatForConditionalGeneration(FunAudioChatConfig(**fields))
+    state = {key: list(value.shape) for key, value in model.state_dict().items()}
+    assert len(state) == manifest["num_keys"]
+    assert state == manifest["keys"]
+    assert sum(p.numel() for p in model.parameters()) == manifest["total_parameters_unique"]
+
+
+def test_saving_drops_the_tied_matrix_and_reloads(tmp_path):
+    model = load_model()
+    model.save_pretrained(tmp_path)
+    saved = load_file(tmp_path / "model.safetensors")
+    assert "audio_invert_tower.lm_head.weight" not in saved
+    again = FunAudioChatForConditionalGeneration.from_pretrained(tmp_path)
+    assert again.audio_invert_tower.lm_head.weight is again.audio_tower.embed_tokens.weight
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+
+
+def test_auto_classes_know_the_model_after_registering_twice():
+    register_funaudiochat()
+    register_funaudiochat()
+    folder = GOLDEN / "model" / "models" / "tiny_a"
+    assert isinstance(AutoConfig.from_pretrained(folder), FunAudioChatConfig)
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    assert isinstance(model, FunAudioChatForConditionalGeneration)
+
+
+def test_placeholder_mismatch_names_both_numbers():
+    _, inputs, _ = load_case("c1_forward_1audio")
+    inputs["speech_attention_mask"] = inputs["speech_attention_mask"].clone()
+    inputs["speech_attention_mask"][:, 10:] = 0
+    with pytest.raises(ValueError, match=r"placeholders.*2 groups"):
+        load_model()(**inputs)
