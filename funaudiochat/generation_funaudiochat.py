@@ -39,6 +39,8 @@ class GenerationOptions:
         text_greedy: text takes the arg-max of its raw scores; codes keep the settings above.
         disable_speech: text only; the refined head never runs.
         force_text_abos: the first text id is the one that opens speech.
+        only_crq_sampling: return the codes the head fed itself; else choose each group anew
+            from its five score rows (rule 55).
     """
 
     max_new_tokens: int
@@ -52,6 +54,7 @@ class GenerationOptions:
     text_greedy: bool = False
     disable_speech: bool = False
     force_text_abos: bool = True
+    only_crq_sampling: bool = True
 
     def processors(self) -> Any:
         """Score processors in the order of transformers: penalty, temperature, top-k, top-p."""
@@ -136,8 +139,13 @@ def prefill(
     cache = DynamicCache()
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     out = model(
-        input_ids=rows, attention_mask=mask, position_ids=_positions(mask), past_key_values=cache,
-        use_cache=True, disable_speech=True, **audio,
+        input_ids=rows,
+        attention_mask=mask,
+        position_ids=_positions(mask),
+        past_key_values=cache,
+        use_cache=True,
+        disable_speech=True,
+        **audio,
     )
     off = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
     return DecodingState(
@@ -241,6 +249,7 @@ def _head_group(
         state.head.mask = torch.cat([state.head.mask, added], dim=1)
     total, start = state.head.mask.shape[1], 0
     chosen: list[Tensor] = []
+    raw: list[Tensor] = []
     for index in range(group):
         seen = total - group + index + 1
         stop = fine.shape[1] - group + index + 1
@@ -255,6 +264,7 @@ def _head_group(
             use_cache=True,
         ).last_hidden_state
         scores = head.lm_head(head.output_matching(out[:, -1])).float()
+        raw.append(scores)
         if state.processors:
             current = torch.stack(chosen, 1) if chosen else state.rows.new_empty(len(scores), 0)
             # Histories differ in length from row to row, so each row is processed by itself.
@@ -266,7 +276,16 @@ def _head_group(
             )
         state.head.last_codes = _choose(scores, options, state.generator)
         chosen.append(state.head.last_codes)
-    return torch.stack(chosen, dim=1)
+    if options.only_crq_sampling:
+        return torch.stack(chosen, dim=1)
+    # The checkpoint's own rule for this option: the flat history is cut into G equal runs, so
+    # each position sees the codes of another stretch of the reply, not of its own column.
+    return torch.stack(
+        [
+            _choose(state.processors(history.view(group, -1), rows), options, state.generator)
+            for history, rows in zip(state.speech, torch.stack(raw, dim=1), strict=True)
+        ]
+    )
 
 
 def generate(
