@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
+from funaudiochat.errors import CheckpointError
+
 
 class FunAudioChatAudioEncoderConfig(PretrainedConfig):
     """Settings of the mel encoder, the code encoder and the refined head.
@@ -104,3 +106,42 @@ class FunAudioChatConfig(PretrainedConfig):
         kwargs.pop("tie_word_embeddings", None)
         super().__init__(**kwargs)
         self.tie_word_embeddings = True
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Read a folder's ``config.json``.
+
+        Raises:
+            CheckpointError: there is none, it is damaged, or it is another model's.
+        """
+        folder = pretrained_model_name_or_path
+        try:
+            fields, _ = cls.get_config_dict(folder)
+        except OSError as error:
+            raise CheckpointError(
+                f"no readable config.json in {folder} ({error}); give the folder of a "
+                "Fun-Audio-Chat checkpoint, or fetch one with `funaudiochat download`"
+            ) from error
+        if fields.get("model_type") != cls.model_type:
+            raise CheckpointError(
+                f"{folder} holds model type {fields.get('model_type')!r}, not {cls.model_type!r}; "
+                "are the folders of the language model and the detokenizer swapped?"
+            )
+        return super().from_pretrained(folder, **kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Fields of ``config.json``, with rope and dtype also in the form transformers 4.x reads.
+
+        4.x takes a config without ``rope_theta`` for one with the value 10000, silently.
+        """
+        fields = super().to_dict()
+        text = fields["text_config"]
+        rope = text.get("rope_parameters")
+        if isinstance(rope, dict) and "rope_theta" in rope:
+            text["rope_theta"] = rope["rope_theta"]
+            scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+            text["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
+        for part in (fields, text, fields["audio_config"]):
+            if part.get("dtype") is not None:
+                part["torch_dtype"] = part["dtype"]
+        return fields

@@ -4,27 +4,37 @@
 """Parallel text and speech decoding as a function of explicit state.
 
 ``prefill`` makes a :class:`DecodingState`, ``step`` advances it by one 5 Hz position, ``generate``
-loops over both. Nothing of a request is kept on the model, and every row of a batch is decoded as
-it would be alone: left padding never enters the refined head, and a row that ended stays silent.
+and ``stream`` loop over both. Nothing of a request is kept on the model, and every row of a batch
+is decoded as it would be alone: left padding never enters the refined head, and a row that ended
+stays silent.
 
 Shapes: ``B`` rows, ``L`` prompt length, ``G`` group size, ``H`` text width, ``C`` codes.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
 
 import torch
+from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import (
     DynamicCache,
     LogitsProcessorList,
+    MinNewTokensLengthLogitsProcessor,
+    MinPLogitsWarper,
+    NoBadWordsLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
     TopPLogitsWarper,
 )
 
-from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+if TYPE_CHECKING:  # the model offers `generate`, so it imports this module
+    from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -35,7 +45,9 @@ class GenerationOptions:
         max_new_tokens: steps at most.
         eos_token_ids: text ids that end a row.
         pad_token_id: text id of a row after its end.
-        do_sample, temperature, top_k, top_p, repetition_penalty: act on text and codes.
+        do_sample, temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size,
+            min_new_tokens: act on text and codes.
+        bad_words_ids: sequences banned from the text.
         text_greedy: text takes the arg-max of its raw scores; codes keep the settings above.
         disable_speech: text only; the refined head never runs.
         force_text_abos: the first text id is the one that opens speech.
@@ -50,33 +62,90 @@ class GenerationOptions:
     temperature: float | None = None
     top_k: int | None = None
     top_p: float | None = None
+    min_p: float | None = None
     repetition_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    min_new_tokens: int | None = None
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
     text_greedy: bool = False
     disable_speech: bool = False
     force_text_abos: bool = True
     only_crq_sampling: bool = True
 
-    def processors(self) -> Any:
-        """Score processors in the order of transformers: penalty, temperature, top-k, top-p."""
-        found = LogitsProcessorList()
+    @classmethod
+    def from_config(cls, config: Any, **speech: bool) -> GenerationOptions:
+        """Settings of a checkpoint's ``generation_config.json``, changed by the caller's.
+
+        Args:
+            config: a ``GenerationConfig``.
+            speech: ``text_greedy``, ``disable_speech``, ``force_text_abos``,
+                ``only_crq_sampling``.
+
+        Raises:
+            ValueError: beam search, or neither an end id nor a length is known.
+        """
+        if (config.num_beams or 1) > 1:
+            raise ValueError(
+                "beam search cannot decode text and speech in parallel; use num_beams=1"
+            )
+        found: dict[str, Any] = {f.name: getattr(config, f.name, None) for f in fields(cls)}
+        ends = config.eos_token_id
+        found["eos_token_ids"] = tuple(ends if isinstance(ends, list) else [ends])
+        if ends is None:
+            raise ValueError("no end id is known; give eos_token_id or a generation_config.json")
+        found["pad_token_id"] = config.pad_token_id
+        if config.pad_token_id is None:
+            found["pad_token_id"] = found["eos_token_ids"][0]
+        found["max_new_tokens"] = config.max_new_tokens or 512
+        found["bad_words_ids"] = tuple(tuple(word) for word in config.bad_words_ids or ())
+        found["do_sample"] = bool(config.do_sample)
+        if config.top_k is None:
+            found["top_k"] = 50  # what transformers samples from when nothing is said
+        return cls(**{**found, **speech})
+
+    def processors(self, prompt_length: int, device: torch.device) -> tuple[Any, Any]:
+        """Score processors of text and of codes, in the order of transformers' own list.
+
+        The codes get all but the banned words (rule 36).
+        """
+        text, codes = LogitsProcessorList(), LogitsProcessorList()
+        both = (text, codes)
         if self.repetition_penalty not in (None, 1.0):
-            found.append(RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+            _extend(both, RepetitionPenaltyLogitsProcessor(self.repetition_penalty))
+        if self.no_repeat_ngram_size:
+            _extend(both, NoRepeatNGramLogitsProcessor(self.no_repeat_ngram_size))
+        if self.bad_words_ids:
+            words = [list(word) for word in self.bad_words_ids]
+            _extend((text,), NoBadWordsLogitsProcessor(words, list(self.eos_token_ids)))
+        if self.min_new_tokens:
+            _extend(
+                (text,),
+                MinNewTokensLengthLogitsProcessor(
+                    prompt_length, self.min_new_tokens, list(self.eos_token_ids), str(device)
+                ),
+            )
         if self.do_sample:
             if self.temperature not in (None, 1.0):
-                found.append(TemperatureLogitsWarper(self.temperature))
+                _extend(both, TemperatureLogitsWarper(self.temperature))
             if self.top_k:
-                found.append(TopKLogitsWarper(self.top_k))
+                _extend(both, TopKLogitsWarper(self.top_k))
             if self.top_p is not None and self.top_p < 1.0:
-                found.append(TopPLogitsWarper(self.top_p))
-        return found
+                _extend(both, TopPLogitsWarper(self.top_p))
+            if self.min_p is not None:
+                _extend(both, MinPLogitsWarper(self.min_p))
+        return text, codes
+
+
+def _extend(lists: tuple[Any, ...], processor: Any) -> None:
+    for processors in lists:
+        processors.append(processor)
 
 
 @dataclass
 class SpeechHeadState:
-    """Cache and mask of the refined head, and the code each row chose last."""
+    """Cache of the refined head, and the code each row chose last."""
 
     cache: DynamicCache
-    mask: Tensor  # [B, fine positions]
     last_codes: Tensor  # [B]
 
 
@@ -85,19 +154,22 @@ class DecodingState:
     """Everything one run needs between two steps."""
 
     rows: Tensor  # [B, L + steps] text ids, prompt included
-    mask: Tensor  # [B, L + steps]
+    mask: Tensor | None  # [B, L + steps]; None when no row is padded
+    padding: Tensor  # [B] masked places of each row
     cache: DynamicCache
     hidden: Tensor  # [B, S, H] backbone output not yet consumed by the head
     text_embeds: Tensor  # [B, S, H] text embedding of the same positions
     in_speech: Tensor  # bool [B]
     ended: Tensor  # bool [B]
+    ends: Tensor  # [*] text ids that end a row
     speech: list[Tensor]  # per row, codes so far with end groups
     has_group: Tensor  # bool [B], the last step gave the row a group
+    # transformers types its lists for LongTensor, which no indexing of a Tensor yields.
+    text_processors: Any
+    code_processors: Any
     head: SpeechHeadState | None = None
     generator: torch.Generator | None = None
     step_count: int = 0
-    # transformers types its lists for LongTensor, which no indexing of a Tensor yields.
-    processors: Any = field(default_factory=LogitsProcessorList)
 
 
 @dataclass(frozen=True)
@@ -106,6 +178,20 @@ class StepOutput:
 
     text_ids: Tensor
     groups: list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class TextPiece:
+    """Text of a running answer; always whole characters."""
+
+    text: str
+
+
+@dataclass(frozen=True)
+class SpeechGroup:
+    """Codes [G] of one step; an end group holds nothing but the end code."""
+
+    codes: Tensor
 
 
 def _choose(
@@ -135,31 +221,35 @@ def prefill(
         inputs: what the processor gives: ``input_ids`` [B, L], ``attention_mask`` and audio.
     """
     rows = inputs["input_ids"]
-    mask = inputs.get("attention_mask", torch.ones_like(rows))
+    mask = inputs.get("attention_mask")
+    if mask is not None and bool(mask.all()):
+        mask = None  # lets the attention kernels run without one
     cache = DynamicCache()
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-    out = model(
+    hidden = model.encode(
         input_ids=rows,
         attention_mask=mask,
-        position_ids=_positions(mask),
+        position_ids=None if mask is None else _positions(mask),
         past_key_values=cache,
-        use_cache=True,
-        disable_speech=True,
         **audio,
     )
     off = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
+    text_processors, code_processors = options.processors(rows.shape[1], rows.device)
     return DecodingState(
         rows=rows,
         mask=mask,
+        padding=off.long() if mask is None else (mask == 0).sum(1),
         cache=cache,
-        hidden=out.last_hidden_state,
+        hidden=hidden,
         text_embeds=model.get_input_embeddings()(rows),
         in_speech=off,
         ended=off.clone(),
+        ends=torch.tensor(options.eos_token_ids, device=rows.device),
         speech=[rows.new_empty(0) for _ in rows],
         has_group=off.clone(),
+        text_processors=text_processors,
+        code_processors=code_processors,
         generator=generator,
-        processors=options.processors(),
     )
 
 
@@ -172,59 +262,62 @@ def step(
     opened = state.rows[:, -1] == text_config.audio_bos_index
     state.in_speech = (state.in_speech | opened) & ~state.ended
     if state.step_count:
-        _advance_backbone(model, state)
-    codes = None
-    if not options.disable_speech:
-        codes = _head_group(model, state, options)
+        _advance_backbone(model, state, options)
+    codes = None if options.disable_speech else _head_group(model, state, options)
 
     scores = model.language_model.lm_head(state.hidden[:, -1]).float()
     if options.text_greedy:
         text_ids = scores.argmax(-1)
     else:
-        text_ids = _choose(state.processors(state.rows, scores), options, state.generator)
-    if state.step_count == 0 and options.force_text_abos:
+        text_ids = _choose(state.text_processors(state.rows, scores), options, state.generator)
+    if state.step_count == 0 and options.force_text_abos and not options.disable_speech:
         text_ids = torch.full_like(text_ids, text_config.audio_bos_index)
     text_ids = text_ids.masked_fill(state.ended, options.pad_token_id)
 
-    appended = text_ids.clone()
+    appended = text_ids
     groups: list[Tensor | None] = [None] * len(text_ids)
-    state.has_group = state.in_speech.clone()
     if codes is not None:
+        state.has_group = state.in_speech
         finishing = (codes == audio_config.eos_token_id).any(1) & state.in_speech
         codes = codes.masked_fill(finishing[:, None], audio_config.eos_token_id)
         appended = appended.masked_fill(finishing, text_config.audio_eos_index)
-        for row in state.in_speech.nonzero()[:, 0].tolist():
-            groups[row] = codes[row]
-            state.speech[row] = torch.cat([state.speech[row], codes[row]])
+        for row, speaking in enumerate(state.in_speech.tolist()):
+            if speaking:
+                groups[row] = codes[row]
+                state.speech[row] = torch.cat([state.speech[row], codes[row]])
         state.in_speech = state.in_speech & ~finishing
-    ends = torch.tensor(options.eos_token_ids, device=text_ids.device)
-    state.ended = state.ended | torch.isin(text_ids, ends)
+    state.ended = state.ended | torch.isin(text_ids, state.ends)
     state.rows = torch.cat([state.rows, appended[:, None]], dim=1)
-    state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
+    if state.mask is not None:
+        state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
     state.step_count += 1
     return StepOutput(text_ids=text_ids, groups=groups)
 
 
-def _advance_backbone(model: FunAudioChatForConditionalGeneration, state: DecodingState) -> None:
+def _advance_backbone(
+    model: FunAudioChatForConditionalGeneration, state: DecodingState, options: GenerationOptions
+) -> None:
     """Feed the last text id, averaged with the last group where a row speaks (rule 40)."""
     embeds = model.get_input_embeddings()(state.rows[:, -1:])
     inputs = embeds
-    speaking = state.in_speech & state.has_group
-    if speaking.any():
-        group = model.config.audio_config.group_size
-        blank = state.rows.new_zeros(group)
-        last = torch.stack(
-            [
-                codes[-group:] if on else blank
-                for codes, on in zip(state.speech, speaking.tolist(), strict=True)
-            ]
-        )
-        vectors = model.audio_tower(last).last_hidden_state
-        inputs = torch.where(speaking[:, None, None], (embeds + vectors) / 2, embeds)
+    if not options.disable_speech:
+        speaking = state.in_speech & state.has_group
+        flags = speaking.tolist()
+        if any(flags):
+            group = model.config.audio_config.group_size
+            blank = state.rows.new_zeros(group)
+            last = torch.stack(
+                [
+                    codes[-group:] if on else blank
+                    for codes, on in zip(state.speech, flags, strict=True)
+                ]
+            )
+            vectors = model.audio_tower(last).last_hidden_state
+            inputs = torch.where(speaking[:, None, None], (embeds + vectors) / 2, embeds)
     state.hidden = model.language_model.model(
         inputs_embeds=inputs,
         attention_mask=state.mask,
-        position_ids=_positions(state.mask)[:, -1:],
+        position_ids=(state.rows.shape[1] - 1 - state.padding)[:, None],
         past_key_values=state.cache,
         use_cache=True,
     ).last_hidden_state
@@ -236,44 +329,35 @@ def _head_group(
 ) -> Tensor:
     """Choose G codes [B, G], one cached pass each (rules 42-45, 47)."""
     head, audio = model.audio_invert_tower, model.config.audio_config
-    embed = model.audio_tower.embed_tokens
     group = audio.group_size
-    fine = head.pre_matching(state.hidden + state.text_embeds).unflatten(-1, (group, -1))
-    fine = fine.flatten(1, 2)
+    fine = head.expand(state.hidden + state.text_embeds)
     if state.head is None:
         codes = state.rows.new_full((len(fine),), audio.bos_token_id)
-        mask = state.mask.repeat_interleave(group, dim=1)
-        state.head = SpeechHeadState(DynamicCache(), mask, codes)
-    else:
-        added = state.head.mask.new_ones(len(fine), group)
-        state.head.mask = torch.cat([state.head.mask, added], dim=1)
-    total, start = state.head.mask.shape[1], 0
+        state.head = SpeechHeadState(DynamicCache(), codes)
+    mask = None if state.mask is None else state.mask.repeat_interleave(group, dim=1)
+    total, start = state.rows.shape[1] * group, 0
     chosen: list[Tensor] = []
     raw: list[Tensor] = []
     for index in range(group):
         seen = total - group + index + 1
         stop = fine.shape[1] - group + index + 1
-        hidden = fine[:, start:stop] + embed(state.head.last_codes)[:, None]
+        if mask is None:
+            positions = torch.arange(seen - (stop - start), seen, device=fine.device)[None]
+        elif stop - start > 1:
+            positions = _positions(mask[:, :seen])
+        else:
+            positions = (seen - 1 - state.padding * group)[:, None]
+        scores = head.next_scores(
+            fine[:, start:stop],
+            state.head.last_codes,
+            state.head.cache,
+            None if mask is None else mask[:, :seen],
+            positions,
+        )
         start = stop
-        mask = state.head.mask[:, :seen]
-        out: Any = head.crq_transformer(
-            inputs_embeds=head.input_matching(hidden),
-            attention_mask=mask,
-            position_ids=_positions(mask)[:, -hidden.shape[1] :],
-            past_key_values=state.head.cache,
-            use_cache=True,
-        ).last_hidden_state
-        scores = head.lm_head(head.output_matching(out[:, -1])).float()
         raw.append(scores)
-        if state.processors:
-            current = torch.stack(chosen, 1) if chosen else state.rows.new_empty(len(scores), 0)
-            # Histories differ in length from row to row, so each row is processed by itself.
-            scores = torch.cat(
-                [
-                    state.processors(torch.cat([history, now])[None], row[None])
-                    for history, now, row in zip(state.speech, current, scores, strict=True)
-                ]
-            )
+        if state.code_processors:
+            scores = _process_codes(state, chosen, scores)
         state.head.last_codes = _choose(scores, options, state.generator)
         chosen.append(state.head.last_codes)
     if options.only_crq_sampling:
@@ -282,8 +366,19 @@ def _head_group(
     # each position sees the codes of another stretch of the reply, not of its own column.
     return torch.stack(
         [
-            _choose(state.processors(history.view(group, -1), rows), options, state.generator)
+            _choose(state.code_processors(history.view(group, -1), rows), options, state.generator)
             for history, rows in zip(state.speech, torch.stack(raw, dim=1), strict=True)
+        ]
+    )
+
+
+def _process_codes(state: DecodingState, chosen: list[Tensor], scores: Tensor) -> Tensor:
+    """[B, C] -> [B, C]; histories differ in length, so each row is processed by itself."""
+    now = torch.stack(chosen, 1) if chosen else state.rows.new_empty(len(scores), 0)
+    return torch.cat(
+        [
+            state.code_processors(torch.cat([history, codes])[None], row[None])
+            for history, codes, row in zip(state.speech, now, scores, strict=True)
         ]
     )
 
@@ -293,14 +388,67 @@ def generate(
     inputs: dict[str, Tensor],
     options: GenerationOptions,
     generator: torch.Generator | None = None,
+    streamer: Any = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Decode until every row ended or ``max_new_tokens`` steps were made.
+
+    Args:
+        streamer: gets ``put`` with the prompt [B, L], then per step the text ids [B] and, while
+            a row speaks, the groups [B, G]; ``end`` at the end (rule 57).
 
     Returns:
         Text rows [B, L + steps] with the prompt, and per row its codes [G * groups], the end
         group included where the row finished its speech.
     """
     state = prefill(model, inputs, options, generator)
+    audio = model.config.audio_config
+    if streamer is not None:
+        streamer.put(state.rows.cpu())
     while state.step_count < options.max_new_tokens and not bool(state.ended.all()):
-        step(model, state, options)
+        out = step(model, state, options)
+        if streamer is None:
+            continue
+        streamer.put(out.text_ids.cpu())
+        if any(group is not None for group in out.groups):
+            silent = out.text_ids.new_full((audio.group_size,), audio.pad_token_id)
+            streamer.put(torch.stack([silent if g is None else g for g in out.groups]).cpu())
+    if streamer is not None:
+        streamer.end()
     return state.rows, state.speech
+
+
+def stream(
+    model: FunAudioChatForConditionalGeneration,
+    tokenizer: Any,
+    inputs: dict[str, Tensor],
+    options: GenerationOptions,
+    generator: torch.Generator | None = None,
+) -> Iterator[TextPiece | SpeechGroup]:
+    """Decode one row, yielding text and speech as they are made; leave the loop to cancel.
+
+    The pieces joined are the text ``generate`` gives, special tokens left out, and the groups
+    joined are its codes.
+
+    Args:
+        tokenizer: of the text backbone, a fast one.
+        inputs: one row.
+    """
+    if len(inputs["input_ids"]) != 1:
+        raise ValueError("stream decodes one row; call prefill and step for a batch")
+    state = prefill(model, inputs, options, generator)
+    prompt = state.rows.shape[1]
+    decoder, emitted = DecodeStream(skip_special_tokens=True), 0
+    while state.step_count < options.max_new_tokens and not bool(state.ended.all()):
+        out = step(model, state, options)
+        piece = decoder.step(tokenizer.backend_tokenizer, int(state.rows[0, -1]))
+        if piece:
+            emitted += len(piece)
+            yield TextPiece(piece)
+        if out.groups[0] is not None:
+            yield SpeechGroup(out.groups[0])
+    # What the decoder still holds back is a character that never became whole.
+    rest = tokenizer.backend_tokenizer.decode(
+        state.rows[0, prompt:].tolist(), skip_special_tokens=True
+    )[emitted:]
+    if rest:
+        yield TextPiece(rest)

@@ -8,16 +8,20 @@ Shapes: ``B`` batch, ``L`` text positions (5 Hz where they hold audio), ``G`` gr
 ``V`` text vocabulary. Paper: arXiv 2512.20156, section 2.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     CONFIG_MAPPING,
     AutoModel,
     AutoModelForCausalLM,
+    DynamicCache,
+    GenerationMixin,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -28,6 +32,8 @@ from funaudiochat.configuration_funaudiochat import (
     FunAudioChatAudioEncoderConfig,
     FunAudioChatConfig,
 )
+from funaudiochat.errors import CheckpointError
+from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 
 
 @dataclass
@@ -304,7 +310,113 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         if config.codebook_size is None:
             raise ValueError("audio_config needs codebook_size in config.json")
         self.lm_head = nn.Linear(width, config.codebook_size, bias=False)
+        self.start_code = config.bos_token_id
+        self.crq_do_sample = False
+        self.crq_release()
         self.post_init()
+
+    def expand(self, hidden: Tensor) -> Tensor:
+        """Widen every 5 Hz position to its G fine ones: [B, S, H] -> [B, S*G, H]."""
+        return self.pre_matching(hidden).unflatten(-1, (self.group_size, -1)).flatten(1, 2)
+
+    def next_scores(
+        self,
+        fine: Tensor,
+        last_codes: Tensor,
+        cache: Any,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """One cached pass: the scores of the next code (rules 44, 45).
+
+        Args:
+            fine: [B, S, H] expanded positions.
+            last_codes: [B] the code before, added to every position of the pass.
+            cache: of this head, extended in place.
+            attention_mask: [B, seen + S], None without padding.
+            position_ids: [B, S] fine positions.
+
+        Returns:
+            [B, C] in float32.
+        """
+        out = self.crq_transformer(
+            inputs_embeds=self.input_matching(
+                fine + F.embedding(last_codes, self.lm_head.weight)[:, None]
+            ),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self.lm_head(self.output_matching(out[:, -1])).float()
+
+    def crq_release(self) -> None:
+        """Forget the request an engine drove through :meth:`crq_generate_forward`."""
+        self.crq_audio_embeds: Tensor | None = None
+        self.crq_past_key_values: Any = None
+        self.crq_logits_processor: Any = None
+        self.crq_speech_ids: Tensor | None = None
+        self.crq_generate_tokens: Any = None
+        self.crq_generator: torch.Generator | None = None
+
+    @torch.no_grad()
+    def crq_generate_forward(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> ModelOutput:
+        """Choose one group for an engine that keeps the request's state itself.
+
+        The engine writes ``crq_audio_embeds``, ``crq_past_key_values``, ``crq_speech_ids`` and
+        the sampling settings before the call and reads the first two and
+        ``crq_generate_tokens`` [B, G] after it. Our own decoding never uses these attributes.
+
+        Args:
+            inputs_embeds: [B, S, H], hidden state plus text embedding; S is the prompt's length
+                in the first call, then 1.
+            attention_mask, position_ids, return_dict: accepted, without effect.
+        """
+        fine, group = self.expand(inputs_embeds), self.group_size
+        cache = self.crq_past_key_values
+        if cache is None:
+            cache = self.crq_past_key_values = DynamicCache()
+        embeds = self.crq_audio_embeds
+        if embeds is None:
+            embeds = self.lm_head.weight[self.start_code].expand(len(fine), 1, -1)
+        self.crq_generate_tokens = []
+        start, scores = 0, []
+        for stop in range(fine.shape[1] - group + 1, fine.shape[1] + 1):
+            out = self.crq_transformer(
+                inputs_embeds=self.input_matching(fine[:, start:stop] + embeds),
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            start = stop
+            codes, logits = self.sampling_step(
+                self.lm_head(self.output_matching(out[:, -1])).float()
+            )
+            codes = codes.reshape(-1)
+            self.crq_generate_tokens.append(codes)
+            scores.append(logits)
+            embeds = F.embedding(codes, self.lm_head.weight)[:, None]
+        self.crq_audio_embeds = embeds
+        self.crq_generate_tokens = torch.stack(self.crq_generate_tokens, dim=1)
+        return ModelOutput(logits=torch.stack(scores, dim=1), past_key_values=cache)
+
+    def sampling_step(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose a code: logits [B, C] -> ids [B] and the processed scores [B, C]."""
+        if self.crq_logits_processor is not None:
+            parts = [code[:, None] for code in self.crq_generate_tokens]
+            if self.crq_speech_ids is not None:
+                parts.insert(0, self.crq_speech_ids)
+            ids = torch.cat(parts, 1) if parts else logits.new_empty(len(logits), 0).long()
+            logits = self.crq_logits_processor(ids, logits)
+        if not self.crq_do_sample:
+            return logits.argmax(-1), logits
+        codes = torch.multinomial(logits.softmax(-1), 1, generator=self.crq_generator)
+        return codes[:, 0], logits
 
     def forward(
         self,
@@ -325,7 +437,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
             Logits [B, L*G, C].
         """
         group = self.group_size
-        hidden = self.pre_matching(inputs_embeds).unflatten(-1, (group, -1)).flatten(1, 2)
+        hidden = self.expand(inputs_embeds)
         if teacher_embeds is not None:
             hidden = hidden + teacher_embeds
         mask = attention_mask
@@ -351,6 +463,17 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         return (fine * remaining[:, :, None]).flatten(1)
 
 
+_MODEL_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "input_features",
+    "feature_attention_mask",
+    "feature_exist_mask",
+    "speech_ids",
+    "speech_attention_mask",
+)
+
+
 @dataclass
 class _MergedAudio:
     """What merging the audios of a batch yields, for the backbone and for the losses."""
@@ -362,9 +485,14 @@ class _MergedAudio:
     transcript: Tensor | None  # [placeholders] text targets; ignore index where there is none
 
 
-class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel):
-    """The joint model: audio enters the backbone at 5 Hz, the refined head writes 25 Hz codes."""
+class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, GenerationMixin):
+    """The joint model: audio enters the backbone at 5 Hz, the refined head writes 25 Hz codes.
 
+    ``sp_gen_kwargs`` holds the speech settings ``generate`` starts from: ``text_greedy``,
+    ``only_crq_sampling``, ``disable_speech``, ``force_text_abos``.
+    """
+
+    main_input_name = "input_ids"
     _tied_weights_keys = {"audio_invert_tower.lm_head.weight": "audio_tower.embed_tokens.weight"}
 
     def __init__(self, config: FunAudioChatConfig) -> None:
@@ -380,7 +508,92 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel):
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if audio.enable_audio_invert_tower:
             self.audio_invert_tower = FunAudioChatDecoder(audio)
+        self.sp_gen_kwargs = {
+            "text_greedy": False,
+            "only_crq_sampling": True,
+            "disable_speech": False,
+            "force_text_abos": True,
+        }
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        config: Any = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a checkpoint folder strictly, from safetensors only.
+
+        Raises:
+            CheckpointError: not a Fun-Audio-Chat folder, or tensors are missing, too many,
+                damaged or of another shape; the message names them.
+        """
+        folder = pretrained_model_name_or_path
+        if config is None:
+            config = FunAudioChatConfig.from_pretrained(folder)
+        kwargs["use_safetensors"] = True
+        kwargs["ignore_mismatched_sizes"] = True  # reported below, by name
+        try:
+            loaded: Any = super().from_pretrained(
+                folder, *args, config=config, output_loading_info=True, **kwargs
+            )
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"the weights in {folder} cannot be read ({error}); a file is missing or was cut "
+                "off: download the folder again with `funaudiochat download`"
+            ) from error
+        model, info = loaded
+        problems = [
+            f"{len(names)} {kind}: {', '.join(sorted(map(str, names))[:5])}"
+            + (", ..." if len(names) > 5 else "")
+            for kind, names in (
+                ("missing", info["missing_keys"]),
+                ("not known", info["unexpected_keys"]),
+                ("of another shape", info["mismatched_keys"]),
+            )
+            if names
+        ]
+        if problems:
+            raise CheckpointError(
+                f"the weights in {folder} do not fit its config.json. Tensors {'; '.join(problems)}"
+                ". Check that both come from the same checkpoint"
+            )
+        return (model, info) if output_loading_info else model
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self, generation_config: Any = None, streamer: Any = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Decode text and speech in parallel.
+
+        Args:
+            generation_config: settings; the checkpoint's own if None.
+            streamer: see :func:`funaudiochat.generation_funaudiochat.generate`.
+            kwargs: the processor's outputs, and settings that replace the config's.
+
+        Returns:
+            Token rows [B, L + steps] with the prompt, and codes [B, G * groups], rows that
+            spoke less filled with the code padding; width 0 if none spoke.
+
+        Raises:
+            ValueError: an unknown setting, or beam search.
+        """
+        inputs = {
+            name: kwargs.pop(name)
+            for name in list(kwargs)
+            if name in _MODEL_INPUTS and kwargs[name] is not None
+        }
+        settings = copy.deepcopy(generation_config or self.generation_config)
+        unknown = settings.update(**kwargs)
+        if unknown:
+            raise ValueError(f"generate() knows no setting or input named {sorted(unknown)}")
+        options = GenerationOptions.from_config(settings, **self.sp_gen_kwargs)
+        rows, speech = generate(self, inputs, options, streamer=streamer)
+        pad = self.config.audio_config.pad_token_id
+        return rows, nn.utils.rnn.pad_sequence(speech, batch_first=True, padding_value=pad)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -427,9 +640,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel):
         inputs_embeds = text_embeds
         if speech_ids is not None and input_ids.shape[1] > 1 and speech_ids.numel():
             merged = self._merge_audio(
-                input_ids, text_embeds, input_features, feature_attention_mask,
-                feature_exist_mask, speech_ids, speech_attention_mask, text_ids,
-                text_attention_mask,
+                input_ids, text_embeds, speech_ids, speech_attention_mask, input_features,
+                feature_attention_mask, feature_exist_mask, text_ids, text_attention_mask,
             )
             inputs_embeds, text_embeds = merged.inputs_embeds, merged.text_embeds
         mask = attention_mask
@@ -470,17 +682,43 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel):
                 output.loss = output.loss + speech_loss
         return output
 
+    def encode(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        past_key_values: Any = None,
+        **audio: Tensor,
+    ) -> Tensor:
+        """Backbone states [B, L, H] of a prompt; no vocabulary projection, no head.
+
+        Args:
+            input_ids: [B, L]; attention_mask [B, L] of 0/1; position_ids [B, L].
+            past_key_values: backbone cache, extended in place.
+            audio: the processor's audio inputs, as in :meth:`forward`.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        if audio.get("speech_ids") is not None and audio["speech_ids"].numel():
+            embeds = self._merge_audio(input_ids, embeds, **audio).inputs_embeds
+        return self.language_model.model(
+            inputs_embeds=embeds,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            use_cache=True,
+        ).last_hidden_state
+
     def _merge_audio(
         self,
         input_ids: Tensor,
         token_embeds: Tensor,
-        input_features: Tensor | None,
-        feature_attention_mask: Tensor | None,
-        feature_exist_mask: Tensor | None,
         speech_ids: Tensor,
-        speech_attention_mask: Tensor | None,
-        text_ids: Tensor | None,
-        text_attention_mask: Tensor | None,
+        speech_attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        feature_attention_mask: Tensor | None = None,
+        feature_exist_mask: Tensor | None = None,
+        text_ids: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
     ) -> _MergedAudio:
         """Put every audio's group vectors in place of its placeholders (rules 11-17, 27-30)."""
         audio, ignore = self.config.audio_config, self.config.ignore_index

@@ -3,17 +3,18 @@
 
 """Registration with the Auto-classes of transformers: explicit, and safe to repeat."""
 
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoProcessor
 
 from funaudiochat.configuration_funaudiochat import (
     FunAudioChatAudioEncoderConfig,
     FunAudioChatConfig,
 )
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
 
 def register_funaudiochat() -> None:
-    """Make ``AutoConfig`` and ``AutoModelForSeq2SeqLM`` know the model type ``funaudiochat``.
+    """Make the Auto-classes of config, model and processor know the type ``funaudiochat``.
 
     Calling it again, or after another program registered the same model type, replaces the
     entry and never fails.
@@ -23,3 +24,4 @@ def register_funaudiochat() -> None:
     AutoModelForSeq2SeqLM.register(
         FunAudioChatConfig, FunAudioChatForConditionalGeneration, exist_ok=True
     )
+    AutoProcessor.register(FunAudioChatConfig, FunAudioChatProcessor, exist_ok=True)

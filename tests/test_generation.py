@@ -3,11 +3,23 @@
 
 """Decoding equals recorded ids, and every row of a batch equals its single run."""
 
+import gc
+from dataclasses import replace
+
 import pytest
 import torch
-from test_modeling import load_case, load_model, names
+from test_modeling import GOLDEN, load_case, load_model, names
+from transformers import AutoTokenizer
 
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate, prefill, step
+from funaudiochat.generation_funaudiochat import (
+    GenerationOptions,
+    SpeechGroup,
+    TextPiece,
+    generate,
+    prefill,
+    step,
+    stream,
+)
 
 # f10 and f11 recorded what the original does to a row after its own end.
 EXACT = [n for n in names("e") + names("f") if n[:3] not in ("f10", "f11")]
@@ -18,6 +30,10 @@ def options_of(case: dict) -> GenerationOptions:
     fields = {**case["kwargs"], **case["sp_gen_kwargs"]}
     fields["eos_token_ids"] = tuple(fields.pop("eos_token_id"))
     return GenerationOptions(**fields)
+
+
+def load_tokenizer():
+    return AutoTokenizer.from_pretrained(GOLDEN / "model" / "models" / "tiny_a")
 
 
 @pytest.mark.parametrize("name", EXACT)
@@ -82,3 +98,180 @@ def test_text_only_answer_never_runs_the_head():
     rows, speech = generate(model, inputs, options_of(case))
     assert rows.shape[1] > inputs["input_ids"].shape[1]
     assert speech[0].numel() == 0
+
+
+@pytest.mark.parametrize("name", names("g"))
+def test_sampled_ids_equal_recorded_for_the_same_order_of_draws(name):
+    case, inputs, outputs = load_case(name)
+    torch.manual_seed(case["manual_seed"])
+    rows, speech = generate(load_model(), inputs, options_of(case))
+    new = rows[:, inputs["input_ids"].shape[1] :]
+    assert new.tolist() == outputs["generated_ids"].tolist()
+    assert [codes.tolist() for codes in speech] == outputs["audio_ids"].tolist()
+
+
+@pytest.mark.parametrize("name", ["e1_s2t_greedy", "e2_s2t_reppen", "f2_s2s_reppen12"])
+def test_model_generate_takes_the_known_names_and_returns_the_pair(name):
+    case, inputs, outputs = load_case(name)
+    model = load_model()
+    model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
+    rows, speech = model.generate(**inputs, **case["kwargs"], num_beams=1, length_penalty=1.0)
+    assert rows[:, inputs["input_ids"].shape[1] :].tolist() == outputs["generated_ids"].tolist()
+    assert speech.tolist() == outputs["audio_ids"].tolist()
+
+
+def test_generate_without_settings_uses_the_checkpoints_own():
+    case, inputs, outputs = load_case("e1_s2t_greedy")
+    model = load_model()
+    model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
+    rows, _ = model.generate(**inputs)
+    assert rows[:, inputs["input_ids"].shape[1] :].tolist() == outputs["generated_ids"].tolist()
+
+
+def test_generate_refuses_what_it_does_not_do():
+    _, inputs, _ = load_case("e1_s2t_greedy")
+    model = load_model()
+    with pytest.raises(ValueError, match="beam search"):
+        model.generate(**inputs, num_beams=3)
+    with pytest.raises(ValueError, match="temprature"):
+        model.generate(**inputs, temprature=0.5)
+
+
+class Recorder:
+    def __init__(self):
+        self.calls = []
+
+    def put(self, value):
+        self.calls.append(value)
+
+    def end(self):
+        self.calls.append("end")
+
+
+def test_a_live_consumer_gets_prompt_ids_and_groups_in_order():
+    case, inputs, outputs = load_case("f1_s2s_greedy")
+    recorder = Recorder()
+    generate(load_model(), inputs, options_of(case), streamer=recorder)
+    prompt, *calls, end = recorder.calls
+    assert prompt.tolist() == inputs["input_ids"].tolist() and end == "end"
+    groups = [call for call in calls if call.dim() == 2]
+    assert torch.cat(groups, dim=1).tolist() == outputs["audio_ids"].tolist()
+    assert len(calls) - len(groups) == outputs["generated_ids"].shape[1]
+
+
+@pytest.mark.parametrize("name", ["f1_s2s_greedy", "f3_s2s_finish_midway", "e3_s2t_two_turns"])
+def test_streamed_pieces_and_groups_join_to_what_generate_gives(name):
+    case, inputs, _ = load_case(name)
+    model, tokenizer, options = load_model(), load_tokenizer(), options_of(case)
+    rows, speech = generate(model, inputs, options)
+    events = list(stream(model, tokenizer, inputs, options))
+    text = "".join(e.text for e in events if isinstance(e, TextPiece))
+    codes = [e.codes for e in events if isinstance(e, SpeechGroup)]
+    new = rows[0, inputs["input_ids"].shape[1] :]
+    assert text == tokenizer.decode(new, skip_special_tokens=True)
+    assert (torch.cat(codes).tolist() if codes else []) == speech[0].tolist()
+
+
+def test_streamed_text_never_holds_half_a_character():
+    tokenizer, model = load_tokenizer(), load_model()
+    case, inputs, _ = load_case("e1_s2t_greedy")
+    wanted = tokenizer("你好，今天天气怎么样？😀").input_ids
+    options = replace(options_of(case), max_new_tokens=len(wanted))
+
+    class Says(torch.nn.Module):  # makes the backbone spell the wanted bytes
+        def forward(self, hidden):
+            scores = torch.zeros(len(hidden), 400)
+            scores[:, wanted[Says.step]] = 1.0
+            Says.step += 1
+            return scores
+
+    Says.step = 0
+    model.language_model.lm_head = Says()
+    pieces = [e.text for e in stream(model, tokenizer, inputs, options)]
+    assert "".join(pieces) == "你好，今天天气怎么样？😀"
+    assert len(pieces) > 5 and not any("\ufffd" in piece for piece in pieces)
+
+
+def test_cancelled_streams_leave_nothing_behind():
+    case, inputs, _ = load_case("f1_s2s_greedy")
+    model, tokenizer, options = load_model(), load_tokenizer(), options_of(case)
+
+    def cancelled() -> int:
+        events = stream(model, tokenizer, inputs, options)
+        next(events)
+        events.close()
+        gc.collect()
+        return sum(isinstance(o, torch.Tensor) for o in gc.get_objects())
+
+    first = cancelled()
+    assert [cancelled() for _ in range(10)] == [first] * 10
+
+
+def test_banned_words_act_on_text_and_not_on_codes():
+    case, inputs, outputs = load_case("f1_s2s_greedy")
+    banned = outputs["generated_ids"][0, 1:3].tolist()
+    code = outputs["audio_ids"][0, 0].item()
+    options = replace(options_of(case), bad_words_ids=((banned[0],), (code,)))
+    rows, speech = generate(load_model(), inputs, options)
+    assert banned[0] not in rows[0, inputs["input_ids"].shape[1] :].tolist()
+    assert speech[0][0].item() == code
+
+
+def test_interleaved_batches_equal_what_each_gives_alone():
+    first, second = load_case("f10_s2s_batch_equal"), load_case("f1_s2s_greedy")
+    model = load_model()
+    runs = [(case[1], options_of(case[0])) for case in (first, second)]
+    alone = [generate(model, inputs, options) for inputs, options in runs]
+    states = [prefill(model, inputs, options) for inputs, options in runs]
+    for _ in range(10):
+        for state, (_, options) in zip(states, runs, strict=True):
+            step(model, state, options)
+    for state, (rows, speech) in zip(states, alone, strict=True):
+        assert torch.equal(state.rows, rows[:, : state.rows.shape[1]])
+        for row, whole in zip(state.speech, speech, strict=True):
+            assert torch.equal(row, whole[: len(row)])
+
+
+@pytest.mark.parametrize("name", ["f1_s2s_greedy", "f2_s2s_reppen12"])
+def test_an_engine_driving_the_head_gets_the_recorded_codes(name):
+    """The contract of engines: state handed in and out of attributes, a sampler of their own."""
+    case, inputs, outputs = load_case(name)
+    model, options = load_model(), options_of(case)
+    head, audio = model.audio_invert_tower, model.config.audio_config
+    _, processor = options.processors(0, torch.device("cpu"))
+    state = prefill(model, inputs, replace(options, disable_speech=True))
+
+    def sampling_step(self, logits):
+        now = [token.view(1, 1) for token in self.crq_generate_tokens]
+        logits = self.crq_logits_processor(torch.cat([self.crq_speech_ids, *now], 1), logits)
+        return logits.argmax(-1), logits
+
+    head.sampling_step = sampling_step.__get__(head)
+    kept = {"crq_audio_embeds": None, "crq_past_key_values": None}
+    spoken = torch.empty(1, 0, dtype=torch.long)
+    for position, text in enumerate(outputs["generated_ids"][0].tolist()):
+        for attribute, value in kept.items():
+            setattr(head, attribute, value)
+        head.crq_do_sample, head.crq_logits_processor = False, processor
+        head.crq_speech_ids = spoken
+        head.crq_generate_forward(
+            inputs_embeds=state.hidden + state.text_embeds, attention_mask=None,
+            position_ids=None, return_dict=True,
+        )
+        codes = head.crq_generate_tokens.reshape(1, 5)
+        kept = {name: getattr(head, name) for name in kept}
+        head.crq_release()
+        if position:  # speech is open from the forced start on
+            if (codes == audio.eos_token_id).any():
+                codes = torch.full_like(codes, audio.eos_token_id)
+            spoken = torch.cat([spoken, codes], 1)
+        embeds = model.get_input_embeddings()(torch.tensor([[text]]))
+        with torch.no_grad():
+            inputs_embeds = embeds
+            if position:
+                inputs_embeds = (embeds + model.audio_tower(codes).last_hidden_state) / 2
+            state.hidden = model.language_model.model(
+                inputs_embeds=inputs_embeds, past_key_values=state.cache, use_cache=True
+            ).last_hidden_state
+        state.text_embeds = embeds
+    assert spoken.tolist() == outputs["audio_ids"].tolist()

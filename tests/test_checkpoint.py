@@ -1,0 +1,148 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Checkpoint folders: strict loading, the saved layout, mixture-of-experts key names."""
+
+import json
+import re
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from test_modeling import GOLDEN, load_case, load_model
+
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.errors import CheckpointError
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+
+FOLDER = GOLDEN / "model" / "models" / "tiny_a"
+
+
+def load(folder, **kwargs):
+    return FunAudioChatForConditionalGeneration.from_pretrained(folder, **kwargs)
+
+
+@pytest.fixture
+def copied(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(FOLDER, folder)
+    return folder
+
+
+def change_weights(folder, change):
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_a_missing_tensor_is_named(copied):
+    change_weights(copied, lambda w: w.pop("audio_tower.output_matching.weight"))
+    with pytest.raises(CheckpointError, match="1 missing: audio_tower.output_matching.weight"):
+        load(copied)
+
+
+def test_an_extra_tensor_is_named(copied):
+    change_weights(copied, lambda w: w.update({"audio_tower.extra": torch.zeros(1)}))
+    with pytest.raises(CheckpointError, match="1 not known: audio_tower.extra"):
+        load(copied)
+
+
+def test_a_wrong_group_size_is_found_by_the_shapes(copied):
+    config = json.loads((copied / "config.json").read_text())
+    config["audio_config"]["group_size"] = 4
+    (copied / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="of another shape.*pre_matching"):
+        load(copied)
+
+
+def test_cut_off_weights_are_reported(copied):
+    data = (copied / "model.safetensors").read_bytes()
+    (copied / "model.safetensors").write_bytes(data[: len(data) // 2])
+    with pytest.raises(CheckpointError, match="download"):
+        load(copied)
+
+
+def test_pickled_weights_are_never_executed(copied):
+    torch.save(load_file(copied / "model.safetensors"), copied / "pytorch_model.bin")
+    (copied / "model.safetensors").unlink()
+    with pytest.raises(CheckpointError):
+        load(copied)
+
+
+@pytest.mark.parametrize("text", ["{}", '{"model_type": "qwen3"}', "{broken"])
+def test_another_models_config_is_refused(copied, text):
+    (copied / "config.json").write_text(text)
+    with pytest.raises(CheckpointError):
+        load(copied)
+
+
+def test_a_missing_folder_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="config.json"):
+        load(tmp_path / "nowhere")
+
+
+def test_a_saved_folder_loads_again_and_keeps_rope_in_both_forms(tmp_path):
+    model = load_model()
+    model.save_pretrained(tmp_path)
+    saved, published = (
+        load_file(folder / "model.safetensors") for folder in (tmp_path, FOLDER)
+    )
+    assert saved.keys() == published.keys()
+    assert all(torch.equal(saved[key], published[key]) for key in saved)
+    config = json.loads((tmp_path / "config.json").read_text())
+    assert config["text_config"]["rope_theta"] == 5000000.0
+    assert config["text_config"]["rope_parameters"]["rope_theta"] == 5000000.0
+    assert config["torch_dtype"] == "float32"
+    _, inputs, outputs = load_case("c1_forward_1audio")
+    with torch.no_grad():
+        logits = load(tmp_path).eval()(**inputs).logits
+    torch.testing.assert_close(logits, outputs["text_logits"], atol=1e-4, rtol=0)
+
+
+def test_the_tied_projection_may_be_stored_too(copied):
+    def add(weights):
+        tied = weights["audio_tower.embed_tokens.weight"].clone()
+        weights["audio_invert_tower.lm_head.weight"] = tied
+
+    change_weights(copied, add)
+    model = load(copied)
+    assert model.audio_invert_tower.lm_head.weight is model.audio_tower.embed_tokens.weight
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_stays_near_float32(dtype):
+    _, inputs, outputs = load_case("c1_forward_1audio")
+    model = load(FOLDER, dtype=dtype).eval()
+    with torch.no_grad():
+        logits = model(**inputs).logits
+    assert logits.dtype == dtype
+    torch.testing.assert_close(logits.float(), outputs["text_logits"], atol=0.3, rtol=0.1)
+
+
+def test_experts_are_saved_under_the_published_names(tmp_path):
+    """Key patterns of the mixture of experts, and that its folder loads again equal."""
+    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    fields = {**config.text_config.to_dict(), "model_type": "qwen3_moe"}
+    fields |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    fields |= {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True}
+    for name in ("architectures", "layer_types"):
+        fields.pop(name, None)
+    moe = FunAudioChatConfig(
+        audio_config=config.audio_config, text_config=fields,
+        audio_token_index=config.audio_token_index,
+    )
+    torch.manual_seed(0)
+    model = FunAudioChatForConditionalGeneration(moe).eval()
+    model.save_pretrained(tmp_path)
+    with safe_open(tmp_path / "model.safetensors", "pt") as file:
+        found = {re.sub(r"layers\.\d+", "layers.{L}", key) for key in file.keys()}
+    found = {re.sub(r"experts\.\d+", "experts.{E}", key) for key in found}
+    manifest = json.loads((GOLDEN / "manifest_30b_a3b.json").read_text())
+    assert found == set(manifest["key_patterns"]) - set(manifest["keys_absent_from_saved_file"])
+    _, inputs, _ = load_case("c1_forward_1audio")
+    with torch.no_grad():
+        torch.testing.assert_close(
+            load(tmp_path).eval()(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=0
+        )
