@@ -108,7 +108,9 @@ class FunAudioChatConfig(PretrainedConfig):
         self.tie_word_embeddings = True
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> Any:
         """Read a folder's ``config.json``.
 
         Raises:

@@ -1,0 +1,320 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Codes -> sound, at once or as they come.
+
+One code is two mel frames, 960 samples, 40 ms. Shapes: ``T`` codes, ``L`` mel frames, ``M`` mel
+bins, ``S`` samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from funaudiochat.cosyvoice3.checkpoint import load_flow, load_hift, read_settings
+from funaudiochat.cosyvoice3.flow import NOISE_FRAMES, ChunkSchedule, Flow, FlowState
+from funaudiochat.cosyvoice3.hift import F0_LEFT_FRAMES, F0_RIGHT_FRAMES, Hift
+from funaudiochat.errors import VoiceError
+
+SEGMENT_CODES = 750
+SHORTEST_SEGMENT_CODES = 50
+
+
+class UniformRows:
+    """Rows of the vocoder's noise table, drawn one after another."""
+
+    def __init__(self, generator_state: Tensor, width: int) -> None:
+        self._generator = torch.Generator()
+        self._generator.set_state(generator_state)
+        self._width = width
+
+    def take(self, count: int) -> Tensor:
+        """The next [count, width] numbers."""
+        return torch.rand(count, self._width, generator=self._generator)
+
+
+def draw_noise(flow: Flow, hift: Hift) -> tuple[Tensor, Tensor]:
+    """The flow's noise [1, M, 15000], and the generator state before the vocoder's table.
+
+    Neither is in the checkpoint: both are what the original's constructors draw from seed 0, in
+    their order. The global random state is left alone.
+    """
+    generator = torch.Generator().manual_seed(0)
+    sizes, vocoder = flow.config, hift.config
+    noise = torch.randn(1, sizes.mel_bins, NOISE_FRAMES, generator=generator)
+    torch.randn(sizes.vocab_size * sizes.mel_bins, generator=generator)
+    passed_over = [flow.spk_embed_affine_layer, hift.f0_predictor]
+    count = sum(p.numel() for module in passed_over for p in module.parameters())
+    torch.rand(count, generator=generator)
+    torch.rand(1, vocoder.harmonics + 1, generator=generator)
+    return noise, generator.get_state()
+
+
+@dataclass
+class VocoderState:
+    """What the vocoder keeps of a running reply: a window of mel and source, and the phase."""
+
+    mel: Tensor  # [1, M, L] from frame `start` on
+    source: Tensor  # [1, 1, S] from frame `start` on
+    phase: Tensor  # double [harmonics + 1]
+    rows: Any  # UniformRows
+    start: int = 0
+    source_frames: int = 0
+    emitted_frames: int = 0
+
+
+@dataclass
+class DetokenizerState:
+    """One running reply."""
+
+    vocoder: VocoderState
+    flow: FlowState = field(default_factory=FlowState)
+    pending: list[int] = field(default_factory=list)
+    chunks: int = 0
+    finished: bool = False
+
+
+def segments(count: int) -> list[tuple[int, int]]:
+    """Bounds of the 30 s pieces of a one-shot reply of ``count`` codes.
+
+    A last piece under 2 s is joined with the one before, and both are cut in half.
+    """
+    bounds = [
+        (start, min(start + SEGMENT_CODES, count)) for start in range(0, count, SEGMENT_CODES)
+    ]
+    if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] < SHORTEST_SEGMENT_CODES:
+        start = bounds[-2][0]
+        middle = start + (count - start) // 2
+        bounds[-2:] = [(start, middle), (middle, count)]
+    return bounds
+
+
+class CosyVoice3Detokenizer:
+    """Flow and vocoder of one folder.
+
+    Args:
+        flow, hift: loaded models, on one device.
+    """
+
+    code_rate_hz = 25
+
+    def __init__(self, flow: Flow, hift: Hift) -> None:
+        self.flow, self.hift = flow, hift
+        self.sample_rate_hz = hift.config.sample_rate_hz
+        self.device = next(hift.parameters()).device
+        # F0 errors add up in the phase; MPS has no double precision.
+        hift.f0_predictor.to(torch.float32 if self.device.type == "mps" else torch.float64)
+        flow.prepare()
+        noise, self._rows_state = draw_noise(flow, hift)
+        self._noise = noise.to(self.device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        device: str | torch.device = "cpu",
+        flow_dtype: torch.dtype = torch.float32,
+    ) -> CosyVoice3Detokenizer:
+        """Load an official folder.
+
+        Args:
+            flow_dtype: of the flow; the vocoder stays in float32.
+
+        Raises:
+            CheckpointError: something is missing, damaged or does not fit; the message says what.
+        """
+        flow_config, hift_config = read_settings(Path(folder))
+        flow = load_flow(Path(folder), flow_config).to(device, flow_dtype)
+        return cls(flow, load_hift(Path(folder), hift_config).to(device))
+
+    @torch.no_grad()
+    def decode(
+        self,
+        codes: Sequence[int] | Tensor,
+        speaker: Tensor,
+        schedule: ChunkSchedule | None = None,
+        speed: float = 1.0,
+    ) -> Tensor:
+        """A whole reply: codes [T] -> sound [960 * T] on the CPU.
+
+        Args:
+            speaker: 192 numbers of the voice.
+            schedule: None for full attention in pieces of 30 s, what the original computes; a
+                chunk mask gives what :meth:`stream` gives under it.
+            speed: above 1 is faster.
+
+        Raises:
+            ValueError: a code outside the vocabulary; VoiceError: a useless speaker vector.
+        """
+        ids, embedding = self._codes(codes), self._embedding(speaker)
+        if not ids:
+            return torch.zeros(0)
+        bounds = segments(len(ids)) if schedule is None else [(0, len(ids))]
+        waves = []
+        for start, stop in bounds:
+            piece = torch.tensor([ids[start:stop]], device=self.device)
+            frames = piece.shape[1] * self.flow.config.frames_per_code
+            mel = self.flow.one_shot(piece, embedding, self._columns(0, frames), schedule=schedule)
+            if speed != 1:
+                mel = F.interpolate(mel, size=int(mel.shape[2] / speed), mode="linear")
+            waves.append(self.vocode(self.vocoder_state(), mel, final=True))
+        return torch.cat(waves)
+
+    def stream(
+        self, speaker: Tensor, schedule: ChunkSchedule | None = ChunkSchedule()  # noqa: B008
+    ) -> DetokenizerStream:
+        """Begin a reply; push codes as they come.
+
+        Args:
+            schedule: the chunk mask. None waits for the whole reply and gives what
+                :meth:`decode` gives.
+        """
+        return DetokenizerStream(self, speaker, schedule)
+
+    def vocoder_state(self) -> VocoderState:
+        """State of a reply that has not begun."""
+        width = self.hift.config.harmonics + 1
+        double = torch.float32 if self.device.type == "mps" else torch.float64
+        return VocoderState(
+            mel=torch.zeros(1, self.hift.config.mel_bins, 0, device=self.device),
+            source=torch.zeros(1, 1, 0, device=self.device),
+            phase=torch.zeros(width, dtype=double, device=self.device),
+            rows=UniformRows(self._rows_state, width),
+        )
+
+    @torch.no_grad()
+    def vocode(self, state: VocoderState, mel: Tensor, final: bool) -> Tensor:
+        """The next mel frames [1, M, L] of a reply -> the samples [S] that are ready.
+
+        Eight frames wait for what follows unless ``final``. Only a window is recomputed; the
+        result is that of the whole mel so far.
+        """
+        config, size = self.hift.config, self.hift.config.frame_samples
+        state.mel = torch.cat([state.mel, mel], dim=2)
+        total = state.start + state.mel.shape[2]
+        usable = total if final else total - F0_RIGHT_FRAMES
+        if usable > state.source_frames:
+            left = max(state.start, state.source_frames - F0_LEFT_FRAMES)
+            precise = next(self.hift.f0_predictor.parameters()).dtype
+            seen = state.mel[:, :, left - state.start :].to(precise)
+            f0 = self.hift.f0_predictor(seen, final)[:, state.source_frames - left :]
+            rows = state.rows.take(f0.shape[1] * size).to(self.device)
+            source, state.phase = self.hift.source(f0.float(), rows, state.phase)
+            state.source = torch.cat([state.source, source], dim=2)
+            state.source_frames = usable
+        ready = total if final else total - config.held_frames
+        if ready <= state.emitted_frames:
+            return torch.zeros(0)
+        left = max(state.start, state.emitted_frames - config.context_frames)
+        wave = self.hift.decode(
+            state.mel[:, :, left - state.start : usable - state.start],
+            state.source[:, :, (left - state.start) * size :],
+            final,
+        )
+        wave = wave[0, (state.emitted_frames - left) * size : (ready - left) * size]
+        state.emitted_frames = ready
+        drop = max(0, ready - config.context_frames - state.start)
+        # Copies: views would keep the whole reply in memory.
+        state.mel = state.mel[:, :, drop:].clone()
+        state.source = state.source[:, :, drop * size :].clone()
+        state.start += drop
+        return wave.cpu()
+
+    def _columns(self, start: int, count: int) -> Tensor:
+        """Noise [1, M, count] of these frames; after 300 s it begins again."""
+        index = torch.arange(start, start + count, device=self.device) % NOISE_FRAMES
+        return self._noise[:, :, index]
+
+    def _codes(self, codes: Sequence[int] | Tensor) -> list[int]:
+        ids = codes.tolist() if isinstance(codes, Tensor) else [int(code) for code in codes]
+        size = self.flow.config.vocab_size
+        wrong = [code for code in ids if not 0 <= code < size]
+        if wrong:
+            raise ValueError(
+                f"code {wrong[0]} is outside 0..{size - 1}; leave out the start, end and padding "
+                "codes, only the others are sound"
+            )
+        return ids
+
+    def _embedding(self, speaker: Tensor) -> Tensor:
+        size = self.flow.config.speaker_dim
+        vector = torch.as_tensor(speaker, dtype=torch.float32).flatten()
+        if vector.numel() != size or not bool(vector.isfinite().all()) or not bool(vector.any()):
+            raise VoiceError(
+                f"a voice is {size} finite numbers, not all zero; this one has {vector.numel()}. "
+                "Make one with `funaudiochat voices add NAME prompt.wav`"
+            )
+        return vector[None].to(self.device, self.flow.spk_embed_affine_layer.weight.dtype)
+
+
+class DetokenizerStream:
+    """One running reply; its state is its own, so replies never mix.
+
+    Every code becomes exactly 960 samples, whatever the pushes are.
+    """
+
+    def __init__(
+        self,
+        detokenizer: CosyVoice3Detokenizer,
+        speaker: Tensor,
+        schedule: ChunkSchedule | None,
+    ) -> None:
+        self._detokenizer, self._schedule = detokenizer, schedule
+        self._embedding = detokenizer._embedding(speaker)
+        with torch.no_grad():
+            self._speaker = detokenizer.flow.speaker(self._embedding)
+        self.state = DetokenizerState(vocoder=detokenizer.vocoder_state())
+
+    def push(self, codes: Sequence[int] | Tensor) -> Tensor:
+        """The next codes [T], possibly none -> samples [S] that became ready, possibly none."""
+        if self.state.finished:
+            raise RuntimeError("this reply is finished; begin another with stream()")
+        self.state.pending += self._detokenizer._codes(codes)
+        if self._schedule is None:
+            return torch.zeros(0)
+        lookahead = self._detokenizer.flow.config.lookahead_codes
+        waves = [torch.zeros(0)]
+        while len(self.state.pending) >= self._chunk_codes() + lookahead:
+            waves.append(self._decode_chunk(final=False))
+        return torch.cat(waves)
+
+    def finish(self) -> Tensor:
+        """End the reply -> its last samples [S]."""
+        if self.state.finished:
+            raise RuntimeError("this reply is finished; begin another with stream()")
+        waves = [torch.zeros(0)]
+        if self._schedule is None:
+            waves.append(self._detokenizer.decode(self.state.pending, self._embedding))
+            self.state.pending = []
+        while self.state.pending:
+            waves.append(self._decode_chunk(final=len(self.state.pending) <= self._chunk_codes()))
+        self.state.finished = True
+        return torch.cat(waves)
+
+    def _chunk_codes(self) -> int:
+        assert self._schedule is not None
+        return self._schedule.chunk_codes(self.state.chunks)
+
+    def _decode_chunk(self, final: bool) -> Tensor:
+        assert self._schedule is not None
+        state, flow = self.state, self._detokenizer.flow
+        count = min(self._chunk_codes(), len(state.pending))
+        seen = state.pending[: count + flow.config.lookahead_codes]
+        frames = count * flow.config.frames_per_code
+        mel = flow.next_chunk(
+            state.flow,
+            torch.tensor([seen], device=self._detokenizer.device),
+            self._speaker,
+            self._detokenizer._columns(state.flow.frames, frames),
+            self._schedule,
+        )
+        del state.pending[:count]
+        state.chunks += 1
+        return self._detokenizer.vocode(state.vocoder, mel, final)

@@ -1,0 +1,272 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""HiFT vocoder: mel -> F0 -> harmonic source -> 24 kHz sound.
+
+Shapes: ``B`` rows, ``L`` mel frames (50 Hz), ``M`` mel bins (80), ``S`` samples, 480 per frame.
+Module names are those of the checkpoint's keys, weight norm folded.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+F0_LEFT_FRAMES = 8
+F0_RIGHT_FRAMES = 3
+
+
+@dataclass(frozen=True)
+class HiftConfig:
+    """Sizes and settings; the defaults are those of the official checkpoint.
+
+    ``phase_range`` scales the sine that gives the iSTFT's phase; a checkpoint with another
+    up-sampling and iSTFT size may need pi to reach every phase.
+    """
+
+    mel_bins: int = 80
+    base_channels: int = 512
+    sample_rate_hz: int = 24000
+    harmonics: int = 8
+    sine_amplitude: float = 0.1
+    noise_amplitude: float = 0.003
+    voiced_threshold_hz: float = 10.0
+    upsample_rates: tuple[int, ...] = (8, 5, 3)
+    upsample_kernels: tuple[int, ...] = (16, 11, 7)
+    n_fft: int = 16
+    hop_samples: int = 4
+    resblock_kernels: tuple[int, ...] = (3, 7, 11)
+    resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
+    source_resblock_kernels: tuple[int, ...] = (7, 7, 11)
+    source_resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
+    lrelu_slope: float = 0.1
+    audio_limit: float = 0.99
+    lookahead_frames: int = 4
+    f0_channels: int = 512
+    phase_range: float = 1.0
+
+    @property
+    def columns_per_frame(self) -> int:
+        """STFT columns in one mel frame."""
+        return math.prod(self.upsample_rates)
+
+    @property
+    def frame_samples(self) -> int:
+        return self.columns_per_frame * self.hop_samples
+
+    @property
+    def held_frames(self) -> int:
+        """Frames at the right edge that wait for more mel: both lookaheads and the iSTFT's."""
+        return F0_RIGHT_FRAMES + self.lookahead_frames + 1
+
+    @property
+    def context_frames(self) -> int:
+        """Frames of mel and source before a frame that can reach it (29 at official sizes)."""
+
+        def reach(kernel: int, dilations: tuple[int, ...]) -> int:
+            return sum((kernel - 1) * (d + 1) for d in dilations)
+
+        columns = 0.0  # in mel frames, from the last stage back to the first
+        most = 0.0
+        rate = self.columns_per_frame
+        tail = (6 + self.n_fft / self.hop_samples) / rate
+        for index in reversed(range(len(self.upsample_rates))):
+            blocks = zip(self.resblock_kernels, self.resblock_dilations, strict=True)
+            columns += max(reach(k, d) for k, d in blocks) / rate
+            source = reach(
+                self.source_resblock_kernels[index], self.source_resblock_dilations[index]
+            )
+            down = 2 * self.columns_per_frame / rate + self.n_fft / self.hop_samples
+            most = max(most, columns + source / rate + down / self.columns_per_frame)
+            columns += (self.upsample_kernels[index] - 1) / rate
+            rate //= self.upsample_rates[index]
+        return math.ceil(max(columns, most) + tail)
+
+
+class _CausalConv(nn.Conv1d):
+    """Convolution that looks left only; ``reach`` frames of zeros stand before the start."""
+
+    def __init__(self, inner: int, outer: int, kernel: int, dilation: int = 1) -> None:
+        super().__init__(inner, outer, kernel, dilation=dilation)
+        self.reach = (kernel - 1) * dilation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(F.pad(x, (self.reach, 0)))
+
+
+class _Snake(nn.Module):
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        alpha = self.alpha[:, None]
+        return x + torch.sin(alpha * x) ** 2 / (alpha + 1e-9)
+
+
+class _ResBlock(nn.Module):
+    def __init__(self, channels: int, kernel: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        count = len(dilations)
+        self.convs1 = nn.ModuleList(_CausalConv(channels, channels, kernel, d) for d in dilations)
+        self.convs2 = nn.ModuleList(_CausalConv(channels, channels, kernel) for _ in range(count))
+        self.activations1 = nn.ModuleList(_Snake(channels) for _ in range(count))
+        self.activations2 = nn.ModuleList(_Snake(channels) for _ in range(count))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for conv1, conv2, snake1, snake2 in zip(
+            self.convs1, self.convs2, self.activations1, self.activations2, strict=True
+        ):
+            x = x + conv2(snake2(conv1(snake1(x))))
+        return x
+
+
+class _Source(nn.Module):
+    def __init__(self, config: HiftConfig) -> None:
+        super().__init__()
+        self.l_linear = nn.Linear(config.harmonics + 1, 1)
+
+
+class F0Predictor(nn.Module):
+    """Mel -> fundamental frequency in Hz; looks three frames right."""
+
+    def __init__(self, config: HiftConfig) -> None:
+        super().__init__()
+        width = config.f0_channels
+        layers: list[nn.Module] = [
+            nn.Conv1d(config.mel_bins, width, F0_RIGHT_FRAMES + 1),
+            nn.ELU(),
+        ]
+        for _ in range(4):
+            layers += [_CausalConv(width, width, 3), nn.ELU()]
+        self.condnet = nn.Sequential(*layers)
+        self.classifier = nn.Linear(width, 1)
+
+    def forward(self, mel: Tensor, final: bool = True) -> Tensor:
+        """[B, M, L] -> [B, L], or [B, L - 3] if the last frames are lookahead only."""
+        if final:
+            mel = F.pad(mel, (0, F0_RIGHT_FRAMES))
+        return self.classifier(self.condnet(mel).transpose(1, 2)).squeeze(-1).abs()
+
+
+class Hift(nn.Module):
+    """The vocoder's parts; a running reply's state is its caller's."""
+
+    def __init__(self, config: HiftConfig) -> None:
+        super().__init__()
+        self.config = config
+        columns = config.n_fft + 2
+        self.f0_predictor = F0Predictor(config)
+        self.m_source = _Source(config)
+        self.conv_pre = nn.Conv1d(
+            config.mel_bins, config.base_channels, config.lookahead_frames + 1
+        )
+        self.ups: Any = nn.ModuleList()
+        self.source_downs: Any = nn.ModuleList()
+        self.source_resblocks: Any = nn.ModuleList()
+        self.resblocks: Any = nn.ModuleList()
+        channels, rate = config.base_channels, 1
+        for index, factor in enumerate(config.upsample_rates):
+            self.ups.append(
+                _CausalConv(channels, channels // 2, config.upsample_kernels[index])
+            )
+            channels, rate = channels // 2, rate * factor
+            stride = config.columns_per_frame // rate
+            kernel = 1 if stride == 1 else 2 * stride
+            self.source_downs.append(nn.Conv1d(columns, channels, kernel, stride=stride))
+            self.source_resblocks.append(
+                _ResBlock(
+                    channels,
+                    config.source_resblock_kernels[index],
+                    config.source_resblock_dilations[index],
+                )
+            )
+            for kernel, dilations in zip(
+                config.resblock_kernels, config.resblock_dilations, strict=True
+            ):
+                self.resblocks.append(_ResBlock(channels, kernel, dilations))
+        self.conv_post = _CausalConv(channels, columns, 7)
+        window = torch.hann_window(config.n_fft, periodic=True)
+        self.register_buffer("window", window, persistent=False)
+
+    def source(self, f0: Tensor, noise: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
+        """Harmonic source of some frames.
+
+        Every harmonic is a staircase, constant for a frame's 480 samples: the checkpoint was
+        trained with that. The phase is summed in double precision and rounded per frame.
+
+        Args:
+            f0: [1, L] in Hz.
+            noise: [S, harmonics + 1] uniform numbers of these samples.
+            phase: double [harmonics + 1], turns summed over the frames before.
+
+        Returns:
+            [1, 1, S] and the next phase.
+        """
+        config = self.config
+        orders = torch.arange(1, config.harmonics + 2, device=f0.device, dtype=torch.float32)
+        turns = torch.remainder(f0[0, :, None].float() * orders / config.sample_rate_hz, 1)
+        summed = phase + turns.to(phase.dtype).cumsum(0)
+        angles = summed.float() * 2 * torch.pi * config.frame_samples
+        sine = config.sine_amplitude * torch.sin(angles)
+        voiced = (f0[0, :, None] > config.voiced_threshold_hz).float()
+        amplitude = voiced * config.noise_amplitude + (1 - voiced) * config.sine_amplitude / 3
+        held = torch.cat([sine * voiced, amplitude], dim=1).repeat_interleave(
+            config.frame_samples, dim=0
+        )
+        waves = held[:, :-1] + noise * held[:, -1:]
+        return torch.tanh(self.m_source.l_linear(waves)).T[None], summed[-1]
+
+    def decode(self, mel: Tensor, source: Tensor, final: bool = True) -> Tensor:
+        """Mel and source -> sound.
+
+        Args:
+            mel: [B, M, L].
+            source: [B, 1, 480 * L].
+            final: false if the last four frames are lookahead only.
+
+        Returns:
+            [B, S]: 480 * L samples, or 480 * (L - 4) of which the last frame is incomplete.
+        """
+        config = self.config
+        columns = self._stft(source)
+        if final:
+            mel = F.pad(mel, (0, config.lookahead_frames))
+        else:
+            cut = config.columns_per_frame * config.lookahead_frames
+            columns = columns[:, :, :-cut]
+        x = self.conv_pre(mel)
+        kinds = len(config.resblock_kernels)
+        for index, factor in enumerate(config.upsample_rates):
+            x = F.leaky_relu(x, config.lrelu_slope).repeat_interleave(factor, dim=2)
+            x = self.ups[index](x)
+            if index == len(config.upsample_rates) - 1:
+                x = F.pad(x, (1, 0), mode="reflect")
+            down = self.source_downs[index]
+            driven = down(F.pad(columns, (down.stride[0] - 1, 0)))
+            x = x + self.source_resblocks[index](driven)
+            blocks = self.resblocks[index * kinds : (index + 1) * kinds]
+            x = sum(block(x) for block in blocks) / kinds
+        x = self.conv_post(F.leaky_relu(x, 0.01))
+        half = config.n_fft // 2 + 1
+        magnitude = x[:, :half].exp().clamp(max=100)
+        phase = config.phase_range * torch.sin(x[:, half:])
+        wave = torch.istft(
+            torch.polar(magnitude, phase), config.n_fft, config.hop_samples, window=self._window(x)
+        )
+        return wave.clamp(-config.audio_limit, config.audio_limit)
+
+    def _window(self, like: Tensor) -> Tensor:
+        window: Any = self.window
+        return window.to(like)
+
+    def _stft(self, source: Tensor) -> Tensor:
+        """[B, 1, S] -> real and imaginary parts [B, n_fft + 2, columns]."""
+        spectrum = torch.stft(
+            source[:, 0], self.config.n_fft, self.config.hop_samples,
+            window=self._window(source), return_complex=True,
+        )
+        return torch.cat([spectrum.real, spectrum.imag], dim=1)

@@ -1,0 +1,21 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tiny folders in the official layout, from the recorded weights."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "cosyvoice3"
+
+
+def build_cosyvoice3_folder(folder: Path) -> Path:
+    """Write cosyvoice3.yaml, flow.pt and hift.pt."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(GOLDEN / "cosyvoice3_tiny.yaml", folder / "cosyvoice3.yaml")
+    for name in ("flow", "hift"):
+        torch.save(load_file(GOLDEN / f"{name}_tiny.safetensors"), folder / f"{name}.pt")
+    return folder

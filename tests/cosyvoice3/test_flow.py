@@ -1,0 +1,121 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The flow equals recorded results, and chunk by chunk equals one shot under the same mask."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig, FlowState
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "cosyvoice3"
+CASES = json.loads((GOLDEN / "cases.json").read_text())["cases"]
+TINY = FlowConfig(dim=64, depth=2, heads=2, dim_head=32, lookahead_channels=48)
+RECORDED_MASK = ChunkSchedule(25, 1.0, 25, None)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_file(GOLDEN / "cases.safetensors")
+
+
+@pytest.fixture(scope="module")
+def flow():
+    model = Flow(TINY)
+    model.load_state_dict(load_file(GOLDEN / "flow_tiny.safetensors"))
+    return model.eval()
+
+
+def close(actual, expected, atol):
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name, chunked, padded",
+    [("full", False, False), ("chunked", True, False), ("full_padded", False, True),
+     ("chunked_padded", True, True)],
+)
+def test_estimator_equals_recorded(flow, data, name, chunked, padded):
+    x, cond, mu = (data[f"dit.{key}"].transpose(1, 2) for key in ("x", "cond", "mu"))
+    mask = RECORDED_MASK.mask(x.shape[1]) if chunked else None
+    valid = data["dit.mask_padded"][:, 0].bool() if padded else None
+    estimator = flow.decoder.estimator
+    with torch.no_grad():
+        out = estimator(
+            x, cond, mu, data["dit.spks"], estimator.modulations(data["dit.t"]), mask, valid
+        )
+    expected = data[f"dit.{name}.out"].transpose(1, 2)
+    if valid is not None:
+        out, expected = out[valid], expected[valid]
+    close(out, expected, 5e-5)
+
+
+def test_lookahead_layer_equals_recorded(flow, data):
+    codes = data["pre.in"]
+    with torch.no_grad():
+        waiting, _ = flow.pre_lookahead_layer(codes, None)
+        padded = torch.nn.functional.pad(codes, (0, 0, 0, 3))
+        final, _ = flow.pre_lookahead_layer(padded, None)
+    close(waiting, data["pre.ctx_out"], 1e-5)
+    close(final, data["pre.final_out"], 1e-5)
+
+
+def test_solver_equals_recorded(flow, data):
+    mel = flow.solve(
+        data["cfm.mu"].transpose(1, 2), data["cfm.spks"],
+        data["cfm.noise"][:, :, :24].transpose(1, 2), data["cfm.cond"].transpose(1, 2),
+    )
+    close(mel.transpose(1, 2), data["cfm.out"], 1e-4)
+    times = torch.stack(flow._schedule()[0])
+    close(times, data["cfm.t_each_step"], 1e-7)
+
+
+@pytest.mark.parametrize("name", [n for n in CASES if n.startswith("flow.")])
+def test_mel_equals_recorded(flow, data, name):
+    case = CASES[name]
+    codes = data.get(f"{name}.tokens", data["flow.tokens"][:, : case["n_tokens"]])
+    prompt = {}
+    if case["prompt"]:
+        prompt = {"prompt_codes": data["flow.prompt_token"], "prompt_mel": data["flow.prompt_feat"]}
+    mel = flow.one_shot(
+        codes, data["flow.embedding"], data["cfm.noise"],
+        schedule=RECORDED_MASK if case["streaming"] else None, final=case["finalize"], **prompt,
+    )
+    close(mel, data[f"{name}.mel"], 1e-4)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [RECORDED_MASK, ChunkSchedule(), ChunkSchedule(1, 1.5, 12, 15), ChunkSchedule(4, 3.0, 20, 0)],
+)
+@pytest.mark.parametrize("count", [1, 3, 37, 80])
+def test_chunks_join_to_one_shot_under_the_same_mask(flow, data, schedule, count):
+    codes, noise = data["flow.tokens"][:, :count], data["cfm.noise"]
+    speaker = flow.speaker(data["flow.embedding"]).detach()
+    state, start, index, parts = FlowState(), 0, 0, []
+    while start < count:
+        stop = min(start + schedule.chunk_codes(index), count)
+        parts.append(
+            flow.next_chunk(
+                state, codes[:, start : stop + 3], speaker, noise[:, :, 2 * start : 2 * stop],
+                schedule,
+            )
+        )
+        start, index = stop, index + 1
+    whole = flow.one_shot(codes, data["flow.embedding"], noise, schedule=schedule)
+    close(torch.cat(parts, dim=2), whole, 1e-4)
+
+
+def test_with_a_left_limit_the_caches_stop_growing(flow, data):
+    schedule = ChunkSchedule(5, 1.0, 5, 20)
+    speaker, state, sizes = flow.speaker(data["flow.embedding"]).detach(), FlowState(), []
+    for index in range(14):
+        codes = data["flow.tokens"][:, 5 * index : 5 * index + 8]
+        noise = data["cfm.noise"][:, :, 10 * index : 10 * index + 10]
+        flow.next_chunk(state, codes, speaker, noise, schedule)
+        sizes.append(sum(layer.key.numel() for step in state.steps for layer in step.layers))
+    assert sizes[0] < sizes[4] and set(sizes[4:]) == {sizes[4]}

@@ -1,0 +1,73 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The vocoder's parts equal recorded results."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_flow import GOLDEN, close
+
+from funaudiochat.cosyvoice3.checkpoint import fold_weight_norm
+from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
+
+TINY = HiftConfig(base_channels=32, f0_channels=32)
+START = torch.zeros(9, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_file(GOLDEN / "cases.safetensors")
+
+
+@pytest.fixture(scope="module")
+def hift():
+    model = Hift(TINY)
+    model.load_state_dict(fold_weight_norm(load_file(GOLDEN / "hift_tiny.safetensors")))
+    return model.eval().requires_grad_(False)
+
+
+def test_f0_equals_recorded(hift, data):
+    close(hift.f0_predictor(data["hift.mel"]), data["hift.f0.final"], 1e-3)
+    close(hift.f0_predictor(data["hift.mel"], final=False), data["hift.f0.notfinal"], 1e-3)
+    double = hift.f0_predictor.double()(data["hift.mel"].double())
+    hift.f0_predictor.float()
+    close(double.float(), data["hift.f0.final_fp64"].float(), 1e-3)
+
+
+def test_source_equals_recorded_at_silence_and_threshold(hift, data):
+    f0 = data["hift.source.f0"]
+    assert {0.0, 10.0, 10.5} <= set(f0[0].tolist())
+    noise = data["hift.sine_noise"][0, : f0.shape[1] * 480]
+    source, _ = hift.source(f0, noise, START)
+    close(source[0, 0], data["hift.source.out"][0, :, 0], 1e-5)
+
+
+def test_source_in_pieces_equals_source_at_once(hift, data):
+    f0, noise = data["hift.source.f0"], data["hift.sine_noise"][0]
+    whole, _ = hift.source(f0, noise[: f0.shape[1] * 480], START)
+    phase, parts = START, []
+    for start in range(0, f0.shape[1], 7):
+        piece = f0[:, start : start + 7]
+        rows = noise[start * 480 : (start + piece.shape[1]) * 480]
+        part, phase = hift.source(piece, rows, phase)
+        parts.append(part)
+    assert torch.equal(torch.cat(parts, dim=2), whole)
+
+
+def test_decoder_equals_recorded(hift, data):
+    mel, source = data["hift.decode.mel"], data["hift.decode.s"]
+    close(hift.decode(mel, source), data["hift.decode.final.wav"], 5e-5)
+    waiting = hift.decode(mel, source, final=False)[:, : data["hift.decode.notfinal.wav"].shape[1]]
+    close(waiting, data["hift.decode.notfinal.wav"], 5e-5)
+
+
+def test_decoder_on_40_frames_equals_recorded(hift, data):
+    wave = hift.decode(data["hift.mel"], data["hift.infer.final.source"])
+    close(wave, data["hift.infer.final.wav"], 5e-4)
+
+
+def test_context_is_the_measured_29_frames_at_official_sizes():
+    assert HiftConfig().context_frames == 29
+    assert HiftConfig().held_frames == 8
+    assert HiftConfig().frame_samples == 480
