@@ -16,6 +16,7 @@ import numpy as np
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
+from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, CheckpointError
 
 CODES_PER_SECOND = 25
@@ -174,8 +175,6 @@ class FunAudioChatProcessor(ProcessorMixin):
                 raise AudioError("an audio entry holds neither 'token' nor 'path'; give one")
             wave = None
             if path and not text.startswith(self.audio_bos_token):
-                from funaudiochat.audio import load_audio
-
                 wave = load_audio(path, self.feature_extractor.sampling_rate)
             if text:
                 return wave, self.speech_tokenizer(text, add_special_tokens=False).input_ids

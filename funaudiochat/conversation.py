@@ -1,0 +1,405 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Conversations: prompts, history, tools, and the high-level :class:`VoiceChat`."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from funaudiochat.audio import load_audio
+from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
+from funaudiochat.cosyvoice3.flow import ChunkSchedule
+from funaudiochat.cosyvoice3.voices import choose_voice, find_voices_file, load_voices
+from funaudiochat.errors import AudioError, FunAudioChatError
+from funaudiochat.generation_funaudiochat import (
+    GenerationOptions,
+    SpeechGroup,
+    TextPiece,
+    stream,
+)
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from utils.constant import (
+    AUDIO_TEMPLATE,
+    DEFAULT_S2M_GEN_KWARGS,
+    DEFAULT_S2M_PROMPT,
+    DEFAULT_S2T_PROMPT,
+    FUNCTION_CALLING_PROMPT,
+    MAX_HISTORY_TURNS,
+)
+
+_SAMPLE_RATE_HZ = 16000
+_GROUPS_PER_SECOND = 5
+_TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How an answer is chosen; None leaves a value to the checkpoint or the speech defaults.
+
+    Attributes:
+        greedy: arg-max for text and codes.
+        text_greedy: arg-max for the text of a spoken answer.
+        seed: makes a sampled answer repeatable.
+    """
+
+    greedy: bool = False
+    text_greedy: bool = True
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    repetition_penalty: float | None = None
+    max_new_tokens: int | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call the model asks for."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+@dataclass
+class Timings:
+    """Seconds from the question's arrival; None for what never came."""
+
+    first_text_s: float | None = None
+    first_sound_s: float | None = None
+    total_s: float = 0.0
+
+
+@dataclass
+class Reply:
+    """An answer.
+
+    Attributes:
+        text: whole text, ``<tool_call>`` blocks included.
+        codes: [T] speech codes at 25 Hz, start and end codes left out.
+        wave: float32 [samples], None without speech or detokenizer.
+        sample_rate_hz: of the wave.
+        tool_calls: well-formed calls in the text.
+        problems: what is wrong with malformed ones.
+        timings: when things happened.
+    """
+
+    text: str
+    codes: Tensor
+    wave: np.ndarray | None
+    sample_rate_hz: int
+    tool_calls: list[ToolCall]
+    problems: list[str]
+    timings: Timings
+
+    @property
+    def seconds(self) -> float:
+        """Length of the sound."""
+        return 0.0 if self.wave is None else len(self.wave) / self.sample_rate_hz
+
+
+@dataclass(frozen=True)
+class Sound:
+    """Samples [S], float32, of a running answer."""
+
+    samples: np.ndarray
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The last event of a stream."""
+
+    reply: Reply
+
+
+Event = TextPiece | SpeechGroup | Sound | Finished
+
+
+@dataclass
+class _Turn:
+    role: str
+    content: str
+    wave: np.ndarray | None = None
+
+
+def parse_tool_calls(text: str) -> tuple[list[ToolCall], list[str]]:
+    """The calls in a text, and one message for each that is malformed."""
+    calls, problems = [], []
+    for block in _TOOL_CALL.findall(text):
+        try:
+            call = json.loads(block)
+            if not isinstance(call["name"], str) or not isinstance(call["arguments"], dict):
+                raise TypeError("name must be a string and arguments an object")
+            calls.append(ToolCall(call["name"], call["arguments"]))
+        except (ValueError, KeyError, TypeError) as error:
+            problems.append(f"malformed tool call {block[:200]!r}: {error!r}")
+    if text.count("<tool_call>") > len(calls) + len(problems):
+        problems.append("a <tool_call> block is not closed")
+    return calls, problems
+
+
+def resolve_device(device: str) -> torch.device:
+    """``auto`` is the first of CUDA, MPS and CPU that is there."""
+    if device != "auto":
+        return torch.device(device)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+class VoiceChat:
+    """One conversation: ask by voice or text, hear or read the answer.
+
+    Args:
+        model, processor: of one checkpoint folder.
+        detokenizer: turns codes into sound; without it speech is returned as codes.
+        speaker: [192] voice of the answers.
+        system: system prompt; None for the one the checkpoint was trained with.
+    """
+
+    def __init__(
+        self,
+        model: FunAudioChatForConditionalGeneration,
+        processor: FunAudioChatProcessor,
+        detokenizer: CosyVoice3Detokenizer | None = None,
+        speaker: Tensor | None = None,
+        system: str | None = None,
+    ) -> None:
+        self.model, self.processor = model, processor
+        self.detokenizer, self.speaker, self.system = detokenizer, speaker, system
+        self._history: list[_Turn] = []
+        self._tools: list[dict[str, Any]] = []
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_path: str | Path,
+        tts_path: str | Path | None = None,
+        device: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        voice: str | None = None,
+        tts_device: str | None = None,
+        voices_file: str | Path | None = None,
+        system: str | None = None,
+    ) -> VoiceChat:
+        """Load the folders of the language model and, for spoken answers, the detokenizer.
+
+        Args:
+            device: "auto", "cpu", "cuda", "cuda:1", "mps", of the language model.
+            dtype: "auto" is the checkpoint's own on a GPU and float32 on a CPU.
+            voice: name in the voice file.
+            tts_device: of the detokenizer, ``device`` if None.
+
+        Raises:
+            CheckpointError, VoiceError: a folder or voice cannot be used; says what to do.
+        """
+        place = resolve_device(device)
+        if dtype == "auto" and place.type == "cpu":
+            dtype = torch.float32
+        model = FunAudioChatForConditionalGeneration.from_pretrained(model_path, dtype=dtype)
+        processor = FunAudioChatProcessor.from_pretrained(model_path)
+        detokenizer = speaker = None
+        if tts_path is not None:
+            detokenizer = CosyVoice3Detokenizer.from_pretrained(
+                tts_path, place if tts_device is None else resolve_device(tts_device)
+            )
+            found = voices_file or find_voices_file(Path(tts_path))
+            speaker = choose_voice(load_voices(found), voice)
+        return cls(model.to(place).eval(), processor, detokenizer, speaker, system)
+
+    def reset(self) -> None:
+        """Forget the conversation."""
+        self._history, self._tools = [], []
+
+    def ask(
+        self,
+        audio_or_text: Any,
+        instruction: str | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        speech: bool = True,
+        sampling: Sampling = Sampling(),  # noqa: B008
+    ) -> Reply:
+        """Ask and wait for the whole answer, its sound computed at once as the original does.
+
+        See :meth:`stream` for arguments and errors.
+        """
+        events = self.stream(audio_or_text, instruction, tools, speech, sampling, schedule=None)
+        return _last_reply(events)
+
+    def stream(
+        self,
+        audio_or_text: Any,
+        instruction: str | None = None,
+        tools: list[dict[str, Any]] | None = None,
+        speech: bool = True,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
+    ) -> Iterator[Event]:
+        """Ask and take the answer as it is made; leave the loop to interrupt it.
+
+        An interrupted answer stays in the history as far as it was given.
+
+        Args:
+            audio_or_text: a text, or a sound as :func:`funaudiochat.audio.load_audio` takes it:
+                a ``Path``, bytes, a binary file, or (samples, rate). A path must be a ``Path``:
+                a plain string is text.
+            instruction: text that goes with a sound.
+            tools: function definitions the model may call; such an answer is text.
+            speech: speak the answer.
+            schedule: chunks of the streamed sound; None computes it at the end, at once.
+
+        Yields:
+            TextPiece, SpeechGroup, Sound as they come, then Finished.
+
+        Raises:
+            AudioError: the sound cannot be used, or the conversation exceeds the context.
+        """
+        if isinstance(audio_or_text, str):
+            content = audio_or_text if instruction is None else f"{audio_or_text}\n{instruction}"
+            turn = _Turn("user", content)
+        else:
+            wave = load_audio(audio_or_text, _SAMPLE_RATE_HZ, max_seconds=self._max_seconds())
+            content = AUDIO_TEMPLATE if instruction is None else f"{AUDIO_TEMPLATE}\n{instruction}"
+            turn = _Turn("user", content, wave)
+        self._tools = tools or []
+        return self._answer(turn, speech and not tools, sampling, schedule)
+
+    def tool_result(
+        self, result: Any, speech: bool = True, sampling: Sampling = Sampling()  # noqa: B008
+    ) -> Reply:
+        """Give the result of the call the model asked for -> its answer."""
+        body = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
+        turn = _Turn("user", f"<tool_response>\n{body}\n</tool_response>")
+        return _last_reply(self._answer(turn, speech, sampling, None))
+
+    def _max_seconds(self) -> float:
+        return self.model.config.text_config.max_position_embeddings / _GROUPS_PER_SECOND
+
+    def _prompt(self, turn: _Turn, speech: bool) -> dict[str, Tensor]:
+        system = self.system or (DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT)
+        if self._tools and not speech:
+            definitions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in self._tools)
+            system = FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
+        turns = [_Turn("system", system), *self._history[-2 * MAX_HISTORY_TURNS :], turn]
+        text = self.processor.apply_chat_template(
+            [{"role": t.role, "content": t.content} for t in turns],
+            add_generation_prompt=True,
+            tokenize=False,
+        )
+        waves = [t.wave for t in turns if t.wave is not None]
+        inputs = self.processor(text=text, audio=waves, return_tensors="pt")
+        limit = self.model.config.text_config.max_position_embeddings
+        if inputs["input_ids"].shape[1] >= limit:
+            raise AudioError(
+                f"the conversation needs {inputs['input_ids'].shape[1]} positions and the model "
+                f"has {limit}, {_GROUPS_PER_SECOND} for every second of sound: ask with less "
+                f"than {self._max_seconds():.0f} s in all, or start anew with reset()"
+            )
+        return dict(inputs.to(self.model.device))
+
+    def _options(self, prompt: int, speech: bool, sampling: Sampling) -> GenerationOptions:
+        tokenizer = self.processor.tokenizer
+        settings = copy.deepcopy(self.model.generation_config)
+        end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+        if speech:
+            settings.update(**DEFAULT_S2M_GEN_KWARGS)
+            settings.update(max_new_tokens=2048)
+            settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
+        elif settings.eos_token_id is None:
+            settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
+        given = {
+            name: getattr(sampling, name)
+            for name in ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens")
+            if getattr(sampling, name) is not None
+        }
+        settings.update(**given)
+        if sampling.greedy:
+            settings.update(do_sample=False)
+        options = GenerationOptions.from_config(
+            settings,
+            text_greedy=sampling.text_greedy or not speech,
+            disable_speech=not speech,
+            force_text_abos=speech,
+        )
+        room = self.model.config.text_config.max_position_embeddings - prompt
+        return replace(options, max_new_tokens=min(options.max_new_tokens, room))
+
+    def _answer(
+        self, turn: _Turn, speech: bool, sampling: Sampling, schedule: ChunkSchedule | None
+    ) -> Iterator[Event]:
+        began, timings = time.monotonic(), Timings()
+        inputs = self._prompt(turn, speech)
+        options = self._options(inputs["input_ids"].shape[1], speech, sampling)
+        generator = None
+        if sampling.seed is not None:
+            generator = torch.Generator(self.model.device).manual_seed(sampling.seed)
+        voice = None
+        if speech and self.detokenizer is not None:
+            if self.speaker is None:
+                raise FunAudioChatError("a detokenizer needs a speaker vector; give speaker=")
+            voice = self.detokenizer.stream(self.speaker, schedule)
+        text, codes, waves = "", [], []
+        # Start, end and padding codes follow the codes of sound.
+        first_control = self.model.config.audio_config.bos_token_id
+        try:
+            for event in stream(
+                self.model, self.processor.tokenizer, inputs, options, generator
+            ):
+                yield event
+                if isinstance(event, TextPiece):
+                    text += event.text
+                    timings.first_text_s = timings.first_text_s or time.monotonic() - began
+                    continue
+                spoken = event.codes[event.codes < first_control].cpu()
+                codes.append(spoken)
+                if voice is not None:
+                    samples = voice.push(spoken).numpy()
+                    if len(samples):
+                        timings.first_sound_s = timings.first_sound_s or time.monotonic() - began
+                        waves.append(samples)
+                        yield Sound(samples)
+            if voice is not None:
+                samples = voice.finish().numpy()
+                waves.append(samples)
+                if len(samples):
+                    timings.first_sound_s = timings.first_sound_s or time.monotonic() - began
+                    yield Sound(samples)
+        except GeneratorExit:
+            self._remember(turn, text)
+            raise
+        self._remember(turn, text)
+        timings.total_s = time.monotonic() - began
+        calls, problems = parse_tool_calls(text)
+        yield Finished(
+            Reply(
+                text=text,
+                codes=torch.cat(codes) if codes else torch.empty(0, dtype=torch.long),
+                wave=np.concatenate(waves) if voice is not None else None,
+                sample_rate_hz=0 if self.detokenizer is None else self.detokenizer.sample_rate_hz,
+                tool_calls=calls,
+                problems=problems,
+                timings=timings,
+            )
+        )
+
+    def _remember(self, turn: _Turn, answer: str) -> None:
+        self._history = [*self._history, turn, _Turn("assistant", answer)][-2 * MAX_HISTORY_TURNS :]
+
+
+def _last_reply(events: Iterator[Event]) -> Reply:
+    for event in events:
+        if isinstance(event, Finished):
+            return event.reply
+    raise AssertionError("a stream ends with Finished")

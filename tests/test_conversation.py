@@ -1,0 +1,195 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Conversations on tiny folders: answers, streaming, history, tools, limits."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from builders import build_cosyvoice3_folder
+from safetensors.torch import save_file
+from test_modeling import GOLDEN, load_case
+
+from funaudiochat.conversation import (
+    Finished,
+    Sampling,
+    Sound,
+    TextPiece,
+    VoiceChat,
+    parse_tool_calls,
+)
+from funaudiochat.errors import AudioError, VoiceError
+from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
+
+GREEDY = Sampling(greedy=True, max_new_tokens=12)
+TOOLS = [{"name": "get_time", "parameters": {"type": "object", "properties": {}}}]
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    tts = build_cosyvoice3_folder(tmp_path_factory.mktemp("models") / "tts")
+    generator = torch.Generator().manual_seed(0)
+    voices = {name: torch.randn(192, generator=generator) for name in ("anna", "ben")}
+    save_file(voices, tts / "voices.safetensors")
+    return GOLDEN / "model" / "models" / "tiny_a", tts
+
+
+@pytest.fixture
+def chat(folders):
+    return VoiceChat.from_pretrained(*folders, device="cpu")
+
+
+def question(seconds: float = 1.2, pitch_hz: float = 220.0):
+    time = np.arange(int(seconds * 16000)) / 16000
+    return (0.3 * np.sin(2 * np.pi * pitch_hz * time)).astype(np.float32), 16000
+
+
+def test_a_spoken_question_gets_text_codes_and_sound_of_their_length(chat):
+    reply = chat.ask(question(), sampling=GREEDY)
+    assert reply.text and len(reply.codes)
+    assert len(reply.wave) == 960 * len(reply.codes)
+    assert reply.sample_rate_hz == 24000 and reply.wave.dtype == np.float32
+    assert 0 < reply.timings.first_sound_s <= reply.timings.total_s
+
+
+def test_a_text_answer_has_no_speech(chat):
+    reply = chat.ask(question(), instruction="Hello", speech=False, sampling=GREEDY)
+    assert reply.text and len(reply.codes) == 0 and reply.wave is None
+
+
+def test_a_text_answer_equals_the_recorded_one(chat):
+    """The whole path from messages to text, against ids recorded from the original."""
+    case, inputs, outputs = load_case("e1_s2t_greedy")
+    prompt = case["prompt_text"][0]
+    content = prompt.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
+    assert content.startswith("<|audio_bos|>")
+    text = chat.processor.tokenizer.decode(outputs["generated_ids"][0], skip_special_tokens=True)
+    chat._prompt = lambda turn, speech: inputs
+    assert chat.ask(question(), speech=False).text == text
+
+
+def test_streaming_gives_the_same_text_and_codes_as_asking(chat):
+    asked = chat.ask(question(), sampling=GREEDY)
+    chat.reset()
+    events = list(chat.stream(question(), sampling=GREEDY))
+    assert isinstance(events[-1], Finished)
+    reply = events[-1].reply
+    assert reply.text == asked.text == "".join(e.text for e in events if isinstance(e, TextPiece))
+    assert reply.codes.tolist() == asked.codes.tolist()
+    sounds = [e.samples for e in events if isinstance(e, Sound)]
+    assert len(sounds) > 1
+    assert np.array_equal(np.concatenate(sounds), reply.wave)
+
+
+def test_a_seed_makes_sampled_answers_repeatable(chat):
+    replies = []
+    for seed in (1, 1, 2):
+        chat.reset()
+        sampling = Sampling(seed=seed, max_new_tokens=12)
+        replies.append(chat.ask(question(), sampling=sampling).codes.tolist())
+    assert replies[0] == replies[1] != replies[2]
+
+
+def prompt_text(chat, speech=True):
+    turn = chat._history[0].__class__("user", "next")
+    ids = chat._prompt(turn, speech)["input_ids"][0]
+    return chat.processor.tokenizer.decode(ids)
+
+
+def test_history_keeps_sound_questions_and_text_answers(chat):
+    first = chat.ask(question(), sampling=GREEDY)
+    text = prompt_text(chat)
+    assert text.startswith(f"<|im_start|>system\n{DEFAULT_S2M_PROMPT}<|im_end|>")
+    assert text.count("<|AUDIO|>") == 6  # 1.2 s are 30 codes
+    assert first.text in text.split("<|im_start|>assistant\n")[1]
+    assert DEFAULT_S2T_PROMPT in prompt_text(chat, speech=False)
+
+
+def test_history_is_cut_to_eight_rounds(chat):
+    for index in range(10):
+        chat.ask(f"question {index}", speech=False, sampling=Sampling(max_new_tokens=2))
+    text = prompt_text(chat)
+    assert "question 1<" not in text and "question 2<" in text and "question 9<" in text
+
+
+def test_an_interrupted_answer_stays_as_far_as_it_was_given(chat):
+    events = chat.stream(question(), sampling=GREEDY)
+    heard = ""
+    for event in events:
+        if isinstance(event, TextPiece):
+            heard += event.text
+            break
+    events.close()
+    assert chat._history[-1].content in ("", heard)
+    assert [turn.role for turn in chat._history] == ["user", "assistant"]
+
+
+def test_tools_go_into_the_prompt_and_results_continue(chat):
+    chat.ask(question(), tools=TOOLS, sampling=GREEDY)
+    assert json.dumps(TOOLS[0]) in prompt_text(chat, speech=False)
+    reply = chat.tool_result({"time": "12:30"}, sampling=GREEDY)
+    assert reply.wave is not None
+    assert '<tool_response>\n{"time": "12:30"}\n</tool_response>' in prompt_text(chat)
+
+
+def test_tool_calls_are_parsed_and_malformed_ones_reported():
+    good = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+    calls, problems = parse_tool_calls(f"Wait. {good} {good.replace('f', 'g', 1)}")
+    assert [(call.name, call.arguments) for call in calls][0] == ("f", {"a": 1})
+    assert not problems
+    for bad in ("{broken", '{"name": "f"}', '{"name": 3, "arguments": {}}', "[]"):
+        calls, problems = parse_tool_calls(f"<tool_call>{bad}</tool_call>")
+        assert not calls and len(problems) == 1 and "malformed" in problems[0]
+    assert parse_tool_calls("<tool_call>{")[1] == ["a <tool_call> block is not closed"]
+
+
+def test_voices_are_chosen_by_name(folders, chat):
+    ben = VoiceChat.from_pretrained(*folders, device="cpu", voice="ben")
+    assert not torch.equal(ben.speaker, chat.speaker)
+    with pytest.raises(VoiceError, match="there are: anna, ben"):
+        VoiceChat.from_pretrained(*folders, device="cpu", voice="carl")
+
+
+def test_without_any_voice_the_error_names_two_ways_to_one(folders, tmp_path):
+    tts = build_cosyvoice3_folder(tmp_path / "tts")
+    with pytest.raises(VoiceError, match="download --only voices.*voices add NAME"):
+        VoiceChat.from_pretrained(folders[0], tts, device="cpu", voices_file=tmp_path / "none.pt")
+
+
+def test_the_originals_voice_file_is_read(folders, tmp_path):
+    vector = torch.randn(1, 192)
+    info = {"embedding": vector, "speech_token": torch.zeros(1, 3), "speech_feat": torch.zeros(1)}
+    torch.save({"中文男": {**info, "embedding": -vector}, "中文女": info}, tmp_path / "spk.pt")
+    chat = VoiceChat.from_pretrained(
+        *folders, device="cpu", voices_file=tmp_path / "spk.pt"
+    )
+    assert torch.equal(chat.speaker, vector[0])
+
+
+def test_too_long_a_sound_is_refused_and_says_how_long_is_allowed(chat):
+    with pytest.raises(AudioError, match="819.2 s are allowed"):
+        chat.ask(question(820))
+    chat.model.config.text_config.max_position_embeddings = 60
+    with pytest.raises(AudioError, match="less than 12 s"):
+        chat.ask(question(8))
+
+
+def test_two_conversations_on_one_model_do_not_mix(folders):
+    first = VoiceChat.from_pretrained(*folders, device="cpu")
+    second = VoiceChat(first.model, first.processor, first.detokenizer, first.speaker)
+    alone = [chat.ask(question(pitch_hz=p), sampling=GREEDY) for chat, p in
+             ((first, 200.0), (second, 700.0))]
+    first.reset()
+    second.reset()
+    streams = [first.stream(question(pitch_hz=200.0), sampling=GREEDY),
+               second.stream(question(pitch_hz=700.0), sampling=GREEDY)]
+    done = [None, None]
+    while None in done:
+        for index, events in enumerate(streams):
+            event = next(events, None)
+            if isinstance(event, Finished):
+                done[index] = event.reply
+    for reply, expected in zip(done, alone, strict=True):
+        assert reply.text == expected.text and reply.codes.tolist() == expected.codes.tolist()
