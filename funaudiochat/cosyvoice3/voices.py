@@ -105,7 +105,8 @@ def speaker_vector(wave: Any, campplus: str | Path) -> Tensor:
 
     if not Path(campplus).is_file():
         raise VoiceError(
-            f"{campplus} is missing; it is part of the detokenizer's folder: `funaudiochat download`"
+            f"{campplus} is missing; it is part of the detokenizer's folder, which "
+            "`funaudiochat download` fetches"
         )
     options = kaldi_native_fbank.FbankOptions()
     options.frame_opts.samp_freq = _SAMPLE_RATE_HZ

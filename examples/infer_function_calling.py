@@ -1,0 +1,59 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Let the model call a function, run it, and hear the answer made from its result."""
+
+import argparse
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from funaudiochat.audio import save_wav
+from funaudiochat.conversation import Sampling, VoiceChat
+from funaudiochat.errors import FunAudioChatError
+from funaudiochat.hub import MODEL, TTS, resolve
+
+TOOLS = [
+    {
+        "name": "get_time",
+        "description": "The present time of day.",
+        "parameters": {"type": "object", "properties": {}, "required": []},
+    }
+]
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--audio", type=Path, default=Path(__file__).with_name("question.wav"))
+parser.add_argument("--output", type=Path, default=Path("outputs"))
+parser.add_argument("--model-path", type=Path)
+parser.add_argument("--tts-path", type=Path)
+parser.add_argument("--device", default="auto")
+parser.add_argument("--max-new-tokens", type=int)
+
+
+def main() -> None:
+    args = parser.parse_args()
+    chat = VoiceChat.from_pretrained(
+        resolve(args.model_path, MODEL), resolve(args.tts_path, TTS), device=args.device
+    )
+    sampling = Sampling(max_new_tokens=args.max_new_tokens)
+    reply = chat.ask(args.audio, tools=TOOLS, sampling=sampling)
+    print(reply.text)
+    for problem in reply.problems:
+        print(problem)
+    for call in reply.tool_calls:
+        if call.name == "get_time":
+            result = {"time": f"{datetime.now():%H:%M}"}
+        else:
+            result = {"error": f"there is no function named {call.name}"}
+        answer = chat.tool_result(result, sampling=sampling)
+        print(answer.text)
+        if answer.wave is not None and len(answer.wave):
+            args.output.mkdir(parents=True, exist_ok=True)
+            save_wav(args.output / "tool_answer.wav", answer.wave, answer.sample_rate_hz)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FunAudioChatError as error:
+        sys.exit(f"error: {error}")

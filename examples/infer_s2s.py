@@ -1,0 +1,62 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Answer spoken questions with text and speech; several --audio files are one conversation."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from funaudiochat.audio import save_wav
+from funaudiochat.conversation import Sampling, VoiceChat
+from funaudiochat.errors import FunAudioChatError
+from funaudiochat.hub import MODEL, TTS, resolve
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument(
+    "--audio", type=Path, nargs="+", default=[Path(__file__).with_name("question.wav")]
+)
+parser.add_argument("--output", type=Path, default=Path("outputs"))
+parser.add_argument("--voice")
+parser.add_argument("--greedy", action="store_true")
+parser.add_argument("--seed", type=int)
+parser.add_argument("--model-path", type=Path)
+parser.add_argument("--tts-path", type=Path)
+parser.add_argument("--device", default="auto")
+parser.add_argument("--tts-device")
+parser.add_argument("--max-new-tokens", type=int)
+parser.add_argument("--repetition-penalty", type=float)
+
+
+def main() -> None:
+    args = parser.parse_args()
+    chat = VoiceChat.from_pretrained(
+        resolve(args.model_path, MODEL),
+        resolve(args.tts_path, TTS),
+        device=args.device,
+        tts_device=args.tts_device,
+        voice=args.voice,
+    )
+    sampling = Sampling(
+        greedy=args.greedy,
+        seed=args.seed,
+        max_new_tokens=args.max_new_tokens,
+        repetition_penalty=args.repetition_penalty,
+    )
+    args.output.mkdir(parents=True, exist_ok=True)
+    for number, audio in enumerate(args.audio, 1):
+        reply = chat.ask(audio, sampling=sampling)
+        print(reply.text)
+        if reply.wave is None or not len(reply.wave):
+            print("the answer holds no speech")
+            continue
+        path = args.output / f"answer_{number}.wav"
+        save_wav(path, reply.wave, reply.sample_rate_hz)
+        print(f"{path}: {reply.seconds:.2f} s of sound in {reply.timings.total_s:.2f} s")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FunAudioChatError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,33 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Answer a spoken question with text."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from funaudiochat.conversation import Sampling, VoiceChat
+from funaudiochat.errors import FunAudioChatError
+from funaudiochat.hub import MODEL, resolve
+
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("--audio", type=Path, default=Path(__file__).with_name("question.wav"))
+parser.add_argument("--instruction", help="text that goes with the sound")
+parser.add_argument("--model-path", type=Path)
+parser.add_argument("--device", default="auto")
+parser.add_argument("--max-new-tokens", type=int)
+
+
+def main() -> None:
+    args = parser.parse_args()
+    chat = VoiceChat.from_pretrained(resolve(args.model_path, MODEL), device=args.device)
+    sampling = Sampling(max_new_tokens=args.max_new_tokens)
+    print(chat.ask(args.audio, args.instruction, speech=False, sampling=sampling).text)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FunAudioChatError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,215 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command ``funaudiochat``."""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+
+from funaudiochat import hub
+from funaudiochat.audio import save_wav
+from funaudiochat.conversation import Finished, Reply, Sampling, Sound, TextPiece, VoiceChat
+from funaudiochat.cosyvoice3.voices import add_voice, find_voices_file, load_voices
+from funaudiochat.doctor import examine
+from funaudiochat.errors import FunAudioChatError
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make one.")
+app.add_typer(voices_app, name="voices")
+console = Console(highlight=False, soft_wrap=True)
+
+ModelPath = Annotated[Path | None, typer.Option(help="Folder of the language model.")]
+TtsPath = Annotated[Path | None, typer.Option(help="Folder of the detokenizer.")]
+Voice = Annotated[str | None, typer.Option(help="Name of a voice.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
+Instruction = Annotated[str | None, typer.Option(help="Text that goes with the sound.")]
+Greedy = Annotated[bool, typer.Option(help="Arg-max in place of sampling.")]
+Seed = Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in 5 Hz steps.")]
+Penalty = Annotated[float | None, typer.Option(help="Repetition penalty.")]
+
+
+def _load(model_path: Path | None, tts_path: Path | None, speech: bool, **options: Any):
+    return VoiceChat.from_pretrained(
+        hub.resolve(model_path, hub.MODEL),
+        hub.resolve(tts_path, hub.TTS) if speech else None,
+        **options,
+    )
+
+
+def _show(events) -> Reply:
+    """Print an answer as it comes, with a line of progress, then what it took."""
+    samples = 0
+    with console.status("thinking ...") as status:
+        for event in events:
+            if isinstance(event, TextPiece):
+                console.print(event.text, end="", markup=False)
+            elif isinstance(event, Sound):
+                samples += len(event.samples)
+                status.update(f"speaking ... {samples / 24000:.1f} s")
+            elif isinstance(event, Finished):
+                reply = event.reply
+    console.print()
+    times = reply.timings
+    if reply.wave is not None and reply.seconds:
+        console.print(
+            f"[dim]{reply.seconds:.2f} s of sound, first after {times.first_sound_s:.2f} s, "
+            f"real-time factor {times.total_s / reply.seconds:.2f}[/dim]"
+        )
+    else:
+        console.print(f"[dim]{times.total_s:.2f} s[/dim]")
+    for call in reply.tool_calls:
+        console.print(f"tool call: {call.name}({json.dumps(call.arguments)})", markup=False)
+    for problem in reply.problems:
+        console.print(problem, style="yellow", markup=False)
+    return reply
+
+
+@app.command()
+def s2t(
+    audio: Annotated[Path, typer.Argument(help="Sound file with the question.")],
+    instruction: Instruction = None,
+    model_path: ModelPath = None,
+    device: Device = "auto",
+    max_new_tokens: MaxNewTokens = None,
+) -> None:
+    """Answer a spoken question with text."""
+    chat = _load(model_path, None, False, device=device)
+    sampling = Sampling(max_new_tokens=max_new_tokens)
+    _show(chat.stream(audio, instruction, speech=False, sampling=sampling))
+
+
+@app.command()
+def s2s(
+    audio: Annotated[list[Path], typer.Argument(help="Sound files, the turns of one talk.")],
+    output: Annotated[Path, typer.Option(help="Folder for the answers.")] = Path("outputs"),
+    voice: Voice = None,
+    greedy: Greedy = False,
+    seed: Seed = None,
+    model_path: ModelPath = None,
+    tts_path: TtsPath = None,
+    device: Device = "auto",
+    tts_device: Annotated[str | None, typer.Option(help="Of the detokenizer.")] = None,
+    max_new_tokens: MaxNewTokens = None,
+    repetition_penalty: Penalty = None,
+) -> None:
+    """Answer spoken questions with text and speech; waves go to the output folder."""
+    chat = _load(model_path, tts_path, True, device=device, tts_device=tts_device, voice=voice)
+    sampling = Sampling(
+        greedy=greedy, seed=seed, max_new_tokens=max_new_tokens,
+        repetition_penalty=repetition_penalty,
+    )
+    output.mkdir(parents=True, exist_ok=True)
+    for number, path in enumerate(audio, 1):
+        reply = _show(chat.stream(path, sampling=sampling))
+        if reply.wave is None or not len(reply.wave):
+            console.print("the answer holds no speech", style="yellow")
+            continue
+        target = output / f"answer_{number}.wav"
+        save_wav(target, reply.wave, reply.sample_rate_hz)
+        console.print(str(target), markup=False)
+
+
+@app.command()
+def chat(
+    model_path: ModelPath = None,
+    tts_path: TtsPath = None,
+    speech: Annotated[bool, typer.Option(help="Speak the answers.")] = True,
+    output: Annotated[Path, typer.Option(help="Folder for spoken answers.")] = Path("outputs"),
+    voice: Voice = None,
+    greedy: Greedy = False,
+    device: Device = "auto",
+    max_new_tokens: MaxNewTokens = None,
+) -> None:
+    """Talk: type a text or the path of a sound file; /reset forgets, /quit ends."""
+    talk = _load(model_path, tts_path, speech, device=device, voice=voice)
+    sampling, waves = Sampling(greedy=greedy, max_new_tokens=max_new_tokens), 0
+    while True:
+        try:
+            line = console.input("> ").strip()
+        except EOFError:
+            return
+        if line == "/quit":
+            return
+        if line == "/reset":
+            talk.reset()
+        elif line:
+            path = Path(line)
+            question = path if path.suffix and path.is_file() else line
+            try:
+                reply = _show(talk.stream(question, speech=speech, sampling=sampling))
+            except FunAudioChatError as error:
+                console.print(str(error), style="red", markup=False)
+                continue
+            if reply.wave is not None and np.size(reply.wave):
+                waves += 1
+                output.mkdir(parents=True, exist_ok=True)
+                save_wav(output / f"answer_{waves}.wav", reply.wave, reply.sample_rate_hz)
+                console.print(str(output / f"answer_{waves}.wav"), markup=False)
+
+
+@app.command()
+def download(
+    source: Annotated[str, typer.Option(help="huggingface or modelscope.")] = "huggingface",
+    only: Annotated[str | None, typer.Option(help="model, tts or voices.")] = None,
+) -> None:
+    """Fetch the official checkpoints and the default voice."""
+    for path in hub.download(source, only):
+        console.print(str(path), markup=False)
+
+
+@app.command()
+def doctor() -> None:
+    """Look at this machine: packages, devices, checkpoints, voices."""
+    healthy = True
+    for finding in examine():
+        console.print(f"{finding.what:24} {finding.found}", markup=False)
+        if finding.remedy:
+            healthy = False
+            console.print(f"{'':24} -> {finding.remedy}", style="yellow", markup=False)
+    raise typer.Exit(0 if healthy else 1)
+
+
+@voices_app.command("list")
+def list_voices(
+    tts_path: TtsPath = None,
+    file: Annotated[Path | None, typer.Option(help="Voice file.")] = None,
+) -> None:
+    """Names in the voice file."""
+    for name in load_voices(file or find_voices_file(tts_path)):
+        console.print(name, markup=False)
+
+
+@voices_app.command("add")
+def new_voice(
+    name: str,
+    prompt: Annotated[Path, typer.Argument(help="Sound file of the voice.")],
+    tts_path: TtsPath = None,
+    file: Annotated[Path | None, typer.Option(help="Voice file, safetensors.")] = None,
+) -> None:
+    """Make a voice from a prompt wave."""
+    folder = hub.resolve(tts_path, hub.TTS)
+    target = file or folder / "voices.safetensors"
+    add_voice(name, prompt, folder / "campplus.onnx", target)
+    console.print(f"{name} -> {target}", markup=False)
+
+
+def main() -> None:
+    """Entry point: an error of ours is one line, never a traceback."""
+    warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
+    try:
+        app()
+    except FunAudioChatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+
+
+if __name__ == "__main__":
+    main()

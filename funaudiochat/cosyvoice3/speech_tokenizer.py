@@ -1,0 +1,120 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Speech tokenizer v3: 16 kHz sound -> 25 Hz codes, through onnxruntime."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import torch
+from transformers.audio_utils import mel_filter_bank
+
+from funaudiochat.errors import AudioError, CheckpointError
+
+FILE_NAME = "speech_tokenizer_v3.onnx"
+SAMPLE_RATE_HZ = 16000
+SEGMENT_SAMPLES = 30 * SAMPLE_RATE_HZ
+SHORTEST_LAST_SAMPLES = SAMPLE_RATE_HZ
+_N_FFT, _HOP, _MELS = 400, 160, 128
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+
+
+def log_mel(wave: np.ndarray) -> np.ndarray:
+    """Whisper's log-mel of one segment: [samples] at 16 kHz -> float32 [128, samples // 160].
+
+    The floor is 8 below the segment's own maximum, so segmentation changes it.
+    """
+    filters = mel_filter_bank(
+        _N_FFT // 2 + 1, _MELS, 0.0, SAMPLE_RATE_HZ / 2, SAMPLE_RATE_HZ, norm="slaney",
+        mel_scale="slaney",
+    )
+    spectrum = torch.stft(
+        torch.from_numpy(wave), _N_FFT, _HOP, window=torch.hann_window(_N_FFT),
+        return_complex=True,
+    )[:, :-1]
+    power = torch.from_numpy(filters).float().T @ spectrum.abs().square()
+    scaled = power.clamp(min=1e-10).log10()
+    scaled = scaled.clamp(min=float(scaled.max()) - 8)
+    return ((scaled + 4) / 4).numpy()
+
+
+def segments(count: int) -> list[tuple[int, int]]:
+    """Bounds of the 30 s segments of ``count`` samples.
+
+    A last one under 1 s is joined with the one before, and both are cut in half.
+    """
+    bounds = [
+        (start, min(start + SEGMENT_SAMPLES, count)) for start in range(0, count, SEGMENT_SAMPLES)
+    ]
+    if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] < SHORTEST_LAST_SAMPLES:
+        start = bounds[-2][0]
+        middle = start + (count - start) // 2
+        bounds[-2:] = [(start, middle), (middle, count)]
+    return bounds
+
+
+class SpeechTokenizer:
+    """One loaded network.
+
+    Args:
+        session: whose first input takes the features [1, 128, T], whose second the length [1],
+            and whose first output gives the codes.
+    """
+
+    def __init__(self, session: onnxruntime.InferenceSession) -> None:
+        self._session = session
+        self._inputs = [value.name for value in session.get_inputs()]
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "SpeechTokenizer":
+        """Load ``speech_tokenizer_v3.onnx`` of a folder, or the file itself.
+
+        Raises:
+            CheckpointError: it is missing or damaged, has another signature, or onnxruntime
+                cannot use the device.
+        """
+        path = Path(folder)
+        if path.is_dir():
+            path = path / FILE_NAME
+        if not path.is_file():
+            raise CheckpointError(f"{path} is missing; fetch it with `funaudiochat download`")
+        provider = _PROVIDERS.get(device.split(":")[0])
+        if provider not in onnxruntime.get_available_providers():
+            raise CheckpointError(
+                f"onnxruntime cannot run on {device!r} here; use device='cpu', or for CUDA "
+                "`pip install onnxruntime-gpu` in place of onnxruntime"
+            )
+        try:
+            session = onnxruntime.InferenceSession(str(path), providers=[provider])
+        except Exception as error:  # onnxruntime's own exceptions share no base
+            raise CheckpointError(
+                f"{path} is damaged or no ONNX file; fetch it again with `funaudiochat download`"
+            ) from error
+        if len(session.get_inputs()) != 2:
+            raise CheckpointError(
+                f"{path} is no speech tokenizer: it takes {len(session.get_inputs())} inputs, "
+                "features and length are expected"
+            )
+        return cls(session)
+
+    def encode(self, wave: np.ndarray) -> np.ndarray:
+        """Sound [samples] at 16 kHz -> codes int64 [about samples / 640].
+
+        Raises:
+            AudioError: under 201 samples, from which no spectrum can be made.
+        """
+        if len(wave) <= _N_FFT // 2:
+            raise AudioError(
+                f"{len(wave)} samples are too short for the speech tokenizer; at least "
+                f"{_N_FFT // 2 + 1} at 16 kHz are needed"
+            )
+        parts = []
+        for start, stop in segments(len(wave)):
+            features = log_mel(np.asarray(wave[start:stop], dtype=np.float32))[None]
+            length = np.array([features.shape[2]], dtype=np.int32)
+            (codes, *_) = self._session.run(
+                None, dict(zip(self._inputs, (features, length), strict=True))
+            )
+            parts.append(np.asarray(codes).reshape(-1).astype(np.int64))
+        return np.concatenate(parts)

@@ -1,0 +1,89 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What `funaudiochat doctor` looks at."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from funaudiochat.cosyvoice3.voices import find_voices_file, load_voices
+from funaudiochat.errors import FunAudioChatError
+from funaudiochat.hub import REPOSITORIES, models_folder
+
+_PACKAGES = (
+    "torch", "transformers", "tokenizers", "safetensors", "soundfile", "soxr", "onnxruntime",
+    "kaldi-native-fbank",
+)
+# transformers imports these when they are present, and then fails if they are broken.
+_HARMFUL_WHEN_BROKEN = ("torchaudio", "torchvision", "torchcodec")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; ``remedy`` is empty when all is well."""
+
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def examine() -> Iterator[Finding]:
+    """Versions, devices, memory, checkpoints and voices, with a remedy for what is wrong."""
+    yield Finding("Python", platform.python_version())
+    for name in _PACKAGES:
+        try:
+            yield Finding(name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, "missing", f"pip install {name}")
+    yield from _devices()
+    for name in _HARMFUL_WHEN_BROKEN:
+        yield from _import_check(name)
+    for repository in REPOSITORIES.values():
+        folder = models_folder() / repository.name
+        yield Finding(
+            repository.name,
+            str(folder) if folder.is_dir() else "not found",
+            "" if folder.is_dir() else "funaudiochat download",
+        )
+    try:
+        path = find_voices_file()
+        yield Finding("voices", f"{path}: {', '.join(load_voices(path))}")
+    except FunAudioChatError as error:
+        yield Finding("voices", "none", str(error))
+
+
+def _devices() -> Iterator[Finding]:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    yield Finding("CPU", f"{os.cpu_count()} cores, {memory:.0f} GiB of memory")
+    for index in range(torch.cuda.device_count()):
+        properties = torch.cuda.get_device_properties(index)
+        total = properties.total_memory / 2**30
+        yield Finding(
+            f"cuda:{index}",
+            f"{properties.name}, {total:.0f} GiB",
+            "" if total > 23 else "the 8B checkpoint needs 24 GiB; use device_map or 8-bit weights",
+        )
+    if not torch.cuda.is_available():
+        found = "none; Apple MPS" if torch.backends.mps.is_available() else "none"
+        yield Finding("CUDA", found)
+
+
+def _import_check(name: str) -> Iterator[Finding]:
+    """Import in a process of its own: a broken extension may take the process with it."""
+    try:
+        version = importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    done = subprocess.run([sys.executable, "-c", f"import {name}"], capture_output=True, text=True)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        yield Finding(name, f"{version}, broken: {reason}", f"pip uninstall {name}")
+    else:
+        yield Finding(name, f"{version} (not needed)")

@@ -1,0 +1,120 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Examples and the command line as a user runs them, on tiny folders."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+from builders import build_cosyvoice3_folder
+from safetensors.torch import save_file
+from test_modeling import GOLDEN
+
+ROOT = Path(__file__).parents[1]
+MODEL = GOLDEN / "model" / "models" / "tiny_a"
+CLI = ["-m", "funaudiochat.cli"]
+
+
+@pytest.fixture(scope="module")
+def tts(tmp_path_factory):
+    folder = build_cosyvoice3_folder(tmp_path_factory.mktemp("models") / "tts")
+    save_file({"anna": torch.linspace(-1, 1, 192)}, folder / "voices.safetensors")
+    return folder
+
+
+def run(*arguments, cwd, code=0, stdin=""):
+    done = subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, input=stdin,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "FUNAUDIOCHAT_HOME": str(cwd / "models")},
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_s2t_example_prints_an_answer(tmp_path):
+    done = run(
+        ROOT / "examples/infer_s2t.py", "--model-path", MODEL, "--instruction", "Hello",
+        cwd=tmp_path,
+    )
+    assert done.stdout.strip()
+
+
+def test_s2s_example_writes_playable_waves_of_the_answers_length(tmp_path, tts):
+    question = ROOT / "examples/question.wav"
+    done = run(
+        ROOT / "examples/infer_s2s.py", "--model-path", MODEL, "--tts-path", tts, "--audio",
+        question, question, "--output", "out", "--voice", "anna", "--greedy", "--seed", 1,
+        "--max-new-tokens", 12, cwd=tmp_path,
+    )
+    for number in (1, 2):
+        wave, rate = soundfile.read(tmp_path / "out" / f"answer_{number}.wav")
+        assert rate == 24000 and len(wave) and len(wave) % 960 == 0
+        assert f"answer_{number}.wav: {len(wave) / 24000:.2f} s" in done.stdout
+
+
+def test_function_calling_example_runs(tmp_path, tts):
+    done = run(
+        ROOT / "examples/infer_function_calling.py", "--model-path", MODEL, "--tts-path", tts,
+        "--max-new-tokens", 6, cwd=tmp_path,
+    )
+    assert done.stdout.strip()
+
+
+def test_commands_answer_and_summarise(tmp_path, tts):
+    question = ROOT / "examples/question.wav"
+    done = run(
+        *CLI, "s2s", question, "--model-path", MODEL, "--tts-path", tts, "--greedy",
+        "--max-new-tokens", 12, cwd=tmp_path,
+    )
+    assert "real-time factor" in done.stdout and "answer_1.wav" in done.stdout
+    assert soundfile.info(tmp_path / "outputs/answer_1.wav").samplerate == 24000
+    assert run(*CLI, "s2t", question, "--model-path", MODEL, cwd=tmp_path).stdout.strip()
+
+
+def test_chat_takes_text_and_files_and_survives_bad_ones(tmp_path, tts):
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    done = run(
+        *CLI, "chat", "--model-path", MODEL, "--tts-path", tts, "--max-new-tokens", 6,
+        cwd=tmp_path, stdin=f"hello\nbad.wav\n{ROOT}/examples/question.wav\n/reset\n/quit\n",
+    )
+    assert "bad.wav" in done.stdout
+    assert (tmp_path / "outputs").is_dir()
+
+
+def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
+    missing = run(*CLI, "s2t", "nowhere.wav", "--model-path", MODEL, cwd=tmp_path, code=1)
+    assert missing.stderr.strip().splitlines()[-1].startswith("error: ")
+    no_folder = run(*CLI, "s2t", "x.wav", cwd=tmp_path, code=1)
+    assert "funaudiochat download" in no_folder.stderr
+    swapped = run(
+        ROOT / "examples/infer_s2s.py", "--model-path", tts, "--tts-path", MODEL, cwd=tmp_path,
+        code=1,
+    )
+    assert "error: " in swapped.stderr and "swapped?" in swapped.stderr
+    voice = run(
+        ROOT / "examples/infer_s2s.py", "--model-path", MODEL, "--tts-path", tts, "--voice", "x",
+        cwd=tmp_path, code=1,
+    )
+    assert "there are: anna" in voice.stderr
+
+
+def test_voices_are_listed_and_a_missing_network_is_named(tmp_path, tts):
+    assert run(*CLI, "voices", "list", "--tts-path", tts, cwd=tmp_path).stdout.split() == ["anna"]
+    done = run(
+        *CLI, "voices", "add", "ben", ROOT / "examples/question.wav", "--tts-path", tts,
+        cwd=tmp_path, code=1,
+    )
+    assert "campplus.onnx" in done.stderr
+
+
+def test_doctor_names_what_is_missing_and_what_to_do(tmp_path):
+    done = run(*CLI, "doctor", cwd=tmp_path, code=1)
+    assert "torch" in done.stdout and "GiB of memory" in done.stdout
+    assert "-> funaudiochat download" in done.stdout
