@@ -1,15 +1,30 @@
 PYTHON ?= python3.11
+TINY := outputs/tiny
 
-.PHONY: setup test lint
+.PHONY: setup demo test lint train-setup
 
-setup:
+setup: .venv/ready
+
+# The CPU build of torch comes first, so that nothing pulls in the one for CUDA.
+.venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q torch==2.13.0
 	.venv/bin/pip install -q -e '.[dev]'
+	touch $@
 
-test:
+demo: setup
+	.venv/bin/python tests/build_tiny_folders.py $(TINY)
+	.venv/bin/python examples/infer_s2s.py --model-path $(TINY)/Fun-Audio-Chat-Tiny \
+	  --tts-path $(TINY)/Fun-CosyVoice3-Tiny --greedy --max-new-tokens 20
+
+test: setup
 	.venv/bin/python -m pytest -q
 
-lint:
+lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/mypy funaudiochat
+
+# llamafactory itself would pull in torchaudio and torchvision, which break on a CPU torch.
+train-setup: setup
+	.venv/bin/pip install -q -r requirements-train.txt
+	.venv/bin/pip install -q --no-deps llamafactory==0.9.5

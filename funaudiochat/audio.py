@@ -279,9 +279,9 @@ def _decode_media(
                 if frames > (max_seconds + 1) * rate_hz:
                     seconds = (file.duration or 0) / av.time_base
                     raise _too_long(name, max(seconds, frames / rate_hz), max_seconds)
+    except AudioError:
+        raise
     except (av.FFmpegError, ValueError) as error:
-        if isinstance(error, AudioError):
-            raise
         raise AudioError(f"{name} is truncated or damaged: {error}") from error
     if not blocks:
         raise AudioError(f"{name} holds no samples")

@@ -1,0 +1,112 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sound to codes, and sound to a voice, through real ONNX files."""
+
+import numpy as np
+import pytest
+import torch
+from builders import GOLDEN
+from onnx_builders import build_campplus, build_speech_tokenizer
+from safetensors.torch import load_file
+
+from funaudiochat.audio import save_wav
+from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer, log_mel, segments
+from funaudiochat.cosyvoice3.voices import add_voice, load_voices
+from funaudiochat.errors import AudioError, CheckpointError, VoiceError
+from utils.cosyvoice_tokenizer import extract_speech_token, get_audio_tokenizer
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tts")
+    build_speech_tokenizer(folder / "speech_tokenizer_v3.onnx")
+    build_campplus(folder / "campplus.onnx")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data():
+    return load_file(GOLDEN / "s3v3_cases.safetensors")
+
+
+def test_log_mel_equals_recorded(data):
+    np.testing.assert_allclose(log_mel(data["wav16k"].numpy()), data["mel"].numpy(), atol=1e-4)
+
+
+def test_codes_equal_recorded(folder, data):
+    codes = SpeechTokenizer.from_pretrained(folder).encode(data["wav16k"].numpy())
+    assert codes.tolist() == data["single.codes"][0].tolist()
+    assert codes.dtype == np.int64
+
+
+@pytest.mark.parametrize(
+    "seconds, bounds",
+    [
+        (29, [(0, 29)]),
+        (30, [(0, 30)]),
+        (30.5, [(0, 15.25), (15.25, 30.5)]),
+        (31, [(0, 30), (30, 31)]),
+        (75.25, [(0, 30), (30, 60), (60, 75.25)]),
+        (60.5, [(0, 30), (30, 45.25), (45.25, 60.5)]),
+    ],
+)
+def test_long_sound_is_cut_by_the_30_s_rule(seconds, bounds):
+    expected = [(round(a * 16000), round(b * 16000)) for a, b in bounds]
+    assert segments(round(seconds * 16000)) == expected
+
+
+def test_long_sound_gives_the_codes_of_its_segments(folder, data):
+    tokenizer = SpeechTokenizer.from_pretrained(folder)
+    wave = np.tile(data["wav16k"].numpy(), 16)[: 31 * 16000]
+    parts = [tokenizer.encode(wave[: 30 * 16000]), tokenizer.encode(wave[30 * 16000 :])]
+    assert len(parts[0]) == 750
+    assert tokenizer.encode(wave).tolist() == np.concatenate(parts).tolist()
+
+
+def test_the_known_names_encode_files_and_arrays(folder, data, tmp_path):
+    save_wav(tmp_path / "a.wav", data["wav16k"].numpy(), 16000)
+    tokenizer = get_audio_tokenizer(folder)
+    codes = extract_speech_token(tokenizer, [tmp_path / "a.wav", (data["wav16k"].numpy(), 16000)])
+    assert codes[1] == data["single.codes"][0].tolist()
+    assert len(codes[0]) == len(codes[1])
+
+
+def test_too_short_sound_is_refused(folder):
+    with pytest.raises(AudioError, match="200 samples are too short"):
+        SpeechTokenizer.from_pretrained(folder).encode(np.zeros(200, np.float32))
+
+
+def test_missing_damaged_and_foreign_networks_are_named(folder, tmp_path):
+    with pytest.raises(CheckpointError, match="is missing"):
+        SpeechTokenizer.from_pretrained(tmp_path)
+    (tmp_path / "speech_tokenizer_v3.onnx").write_bytes(b"\x08\x07broken")
+    with pytest.raises(CheckpointError, match="damaged"):
+        SpeechTokenizer.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match="no speech tokenizer"):
+        SpeechTokenizer.from_pretrained(folder / "campplus.onnx")
+    with pytest.raises(CheckpointError, match="onnxruntime-gpu"):
+        SpeechTokenizer.from_pretrained(folder, device="tpu")
+
+
+def test_a_voice_is_made_from_a_prompt_and_kept_with_the_others(folder, data, tmp_path):
+    file, wave = tmp_path / "voices.safetensors", data["wav16k"].numpy()
+    save_wav(tmp_path / "a.wav", wave, 16000)
+    save_wav(tmp_path / "b.wav", wave[::-1].copy() * 0.3, 16000)
+    for name in ("a", "b"):
+        add_voice(name, tmp_path / f"{name}.wav", folder / "campplus.onnx", file)
+    voices = load_voices(file)
+    assert set(voices) == {"a", "b"} and voices["a"].shape == (192,)
+    assert not torch.equal(voices["a"], voices["b"])
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", None])
+def test_damaged_voice_files_are_refused(tmp_path, data):
+    path = tmp_path / "voices.safetensors"
+    if data is None:
+        path = tmp_path / "spk.pt"
+        torch.save({"a": {"embedding": torch.full((1, 192), torch.inf)}}, path)
+    else:
+        path.write_bytes(data)
+    with pytest.raises(VoiceError, match="voices add"):
+        load_voices(path)
