@@ -15,7 +15,7 @@ from transformers import DynamicCache
 
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate, prefill, step
 
-STEPS = 60
+STEPS = 30
 
 
 def prompt(model, seconds: float) -> dict[str, torch.Tensor]:

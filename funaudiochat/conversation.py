@@ -193,6 +193,7 @@ class VoiceChat:
         tts_device: str | None = None,
         voices_file: str | Path | None = None,
         system: str | None = None,
+        **model_options: Any,
     ) -> VoiceChat:
         """Load the folders of the language model and, for spoken answers, the detokenizer.
 
@@ -201,6 +202,9 @@ class VoiceChat:
             dtype: "auto" is the checkpoint's own on a GPU and float32 on a CPU.
             voice: name in the voice file.
             tts_device: of the detokenizer, ``device`` if None.
+            model_options: for the language model's own ``from_pretrained``:
+                ``attn_implementation``, ``quantization_config``, ``device_map`` (the model then
+                stays where that puts it).
 
         Raises:
             CheckpointError, VoiceError: a folder or voice cannot be used; says what to do.
@@ -208,7 +212,11 @@ class VoiceChat:
         place = resolve_device(device)
         if dtype == "auto" and place.type == "cpu":
             dtype = torch.float32
-        model = FunAudioChatForConditionalGeneration.from_pretrained(model_path, dtype=dtype)
+        model = FunAudioChatForConditionalGeneration.from_pretrained(
+            model_path, dtype=dtype, **model_options
+        ).eval()
+        if "device_map" not in model_options:
+            model = model.to(place)
         processor = FunAudioChatProcessor.from_pretrained(model_path)
         detokenizer = speaker = None
         if tts_path is not None:
@@ -217,7 +225,7 @@ class VoiceChat:
             )
             found = voices_file or find_voices_file(Path(tts_path))
             speaker = choose_voice(load_voices(found), voice)
-        return cls(model.to(place).eval(), processor, detokenizer, speaker, system)
+        return cls(model, processor, detokenizer, speaker, system)
 
     def reset(self) -> None:
         """Forget the conversation."""

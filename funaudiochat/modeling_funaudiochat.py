@@ -25,6 +25,7 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
 from transformers.utils import ModelOutput
 
@@ -82,12 +83,24 @@ def _sinusoids(length: int, channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _packed_causal_mask(sample_ids: Tensor, dtype: torch.dtype) -> Tensor:
-    """Additive mask [B, 1, L, L]: causal, within one sample of a packed row only."""
-    same = sample_ids[:, :, None] == sample_ids[:, None, :]
-    allowed = torch.tril(same)[:, None]
-    bias = torch.zeros(allowed.shape, dtype=dtype, device=sample_ids.device)
-    return bias.masked_fill(~allowed, torch.finfo(dtype).min)
+def _run_packed(
+    transformer: Any, hidden: Tensor, sample_ids: Tensor, position_ids: Tensor | None
+) -> Tensor:
+    """Run a causal transformer over packed rows [B, L, D] so that every sample sees itself only.
+
+    All rows are laid end to end without padding: positions that restart are how transformers'
+    attention back ends, flash included, tell samples apart.
+
+    Raises:
+        ValueError: no position ids.
+    """
+    if position_ids is None:
+        raise ValueError("packed rows need position_ids that restart with every sample")
+    real = sample_ids > 0
+    out = transformer(
+        inputs_embeds=hidden[real][None], position_ids=position_ids[real][None], use_cache=False
+    ).last_hidden_state[0]
+    return hidden.new_zeros(hidden.shape).index_put((real,), out.to(hidden.dtype))
 
 
 def _is_packed(attention_mask: Tensor) -> bool:
@@ -118,7 +131,7 @@ class FunAudioChatAudioAttention(nn.Module):
         return self.out_proj(out.transpose(1, 2).flatten(2))
 
 
-class FunAudioChatAudioEncoderLayer(nn.Module):
+class FunAudioChatAudioEncoderLayer(GradientCheckpointingLayer):
     """Pre-norm transformer layer of the mel encoder."""
 
     def __init__(self, config: FunAudioChatAudioEncoderConfig) -> None:
@@ -440,19 +453,21 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         hidden = self.expand(inputs_embeds)
         if teacher_embeds is not None:
             hidden = hidden + teacher_embeds
+        hidden = self.input_matching(hidden)
         mask = attention_mask
         if mask is not None:
             mask = mask.repeat_interleave(group, dim=1)
-            if _is_packed(mask):
-                mask = _packed_causal_mask(mask, hidden.dtype)
         if position_ids is not None:
             position_ids = self._fine_positions(position_ids)
-        hidden = self.crq_transformer(
-            inputs_embeds=self.input_matching(hidden),
-            attention_mask=mask,
-            position_ids=position_ids,
-            use_cache=False,
-        ).last_hidden_state
+        if mask is not None and _is_packed(mask):
+            hidden = _run_packed(self.crq_transformer, hidden, mask, position_ids)
+        else:
+            hidden = self.crq_transformer(
+                inputs_embeds=hidden,
+                attention_mask=mask,
+                position_ids=position_ids,
+                use_cache=False,
+            ).last_hidden_state
         return self.lm_head(self.output_matching(hidden))
 
     def _fine_positions(self, position_ids: Tensor) -> Tensor:
@@ -644,23 +659,26 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 feature_attention_mask, feature_exist_mask, text_ids, text_attention_mask,
             )
             inputs_embeds, text_embeds = merged.inputs_embeds, merged.text_embeds
-        mask = attention_mask
-        if mask is not None and _is_packed(mask):
-            mask = _packed_causal_mask(mask, inputs_embeds.dtype)
-        backbone = self.language_model.model(
-            inputs_embeds=inputs_embeds,
-            attention_mask=mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-        )
-        hidden = backbone.last_hidden_state
+        cache = None
+        if attention_mask is not None and _is_packed(attention_mask):
+            hidden = _run_packed(
+                self.language_model.model, inputs_embeds, attention_mask, position_ids
+            )
+        else:
+            backbone = self.language_model.model(
+                inputs_embeds=inputs_embeds,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+            )
+            hidden, cache = backbone.last_hidden_state, backbone.past_key_values
         logits = self.language_model.lm_head(hidden)
         output = FunAudioChatOutput(
             logits=logits,
             last_hidden_state=hidden,
             inputs_embeds=inputs_embeds,
-            past_key_values=backbone.past_key_values if use_cache else None,
+            past_key_values=cache,
         )
         speech_labels = None
         if labels is not None:

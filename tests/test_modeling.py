@@ -145,3 +145,25 @@ def test_placeholder_mismatch_names_both_numbers():
     inputs["speech_attention_mask"][:, 10:] = 0
     with pytest.raises(ValueError, match=r"placeholders.*2 groups"):
         load_model()(**inputs)
+
+
+def test_gradient_checkpointing_gives_the_same_gradients():
+    _, inputs, _ = load_case("d1_train_batch")
+    gradients = []
+    for enabled in (False, True):
+        model = load_model().train()
+        if enabled:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+            assert all(layer.gradient_checkpointing for layer in
+                       model.continuous_audio_tower.layers)
+        model(**inputs).loss.backward()
+        gradients.append({name: p.grad for name, p in model.named_parameters()})
+    for name, expected in gradients[0].items():
+        if expected is not None:
+            torch.testing.assert_close(gradients[1][name], expected, atol=1e-6, rtol=1e-5)
+
+
+def test_packed_rows_without_positions_are_refused():
+    _, inputs, _ = load_case("d4_train_packed")
+    with pytest.raises(ValueError, match="position_ids"):
+        load_model()(**{k: v for k, v in inputs.items() if k != "position_ids"})
