@@ -89,8 +89,11 @@ class FunAudioChatConfig(PretrainedConfig):
         audio_token_index: int = 151669,
         ignore_index: int = -100,
         hidden_size: int | None = None,
+        halve_untranscribed_audio: bool = True,
         **kwargs: Any,
     ) -> None:
+        """``halve_untranscribed_audio``: in training, average user audio with a zero text vector,
+        as the published checkpoints were trained; inference feeds it at full scale."""
         if not isinstance(audio_config, PretrainedConfig):
             audio_config = FunAudioChatAudioEncoderConfig(**(audio_config or {}))
         if not isinstance(text_config, PretrainedConfig):
@@ -101,6 +104,7 @@ class FunAudioChatConfig(PretrainedConfig):
         self.audio_token_index = audio_token_index
         self.ignore_index = ignore_index
         self.hidden_size = hidden_size or text_config.hidden_size
+        self.halve_untranscribed_audio = halve_untranscribed_audio
         # Ties the refined head's projection to the code embedding; the text backbone follows
         # its own ``text_config.tie_word_embeddings``.
         kwargs.pop("tie_word_embeddings", None)

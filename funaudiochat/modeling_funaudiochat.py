@@ -83,22 +83,31 @@ def _sinusoids(length: int, channels: int) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=1)
 
 
-def _run_packed(
-    transformer: Any, hidden: Tensor, sample_ids: Tensor, position_ids: Tensor | None
-) -> Tensor:
+def _sample_ids(attention_mask: Tensor) -> Tensor:
+    """Sample numbers [B, L], 0 for padding, of a mask [B, L] or block-diagonal one [B, 1, L, L].
+
+    In the latter, which LLaMA-Factory makes of packed rows, 0 stands for visible.
+    """
+    if attention_mask.dim() == 2:
+        return attention_mask
+    visible = attention_mask[:, 0] == 0
+    real = visible.diagonal(dim1=1, dim2=2)
+    joined = F.pad(visible.diagonal(offset=-1, dim1=1, dim2=2), (1, 0))
+    return (real & ~joined).cumsum(1) * real
+
+
+def _run_packed(transformer: Any, hidden: Tensor, sample_ids: Tensor) -> Tensor:
     """Run a causal transformer over packed rows [B, L, D] so that every sample sees itself only.
 
     All rows are laid end to end without padding: positions that restart are how transformers'
     attention back ends, flash included, tell samples apart.
-
-    Raises:
-        ValueError: no position ids.
     """
-    if position_ids is None:
-        raise ValueError("packed rows need position_ids that restart with every sample")
+    index = torch.arange(hidden.shape[1], device=hidden.device).expand_as(sample_ids)
+    starts = F.pad(sample_ids[:, 1:] != sample_ids[:, :-1], (1, 0), value=True)
+    positions = index - index.masked_fill(~starts, 0).cummax(1).values
     real = sample_ids > 0
     out = transformer(
-        inputs_embeds=hidden[real][None], position_ids=position_ids[real][None], use_cache=False
+        inputs_embeds=hidden[real][None], position_ids=positions[real][None], use_cache=False
     ).last_hidden_state[0]
     return hidden.new_zeros(hidden.shape).index_put((real,), out.to(hidden.dtype))
 
@@ -460,7 +469,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         if position_ids is not None:
             position_ids = self._fine_positions(position_ids)
         if mask is not None and _is_packed(mask):
-            hidden = _run_packed(self.crq_transformer, hidden, mask, position_ids)
+            hidden = _run_packed(self.crq_transformer, hidden, mask)
         else:
             hidden = self.crq_transformer(
                 inputs_embeds=hidden,
@@ -637,8 +646,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
 
         Args:
             input_ids: [B, L].
-            attention_mask: [B, L], 0/1 or, for packed rows, sample numbers from 1.
-            position_ids: [B, L]; needed for packed rows.
+            attention_mask: [B, L], 0/1 or, for packed rows, sample numbers from 1; or the
+                block-diagonal mask [B, 1, L, L] of packed rows, 0 for visible.
+            position_ids: [B, L]; packed rows count from 0 in every sample whatever is given.
             input_features: [N', mel bins, frames] of the audios that come as sound.
             feature_attention_mask: [N', frames].
             feature_exist_mask: bool [N], which audios have features.
@@ -660,10 +670,10 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             )
             inputs_embeds, text_embeds = merged.inputs_embeds, merged.text_embeds
         cache = None
+        if attention_mask is not None:
+            attention_mask = _sample_ids(attention_mask)
         if attention_mask is not None and _is_packed(attention_mask):
-            hidden = _run_packed(
-                self.language_model.model, inputs_embeds, attention_mask, position_ids
-            )
+            hidden = _run_packed(self.language_model.model, inputs_embeds, attention_mask)
         else:
             backbone = self.language_model.model(
                 inputs_embeds=inputs_embeds,
@@ -772,8 +782,11 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             if text_attention_mask is not None:
                 aligned = aligned * text_attention_mask[:, None, None].to(aligned.dtype)
                 transcript = transcript.masked_fill(~text_attention_mask[:, None].bool(), ignore)
+            mixed = (aligned + vectors) / 2
             # Every audio is halved, also those without a transcript: checkpoints were trained so.
-            vectors = (aligned + vectors) / 2
+            if text_attention_mask is not None and not self.config.halve_untranscribed_audio:
+                mixed = torch.where(text_attention_mask[:, None, None].bool(), mixed, vectors)
+            vectors = mixed
             text_embeds = token_embeds.masked_scatter(
                 placeholder[..., None], aligned[chosen].to(token_embeds.dtype)
             )
@@ -830,9 +843,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         return self.audio_tower.embed_tokens(codes).roll(1 - audio.group_size, dims=1)
 
     def _cross_entropy(self, logits: Tensor, labels: Tensor, shift: int) -> Tensor:
-        """Mean over valid targets in float32; position i is scored against label i + shift."""
-        return F.cross_entropy(
-            logits[:, :-shift].flatten(0, 1).float(),
-            labels[:, shift:].flatten(),
-            ignore_index=self.config.ignore_index,
-        )
+        """Mean over valid targets in float32, 0 without any; position i has label i + shift."""
+        ignore, targets = self.config.ignore_index, labels[:, shift:].flatten()
+        scores = logits[:, :-shift].flatten(0, 1).float()
+        total = F.cross_entropy(scores, targets, ignore_index=ignore, reduction="sum")
+        return total / (targets != ignore).sum().clamp(min=1)

@@ -9,6 +9,7 @@ codes, a multiple of the group size, ``F`` mel frames at 100 Hz.
 
 import json
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,26 @@ class FunAudioChatProcessor(ProcessorMixin):
             "input_features", "feature_attention_mask", "feature_exist_mask",
         ]
 
+    @classmethod
+    def from_pretrained(  # type: ignore[override]
+        cls, pretrained_model_name_or_path: Any, **kwargs: Any
+    ) -> Any:
+        """Load a folder's tokenizers and feature extractor.
+
+        Raises:
+            CheckpointError: a file is missing or damaged.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except CheckpointError:
+            raise
+        except Exception as error:  # the tokenizers raise many kinds
+            raise CheckpointError(
+                f"the tokenizers of {pretrained_model_name_or_path} cannot be loaded ({error}); "
+                "tokenizer files, preprocessor_config.json or the folder speech_tokenizer/ are "
+                "missing or damaged: download it again with `funaudiochat download`"
+            ) from error
+
     def __call__(
         self,
         text: str | list[str],
@@ -133,28 +154,69 @@ class FunAudioChatProcessor(ProcessorMixin):
                 "funaudiochat.audio.load_audio, which resamples"
             )
         entries = _as_list(audio)
-        placeholders = sum(t.count(self.audio_token) for t in texts)
+        text_kwargs.setdefault("return_token_type_ids", False)
+        expanded = self.expand_placeholders(texts, entries)
+        data = dict(self.tokenizer(expanded, padding=padding, **text_kwargs))
+        if entries:
+            data.update(self.encode_audios(entries, audio_padding))
+        return BatchFeature(data, tensor_type=return_tensors)
+
+    def expand_placeholders(self, texts: Sequence[str], entries: Sequence[Any]) -> list[str]:
+        """Repeat every ``<|AUDIO|>`` once per group of its audio; enclose those that stand bare.
+
+        Raises:
+            ValueError: placeholders and audios differ in number.
+        """
+        placeholders = sum(text.count(self.audio_token) for text in texts)
         if placeholders != len(entries):
             raise ValueError(
                 f"Found {placeholders} {self.audio_token} tokens in provided text but received "
                 f"{len(entries)} audio{'s' if len(entries) != 1 else ''}"
             )
+        counts = iter(-(-len(self._read_entry(e)[1]) // self.audio_group_size) for e in entries)
+        bos, eos = self.audio_bos_token, self.audio_eos_token
+
+        def groups(match: re.Match[str]) -> str:
+            body = self.audio_token * next(counts)
+            before, after = match.string[: match.start()], match.string[match.end() :]
+            if before.endswith(bos) or after.startswith(eos):
+                return body
+            return bos + body + eos
+
+        return [re.sub(re.escape(self.audio_token), groups, text) for text in texts]
+
+    def encode_audios(
+        self, entries: Sequence[Any], audio_padding: str = "max_length", transcripts: bool = False
+    ) -> dict[str, np.ndarray]:
+        """The audio part of a batch; see :meth:`__call__`.
+
+        Args:
+            transcripts: also give ``text_ids`` [N, *], the entries' ``text``, right-padded, and
+                ``text_attention_mask`` [N], which of them have one (training).
+        """
         read = [self._read_entry(entry) for entry in entries]
-        codes = [ids for _, ids in read]
-        text_kwargs.setdefault("return_token_type_ids", False)
         data = dict(
-            self.tokenizer(
-                self._expand(texts, [len(ids) for ids in codes]), padding=padding, **text_kwargs
+            zip(
+                ("speech_ids", "speech_attention_mask"),
+                self._pad_codes([ids for _, ids in read]),
+                strict=True,
             )
         )
-        if codes:
-            data["speech_ids"], data["speech_attention_mask"] = self._pad_codes(codes)
         waves = [wave for wave, _ in read if wave is not None]
         if waves:
-            features, mask = self._mel_features(waves, audio_padding)
-            data["input_features"], data["feature_attention_mask"] = features, mask
+            data["input_features"], data["feature_attention_mask"] = self._mel_features(
+                waves, audio_padding
+            )
             data["feature_exist_mask"] = np.array([wave is not None for wave, _ in read])
-        return BatchFeature(data, tensor_type=return_tensors)
+        if transcripts:
+            texts = [_transcript(entry) for entry in entries]
+            ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+            fill = self.tokenizer.pad_token_id
+            data["text_ids"] = np.full((len(ids), max(map(len, ids))), fill, dtype=np.int64)
+            for row, values in enumerate(ids):
+                data["text_ids"][row, : len(values)] = values
+            data["text_attention_mask"] = np.array([bool(values) for values in ids])
+        return data
 
     def _read_entry(self, entry: Any) -> tuple[np.ndarray | None, list[int]]:
         """One entry -> its wave, or None, and its codes."""
@@ -190,20 +252,6 @@ class FunAudioChatProcessor(ProcessorMixin):
         assert wave is not None
         seconds = len(wave) / self.feature_extractor.sampling_rate
         return wave, [self.speech_tokenizer.pad_token_id] * int(seconds * CODES_PER_SECOND)
-
-    def _expand(self, texts: list[str], lengths: list[int]) -> list[str]:
-        """Repeat every placeholder once per group; enclose those that stand bare (rule 67)."""
-        counts = iter(-(-n // self.audio_group_size) for n in lengths)
-        bos, eos = self.audio_bos_token, self.audio_eos_token
-
-        def groups(match: re.Match[str]) -> str:
-            body = self.audio_token * next(counts)
-            before, after = match.string[: match.start()], match.string[match.end() :]
-            if before.endswith(bos) or after.startswith(eos):
-                return body
-            return bos + body + eos
-
-        return [re.sub(re.escape(self.audio_token), groups, text) for text in texts]
 
     def _pad_codes(self, codes: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Codes of every audio -> ids and mask [N, T], padded on the right to whole groups."""
@@ -264,6 +312,12 @@ class FunAudioChatProcessor(ProcessorMixin):
         _write_older_tokenizer_files(self.tokenizer, folder)
         _write_older_tokenizer_files(self.speech_tokenizer, folder / "speech_tokenizer")
         return files
+
+
+def _transcript(entry: Any) -> str:
+    if isinstance(entry, str):
+        entry = json.loads(entry)
+    return (entry.get("text") or "") if isinstance(entry, dict) else ""
 
 
 def _as_list(audio: Any) -> list[Any]:

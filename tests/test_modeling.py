@@ -163,7 +163,36 @@ def test_gradient_checkpointing_gives_the_same_gradients():
             torch.testing.assert_close(gradients[1][name], expected, atol=1e-6, rtol=1e-5)
 
 
-def test_packed_rows_without_positions_are_refused():
+def test_a_block_diagonal_mask_means_the_same_as_sample_numbers():
     _, inputs, _ = load_case("d4_train_packed")
-    with pytest.raises(ValueError, match="position_ids"):
-        load_model()(**{k: v for k, v in inputs.items() if k != "position_ids"})
+    model, ids = load_model(), inputs["attention_mask"]
+    same = (ids[:, :, None] == ids[:, None, :]) & (ids[:, :, None] > 0)
+    visible = torch.tril(same)[:, None]
+    blocks = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
+    with torch.no_grad():
+        expected = model(**inputs)
+        result = model(**{**inputs, "attention_mask": blocks})
+    assert result.loss.item() == pytest.approx(expected.loss.item(), rel=1e-6)
+
+
+def test_audio_without_targets_adds_a_speech_loss_of_zero():
+    _, inputs, _ = load_case("d1_train_batch")
+    labels = torch.full_like(inputs["labels"], -100)
+    labels[:, -1] = inputs["input_ids"][:, -1]
+    result = load_model()(**{**inputs, "labels": labels})
+    assert result.speech_loss.item() == 0
+    result.loss.backward()
+
+
+def test_half_scale_of_untranscribed_audio_can_be_switched_off():
+    _, inputs, _ = load_case("d1_train_batch")
+    assert not inputs["text_attention_mask"].all()
+    model = load_model()
+    with torch.no_grad():
+        halved = model(**inputs).inputs_embeds
+        model.config.halve_untranscribed_audio = False
+        full = model(**inputs).inputs_embeds
+    changed = (halved - full).abs().amax(-1) > 0
+    torch.testing.assert_close(full[changed], 2 * halved[changed], atol=1e-6, rtol=1e-6)
+    placeholders = inputs["input_ids"] == model.config.audio_token_index
+    assert 0 < changed.sum() < placeholders.sum()

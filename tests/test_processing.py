@@ -198,3 +198,11 @@ def test_a_folder_without_speech_tokenizer_is_named(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("speech_tokenizer"))
     with pytest.raises(CheckpointError, match="speech_tokenizer/"):
         FunAudioChatProcessor.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json"])
+def test_damaged_processor_files_are_one_clear_error(tmp_path, name):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    (tmp_path / "model" / name).write_bytes(b'{"cut off')
+    with pytest.raises(CheckpointError, match="download"):
+        FunAudioChatProcessor.from_pretrained(tmp_path / "model")
