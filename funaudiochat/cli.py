@@ -4,6 +4,7 @@
 """The command ``funaudiochat``."""
 
 import json
+import subprocess
 import sys
 import warnings
 from pathlib import Path
@@ -175,6 +176,30 @@ def doctor() -> None:
             healthy = False
             console.print(f"{'':24} -> {finding.remedy}", style="yellow", markup=False)
     raise typer.Exit(0 if healthy else 1)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def train(context: typer.Context, config: Path) -> None:
+    """Train by a LLaMA-Factory config; key=value arguments replace its fields."""
+    command = [sys.executable, "-m", "training.launch", str(config), *context.args]
+    raise typer.Exit(subprocess.run(command).returncode)
+
+
+@app.command()
+def merge(
+    trained: Annotated[Path, typer.Option(help="Joint checkpoint M1.")],
+    base: Annotated[Path, typer.Option(help="Joint checkpoint or text model M0.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    alpha: Annotated[float, typer.Option(help="Weight of the trained one.")] = 0.5,
+) -> None:
+    """Core-Cocktail: mix the language model of a trained checkpoint with its base."""
+    from training.merge import merge as run
+
+    report = run(trained, base, out, alpha)
+    console.print(
+        f"merged {len(report.merged)} tensors, kept {len(report.kept)}; largest change "
+        f"{report.largest_change:.4g} in {report.largest_change_in or 'none'}"
+    )
 
 
 @voices_app.command("list")

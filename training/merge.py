@@ -1,0 +1,134 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Core-Cocktail merging: alpha * trained + (1 - alpha) * base over the shared language model.
+
+Paper: arXiv 2512.20156, section 2.4. Tensors are read and written one shard at a time.
+"""
+
+import json
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from funaudiochat.errors import CheckpointError
+
+PREFIX = "language_model."
+
+
+@dataclass
+class MergeReport:
+    """What was merged, what was kept from the trained checkpoint, and the largest change."""
+
+    merged: list[str] = field(default_factory=list)
+    kept: list[str] = field(default_factory=list)
+    largest_change: float = 0.0
+    largest_change_in: str = ""
+
+
+def _shards(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*.safetensors"))
+    if not found:
+        raise CheckpointError(f"{folder} holds no safetensors weights")
+    return found
+
+
+def _base_tensors(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Key in a joint checkpoint -> file and key in the base, a joint or a plain text folder."""
+    found = {}
+    for path in _shards(folder):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():
+                found[key] = (path, key)
+    if any(key.startswith(PREFIX) for key in found):
+        return {key: place for key, place in found.items() if key.startswith(PREFIX)}
+    if "lm_head.weight" not in found and "model.embed_tokens.weight" in found:
+        found["lm_head.weight"] = found["model.embed_tokens.weight"]  # tied
+    return {PREFIX + key: place for key, place in found.items()}
+
+
+def _check_folders(trained: Path, base: Path, out: Path, alpha: float) -> None:
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be between 0 and 1, not {alpha}")
+    if len({trained.resolve(), base.resolve(), out.resolve()}) < 3:
+        raise CheckpointError("trained, base and output folder must be three different folders")
+    vocabularies = [folder / "vocab.json" for folder in (trained, base)]
+    if all(path.is_file() for path in vocabularies):
+        first, second = (json.loads(path.read_text()) for path in vocabularies)
+        if first != second:
+            raise CheckpointError(
+                f"{trained} and {base} have different vocabularies ({len(first)} and "
+                f"{len(second)} entries); merge only models of one tokenizer"
+            )
+
+
+def merge(trained: Path, base: Path, out: Path, alpha: float = 0.5) -> MergeReport:
+    """Write ``out``: the trained joint checkpoint with its language model mixed with the base's.
+
+    Args:
+        trained: joint checkpoint M1.
+        base: joint checkpoint or plain text model M0.
+        alpha: weight of the trained one; 0 and 1 copy exactly.
+
+    Raises:
+        CheckpointError: same folders, other vocabularies or shapes, nothing in common.
+    """
+    _check_folders(trained, base, out, alpha)
+    places, report = _base_tensors(base), MergeReport()
+    with_shapes = []
+    for shard in _shards(trained):
+        with safe_open(shard, "pt") as file:
+            with_shapes += [(k, file.get_slice(k).get_shape()) for k in file.keys()]
+    for key, shape in with_shapes:
+        if key in places:
+            path, name = places[key]
+            with safe_open(path, "pt") as file:
+                other = file.get_slice(name).get_shape()
+            if other != shape:
+                raise CheckpointError(f"{key} has shape {shape} in {trained}, {other} in {base}")
+    if not any(key in places for key, _ in with_shapes):
+        raise CheckpointError(f"{trained} and {base} share no language model weights")
+    out.mkdir(parents=True, exist_ok=True)
+    for shard in _shards(trained):
+        _merge_shard(shard, out / shard.name, places, alpha, report)
+    for path in trained.iterdir():
+        if path.suffix == ".json" or path.suffix in (".txt", ".jinja"):
+            shutil.copy(path, out / path.name)
+    shutil.copytree(trained / "speech_tokenizer", out / "speech_tokenizer", dirs_exist_ok=True)
+    return report
+
+
+def _merge_shard(
+    shard: Path,
+    target: Path,
+    places: dict[str, tuple[Path, str]],
+    alpha: float,
+    report: MergeReport,
+) -> None:
+    tensors = {}
+    with safe_open(shard, "pt") as file:
+        for key in file.keys():
+            tensor = file.get_tensor(key)
+            if key not in places:
+                report.kept.append(key)
+                tensors[key] = tensor
+                continue
+            path, name = places[key]
+            with safe_open(path, "pt") as base_file:
+                other = base_file.get_tensor(name)
+            if alpha == 1:
+                mixed = tensor
+            elif alpha == 0:
+                mixed = other.to(tensor.dtype)
+            else:
+                mixed = torch.lerp(other.float(), tensor.float(), alpha).to(tensor.dtype)
+            change = float((mixed.float() - tensor.float()).abs().max())
+            if change > report.largest_change:
+                report.largest_change, report.largest_change_in = change, key
+            report.merged.append(key)
+            tensors[key] = mixed
+    save_file(tensors, target, metadata={"format": "pt"})
