@@ -51,7 +51,7 @@ def chat_model() -> FunAudioChatForConditionalGeneration:
 def detokenizer() -> CosyVoice3Detokenizer:
     """About 50 M parameters in the official shape."""
     torch.manual_seed(0)
-    flow = Flow(FlowConfig(dim=512, depth=9, heads=8, lookahead_channels=512))
+    flow = Flow(FlowConfig(dim=512, depth=12, heads=8, lookahead_channels=512))
     hift = Hift(HiftConfig(base_channels=256, f0_channels=256))
     for model in (flow, hift):
         model.eval().requires_grad_(False)

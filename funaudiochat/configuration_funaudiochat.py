@@ -133,7 +133,15 @@ class FunAudioChatConfig(PretrainedConfig):
                 f"{folder} holds model type {fields.get('model_type')!r}, not {cls.model_type!r}; "
                 "are the folders of the language model and the detokenizer swapped?"
             )
-        return super().from_pretrained(folder, **kwargs)
+        try:
+            config = super().from_pretrained(folder, **kwargs)
+        except (TypeError, ValueError, KeyError, AttributeError) as error:
+            raise CheckpointError(
+                f"config.json in {folder} cannot be understood ({error}); download the folder "
+                "again with `funaudiochat download`"
+            ) from error
+        _check_sizes(config[0] if isinstance(config, tuple) else config, folder)
+        return config
 
     def to_dict(self) -> dict[str, Any]:
         """Fields of ``config.json``, with rope and dtype also in the form transformers 4.x reads.
@@ -151,3 +159,32 @@ class FunAudioChatConfig(PretrainedConfig):
             if part.get("dtype") is not None:
                 part["torch_dtype"] = part["dtype"]
         return fields
+
+
+_SIZES = (
+    "num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model",
+    "n_window", "output_dim", "group_size", "codebook_size",
+)
+_LARGEST_SIZE = 1 << 20  # above any real one; a damaged value must not fill the memory
+
+
+def _check_sizes(config: FunAudioChatConfig, folder: Any) -> None:
+    """Raise CheckpointError for sizes and code ids no model can be built from."""
+    audio = config.audio_config
+    wrong = [
+        f"{name} is {getattr(audio, name)!r}"
+        for name in _SIZES
+        if type(getattr(audio, name)) is not int or not 0 < getattr(audio, name) <= _LARGEST_SIZE
+    ]
+    if not wrong:
+        wrong = [
+            f"{name} is {getattr(audio, name)!r}, outside the codebook of {audio.codebook_size}"
+            for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+            if type(getattr(audio, name)) is not int
+            or not 0 <= getattr(audio, name) < audio.codebook_size
+        ]
+    if wrong:
+        raise CheckpointError(
+            f"config.json in {folder} is wrong: in audio_config {'; '.join(wrong)}. Download the "
+            "folder again with `funaudiochat download`"
+        )

@@ -268,7 +268,7 @@ class FunAudioChatDiscreteEncoder(FunAudioChatPreTrainedModel):
     def __init__(self, config: FunAudioChatAudioEncoderConfig) -> None:
         super().__init__(config)
         if config.codebook_size is None or config.pad_token_id is None:
-            raise ValueError("audio_config needs codebook_size and pad_token_id in config.json")
+            raise CheckpointError("config.json needs audio_config.codebook_size and pad_token_id")
         # Padding gets no gradient as an input, only through the tied projection.
         self.embed_tokens = nn.Embedding(
             config.codebook_size, config.output_dim, padding_idx=config.pad_token_id
@@ -330,7 +330,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         self.crq_transformer.embed_tokens = None
         self.output_matching = nn.Linear(head_width, width, bias=False)
         if config.codebook_size is None:
-            raise ValueError("audio_config needs codebook_size in config.json")
+            raise CheckpointError("config.json needs audio_config.codebook_size")
         self.lm_head = nn.Linear(width, config.codebook_size, bias=False)
         self.start_code = config.bos_token_id
         self.crq_do_sample = False
@@ -523,7 +523,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         super().__init__(config)
         audio = config.audio_config
         if audio.output_dim != config.text_config.hidden_size:
-            raise ValueError(
+            raise CheckpointError(
                 f"audio_config.output_dim is {audio.output_dim}, but the backbone is "
                 f"{config.text_config.hidden_size} wide; both must be equal in config.json"
             )
@@ -568,6 +568,11 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             raise CheckpointError(
                 f"the weights in {folder} cannot be read ({error}); a file is missing or was cut "
                 "off: download the folder again with `funaudiochat download`"
+            ) from error
+        except (TypeError, AssertionError, ZeroDivisionError) as error:
+            raise CheckpointError(
+                f"no model can be built from config.json in {folder} ({error}); download the "
+                "folder again with `funaudiochat download`"
             ) from error
         model, info = loaded
         problems = [

@@ -232,7 +232,9 @@ class FunAudioChatProcessor(ProcessorMixin):
                 )
         wave: np.ndarray | None
         if isinstance(entry, dict):
-            text, path = entry.get("token") or "", entry.get("path")
+            text, path = entry.get("token") or "", entry.get("path") or ""
+            if not isinstance(text, str) or not isinstance(path, str | Path):
+                raise AudioError("'token' and 'path' of an audio entry must be texts")
             if not text and not path:
                 raise AudioError("an audio entry holds neither 'token' nor 'path'; give one")
             wave = None
@@ -241,7 +243,10 @@ class FunAudioChatProcessor(ProcessorMixin):
             if text:
                 return wave, self.speech_tokenizer(text, add_special_tokens=False).input_ids
         else:
-            wave = np.asarray(entry, dtype=np.float32)
+            try:
+                wave = np.asarray(entry, dtype=np.float32)
+            except (TypeError, ValueError) as error:
+                raise AudioError(f"a wave must be an array of numbers: {error}") from error
             if wave.ndim != 1:
                 raise AudioError(
                     f"a wave must have the shape [samples], not {list(wave.shape)}; mix the "

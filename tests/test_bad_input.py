@@ -1,0 +1,125 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Damaged folders and hostile values: one error of ours, or it works; never another traceback."""
+
+import json
+import random
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from build_tiny_folders import MODEL, build
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
+from funaudiochat.errors import FunAudioChatError
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+
+BLANK = "<|audio_bos|><|AUDIO|><|audio_eos|>"
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("tiny"))
+
+
+def damage(path, seed: int) -> None:
+    """Cut the file, or change some bytes of its beginning, where structure is."""
+    rng = random.Random(seed)
+    data = bytearray(path.read_bytes())
+    if seed % 2:
+        del data[rng.randrange(len(data)) :]
+    else:
+        for _ in range(rng.randint(1, 8)):
+            data[rng.randrange(min(len(data), 3000))] = rng.randrange(256)
+    path.write_bytes(data)
+
+
+def load_model(folder):
+    FunAudioChatForConditionalGeneration.from_pretrained(folder)
+
+
+def load_processor(folder):
+    FunAudioChatProcessor.from_pretrained(folder)
+
+
+def load_detokenizer(folder):
+    CosyVoice3Detokenizer.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    "index, name, load",
+    [
+        (0, "config.json", load_model),
+        (0, "model.safetensors", load_model),
+        (0, "tokenizer.json", load_processor),
+        (0, "tokenizer_config.json", load_processor),
+        (0, "preprocessor_config.json", load_processor),
+        (0, "speech_tokenizer/tokenizer.json", load_processor),
+        (1, "cosyvoice3.yaml", load_detokenizer),
+        (1, "flow.pt", load_detokenizer),
+        (1, "hift.pt", load_detokenizer),
+    ],
+)
+def test_damaged_files_raise_our_error_or_load(folders, tmp_path, index, name, load):
+    refused = 0
+    for seed in range(10):
+        folder = tmp_path / str(seed)
+        shutil.copytree(folders[index], folder)
+        damage(folder / name, seed)
+        try:
+            load(folder)
+        except FunAudioChatError as error:
+            refused += 1
+            assert len(str(error)) > 20
+        shutil.rmtree(folder)
+    assert refused
+
+
+@pytest.mark.parametrize("field", ["d_model", "output_dim", "group_size", "codebook_size"])
+@pytest.mark.parametrize("value", [0, -1, None, "many", 1e9])
+def test_absurd_sizes_in_the_config_are_refused(tmp_path, field, value):
+    shutil.copytree(MODEL, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config["audio_config"][field] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(FunAudioChatError):
+        load_model(tmp_path / "model")
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),
+    max_leaves=5,
+)
+entries = st.one_of(
+    st.text(max_size=40),
+    st.builds(json.dumps, json_values),
+    st.fixed_dictionaries({}, optional={"token": json_values, "path": json_values}),
+    st.lists(st.floats(allow_nan=True, width=32), max_size=50).map(
+        lambda x: np.array(x, dtype=np.float32)
+    ),
+    st.integers(0, 3).map(lambda n: np.zeros((2,) * n)),
+    st.none(),
+    st.just(torch.zeros(3, 4)),
+)
+
+
+@settings(max_examples=150, deadline=None)
+@given(entry=entries)
+def test_any_audio_entry_is_taken_or_refused(entry):
+    processor = test_any_audio_entry_is_taken_or_refused.processor
+    try:
+        result = processor(text=BLANK, audio=[entry], return_tensors="pt")
+    except FunAudioChatError as error:
+        assert str(error)
+    else:
+        assert result["input_ids"].shape[0] == 1
+
+
+test_any_audio_entry_is_taken_or_refused.processor = FunAudioChatProcessor.from_pretrained(MODEL)
