@@ -129,22 +129,23 @@ def make_dialogues(domain: Domain, split: str, count: int, work: Path) -> None:
 
 def answer_parts(domain: Domain, counts: dict[str, int], read_aloud: int) -> dict[str, str]:
     """Every sentence the assistant has to be able to say -> ``train``, ``valid`` or ``test``."""
+
+    def said(split: str) -> list[str]:
+        dialogues = (domain.dialogue(split, i) for i in range(counts[split]))
+        messages = [m for d in dialogues for m in d.messages]
+        return [m.text for m in messages if m.role == "assistant" and m.spoken]
+
+    texts = {
+        "train": domain.answers("train")
+        + said("train")
+        + list(map(domain.read_aloud, range(read_aloud))),
+        "valid": domain.answers("valid"),
+        "test": domain.answers("test") + said("test_tool"),
+    }
     parts: dict[str, str] = {}
-    for split, count in counts.items():
-        for index in range(count):
-            for message in domain.dialogue(split, index).messages:
-                if message.role == "assistant" and message.spoken:
-                    parts.setdefault(message.text, SPLITS[split][1])
-    for part in ("train", "valid", "test"):
-        for text in domain.answers(part):
-            parts[text] = part
-    for split in ("test_tool",):  # replies to results that training never sees
-        for index in range(counts.get(split, 0)):
-            reply = domain.dialogue(split, index).messages[-1].text
-            if not any(reply in t for t in domain.answers("train")):
-                parts[reply] = "test"
-    for index in range(read_aloud):
-        parts.setdefault(domain.read_aloud(index), "train")
+    for part, sentences in texts.items():
+        for text in sentences:
+            parts.setdefault(text, part)
     return parts
 
 
