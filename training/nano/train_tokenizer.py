@@ -15,7 +15,6 @@ voices) below ``--work``, and the ONNX file to ``--output`` at the end.
 import argparse
 import json
 import logging
-import os
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from training.nano.checkpoint import restore, save
 from training.nano.data import WORK, read_jsonl
 from training.nano.features import WHISPER_HZ, WHISPER_MELS, FrameStore, read_wave, whisper_mel
 from training.nano.tokenizer import (
@@ -217,40 +217,22 @@ class Run:
             raise ValueError(
                 f"no training speech in {work}; first run python -m training.nano.data"
             )
-        saved = torch.load(self.path, weights_only=True) if self.path.exists() else None
-        self.steps = saved["steps"] if saved else steps
-        self.voices = saved["voices"] if saved else sorted({u.voice for u in self.train_set})
-        symbols = (
-            saved["phones"] if saved else sorted({p for u in self.train_set for p in u.phones})
-        )
+        self.voices = sorted({u.voice for u in self.train_set})
+        symbols = sorted({p for u in self.train_set for p in u.phones})
         self.phone_ids = {p: i for i, p in enumerate(symbols, 1)}
         torch.manual_seed(0)
         self.model = TokenizerTrainer(config, len(symbols), len(self.voices))
         self.optimizer = torch.optim.AdamW(self.model.parameters(), PEAK_RATE, weight_decay=0.01)
-        self.step, self.cpu_s, self.curve = 0, 0.0, []
-        self.epoch, self.batch = 0, 0
-        if saved:
-            self.model.load_state_dict(saved["model"])
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.step, self.cpu_s, self.curve = saved["step"], saved["cpu_s"], saved["curve"]
-            self.epoch, self.batch = saved["epoch"], saved["batch"]
-            log.info("resumed at step %d of %d", self.step, self.steps)
-
-    def save(self) -> None:
-        """Write the checkpoint and the curve in one step each."""
-        names = ("step", "steps", "cpu_s", "curve", "epoch", "batch", "voices")
-        state: dict[str, Any] = {name: getattr(self, name) for name in names}
-        state |= {"phones": list(self.phone_ids), "model": self.model.state_dict()}
-        state["optimizer"] = self.optimizer.state_dict()
-        torch.save(state, self.path.with_suffix(".partial"))
-        os.replace(self.path.with_suffix(".partial"), self.path)
-        (self.work / "tokenizer_curve.json").write_text(json.dumps(self.curve, indent=1))
+        self.state: dict[str, Any] = {
+            "step": 0, "steps": steps, "epoch": 0, "batch": 0, "cpu_s": 0.0, "curve": []
+        }  # fmt: skip
+        self.state |= restore(self.path, self.model, self.optimizer)
 
     def train_step(self, batch: list[Utterance]) -> tuple[float, float]:
         """One update; returns CTC and reconstruction loss."""
-        warm = min(1.0, (self.step + 1) / WARM_UP_STEPS)
+        warm = min(1.0, (self.state["step"] + 1) / WARM_UP_STEPS)
         for group in self.optimizer.param_groups:
-            group["lr"] = PEAK_RATE * warm * max(0.02, 1 - self.step / self.steps)
+            group["lr"] = PEAK_RATE * warm * max(0.02, 1 - self.state["step"] / self.state["steps"])
         ctc, error = self.model.losses(*collate(batch, self.phone_ids, self.voices))
         self.optimizer.zero_grad()
         (ctc + RECONSTRUCTION_WEIGHT * error).backward()
@@ -260,29 +242,33 @@ class Run:
 
     def train(self) -> None:
         """Train to the end of the schedule."""
+        state, steps = self.state, self.state["steps"]
         recent: list[tuple[float, float]] = []
-        while self.step < self.steps:
-            todo = list(batches(self.train_set, self.epoch))[self.batch :]
-            for batch in todo[: self.steps - self.step]:
+        while state["step"] < steps:
+            todo = list(batches(self.train_set, state["epoch"]))[state["batch"] :]
+            for batch in todo[: steps - state["step"]]:
                 started = time.process_time()
                 recent.append(self.train_step(batch))
-                self.step, self.batch = self.step + 1, self.batch + 1
-                self.cpu_s += time.process_time() - started
-                if self.step % 100 == 0:
+                state["step"], state["batch"] = state["step"] + 1, state["batch"] + 1
+                state["cpu_s"] += time.process_time() - started
+                last = state["step"] == steps
+                if state["step"] % 100 == 0 or last:
                     ctc, error = (sum(x) / len(recent) for x in zip(*recent, strict=True))
-                    log.info(
-                        "step %d: ctc %.3f mel %.4f cpu %.0f s", self.step, ctc, error, self.cpu_s
-                    )
-                    point = {"ctc": round(ctc, 4), "mel_l1": round(error, 4)}
-                    self.curve.append({"step": self.step, "cpu_s": round(self.cpu_s)} | point)
+                    self._note({"ctc": round(ctc, 4), "mel_l1": round(error, 4)})
                     recent = []
-                if self.step % EVALUATE_EVERY == 0 or self.step == self.steps:
-                    scores = evaluate(self.model, self.utterances, self.phone_ids, self.voices)
-                    self.curve.append({"step": self.step, "cpu_s": round(self.cpu_s)} | scores)
-                    log.info("%s", {n: s["phone_error_percent"] for n, s in scores.items()})
-                if self.step % SAVE_EVERY == 0 or self.step == self.steps:
-                    self.save()
-            self.epoch, self.batch = self.epoch + 1, 0
+                if state["step"] % EVALUATE_EVERY == 0 or last:
+                    self._note(evaluate(self.model, self.utterances, self.phone_ids, self.voices))
+                if state["step"] % SAVE_EVERY == 0 or last:
+                    save(self.path, self.model, self.optimizer, state)
+                    curve = json.dumps(state["curve"], indent=1)
+                    (self.work / "tokenizer_curve.json").write_text(curve)
+            state["epoch"], state["batch"] = state["epoch"] + 1, 0
+
+    def _note(self, values: dict[str, Any]) -> None:
+        """Add a point to the curve."""
+        point = {"step": self.state["step"], "cpu_s": round(self.state["cpu_s"]), **values}
+        log.info("%s", point)
+        self.state["curve"].append(point)
 
 
 def plot(curve: list[dict[str, Any]], path: Path) -> None:
@@ -316,7 +302,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     run = Run(args.work, args.steps, TokenizerConfig())
     run.train()
-    plot(run.curve, args.work / "tokenizer_curve.png")
+    plot(run.state["curve"], args.work / "tokenizer_curve.png")
     export_onnx(run.model.tokenizer, args.output)
     log.info("wrote %s", args.output)
 

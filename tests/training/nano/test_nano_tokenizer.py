@@ -110,7 +110,7 @@ def test_training_lowers_the_loss_and_resumes_with_the_same_weights(two_sentence
     last = run.train_step(batch)
     assert last[0] < 0.7 * first[0] and last[1] < 0.7 * first[1]
     resumed = Run(two_sentences, 999, config)
-    assert (resumed.step, resumed.steps) == (40, 40)
+    assert (resumed.state["step"], resumed.state["steps"]) == (40, 40)
     saved = torch.load(two_sentences / "tokenizer.pt", weights_only=True)["model"]
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, saved[name]), name
