@@ -30,7 +30,7 @@ from training.nano.features import (
     vocoder_mel,
 )
 
-MEL_MEAN, MEL_SCALE = -5.5, 2.2
+MEL_MEAN, MEL_SCALE = -4.0, 2.0
 
 
 def normalize_mel(mel: Tensor) -> Tensor:
