@@ -148,7 +148,7 @@ def train(work: Path, steps: int) -> Flow:
             optimizer.step()
             state["step"] = step = step + 1
             state["cpu_s"] += time.process_time() - started
-            recent.append(float(loss))
+            recent.append(float(loss.detach()))
             last = step == state["steps"]
             if step % SAVE_EVERY == 0 or last:
                 point = {"step": step, "cpu_s": round(state["cpu_s"]), "regression": regressing}

@@ -7,9 +7,9 @@
     python -m training.nano.train_tokenizer --steps 500 --work /tmp/try
 
 Two branches that are not shipped read the eight quantized digits: one predicts phones (CTC), the
-other the mel spectrogram, given the voice. Writes ``tokenizer.pt`` (checkpoint), and
-``tokenizer_curve.json`` and ``.png`` (losses; phone error rates on held-out answers, wordings and
-voices) below ``--work``, and the ONNX file to ``--output`` at the end.
+other the mel spectrogram, given the voice. Writes ``tokenizer.pt`` (checkpoint) and
+``tokenizer_curve.json`` (losses; phone error rates on held-out answers, wordings and voices) below
+``--work``, and the ONNX file to ``--output`` at the end.
 """
 
 import argparse
@@ -194,7 +194,7 @@ def evaluate(
         result[name] = {
             "phone_error_percent": round(100 * jiwer.cer([u.phones for u in chosen], heard), 2),
             "codes_used": len(used),
-            "mel_l1": round(error, 4),
+            "reconstruction_l1": round(error, 4),
             "utterances": len(chosen),
         }
     model.train()
@@ -271,25 +271,6 @@ class Run:
         self.state["curve"].append(point)
 
 
-def plot(curve: list[dict[str, Any]], path: Path) -> None:
-    """Draw phone error rates of the held-out sets over the CPU time."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    points = [p for p in curve if "ctc" not in p]
-    figure, axis = pyplot.subplots(figsize=(7, 4))
-    for name in [n for n in points[-1] if n not in ("step", "cpu_s")]:
-        rates = [p[name]["phone_error_percent"] for p in points]
-        axis.plot([p["cpu_s"] / 60 for p in points], rates, marker=".", label=name)
-    axis.set(xlabel="CPU minutes", ylabel="phone errors, %", yscale="log", title="Speech tokenizer")
-    axis.grid(alpha=0.3, which="both")
-    axis.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=100)
-
-
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Train the speech tokenizer.")
@@ -302,7 +283,6 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     run = Run(args.work, args.steps, TokenizerConfig())
     run.train()
-    plot(run.state["curve"], args.work / "tokenizer_curve.png")
     export_onnx(run.model.tokenizer, args.output)
     log.info("wrote %s", args.output)
 

