@@ -1,0 +1,74 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Draw the learning curves of all runs.
+
+    python -m training.nano.curves                     # to training/nano/curves
+
+Copies every ``*_curve.json`` of the work folder and draws it: losses of training on the left,
+what was measured on held-out data on the right, over CPU minutes.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from training.nano.data import WORK
+
+FOLDER = Path(__file__).with_name("curves")
+_NOT_DRAWN = {"step", "cpu_s", "utterances", "codes_used", "reconstruction_l1", "regression"}
+
+
+def series(curve: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+    """Name of a value, nested ones as ``group/name`` -> its (CPU minutes, value) points."""
+    found: dict[str, list[tuple[float, float]]] = {}
+
+    def add(name: str, value: Any, minutes: float) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                if key not in _NOT_DRAWN:
+                    add(f"{name}/{key}" if name else key, inner, minutes)
+        else:
+            found.setdefault(name, []).append((minutes, value))
+
+    for point in curve:
+        add("", point, point["cpu_s"] / 60)
+    return found
+
+
+def draw(curve: list[dict[str, Any]], title: str, path: Path) -> None:
+    """Write the picture of one run."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    for name, points in series(curve).items():
+        axis = axes[1 if "/" in name else 0]
+        axis.plot(*zip(*points, strict=True), marker="." if "/" in name else None, label=name)
+    for axis, text in zip(axes, ("training", "held out"), strict=True):
+        axis.set(xlabel="CPU minutes", yscale="log", title=f"{title}, {text}")
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Draw the learning curves.")
+    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    for path in sorted(args.work.glob("*_curve.json")):
+        name = path.stem.removesuffix("_curve")
+        (args.output / f"{name}.json").write_text(path.read_text())
+        draw(json.loads(path.read_text()), name, args.output / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()

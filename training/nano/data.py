@@ -1,0 +1,204 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Make Nano's data: spoken questions of all splits and the assistant's spoken answers.
+
+    python -m training.nano.data                       # everything, about 25 minutes of one core
+    python -m training.nano.data --train 2000          # a smaller training split; raise it later
+    python -m training.nano.data --only answers
+
+Writes below ``--work``: ``dialogues/SPLIT.jsonl`` (one dialogue a line; spoken user messages have
+``audio``, ``voice``, ``phones``, ``seconds``, ``scene``), ``answers.jsonl`` (one spoken sentence of
+an answer voice a line) and FLAC files. A line is written after its sound, so an interrupted run
+goes on where it stopped, and a line stands for a finished item.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from training.nano.domain import SPLITS, Dialogue, Domain, unit_hash
+from training.nano.rooms import Scene
+from training.nano.voices import (
+    ANSWER_HZ,
+    HELD_OUT_VOICES,
+    QUESTION_HZ,
+    TRAINING_VOICES,
+    VOICES,
+    phones,
+    speak,
+)
+
+log = logging.getLogger(__name__)
+
+WORK = Path(__file__).with_name("work")
+SAMPLES_PER_CODE = 960  # at 24 kHz
+HELD_OUT_SIZE = 300  # dialogues of every split but training
+JOE_SHARE = 0.25  # of the sentences also spoken by the second answer voice
+
+
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
+    """Records of a JSON-lines file without a half-written last line; none if it is missing."""
+    if not path.exists():
+        return []
+    text = path.read_text(encoding="utf-8")
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def write_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
+    """Replace a JSON-lines file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    with partial.open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+    partial.replace(path)
+
+
+def _append(path: Path, todo: Iterator[dict[str, Any]]) -> None:
+    """Append records as they come, each line whole on disk before the next is made."""
+    with path.open("a", encoding="utf-8") as file:
+        for count, record in enumerate(todo, 1):
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+            file.flush()
+            if count % 500 == 0:
+                log.info("%s: %d more", path.name, count)
+
+
+def _reopen(path: Path) -> list[dict[str, Any]]:
+    """Finished records of an interrupted file, which is cut back to them."""
+    records = read_jsonl(path)
+    write_jsonl(path, records)
+    return records
+
+
+def render_question(text: str, voice: str, path: Path, rng: Random) -> dict[str, Any]:
+    """Say and record one question; returns its fields for the manifest.
+
+    Training voices speak at many paces and sizes of the vocal tract; held-out voices as they are.
+    """
+    trained = bool(VOICES[voice].weight)
+    speed = rng.uniform(0.85, 1.15)
+    warp = 2 ** rng.uniform(-0.25, 0.25) if trained and rng.random() < 0.7 else 1.0
+    scene = Scene.draw(rng)
+    wave = scene.record(speak(text, voice, QUESTION_HZ, rng, speed, warp), QUESTION_HZ)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, wave, QUESTION_HZ)
+    return {
+        "voice": voice,
+        "phones": "".join(phones(text)),
+        "seconds": round(len(wave) / QUESTION_HZ, 3),
+        "speed": round(speed, 3),
+        "warp": round(warp, 3),
+        "scene": scene.as_record(),
+    }
+
+
+def render_dialogue(dialogue: Dialogue, work: Path, seed: int) -> dict[str, Any]:
+    """Give every spoken user message of a dialogue its sound, in one voice."""
+    rng = Random(f"{seed}/sound/{dialogue.split}/{dialogue.index}")
+    if dialogue.split == "test_voice":
+        voice = rng.choice(HELD_OUT_VOICES)
+    else:
+        voice = rng.choices(TRAINING_VOICES, [VOICES[v].weight for v in TRAINING_VOICES])[0]
+    record = dialogue.as_record()
+    for turn, message in enumerate(record["messages"]):
+        if message["role"] == "user":
+            folder = f"questions/{dialogue.split}/{dialogue.index // 1000:03d}"
+            message["audio"] = f"{folder}/{dialogue.index:06d}-{turn}.flac"
+            message |= render_question(message["text"], voice, work / message["audio"], rng)
+    return record
+
+
+def make_dialogues(domain: Domain, split: str, count: int, work: Path) -> None:
+    """Render the dialogues 0 .. count-1 of a split that are not there yet."""
+    path = work / "dialogues" / f"{split}.jsonl"
+    done = len(_reopen(path))
+    log.info("%s: %d of %d dialogues exist", split, done, count)
+    _append(
+        path,
+        (render_dialogue(domain.dialogue(split, i), work, domain.seed) for i in range(done, count)),
+    )
+
+
+def answer_parts(domain: Domain, counts: dict[str, int], read_aloud: int) -> dict[str, str]:
+    """Every sentence the assistant has to be able to say -> ``train``, ``valid`` or ``test``."""
+
+    def said(split: str) -> list[str]:
+        dialogues = (domain.dialogue(split, i) for i in range(counts[split]))
+        messages = [m for d in dialogues for m in d.messages]
+        return [m.text for m in messages if m.role == "assistant" and m.spoken]
+
+    texts = {
+        "train": domain.answers("train")
+        + said("train")
+        + list(map(domain.read_aloud, range(read_aloud))),
+        "valid": domain.answers("valid"),
+        "test": domain.answers("test") + said("test_tool"),
+    }
+    parts: dict[str, str] = {}
+    for part, sentences in texts.items():
+        for text in sentences:
+            parts.setdefault(text, part)
+    return parts
+
+
+def render_answer(text: str, part: str, voice: str, work: Path) -> dict[str, Any]:
+    """Say one answer at 24 kHz, padded to whole codes; returns its manifest record."""
+    rng = Random(f"{voice}/{text}")
+    wave = speak(text, voice, ANSWER_HZ, rng)
+    wave = np.pad(wave * (0.6 / np.abs(wave).max()), (0, -len(wave) % SAMPLES_PER_CODE))
+    name = f"{int(unit_hash(text) * 2**53):014x}"
+    audio = f"answers/{voice}/{name[:1]}/{name}.flac"
+    (work / audio).parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(work / audio, wave, ANSWER_HZ)
+    return {
+        "id": f"{voice}-{name}",
+        "part": part,
+        "voice": voice,
+        "text": text,
+        "phones": "".join(phones(text)),
+        "audio": audio,
+        "seconds": len(wave) / ANSWER_HZ,
+    }
+
+
+def make_answers(domain: Domain, counts: dict[str, int], read_aloud: int, work: Path) -> None:
+    """Render what is missing: everything by the first answer voice, a share by the second."""
+    path = work / "answers.jsonl"
+    done = {(r["voice"], r["text"]) for r in _reopen(path)}
+    parts = answer_parts(domain, counts, read_aloud)
+    todo = [("heart", t) for t in parts]
+    todo += [("joe", t) for t in parts if unit_hash("joe", t) < JOE_SHARE]
+    todo = [item for item in todo if item not in done]
+    log.info("answers: %d exist, %d to make", len(done), len(todo))
+    _append(path, (render_answer(t, parts[t], v, work) for v, t in todo))
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Make Nano's dialogues and speech.")
+    parser.add_argument("--work", type=Path, default=WORK, help="output folder")
+    parser.add_argument("--train", type=int, default=16000, help="training dialogues")
+    parser.add_argument("--read-aloud", type=int, default=2500, help="further sentences")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", choices=["answers", *SPLITS], help="make one part")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    domain = Domain(seed=args.seed)
+    counts = {split: HELD_OUT_SIZE for split in SPLITS} | {"train": args.train}
+    if args.only in (None, "answers"):
+        make_answers(domain, counts, args.read_aloud, args.work)
+    for split, count in reversed(counts.items()):
+        if args.only in (None, split):
+            make_dialogues(domain, split, count, args.work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,64 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Give every spoken answer its codes.
+
+    python -m training.nano.encode
+
+Adds ``codes`` (25 a second) to every line of ``answers.jsonl``, by the exported tokenizer. Codes
+of another tokenizer are replaced: the file's hash is kept beside the manifest.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from onnxruntime import InferenceSession, SessionOptions
+
+from training.nano.data import WORK, read_jsonl, write_jsonl
+from training.nano.features import WHISPER_HZ, read_wave, whisper_mel
+from training.nano.train_tokenizer import OUTPUT
+
+log = logging.getLogger(__name__)
+
+
+def open_tokenizer(path: Path) -> InferenceSession:
+    """The exported tokenizer on one thread."""
+    options = SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def encode(session: InferenceSession, path: Path) -> list[int]:
+    """Codes of a sound file."""
+    mel = whisper_mel(read_wave(path, WHISPER_HZ))[None].numpy()
+    feats, length = session.get_inputs()
+    inputs = {feats.name: mel, length.name: np.array([mel.shape[2]], np.int32)}
+    return session.run(None, inputs)[0].flatten().tolist()
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Add codes to the answers' manifest.")
+    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
+    parser.add_argument("--tokenizer", type=Path, default=OUTPUT, help="ONNX file")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    manifest, stamp = args.work / "answers.jsonl", args.work / "answers.tokenizer"
+    digest = hashlib.sha256(args.tokenizer.read_bytes()).hexdigest()
+    current = stamp.exists() and stamp.read_text() == digest
+    session, records = open_tokenizer(args.tokenizer), read_jsonl(manifest)
+    for record in records:
+        if not (current and "codes" in record):
+            record["codes"] = encode(session, args.work / record["audio"])
+    write_jsonl(manifest, records)
+    stamp.write_text(digest)
+    used = {code for record in records for code in record["codes"]}
+    log.info("%s", json.dumps({"answers": len(records), "codes_used": len(used)}))
+
+
+if __name__ == "__main__":
+    main()

