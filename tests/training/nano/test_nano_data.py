@@ -73,7 +73,7 @@ def test_interrupted_synthesis_goes_on_where_it_stopped(tmp_path: Path) -> None:
     for record in records:
         user = record["messages"][0]
         wave, rate = soundfile.read(tmp_path / "twice" / user["audio"])
-        assert rate == 16000 and len(wave) == round(user["seconds"] * rate)
+        assert rate == 16000 and len(wave) / rate == pytest.approx(user["seconds"], abs=1e-3)
         assert user["voice"] in HELD_OUT_VOICES and user["voice"] not in TRAINING_VOICES
         assert len(user["phones"]) > 3
 
