@@ -48,7 +48,7 @@ class FunAudioChatOutput(ModelOutput):
         speech_logits: [B, L*G, C], None when the head did not run.
         last_hidden_state: [B, L, H] after the backbone's final norm.
         inputs_embeds: [B, L, H] merged backbone input.
-        past_key_values: backbone cache.
+        cache: of the backbone, None without one; ``past_key_values`` is its older name.
     """
 
     loss: Tensor | None = None
@@ -58,7 +58,12 @@ class FunAudioChatOutput(ModelOutput):
     speech_logits: Tensor | None = None
     last_hidden_state: Tensor | None = None
     inputs_embeds: Tensor | None = None
-    past_key_values: Any = None
+    # transformers 5.24 gave this field its new name and renames it in every output class.
+    cache: Any = None
+
+    @property
+    def past_key_values(self) -> Any:
+        return self.cache
 
 
 @dataclass
@@ -674,7 +679,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 feature_attention_mask, feature_exist_mask, text_ids, text_attention_mask,
             )
             inputs_embeds, text_embeds = merged.inputs_embeds, merged.text_embeds
-        cache = None
+        cache = past_key_values
+        if use_cache and cache is None:
+            cache = DynamicCache()
         if attention_mask is not None:
             attention_mask = _sample_ids(attention_mask)
         if attention_mask is not None and _is_packed(attention_mask):
@@ -684,16 +691,16 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 inputs_embeds=inputs_embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
-                past_key_values=past_key_values,
+                past_key_values=cache,
                 use_cache=use_cache,
             )
-            hidden, cache = backbone.last_hidden_state, backbone.past_key_values
+            hidden = backbone.last_hidden_state
         logits = self.language_model.lm_head(hidden)
         output = FunAudioChatOutput(
             logits=logits,
             last_hidden_state=hidden,
             inputs_embeds=inputs_embeds,
-            past_key_values=cache,
+            cache=cache,
         )
         speech_labels = None
         if labels is not None:
