@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from funaudiochat.cosyvoice3.checkpoint import load_flow, load_hift, read_settings
-from funaudiochat.cosyvoice3.flow import NOISE_FRAMES, ChunkSchedule, Flow, FlowState
-from funaudiochat.cosyvoice3.hift import F0_LEFT_FRAMES, F0_RIGHT_FRAMES, Hift
+from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowState
+from funaudiochat.cosyvoice3.hift import F0_LEFT_FRAMES, F0_RIGHT_FRAMES, Hift, exact_dtype
 from funaudiochat.errors import VoiceError
 
+NOISE_FRAMES = 15000
 SEGMENT_CODES = 750
 SHORTEST_SEGMENT_CODES = 50
 
@@ -63,8 +63,8 @@ class VocoderState:
 
     mel: Tensor  # [1, M, L] from frame `start` on
     source: Tensor  # [1, 1, S] from frame `start` on
-    phase: Tensor  # double [harmonics + 1]
-    rows: Any  # UniformRows
+    rows: UniformRows
+    turns: Tensor | None = None  # of the source's phase, [1, harmonics + 1]
     start: int = 0
     source_frames: int = 0
     emitted_frames: int = 0
@@ -75,7 +75,7 @@ class DetokenizerState:
     """One running reply."""
 
     vocoder: VocoderState
-    flow: FlowState = field(default_factory=FlowState)
+    flow: FlowState
     pending: list[int] = field(default_factory=list)
     chunks: int = 0
     finished: bool = False
@@ -100,19 +100,21 @@ class CosyVoice3Detokenizer:
     """Flow and vocoder of one folder.
 
     Args:
-        flow, hift: loaded models, on one device.
+        flow, hift: loaded models, on one device; the flow is frozen for use.
+        flow_dtype: of the flow's estimator.
     """
 
     code_rate_hz = 25
 
-    def __init__(self, flow: Flow, hift: Hift) -> None:
+    def __init__(
+        self, flow: Flow, hift: Hift, flow_dtype: torch.dtype = torch.float32
+    ) -> None:
         self.flow, self.hift = flow, hift
         self.sample_rate_hz = hift.config.sample_rate_hz
         self.device = next(hift.parameters()).device
-        # F0 errors add up in the phase; MPS has no double precision.
-        hift.f0_predictor.to(torch.float32 if self.device.type == "mps" else torch.float64)
-        flow.prepare()
+        hift.f0_predictor.to(exact_dtype(self.device))
         noise, self._rows_state = draw_noise(flow, hift)
+        flow.freeze(flow_dtype)
         self._noise = noise.to(self.device)
 
     @classmethod
@@ -125,14 +127,14 @@ class CosyVoice3Detokenizer:
         """Load an official folder.
 
         Args:
-            flow_dtype: of the flow; the vocoder stays in float32.
+            flow_dtype: of the flow's estimator; the rest stays in float32.
 
         Raises:
             CheckpointError: something is missing, damaged or does not fit; the message says what.
         """
-        flow_config, hift_config = read_settings(Path(folder))
-        flow = load_flow(Path(folder), flow_config).to(device, flow_dtype)
-        return cls(flow, load_hift(Path(folder), hift_config).to(device))
+        flow_config, hift_config = read_settings(folder)
+        flow = load_flow(folder, flow_config).to(device)
+        return cls(flow, load_hift(folder, hift_config).to(device), flow_dtype)
 
     @torch.no_grad()
     def decode(
@@ -180,13 +182,10 @@ class CosyVoice3Detokenizer:
 
     def vocoder_state(self) -> VocoderState:
         """State of a reply that has not begun."""
-        width = self.hift.config.harmonics + 1
-        double = torch.float32 if self.device.type == "mps" else torch.float64
         return VocoderState(
             mel=torch.zeros(1, self.hift.config.mel_bins, 0, device=self.device),
             source=torch.zeros(1, 1, 0, device=self.device),
-            phase=torch.zeros(width, dtype=double, device=self.device),
-            rows=UniformRows(self._rows_state, width),
+            rows=UniformRows(self._rows_state, self.hift.config.harmonics + 1),
         )
 
     @torch.no_grad()
@@ -206,7 +205,7 @@ class CosyVoice3Detokenizer:
             seen = state.mel[:, :, left - state.start :].to(precise)
             f0 = self.hift.f0_predictor(seen, final)[:, state.source_frames - left :]
             rows = state.rows.take(f0.shape[1] * size).to(self.device)
-            source, state.phase = self.hift.source(f0.float(), rows, state.phase)
+            source, state.turns = self.hift.source(f0.float(), rows[None], state.turns)
             state.source = torch.cat([state.source, source], dim=2)
             state.source_frames = usable
         ready = total if final else total - config.held_frames
@@ -251,7 +250,7 @@ class CosyVoice3Detokenizer:
                 f"a voice is {size} finite numbers, not all zero; this one has {vector.numel()}. "
                 "Make one with `funaudiochat voices add NAME prompt.wav`"
             )
-        return vector[None].to(self.device, self.flow.spk_embed_affine_layer.weight.dtype)
+        return vector[None].to(self.device)
 
 
 class DetokenizerStream:
@@ -270,7 +269,11 @@ class DetokenizerStream:
         self._embedding = detokenizer._embedding(speaker)
         with torch.no_grad():
             self._speaker = detokenizer.flow.speaker(self._embedding)
-        self.state = DetokenizerState(vocoder=detokenizer.vocoder_state())
+        self.state = DetokenizerState(
+            detokenizer.vocoder_state(),
+            # Without a mask nothing is computed before the end, and no cache is kept.
+            FlowState() if schedule is None else detokenizer.flow.new_state(schedule),
+        )
 
     def push(self, codes: Sequence[int] | Tensor) -> Tensor:
         """The next codes [T], possibly none -> samples [S] that became ready, possibly none."""
@@ -313,7 +316,6 @@ class DetokenizerStream:
             torch.tensor([seen], device=self._detokenizer.device),
             self._speaker,
             self._detokenizer._columns(state.flow.frames, frames),
-            self._schedule,
         )
         del state.pending[:count]
         state.chunks += 1

@@ -1,27 +1,32 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Flow matching from speech codes to mel: conditioning, the DiT and its Euler solver.
+"""Flow matching from speech codes to mel: conditioning, Euler solver, chunk by chunk, training.
 
-Shapes: ``B`` rows, ``T`` codes (25 Hz), ``L`` mel frames (50 Hz), ``M`` mel bins (80), ``D`` width
-of the DiT. Module names are those of the checkpoint's keys.
+Shapes: ``B`` rows, ``T`` codes (25 Hz), ``L`` mel frames (50 Hz), ``M`` mel bins (80). Module
+names are those of the checkpoint's keys.
 """
 
+from __future__ import annotations
+
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-NOISE_FRAMES = 15000
-_CONV_POSITION_CONTEXT_FRAMES = 30
+from funaudiochat.cosyvoice3.dit import CONV_GROUPS, DiT, StepCache
 
 
 @dataclass(frozen=True)
 class FlowConfig:
-    """Sizes and settings; the defaults are those of the official checkpoint."""
+    """Sizes and settings; the defaults are those of the official checkpoint.
+
+    ``solver_steps`` and ``temperature`` (scale of the start noise) are ours: the official yaml
+    lacks them, and their defaults are what the original does.
+    """
 
     vocab_size: int = 6561
     mel_bins: int = 80
@@ -36,7 +41,19 @@ class FlowConfig:
     ff_mult: int = 2
     chunk_frames: int = 50
     guidance_rate: float = 0.7
+    dropped_condition_rate: float = 0.2
+    sigma_min: float = 1e-6
     solver_steps: int = 10
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, int) and value < 1:
+                raise ValueError(f"{name} is {value}, not a positive number")
+        if self.dim % CONV_GROUPS:
+            raise ValueError(f"the estimator's dim {self.dim} is no multiple of {CONV_GROUPS}")
+        if self.dim_head % 2:
+            raise ValueError(f"dim_head {self.dim_head} is odd; rotation needs pairs of channels")
 
 
 @dataclass(frozen=True)
@@ -56,15 +73,18 @@ class ChunkSchedule:
     left_limit_codes: int | None = 100
 
     def __post_init__(self) -> None:
-        if min(self.first_codes, self.max_codes) < 1 or self.growth < 1:
-            raise ValueError("chunks need at least one code and a growth of at least 1")
+        if min(self.first_codes, self.max_codes) < 1 or not 1 <= self.growth < float("inf"):
+            raise ValueError("chunks need at least one code and a finite growth of at least 1")
         if self.left_limit_codes is not None and self.left_limit_codes < 0:
             raise ValueError("left_limit_codes must be None or at least 0")
 
     def chunk_codes(self, index: int) -> int:
         """Length of the chunk with this index."""
+        growing = 0.0
+        if self.growth > 1 and self.max_codes > self.first_codes:
+            growing = math.log(self.max_codes / self.first_codes) / math.log(self.growth)
         # The exponent is bounded so that long replies cannot overflow the power.
-        grown = self.first_codes * self.growth ** min(index, 64)
+        grown = self.first_codes * self.growth ** min(index, math.ceil(growing))
         return int(min(grown, self.max_codes))
 
     def mask(self, frames: int, frames_per_code: int = 2) -> Tensor:
@@ -79,223 +99,6 @@ class ChunkSchedule:
             allowed[start:stop, left:stop] = True
             start, index = stop, index + 1
         return allowed
-
-
-@dataclass
-class LayerCache:
-    """Keys and values [B, L, D] of the frames a later chunk may see."""
-
-    key: Tensor
-    value: Tensor
-
-
-@dataclass
-class StepCache:
-    """What one solver step keeps between chunks."""
-
-    conv_inputs: list[Tensor] = field(default_factory=list)  # [B, D, 30] of both convolutions
-    layers: list[LayerCache] = field(default_factory=list)
-
-
-class _TimeEmbedding(nn.Module):
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.time_mlp: Any = nn.Sequential(nn.Linear(256, dim), nn.SiLU(), nn.Linear(dim, dim))
-
-    def forward(self, t: Tensor) -> Tensor:
-        """[B] in 0..1 -> [B, D]."""
-        half = 128
-        exponent = torch.arange(half, dtype=torch.float32, device=t.device) / (half - 1)
-        angles = 1000 * t[:, None] * torch.exp(-math.log(10000) * exponent)
-        table = torch.cat([angles.sin(), angles.cos()], dim=1)
-        return self.time_mlp(table.to(self.time_mlp[0].weight))
-
-
-class _ConvPosition(nn.Module):
-    """Two causal grouped convolutions that give the frames their order."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        kernel = _CONV_POSITION_CONTEXT_FRAMES + 1
-        self.conv1 = nn.Sequential(nn.Conv1d(dim, dim, kernel, groups=16), nn.Mish())
-        self.conv2 = nn.Sequential(nn.Conv1d(dim, dim, kernel, groups=16), nn.Mish())
-
-    def forward(self, hidden: Tensor, cache: StepCache | None) -> Tensor:
-        """[B, L, D] -> [B, L, D]."""
-        hidden = hidden.transpose(1, 2)
-        kept = []
-        for index, conv in enumerate((self.conv1, self.conv2)):
-            if cache is not None and cache.conv_inputs:
-                hidden = torch.cat([cache.conv_inputs[index], hidden], dim=2)
-            else:
-                hidden = F.pad(hidden, (_CONV_POSITION_CONTEXT_FRAMES, 0))
-            kept.append(hidden[:, :, -_CONV_POSITION_CONTEXT_FRAMES:])
-            hidden = conv(hidden)
-        if cache is not None:
-            cache.conv_inputs = kept
-        return hidden.transpose(1, 2)
-
-
-class _InputEmbedding(nn.Module):
-    def __init__(self, config: FlowConfig) -> None:
-        super().__init__()
-        self.proj = nn.Linear(4 * config.mel_bins, config.dim)
-        self.conv_pos_embed = _ConvPosition(config.dim)
-
-
-class _Modulation(nn.Module):
-    def __init__(self, dim: int, parts: int) -> None:
-        super().__init__()
-        self.linear = nn.Linear(dim, parts * dim)
-
-
-class _Attention(nn.Module):
-    def __init__(self, config: FlowConfig) -> None:
-        super().__init__()
-        inner = config.heads * config.dim_head
-        self.heads, self.dim_head = config.heads, config.dim_head
-        self.to_q = nn.Linear(config.dim, inner)
-        self.to_k = nn.Linear(config.dim, inner)
-        self.to_v = nn.Linear(config.dim, inner)
-        self.to_out = nn.Sequential(nn.Linear(inner, config.dim))
-
-    def forward(
-        self,
-        hidden: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        cache: LayerCache | None,
-    ) -> Tensor:
-        """[B, L, D] -> [B, L, D]; the cache's frames stand before those given."""
-        query = _rotate(self.to_q(hidden), rotary, self.dim_head)
-        key = _rotate(self.to_k(hidden), rotary, self.dim_head)
-        value = self.to_v(hidden)
-        if cache is not None:
-            key = cache.key = torch.cat([cache.key, key], dim=1)
-            value = cache.value = torch.cat([cache.value, value], dim=1)
-        query, key, value = (
-            x.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2)
-            for x in (query, key, value)
-        )
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.to_out(out.transpose(1, 2).flatten(2))
-
-
-def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor], width: int) -> Tensor:
-    """Rotate channels 2k and 2k+1 of the first head only: the checkpoint was trained so.
-
-    The original turns the rows before it splits them into heads, so the other heads know no
-    positions.
-    """
-    cos, sin = rotary
-    first = x[..., :width]
-    turned = torch.stack([-first[..., 1::2], first[..., ::2]], dim=-1).flatten(-2)
-    return torch.cat([(first * cos + turned * sin).to(x.dtype), x[..., width:]], dim=-1)
-
-
-class _Block(nn.Module):
-    def __init__(self, config: FlowConfig) -> None:
-        super().__init__()
-        dim, inner = config.dim, config.dim * config.ff_mult
-        self.attn_norm = _Modulation(dim, 6)
-        self.attn = _Attention(config)
-        self.ff: Any = nn.Module()
-        self.ff.ff = nn.Sequential(
-            nn.Sequential(nn.Linear(dim, inner), nn.GELU("tanh")),
-            nn.Identity(),
-            nn.Linear(inner, dim),
-        )
-
-    def forward(
-        self,
-        hidden: Tensor,
-        modulation: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        valid: Tensor | None,
-        cache: LayerCache | None,
-    ) -> Tensor:
-        """hidden [B, L, D], modulation [B or 1, 1, 6*D] -> [B, L, D]."""
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.chunk(6, dim=-1)
-        attended = self.attn(_norm(hidden) * (1 + scale_a) + shift_a, rotary, mask, cache)
-        if valid is not None:
-            attended = attended.masked_fill(~valid[..., None], 0)
-        hidden = hidden + gate_a * attended
-        return hidden + gate_f * self.ff.ff(_norm(hidden) * (1 + scale_f) + shift_f)
-
-
-def _norm(hidden: Tensor) -> Tensor:
-    return F.layer_norm(hidden, hidden.shape[-1:], eps=1e-6)
-
-
-class DiT(nn.Module):
-    """Velocity estimator: a diffusion transformer with adaptive layer norm."""
-
-    def __init__(self, config: FlowConfig) -> None:
-        super().__init__()
-        self.time_embed = _TimeEmbedding(config.dim)
-        self.input_embed = _InputEmbedding(config)
-        self.rotary_embed: Any = nn.Module()
-        exponent = torch.arange(0, config.dim_head, 2).float() / config.dim_head
-        self.rotary_embed.register_buffer("inv_freq", 10000.0**-exponent)
-        self.transformer_blocks: Any = nn.ModuleList(_Block(config) for _ in range(config.depth))
-        self.norm_out = _Modulation(config.dim, 2)
-        self.proj_out = nn.Linear(config.dim, config.mel_bins)
-
-    def modulations(self, t: Tensor) -> list[Tensor]:
-        """Modulation of every block [B, 1, 6*D] and, last, of the output [B, 1, 2*D] at times t.
-
-        They depend on nothing else, so a solver with fixed times computes them once.
-        """
-        time = F.silu(self.time_embed(t))[:, None]
-        return [b.attn_norm.linear(time) for b in self.transformer_blocks] + [
-            self.norm_out.linear(time)
-        ]
-
-    def forward(
-        self,
-        x: Tensor,
-        cond: Tensor,
-        mu: Tensor,
-        speaker: Tensor,
-        modulations: list[Tensor],
-        mask: Tensor | None = None,
-        valid: Tensor | None = None,
-        cache: StepCache | None = None,
-        offset_frames: int = 0,
-    ) -> Tensor:
-        """Estimate the velocity.
-
-        Args:
-            x, cond, mu: [B, L, M]; speaker: [B, M].
-            modulations: of :meth:`modulations`.
-            mask: bool [L, L] or [B, 1, L, L], which frames see which; None for all.
-            valid: bool [B, L], false where a row is padded.
-            cache: of the frames before; extended in place.
-            offset_frames: position of the first frame.
-
-        Returns:
-            [B, L, M].
-        """
-        if valid is not None:
-            keys = valid[:, None, None, :]
-            mask = keys if mask is None else mask & keys
-        speakers = speaker[:, None].expand(-1, x.shape[1], -1)
-        hidden = self.input_embed.proj(torch.cat([x, cond, mu, speakers], dim=-1))
-        hidden = hidden + self.input_embed.conv_pos_embed(hidden, cache)
-        positions = torch.arange(x.shape[1], device=x.device) + offset_frames
-        angles = positions[:, None] * self.rotary_embed.inv_freq.float()
-        angles = angles.repeat_interleave(2, dim=-1)
-        rotary = (angles.cos(), angles.sin())
-        if cache is not None and not cache.layers:
-            inner = self.transformer_blocks[0].attn.to_k.out_features
-            empty = hidden.new_zeros(len(hidden), 0, inner)
-            cache.layers = [LayerCache(empty, empty) for _ in self.transformer_blocks]
-        for index, block in enumerate(self.transformer_blocks):
-            layer = None if cache is None else cache.layers[index]
-            hidden = block(hidden, modulations[index], rotary, mask, valid, layer)
-        scale, shift = modulations[-1].chunk(2, dim=-1)
-        return self.proj_out(_norm(hidden) * (1 + scale) + shift)
 
 
 class PreLookahead(nn.Module):
@@ -331,12 +134,20 @@ class _Decoder(nn.Module):
         self.estimator = DiT(config)
 
 
+@dataclass(frozen=True)
+class SolverStep:
+    """One Euler step: its width, and the estimator's modulation at its time."""
+
+    width: float
+    modulations: list[Tensor]
+
+
 @dataclass
 class FlowState:
-    """Caches of one running reply."""
+    """Caches of one running reply, made by :meth:`Flow.new_state`."""
 
-    lookahead_context: Tensor | None = None
     steps: list[StepCache] = field(default_factory=list)
+    lookahead_context: Tensor | None = None
     frames: int = 0
 
 
@@ -350,39 +161,69 @@ class Flow(nn.Module):
         self.spk_embed_affine_layer = nn.Linear(config.speaker_dim, config.mel_bins)
         self.pre_lookahead_layer = PreLookahead(config)
         self.decoder = _Decoder(config)
-        self._modulations: list[list[Tensor]] = []
+        self._frozen_steps: list[SolverStep] | None = None
+
+    @property
+    def frozen(self) -> bool:
+        """Whether :meth:`freeze` was called."""
+        return self._frozen_steps is not None
+
+    def freeze(self, dtype: torch.dtype = torch.float32) -> Flow:
+        """Make ready for use only: the solver's times are fixed, so the time layers are dropped.
+
+        Call it once the weights are in and on their device. Such a flow cannot be trained or
+        saved.
+
+        Args:
+            dtype: of the estimator; the state between solver steps stays in float32.
+        """
+        self._frozen_steps = self.solver_steps(dtype)
+        self.decoder.estimator.drop_time_layers()
+        self.decoder.estimator.cast(dtype)
+        return self.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def prepare(self) -> None:
-        """Compute the modulation of the solver's fixed times; call it once the weights are in."""
-        times, _ = self._schedule()
-        weight = self.spk_embed_affine_layer.weight
-        self._modulations = [
-            self.decoder.estimator.modulations(t[None].to(weight.device)) for t in times
+    def solver_steps(self, dtype: torch.dtype | None = None) -> list[SolverStep]:
+        """Widths and modulations of the Euler steps, on the weights' device."""
+        times, widths = self.times()
+        device = self.spk_embed_affine_layer.weight.device
+        tables = [
+            table.to(dtype or table.dtype)
+            for table in self.decoder.estimator.modulations(times.to(device))
+        ]
+        return [
+            SolverStep(width, [table[index : index + 1] for table in tables])
+            for index, width in enumerate(widths.tolist())
         ]
 
-    def _schedule(self) -> tuple[list[Tensor], list[Tensor]]:
-        """Times and step widths in float32; the times are sums of the widths, as in training."""
+    def times(self) -> tuple[Tensor, Tensor]:
+        """Times and widths of the steps, float32 [steps].
+
+        The estimator is fed sums of the widths, not the table: they differ in the last digits.
+        """
         steps = self.config.solver_steps
-        table = 1 - torch.cos(torch.linspace(0, 1, steps + 1) * 0.5 * torch.pi)
-        t, dt = table[0], table[1] - table[0]
+        table = _cosine_time(torch.linspace(0, 1, steps + 1))
+        t = table[0]
         times, widths = [], []
-        for index in range(1, steps + 1):
+        for index in range(steps):
             times.append(t)
-            widths.append(dt)
-            t = t + dt
-            if index < steps:
-                dt = table[index + 1] - t
-        return times, widths
+            widths.append(table[index + 1] - t)
+            t = t + widths[-1]
+        return torch.stack(times), torch.stack(widths)
 
     def condition(
-        self, codes: Tensor, context: Tensor | None, count: int
+        self, codes: Tensor, context: Tensor | None, count: int, valid: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """The first ``count`` of codes [B, T] -> mu [B, 2 * count, M] and the next context.
 
         The codes after them are lookahead; past the reply's end it is zero.
+
+        Args:
+            valid: bool [B, T], false where a row is padded; None for nowhere.
         """
         embedded = self.input_embedding(codes.clamp(min=0))
+        if valid is not None:
+            embedded = embedded * valid[..., None]
         needed = count + self.config.lookahead_codes
         embedded = F.pad(embedded, (0, 0, 0, needed - embedded.shape[1]))
         mixed, context = self.pre_lookahead_layer(embedded, context)
@@ -400,34 +241,35 @@ class Flow(nn.Module):
         noise: Tensor,
         cond: Tensor | None = None,
         mask: Tensor | None = None,
-        caches: list[StepCache] | None = None,
-        offset_frames: int = 0,
+        state: FlowState | None = None,
     ) -> Tensor:
         """Integrate from noise to mel with classifier-free guidance.
 
         Args:
             mu, noise, cond: [1, L, M]; speaker: [1, M]; cond holds a prompt's mel or zeros.
             mask: bool [L, L]; None for full attention.
-            caches: one per solver step, for frames that follow earlier ones.
+            state: of the frames before, whose caches are extended; None at the start.
 
         Returns:
-            mel [1, L, M] in float32.
+            mel [1, L, M].
         """
-        if not self._modulations:
-            self.prepare()
         rate = self.config.guidance_rate
         cond = torch.zeros_like(mu) if cond is None else cond
-        mu, cond, speaker = (torch.cat([v, torch.zeros_like(v)]) for v in (mu, cond, speaker))
-        x = noise.to(mu.dtype)
-        for index, width in enumerate(self._schedule()[1]):
-            guided, free = self.decoder.estimator(
-                x.expand(2, -1, -1), cond, mu, speaker, self._modulations[index],
+        if rate:
+            mu, cond, speaker = (torch.cat([v, torch.zeros_like(v)]) for v in (mu, cond, speaker))
+        x = noise.to(mu) * self.config.temperature
+        for index, step in enumerate(self._frozen_steps or self.solver_steps()):
+            velocity = self.decoder.estimator(
+                x.expand(len(mu), -1, -1), cond, mu, speaker, step.modulations,
                 mask=mask,
-                cache=None if caches is None else caches[index],
-                offset_frames=offset_frames,
-            ).chunk(2)
-            x = x + float(width) * ((1 + rate) * guided - rate * free)
-        return x.float()
+                cache=None if state is None else state.steps[index],
+                offset_frames=0 if state is None else state.frames,
+            )
+            if rate:
+                guided, free = velocity.chunk(2)
+                velocity = (1 + rate) * guided - rate * free
+            x = x + step.width * velocity
+        return x
 
     @torch.no_grad()
     def one_shot(
@@ -458,45 +300,107 @@ class Flow(nn.Module):
         if prompt_mel is not None:
             prompt_frames = prompt_mel.shape[1]
             cond[:, :prompt_frames] = prompt_mel
-        mask = None if schedule is None else schedule.mask(
-            mu.shape[1], self.config.frames_per_code
-        ).to(mu.device)
-        start = noise[:, :, : mu.shape[1]].transpose(1, 2).to(mu.device)
+        mask = None
+        if schedule is not None:
+            mask = schedule.mask(mu.shape[1], self.config.frames_per_code)
+            # Attention without a mask takes faster kernels.
+            mask = None if bool(mask.all()) else mask.to(mu.device)
+        start = noise[:, :, : mu.shape[1]].transpose(1, 2)
         mel = self.solve(mu, self.speaker(embedding), start, cond, mask)
         return mel[:, prompt_frames:].transpose(1, 2)
 
+    def new_state(self, schedule: ChunkSchedule) -> FlowState:
+        """State of a reply that has not begun."""
+        limit = schedule.left_limit_codes
+        frames = None if limit is None else limit * self.config.frames_per_code
+        return FlowState([StepCache(frames) for _ in range(self.config.solver_steps)])
+
     @torch.no_grad()
     def next_chunk(
-        self,
-        state: FlowState,
-        codes: Tensor,
-        speaker: Tensor,
-        noise: Tensor,
-        schedule: ChunkSchedule,
+        self, state: FlowState, codes: Tensor, speaker: Tensor, noise: Tensor
     ) -> Tensor:
         """The next chunk of a running reply -> mel [1, M, L].
 
-        Equal to the frames of :meth:`one_shot` under the schedule's mask.
+        Equal to the frames of :meth:`one_shot` under the mask of the state's schedule.
 
         Args:
             codes: [1, T + lookahead] the chunk's codes and up to three that follow; fewer only
                 at the end of the reply.
+            speaker: [1, M], of :meth:`speaker`.
             noise: [1, M, L = 2T] of the chunk's frames.
         """
         count = noise.shape[2] // self.config.frames_per_code
         mu, state.lookahead_context = self.condition(codes, state.lookahead_context, count)
-        if not state.steps:
-            state.steps = [StepCache() for _ in range(self.config.solver_steps)]
-        if schedule.left_limit_codes is not None:
-            limit = schedule.left_limit_codes * self.config.frames_per_code
-            for step in state.steps:
-                for layer in step.layers:
-                    start = max(0, layer.key.shape[1] - limit)
-                    # A copy: a view would keep the frames before it in memory.
-                    layer.key = layer.key[:, start:].clone()
-                    layer.value = layer.value[:, start:].clone()
-        mel = self.solve(
-            mu, speaker, noise.transpose(1, 2), caches=state.steps, offset_frames=state.frames
-        )
+        mel = self.solve(mu, speaker, noise.transpose(1, 2), state=state)
         state.frames += mu.shape[1]
         return mel.transpose(1, 2)
+
+    def loss(
+        self,
+        codes: Tensor,
+        mel: Tensor,
+        embedding: Tensor,
+        code_counts: Tensor | None = None,
+        schedules: Sequence[ChunkSchedule | None] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """Conditional flow matching loss (arXiv 2210.02747) on straight paths from noise to mel.
+
+        Per row: t is drawn uniformly and bent as the solver's times are, 1 - cos(t * pi / 2); a
+        prompt of up to 30 % of the mel is given in half of the rows; all conditions are dropped
+        together in ``dropped_condition_rate`` of them. Per batch, one schedule is drawn.
+
+        Args:
+            codes: [B, T]; mel: [B, 2T, M]; embedding: [B, 192].
+            code_counts: [B], codes before the padding; None for all.
+            schedules: masks to draw from; by default full attention and the checkpoint's chunks,
+                half of the batches each.
+            generator: of the random numbers, on the device of the codes.
+
+        Returns:
+            Mean squared error of the velocity over valid frames and bins.
+        """
+        rows, total = mel.shape[:2]
+        ratio = self.config.frames_per_code
+        if total != ratio * codes.shape[1]:
+            raise ValueError(f"{codes.shape[1]} codes need {ratio * codes.shape[1]} mel frames")
+
+        def uniform(*shape: int) -> Tensor:
+            return torch.rand(*shape, generator=generator, device=mel.device)
+
+        valid = valid_codes = None
+        frames = torch.full((rows,), total, device=mel.device)
+        if code_counts is not None:
+            frames = code_counts * ratio
+            valid = torch.arange(total, device=mel.device) < frames[:, None]
+            valid_codes = valid[:, ::ratio]
+        mu, _ = self.condition(codes, None, codes.shape[1], valid_codes)
+        prompt_frames = frames * 0.3 * uniform(rows) * (uniform(rows) < 0.5)
+        prompted = torch.arange(total, device=mel.device) < prompt_frames[:, None].floor()
+        kept = (uniform(rows, 1) >= self.config.dropped_condition_rate).to(mel.dtype)
+        if schedules is None:
+            chunk = self.config.chunk_frames // ratio
+            schedules = (None, ChunkSchedule(chunk, 1.0, chunk, None))
+        drawn = torch.randint(
+            len(schedules), (1,), generator=generator, device=mel.device
+        ).item()
+        schedule = schedules[int(drawn)]
+        t = _cosine_time(uniform(rows))
+        noise = torch.randn(mel.shape, generator=generator, device=mel.device, dtype=mel.dtype)
+        at, rest = t[:, None, None], (1 - self.config.sigma_min) * noise
+        velocity = self.decoder.estimator(
+            noise - at * rest + at * mel,
+            mel * prompted[..., None] * kept[..., None],
+            mu * kept[..., None],
+            self.speaker(embedding) * kept,
+            self.decoder.estimator.modulations(t),
+            mask=None if schedule is None else schedule.mask(total, ratio).to(mel.device),
+            valid=valid,
+        )
+        error = (velocity - (mel - rest)).square().mean(dim=2)
+        return error.mean() if valid is None else error[valid].mean()
+
+
+def _cosine_time(t: Tensor) -> Tensor:
+    """More steps near the noise, fewer near the mel."""
+    return 1 - torch.cos(t * 0.5 * torch.pi)

@@ -17,14 +17,24 @@ from torch import Tensor, nn
 
 F0_LEFT_FRAMES = 8
 F0_RIGHT_FRAMES = 3
+POST_KERNEL = 7
+# 30 s of 455 Hz in the ninth harmonic: within that, results are those of the plain sum.
+_WRAP_TURNS = 256
+
+
+def exact_dtype(device: torch.device) -> torch.dtype:
+    """Double precision where the device has it: errors of F0 add up in the phase."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 @dataclass(frozen=True)
 class HiftConfig:
     """Sizes and settings; the defaults are those of the official checkpoint.
 
-    ``phase_range`` scales the sine that gives the iSTFT's phase; a checkpoint with another
-    up-sampling and iSTFT size may need pi to reach every phase.
+    Two fields are ours: the official yaml lacks them, and their defaults are what the original
+    does. ``phase_range`` scales the sine that gives the iSTFT's phase; an iSTFT longer than the
+    official one may need pi to reach every phase. ``sample_accurate_source`` integrates the
+    source's phase per sample, not per frame.
     """
 
     mel_bins: int = 80
@@ -47,6 +57,28 @@ class HiftConfig:
     lookahead_frames: int = 4
     f0_channels: int = 512
     phase_range: float = 1.0
+    sample_accurate_source: bool = False
+
+    def __post_init__(self) -> None:
+        if min(*self.upsample_rates, self.n_fft, self.hop_samples, self.lookahead_frames) < 1:
+            raise ValueError("up-sampling rates, n_fft, hop and lookahead must be positive")
+        if self.base_channels % 2 ** len(self.upsample_rates):
+            raise ValueError(
+                f"base_channels {self.base_channels} cannot be halved in every up-sampling stage"
+            )
+        stages = len(self.upsample_rates)
+        for given, wanted in (
+            (self.upsample_kernels, stages),
+            (self.source_resblock_kernels, stages),
+            (self.source_resblock_dilations, stages),
+            (self.resblock_dilations, len(self.resblock_kernels)),
+        ):
+            if len(given) != wanted:
+                raise ValueError(f"a list of kernels or dilations has {len(given)}, not {wanted}")
+        if self.n_fft % 2 or not 2 * self.hop_samples <= self.n_fft <= 2 * self.frame_samples:
+            raise ValueError(
+                f"n_fft {self.n_fft} must be even and between twice the hop and two mel frames"
+            )
 
     @property
     def columns_per_frame(self) -> int:
@@ -64,26 +96,30 @@ class HiftConfig:
 
     @property
     def context_frames(self) -> int:
-        """Frames of mel and source before a frame that can reach it (29 at official sizes)."""
+        """Frames of mel and source before a frame that can reach it (29 at official sizes).
+
+        Follows the earliest column that the first sample of frame 0 depends on, layer by layer
+        from the sound back to mel and source; positions left of frame 0 are negative.
+        """
 
         def reach(kernel: int, dilations: tuple[int, ...]) -> int:
             return sum((kernel - 1) * (d + 1) for d in dilations)
 
-        columns = 0.0  # in mel frames, from the last stage back to the first
-        most = 0.0
-        rate = self.columns_per_frame
-        tail = (6 + self.n_fft / self.hop_samples) / rate
+        blocks = zip(self.resblock_kernels, self.resblock_dilations, strict=True)
+        blocks_reach = max(reach(kernel, dilations) for kernel, dilations in blocks)
+        column = -(self.n_fft // (2 * self.hop_samples)) - (POST_KERNEL - 1)
+        earliest, stride = 0, 1
         for index in reversed(range(len(self.upsample_rates))):
-            blocks = zip(self.resblock_kernels, self.resblock_dilations, strict=True)
-            columns += max(reach(k, d) for k, d in blocks) / rate
-            source = reach(
-                self.source_resblock_kernels[index], self.source_resblock_dilations[index]
-            )
-            down = 2 * self.columns_per_frame / rate + self.n_fft / self.hop_samples
-            most = max(most, columns + source / rate + down / self.columns_per_frame)
-            columns += (self.upsample_kernels[index] - 1) / rate
-            rate //= self.upsample_rates[index]
-        return math.ceil(max(columns, most) + tail)
+            column -= blocks_reach
+            kernel = self.source_resblock_kernels[index]
+            driven = column - reach(kernel, self.source_resblock_dilations[index])
+            sample = (driven * stride - (stride - 1)) * self.hop_samples - self.n_fft // 2
+            earliest = min(earliest, sample // self.frame_samples)
+            if stride == 1:
+                column -= 1  # the last stage is moved by one column
+            column = (column - (self.upsample_kernels[index] - 1)) // self.upsample_rates[index]
+            stride *= self.upsample_rates[index]
+        return -min(earliest, column)
 
 
 class _CausalConv(nn.Conv1d):
@@ -188,37 +224,69 @@ class Hift(nn.Module):
                 config.resblock_kernels, config.resblock_dilations, strict=True
             ):
                 self.resblocks.append(_ResBlock(channels, kernel, dilations))
-        self.conv_post = _CausalConv(channels, columns, 7)
-        window = torch.hann_window(config.n_fft, periodic=True)
-        self.register_buffer("window", window, persistent=False)
+        self.conv_post = _CausalConv(channels, columns, POST_KERNEL)
 
-    def source(self, f0: Tensor, noise: Tensor, phase: Tensor) -> tuple[Tensor, Tensor]:
-        """Harmonic source of some frames.
-
-        Every harmonic is a staircase, constant for a frame's 480 samples: the checkpoint was
-        trained with that. The phase is summed in double precision and rounded per frame.
+    def forward(
+        self,
+        mel: Tensor,
+        f0: Tensor | None = None,
+        noise: Tensor | None = None,
+        final: bool = True,
+    ) -> Tensor:
+        """A batch of whole replies: mel [B, M, L] -> sound [B, S], also in training.
 
         Args:
-            f0: [1, L] in Hz.
-            noise: [S, harmonics + 1] uniform numbers of these samples.
-            phase: double [harmonics + 1], turns summed over the frames before.
+            f0: [B, L] in Hz, [B, L - 3] if not final; None to predict it.
+            noise: uniform numbers [B or 1, S, harmonics + 1]; None to draw them.
+            final: false if the last eight frames are lookahead only; their sound is left out.
+        """
+        if f0 is None:
+            f0 = self.f0_predictor(mel, final)
+        size = self.config.frame_samples
+        if noise is None:
+            shape = (len(mel), f0.shape[1] * size, self.config.harmonics + 1)
+            noise = torch.rand(shape, device=mel.device, dtype=mel.dtype)
+        source, _ = self.source(f0, noise)
+        if final:
+            return self.decode(mel, source)
+        return self.decode(mel[:, :, :-F0_RIGHT_FRAMES], source, final=False)[:, :-size]
+
+    def source(
+        self, f0: Tensor, noise: Tensor, turns: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Harmonic source of some frames.
+
+        Every harmonic is a staircase, constant for a frame's 480 samples: the official checkpoint
+        was trained with that. ``sample_accurate_source`` asks for true sinusoids instead.
+
+        Args:
+            f0: [B, L] in Hz.
+            noise: [B or 1, S, harmonics + 1] uniform numbers of these samples.
+            turns: [B, harmonics + 1], turns per sample summed over the frames before; None at
+                the start. In double precision, or the phase would drift.
 
         Returns:
-            [1, 1, S] and the next phase.
+            [B, 1, S] and the next turns.
         """
-        config = self.config
-        orders = torch.arange(1, config.harmonics + 2, device=f0.device, dtype=torch.float32)
-        turns = torch.remainder(f0[0, :, None].float() * orders / config.sample_rate_hz, 1)
-        summed = phase + turns.to(phase.dtype).cumsum(0)
-        angles = summed.float() * 2 * torch.pi * config.frame_samples
-        sine = config.sine_amplitude * torch.sin(angles)
-        voiced = (f0[0, :, None] > config.voiced_threshold_hz).float()
+        config, size = self.config, self.config.frame_samples
+        orders = torch.arange(1, config.harmonics + 2, device=f0.device, dtype=f0.dtype)
+        steps = torch.remainder(f0[..., None] * orders / config.sample_rate_hz, 1)
+        if turns is None:
+            turns = steps.new_zeros(len(f0), config.harmonics + 1, dtype=exact_dtype(f0.device))
+        # Modulo whole turns: rounded to single precision, the sum of minutes would lose the phase.
+        summed = torch.cat([turns[:, None], steps.to(turns.dtype)], dim=1).cumsum(1) % _WRAP_TURNS
+        if config.sample_accurate_source:
+            within = torch.arange(1, size + 1, device=f0.device)[:, None] * steps[:, :, None]
+            cycles = (summed[:, :-1, None] * size + within) % 1
+            sine = torch.sin(2 * torch.pi * cycles.to(f0.dtype)).flatten(1, 2)
+        else:
+            angles = summed[:, 1:].to(f0.dtype) * 2 * torch.pi * size
+            sine = torch.sin(angles).repeat_interleave(size, dim=1)
+        voiced = (f0 > config.voiced_threshold_hz).to(f0.dtype)[..., None]
         amplitude = voiced * config.noise_amplitude + (1 - voiced) * config.sine_amplitude / 3
-        held = torch.cat([sine * voiced, amplitude], dim=1).repeat_interleave(
-            config.frame_samples, dim=0
-        )
-        waves = held[:, :-1] + noise * held[:, -1:]
-        return torch.tanh(self.m_source.l_linear(waves)).T[None], summed[-1]
+        voiced, amplitude = (v.repeat_interleave(size, dim=1) for v in (voiced, amplitude))
+        waves = config.sine_amplitude * sine * voiced + noise * amplitude
+        return torch.tanh(self.m_source.l_linear(waves)).transpose(1, 2), summed[:, -1]
 
     def decode(self, mel: Tensor, source: Tensor, final: bool = True) -> Tensor:
         """Mel and source -> sound.
@@ -260,8 +328,7 @@ class Hift(nn.Module):
         return wave.clamp(-config.audio_limit, config.audio_limit)
 
     def _window(self, like: Tensor) -> Tensor:
-        window: Any = self.window
-        return window.to(like)
+        return torch.hann_window(self.config.n_fft, dtype=like.dtype, device=like.device)
 
     def _stft(self, source: Tensor) -> Tensor:
         """[B, 1, S] -> real and imaginary parts [B, n_fft + 2, columns]."""

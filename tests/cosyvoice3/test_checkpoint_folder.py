@@ -34,7 +34,8 @@ def test_official_keys_and_shapes_equal_the_manifest(part):
     manifest = json.loads((GOLDEN.parent / f"manifest_cosyvoice3_{part}.json").read_text())
     with torch.device("meta"):
         model = Flow(FlowConfig()) if part == "flow" else Hift(HiftConfig())
-    assert checkpoint.stored_shapes(model) == manifest["shapes"]
+    stored = checkpoint.stored_state(model)
+    assert {key: list(value.shape) for key, value in stored.items()} == manifest["shapes"]
 
 
 def test_yaml_references_and_lists_are_read(folder):
@@ -110,8 +111,10 @@ def test_training_checkpoints_and_older_weight_norm_names_load(folder):
 
 
 def test_a_saved_folder_has_the_official_layout_and_sounds_the_same(folder, tmp_path):
-    first = CosyVoice3Detokenizer.from_pretrained(folder)
-    checkpoint.save(tmp_path / "saved", first.flow, first.hift.float())
+    flow_config, hift_config = checkpoint.read_settings(folder)
+    flow = checkpoint.load_flow(folder, flow_config)
+    hift = checkpoint.load_hift(folder, hift_config)
+    checkpoint.save(tmp_path / "saved", flow, hift)
     again = CosyVoice3Detokenizer.from_pretrained(tmp_path / "saved")
     for name in ("flow", "hift"):
         stored = torch.load(tmp_path / "saved" / f"{name}.pt", weights_only=True)
@@ -122,3 +125,10 @@ def test_a_saved_folder_has_the_official_layout_and_sounds_the_same(folder, tmp_
     torch.testing.assert_close(
         again.decode([5, 6, 7, 8], speaker), first.decode([5, 6, 7, 8], speaker), atol=2e-3, rtol=0
     )
+
+
+def test_a_frozen_flow_is_not_saved(folder, tmp_path):
+    loaded = CosyVoice3Detokenizer.from_pretrained(folder)
+    with pytest.raises(ValueError, match="frozen"):
+        checkpoint.save(tmp_path / "saved", loaded.flow, loaded.hift)
+    assert not (tmp_path / "saved").exists()

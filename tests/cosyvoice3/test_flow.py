@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig, FlowState
+from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "cosyvoice3"
 CASES = json.loads((GOLDEN / "cases.json").read_text())["cases"]
@@ -70,7 +70,7 @@ def test_solver_equals_recorded(flow, data):
         data["cfm.noise"][:, :, :24].transpose(1, 2), data["cfm.cond"].transpose(1, 2),
     )
     close(mel.transpose(1, 2), data["cfm.out"], 1e-4)
-    times = torch.stack(flow._schedule()[0])
+    times = flow.times()[0]
     close(times, data["cfm.t_each_step"], 1e-7)
 
 
@@ -96,13 +96,12 @@ def test_mel_equals_recorded(flow, data, name):
 def test_chunks_join_to_one_shot_under_the_same_mask(flow, data, schedule, count):
     codes, noise = data["flow.tokens"][:, :count], data["cfm.noise"]
     speaker = flow.speaker(data["flow.embedding"]).detach()
-    state, start, index, parts = FlowState(), 0, 0, []
+    state, start, index, parts = flow.new_state(schedule), 0, 0, []
     while start < count:
         stop = min(start + schedule.chunk_codes(index), count)
         parts.append(
             flow.next_chunk(
-                state, codes[:, start : stop + 3], speaker, noise[:, :, 2 * start : 2 * stop],
-                schedule,
+                state, codes[:, start : stop + 3], speaker, noise[:, :, 2 * start : 2 * stop]
             )
         )
         start, index = stop, index + 1
@@ -112,10 +111,11 @@ def test_chunks_join_to_one_shot_under_the_same_mask(flow, data, schedule, count
 
 def test_with_a_left_limit_the_caches_stop_growing(flow, data):
     schedule = ChunkSchedule(5, 1.0, 5, 20)
-    speaker, state, sizes = flow.speaker(data["flow.embedding"]).detach(), FlowState(), []
+    speaker = flow.speaker(data["flow.embedding"]).detach()
+    state, sizes = flow.new_state(schedule), []
     for index in range(14):
         codes = data["flow.tokens"][:, 5 * index : 5 * index + 8]
         noise = data["cfm.noise"][:, :, 10 * index : 10 * index + 10]
-        flow.next_chunk(state, codes, speaker, noise, schedule)
+        flow.next_chunk(state, codes, speaker, noise)
         sizes.append(sum(layer.key.numel() for step in state.steps for layer in step.layers))
     assert sizes[0] < sizes[4] and set(sizes[4:]) == {sizes[4]}
