@@ -1,0 +1,186 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Turn Nano's dialogues and answers into training rows for every stage.
+
+    python -m training.nano.rows                       # needs codes: python -m training.nano.encode
+
+A row is what ``training/data/README.md`` describes: system prompt, messages, and an audio entry for
+every placeholder. Prompts are those that ``VoiceChat`` uses. Earlier answers of a dialogue are
+text, as in its history, and only the last one is learned. Written to ``rows`` below ``--work``.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from training.nano.data import WORK, read_jsonl
+from training.nano.domain import Domain
+from utils.constant import (
+    AUDIO_BOS_TOKEN,
+    AUDIO_PAD_TOKEN,
+    AUDIO_TEMPLATE,
+    DEFAULT_S2M_PROMPT,
+    DEFAULT_S2T_PROMPT,
+    FUNCTION_CALLING_PROMPT,
+    TOKEN_FPS,
+)
+
+TRANSCRIBE = "Please help me transcribe the audio."
+SAY = "Say: "
+VOICE = "heart"
+DELAY_CODES = 10
+# Share of the rows of each kind in each stage.
+STAGES = {
+    "text": {"text": 1.0, "say": 1.0},
+    "prealign": {"transcribe": 1.0, "say_aloud": 1.0, "ask": 0.3},
+    "stage1": {
+        "talk": 1.0, "ask": 1.0, "transcribe": 0.3, "say_aloud": 1.0, "text": 0.3, "say": 0.3
+    },
+    "stage2": {
+        "talk": 1.0, "ask": 0.5, "transcribe": 0.1, "say_aloud": 0.5, "text": 0.2, "say": 0.1
+    },
+}
+
+
+@cache
+def tool_prompt() -> str:
+    """The function-calling prompt with the domain's tools."""
+    tools = [
+        {
+            "name": name,
+            "description": tool["description"],
+            "parameters": {
+                "type": "object",
+                "properties": {key: {"type": kind} for key, kind in tool["parameters"].items()},
+                "required": list(tool["parameters"]),
+            },
+        }
+        for name, tool in Domain().spec["tools"].items()
+    ]
+    definitions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    return FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
+
+
+def _entry(**fields: Any) -> str:
+    return json.dumps(fields, sort_keys=True, ensure_ascii=False)
+
+
+def spoken_question(message: dict[str, Any], work: Path) -> str:
+    """Audio entry of a user's recording."""
+    pads = AUDIO_PAD_TOKEN * int(message["seconds"] * TOKEN_FPS)
+    return _entry(path=str((work / message["audio"]).resolve()), token=pads, text="")
+
+
+def spoken_answer(text: str, codes: list[int]) -> str:
+    """Audio entry of the assistant's speech: the delay, then the codes."""
+    spelled = "".join(f"[AU{code:04d}]" for code in codes)
+    return _entry(token=AUDIO_BOS_TOKEN * DELAY_CODES + spelled, text=text)
+
+
+def _row(system: str, messages: list[dict[str, str]], audio: list[str]) -> dict[str, Any]:
+    return {"system": system, "messages": messages, "audio": audio}
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+def dialogue_rows(
+    record: dict[str, Any], codes: dict[str, list[int]], work: Path
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of one dialogue with their kinds, one of each kind for every answer.
+
+    Args:
+        record: of ``dialogues/SPLIT.jsonl``.
+        codes: text of a spoken answer -> its codes.
+
+    Yields:
+        ``text`` (typed question), ``ask`` (speech to text), ``talk`` (speech to speech) and
+        ``transcribe``.
+    """
+    typed: list[dict[str, str]] = []
+    heard: list[dict[str, str]] = []
+    audio: list[str] = []
+    for message in record["messages"]:
+        text = message["text"]
+        if message["role"] == "assistant":
+            answer = _turn("assistant", text)
+            called = any("<tool_response>" in turn["content"] for turn in typed)
+            system = tool_prompt() if record["tools"] and not called else DEFAULT_S2T_PROMPT
+            yield "text", _row(system, [*typed, answer], [])
+            yield "ask", _row(system, [*heard, answer], list(audio))
+            if message["spoken"] and text in codes:
+                spoken = [*heard, _turn("assistant", AUDIO_TEMPLATE)]
+                sound = spoken_answer(text, codes[text])
+                yield "talk", _row(DEFAULT_S2M_PROMPT, spoken, [*audio, sound])
+            typed.append(answer)
+            heard.append(answer)
+        elif message["role"] == "tool":
+            result = _turn("user", f"<tool_response>\n{text}\n</tool_response>")
+            typed.append(result)
+            heard.append(result)
+        else:
+            typed.append(_turn("user", text))
+            heard.append(_turn("user", AUDIO_TEMPLATE))
+            audio.append(spoken_question(message, work))
+            request = _turn("user", f"{AUDIO_TEMPLATE}\n{TRANSCRIBE}")
+            yield "transcribe", _row(
+                DEFAULT_S2T_PROMPT, [request, _turn("assistant", text)], [audio[-1]]
+            )
+
+
+def say_rows(text: str, codes: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows that ask for a sentence word by word, written and aloud."""
+    request = _turn("user", SAY + text)
+    yield "say", _row(DEFAULT_S2T_PROMPT, [request, _turn("assistant", text)], [])
+    yield "say_aloud", _row(
+        DEFAULT_S2M_PROMPT,
+        [request, _turn("assistant", AUDIO_TEMPLATE)],
+        [spoken_answer(text, codes)],
+    )
+
+
+def make_rows(work: Path) -> None:
+    """Write the rows of all stages and the ``dataset_info.json`` that LLaMA-Factory reads."""
+    spoken = read_jsonl(work / "answers.jsonl")
+    answers = [r for r in spoken if r["voice"] == VOICE and r["part"] == "train"]
+    codes = {r["text"]: r["codes"] for r in answers}
+    rows: list[tuple[str, dict[str, Any]]] = []
+    for record in read_jsonl(work / "dialogues" / "train.jsonl"):
+        rows.extend(dialogue_rows(record, codes, work))
+    for answer in answers:
+        rows.extend(say_rows(answer["text"], answer["codes"]))
+    folder = work / "rows"
+    folder.mkdir(exist_ok=True)
+    info = {}
+    for stage, shares in STAGES.items():
+        rng = Random(stage)
+        chosen = [row for kind, row in rows if rng.random() < shares.get(kind, 0)]
+        lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in chosen)
+        (folder / f"{stage}.jsonl").write_text("".join(lines), encoding="utf-8")
+        info[stage] = {
+            "file_name": f"{stage}.jsonl",
+            "formatting": "sharegpt",
+            "columns": {"messages": "messages", "system": "system", "audios": "audio"},
+            "tags": {
+                "role_tag": "role", "content_tag": "content", "user_tag": "user",
+                "assistant_tag": "assistant", "system_tag": "system",
+            },
+        }  # fmt: skip
+    (folder / "dataset_info.json").write_text(json.dumps(info, indent=1))
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Write the training rows of every stage.")
+    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
+    make_rows(parser.parse_args().work)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sizes of Nano's joint model: 11 million parameters in the published configuration."""
+
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from training.nano.tokenizer import CODES
+
+WIDTH = 256
+GROUP_SIZE = 5
+_QWEN3 = {
+    "architectures": ["Qwen3ForCausalLM"],
+    "model_type": "qwen3",
+    "hidden_act": "silu",
+    "attention_bias": False,
+    "rms_norm_eps": 1e-6,
+    "head_dim": 32,
+    "max_position_embeddings": 4096,
+    "tie_word_embeddings": True,
+}
+BACKBONE = {
+    **_QWEN3,
+    "hidden_size": WIDTH,
+    "intermediate_size": 768,
+    "num_hidden_layers": 6,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "rope_theta": 1e6,
+}
+HEAD = {
+    **_QWEN3,
+    "hidden_size": 192,
+    "intermediate_size": 576,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 3,
+    "rope_theta": 1e6,
+}
+AUDIO = {
+    "num_mel_bins": 128,
+    "d_model": 192,
+    "encoder_layers": 4,
+    "encoder_attention_heads": 4,
+    "encoder_ffn_dim": 768,
+    "output_dim": WIDTH,
+    "group_size": GROUP_SIZE,
+    # As published: start, end and padding code follow the codes of sound, and one is spare.
+    "codebook_size": CODES + 4,
+    "bos_token_id": CODES,
+    "eos_token_id": CODES + 1,
+    "pad_token_id": CODES + 2,
+    "continuous_features_mode": "replace",
+}
+
+
+def nano_config(vocab: dict[str, int], text_vocab_size: int) -> FunAudioChatConfig:
+    """The joint configuration for a text vocabulary.
+
+    Args:
+        vocab: ids of the special tokens.
+        text_vocab_size: rows of the text embedding.
+    """
+    text = {
+        **BACKBONE,
+        "vocab_size": text_vocab_size,
+        "bos_token_id": vocab["<|endoftext|>"],
+        "eos_token_id": vocab["<|endoftext|>"],
+        "audio_bos_index": vocab["<|audio_bos|>"],
+        "audio_eos_index": vocab["<|audio_eos|>"],
+        "sil_index": vocab["<|sil|>"],
+    }
+    head = {**HEAD, "vocab_size": text_vocab_size}
+    return FunAudioChatConfig(
+        audio_config={**AUDIO, "crq_transformer_config": head},
+        text_config=text,
+        audio_token_index=vocab["<|AUDIO|>"],
+        halve_untranscribed_audio=False,
+    )
