@@ -184,6 +184,17 @@ def test_audio_without_targets_adds_a_speech_loss_of_zero():
     result.loss.backward()
 
 
+def test_training_on_text_alone_runs_no_head_and_gives_it_no_gradient():
+    model = load_model().train()
+    ids = torch.arange(20)[None]
+    output = model(input_ids=ids, attention_mask=torch.ones_like(ids), labels=ids)
+    output.loss.backward()
+    assert output.speech_logits is None and torch.equal(output.loss, output.text_loss)
+    assert all(p.grad is None for p in model.audio_invert_tower.crq_transformer.parameters())
+    assert all(p.grad is not None for p in model.language_model.model.layers.parameters())
+    assert model.eval()(input_ids=ids).speech_logits is not None
+
+
 def test_half_scale_of_untranscribed_audio_can_be_switched_off():
     _, inputs, _ = load_case("d1_train_batch")
     assert not inputs["text_attention_mask"].all()

@@ -32,6 +32,7 @@ from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.nano.data import WORK, read_jsonl
+from training.nano.domain import Domain
 from training.nano.rows import TRANSCRIBE, tool_prompt
 from training.nano.sizes import GROUP_SIZE, nano_config
 from training.nano.tokenizer import CODES
@@ -61,7 +62,8 @@ def _texts(work: Path) -> Iterator[str]:
         yield from (message["text"] for message in record["messages"])
     yield from (record["text"] for record in read_jsonl(work / "answers.jsonl"))
     # Often enough to become long tokens: prompts should cost few positions.
-    yield from [DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, TRANSCRIBE, tool_prompt()] * 300
+    tools = tool_prompt(Domain().spec["tools"])
+    yield from [DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, TRANSCRIBE, tools] * 300
     yield from ("system\n", "user\n", "assistant\n")
 
 

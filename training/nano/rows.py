@@ -12,7 +12,7 @@ text, as in its history, and only the last one is learned. Written to ``rows`` b
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -35,35 +35,61 @@ SAY = "Say: "
 VOICE = "heart"
 DELAY_CODES = 10
 # Share of the rows of each kind in each stage.
+# A tool prompt offers so many tools, the right one among them; which ones is drawn per dialogue.
+MOST_TOOLS = 3
+# Share of the rows of each kind in each stage; rows with a tool prompt are long.
 STAGES = {
-    "text": {"text": 1.0, "say": 1.0},
+    "text": {"text": 1.0, "text_tools": 0.5, "say": 1.0},
     "prealign": {"transcribe": 1.0, "say_aloud": 1.0, "ask": 0.3},
     "stage1": {
-        "talk": 1.0, "ask": 1.0, "transcribe": 0.3, "say_aloud": 1.0, "text": 0.3, "say": 0.3
+        "talk": 1.0, "ask": 1.0, "ask_tools": 0.5, "transcribe": 0.3, "say_aloud": 1.0,
+        "text": 0.3, "say": 0.3, "text_tools": 0.1,
     },
     "stage2": {
-        "talk": 1.0, "ask": 0.5, "transcribe": 0.1, "say_aloud": 0.5, "text": 0.2, "say": 0.1
+        "talk": 1.0, "ask": 0.5, "ask_tools": 0.5, "transcribe": 0.1, "say_aloud": 0.5,
+        "text": 0.2, "say": 0.1, "text_tools": 0.1,
     },
-}
+}  # fmt: skip
 
 
 @cache
-def tool_prompt() -> str:
-    """The function-calling prompt with the domain's tools."""
-    tools = [
-        {
-            "name": name,
-            "description": tool["description"],
-            "parameters": {
-                "type": "object",
-                "properties": {key: {"type": kind} for key, kind in tool["parameters"].items()},
-                "required": list(tool["parameters"]),
-            },
-        }
+def _tools() -> dict[str, str]:
+    """Name -> JSON definition of the domain's tools."""
+    return {
+        name: json.dumps(
+            {
+                "name": name,
+                "description": tool["description"],
+                "parameters": {
+                    "type": "object",
+                    "properties": {key: {"type": kind} for key, kind in tool["parameters"].items()},
+                    "required": list(tool["parameters"]),
+                },
+            }
+        )
         for name, tool in Domain().spec["tools"].items()
-    ]
-    definitions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    }
+
+
+def tool_prompt(names: Iterable[str]) -> str:
+    """The function-calling prompt with these tools of the domain."""
+    definitions = "\n".join(_tools()[name] for name in names)
     return FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
+
+
+def _offered(record: dict[str, Any]) -> list[str]:
+    """Tools of a dialogue's system prompt."""
+    rng = Random(record["id"])
+    names = rng.sample(list(_tools()), rng.randint(1, MOST_TOOLS))
+    called = [
+        name
+        for name in _tools()
+        for message in record["messages"]
+        if message["role"] == "assistant" and f'"name": "{name}"' in message["text"]
+    ]
+    if called and called[0] not in names:
+        names[rng.randrange(len(names))] = called[0]
+    return names
 
 
 def _entry(**fields: Any) -> str:
@@ -100,8 +126,8 @@ def dialogue_rows(
         codes: text of a spoken answer -> its codes.
 
     Yields:
-        ``text`` (typed question), ``ask`` (speech to text), ``talk`` (speech to speech) and
-        ``transcribe``.
+        ``text`` (typed question), ``ask`` (speech to text), both with ``_tools`` behind the name if
+        the prompt offers some, ``talk`` (speech to speech) and ``transcribe``.
     """
     typed: list[dict[str, str]] = []
     heard: list[dict[str, str]] = []
@@ -111,9 +137,11 @@ def dialogue_rows(
         if message["role"] == "assistant":
             answer = _turn("assistant", text)
             called = any("<tool_response>" in turn["content"] for turn in typed)
-            system = tool_prompt() if record["tools"] and not called else DEFAULT_S2T_PROMPT
-            yield "text", _row(system, [*typed, answer], [])
-            yield "ask", _row(system, [*heard, answer], list(audio))
+            offered = record["tools"] and not called
+            system = tool_prompt(_offered(record)) if offered else DEFAULT_S2T_PROMPT
+            kind = "_tools" if offered else ""
+            yield "text" + kind, _row(system, [*typed, answer], [])
+            yield "ask" + kind, _row(system, [*heard, answer], list(audio))
             if message["spoken"] and text in codes:
                 spoken = [*heard, _turn("assistant", AUDIO_TEMPLATE)]
                 sound = spoken_answer(text, codes[text])

@@ -3,6 +3,7 @@
 
 """The ``funaudiochat`` template and multimodal plugin of LLaMA-Factory."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -91,5 +92,9 @@ def register() -> None:
         format_tools=ToolFormatter(tool_format="qwen"),
         stop_words=["<|im_end|>"],
         replace_eos=True,
-        mm_plugin=get_mm_plugin(NAME, audio_token="<|AUDIO|>"),
+        # For a plugin with an audio token, a batch without sound gets a made-up one, which keeps
+        # the workers in step when parameters are sharded. Alone, it would only cost the head's run.
+        mm_plugin=get_mm_plugin(
+            NAME, audio_token="<|AUDIO|>" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
+        ),
     )
