@@ -6,10 +6,12 @@
     python -m training.nano.export                     # to pretrained_models/Fun-CosyVoice3-Nano
 
 ``cosyvoice3.yaml``, ``flow.pt`` and ``hift.pt`` (half precision, which every loader widens) and
-``voices.safetensors`` with the speaker vectors; ``speech_tokenizer_v3.onnx`` is already there.
+``voices.safetensors`` with the speaker vectors, and ``SHA256SUMS`` of all files;
+``speech_tokenizer_v3.onnx`` is already there.
 """
 
 import argparse
+import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,6 +57,18 @@ def load_trained(work: Path) -> tuple[Flow, Hift]:
     return flow.eval(), hift.eval()
 
 
+def write_checksums(folder: Path) -> None:
+    """Write ``SHA256SUMS`` of a checkpoint's files, for ``sha256sum --check``."""
+    names = sorted(
+        path.relative_to(folder).as_posix()
+        for path in folder.rglob("*")
+        if path.is_file() and path.name not in ("SHA256SUMS", "README.md")
+    )
+    digests = (hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in names)
+    lines = (f"{digest}  {name}\n" for digest, name in zip(digests, names, strict=True))
+    (folder / "SHA256SUMS").write_text("".join(lines))
+
+
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Write the detokenizer as an official folder.")
@@ -64,6 +78,7 @@ def main() -> None:
     flow, hift = load_trained(args.work)
     checkpoint.save(args.output, flow.half(), hift.half())
     save_file(speaker_vectors(), args.output / "voices.safetensors")
+    write_checksums(args.output)
 
 
 if __name__ == "__main__":

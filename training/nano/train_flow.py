@@ -170,7 +170,7 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Train the flow.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
-    parser.add_argument("--steps", type=int, default=16000)
+    parser.add_argument("--steps", type=int, default=14000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

@@ -276,7 +276,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Train the speech tokenizer.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="ONNX file")
-    parser.add_argument("--steps", type=int, default=12000)
+    parser.add_argument("--steps", type=int, default=10000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
