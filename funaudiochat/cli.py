@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
+from typer.core import TyperGroup
 
 from funaudiochat import hub
 from funaudiochat.audio import save_wav
@@ -20,10 +21,28 @@ from funaudiochat.conversation import Finished, Reply, Sampling, Sound, TextPiec
 from funaudiochat.cosyvoice3.voices import add_voice, find_voices_file, load_voices
 from funaudiochat.doctor import examine
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make one.")
 app.add_typer(voices_app, name="voices")
+
+
+class _TrainGroup(TyperGroup):
+    """``train CONFIG`` beside ``train check-data``: what is no subcommand is a config."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+train_app = typer.Typer(
+    cls=_TrainGroup,
+    no_args_is_help=True,
+    help="Train by a LLaMA-Factory config (train CONFIG [key=value ...]), or check data.",
+)
+app.add_typer(train_app, name="train")
 console = Console(highlight=False, soft_wrap=True)
 
 ModelPath = Annotated[Path | None, typer.Option(help="Folder of the language model.")]
@@ -178,11 +197,50 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def train(context: typer.Context, config: Path) -> None:
+@train_app.command(
+    "run", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def train(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
+) -> None:
     """Train by a LLaMA-Factory config; key=value arguments replace its fields."""
     command = [sys.executable, "-m", "training.launch", str(config), *context.args]
     raise typer.Exit(subprocess.run(command).returncode)
+
+
+@train_app.command("check-data")
+def check_data(
+    file: Annotated[Path, typer.Argument(help="JSONL file of training rows.")],
+    model_path: Annotated[
+        Path | None, typer.Option(help="Folder of the model to train; counts tokens.")
+    ] = None,
+    cutoff_len: Annotated[int, typer.Option(help="Longest row, in tokens.")] = 4096,
+    png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
+    show: Annotated[int, typer.Option(help="How many problems to print.")] = 50,
+) -> None:
+    """Say which training rows do not fit, and why."""
+    from training.check_data import check_file, draw_histograms
+
+    tokenizer = None
+    if model_path is not None:
+        tokenizer = FunAudioChatProcessor.from_pretrained(model_path).tokenizer
+    summary = check_file(file, tokenizer, cutoff_len)
+    for problem in summary.problems[:show]:
+        where = f"row {problem.row}" + (f", {problem.field}" if problem.field else "")
+        console.print(f"{where}: {problem.text}", markup=False)
+    if len(summary.problems) > show:
+        console.print(f"... and {len(summary.problems) - show} more; --show prints them")
+    hours = [sum(s) / 3600 for s in (summary.question_seconds, summary.answer_seconds)]
+    wrong = len({problem.row for problem in summary.problems})
+    console.print(
+        f"{summary.rows} rows, {wrong} with problems; {len(summary.question_seconds)} spoken "
+        f"questions ({hours[0]:.2f} h), {len(summary.answer_seconds)} spoken answers "
+        f"({hours[1]:.2f} h)"
+    )
+    if png is not None:
+        draw_histograms(summary, png)
+    raise typer.Exit(1 if summary.problems else 0)
 
 
 @app.command()

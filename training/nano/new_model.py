@@ -38,7 +38,8 @@ from training.nano.sizes import GROUP_SIZE, nano_config
 from training.nano.tokenizer import CODES
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
-TEXT_TOKENS = 1000
+# Room for every word of the domain: a transcript must not outlast its speech at 5 Hz.
+TEXT_TOKENS = 2000
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>",
     "<|audio_extra|>", "<|sil|>",

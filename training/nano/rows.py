@@ -18,6 +18,8 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import soundfile
+
 from training.nano.data import WORK, read_jsonl
 from training.nano.domain import Domain
 from utils.constant import (
@@ -98,8 +100,9 @@ def _entry(**fields: Any) -> str:
 
 def spoken_question(message: dict[str, Any], work: Path) -> str:
     """Audio entry of a user's recording."""
-    pads = AUDIO_PAD_TOKEN * int(message["seconds"] * TOKEN_FPS)
-    return _entry(path=str((work / message["audio"]).resolve()), token=pads, text="")
+    path = (work / message["audio"]).resolve()
+    pads = AUDIO_PAD_TOKEN * int(soundfile.info(path).duration * TOKEN_FPS)
+    return _entry(path=str(path), token=pads, text="")
 
 
 def spoken_answer(text: str, codes: list[int]) -> str:

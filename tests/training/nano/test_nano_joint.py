@@ -6,9 +6,11 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
+from funaudiochat.audio import save_wav
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.nano.new_model import begin, new_model
@@ -21,7 +23,7 @@ CODES = {"It is sunny in Rome.": [5, 6560, 7], "Two.": [1, 2]}
 
 
 def user(text: str) -> dict:
-    return {"role": "user", "text": text, "audio": "q.flac", "seconds": 1.03, "spoken": True}
+    return {"role": "user", "text": text, "audio": "q.wav", "spoken": True}
 
 
 def assistant(text: str, spoken: bool = True) -> dict:
@@ -50,49 +52,15 @@ TOOL = {
 }
 
 
-def of_kind(record: dict, kind: str) -> list[dict]:
-    return [row for name, row in dialogue_rows(record, CODES, Path("work")) if name == kind]
-
-
-@pytest.mark.parametrize("record", [FOLLOW_UP, TOOL])
-def test_every_placeholder_has_its_audio(record):
-    for _, row in dialogue_rows(record, CODES, Path("work")):
-        contents = "".join(message["content"] for message in row["messages"])
-        assert contents.count(AUDIO_TEMPLATE) == len(row["audio"])
-
-
-def test_a_spoken_answer_is_ten_delay_codes_then_its_codes_and_history_is_text():
-    first, second = of_kind(FOLLOW_UP, "talk")
-    assert first["system"] == second["system"] == DEFAULT_S2M_PROMPT
-    roles = [message["role"] for message in second["messages"]]
-    assert roles == ["user", "assistant", "user", "assistant"]
-    assert second["messages"][1]["content"] == "Two."
-    question, _, answer = map(json.loads, second["audio"])
-    assert question["token"] == "<|audio_pad|>" * 25 and question["text"] == ""
-    assert answer["token"] == "<|audio_bos|>" * 10 + "[AU0001][AU0002]"
-    assert answer["text"] == "Two."
-
-
-def test_a_tool_is_called_from_a_prompt_that_offers_it_and_its_result_is_spoken():
-    (call,) = of_kind(TOOL, "ask_tools")
-    assert '"name": "get_weather", "description"' in call["system"]
-    assert call["messages"][-1]["content"] == CALL
-    (spoken,) = of_kind(TOOL, "talk")
-    assert spoken["system"] == DEFAULT_S2M_PROMPT
-    result = '<tool_response>\n{"sky": "sunny"}\n</tool_response>'
-    assert spoken["messages"][2] == {"role": "user", "content": result}
-    assert spoken["messages"][1]["content"] == CALL
-
-
-def test_answers_without_codes_are_not_spoken():
-    record = {**FOLLOW_UP, "messages": [user("Hello."), assistant("Nobody said this.")]}
-    assert of_kind(record, "talk") == [] and len(of_kind(record, "ask")) == 1
+def of_kind(record: dict, kind: str, work: Path) -> list[dict]:
+    return [row for name, row in dialogue_rows(record, CODES, work) if name == kind]
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     (folder / "dialogues").mkdir()
+    save_wav(folder / "q.wav", np.zeros(16480), 16000)  # 1.03 s
     lines = "".join(json.dumps(record) + "\n" for record in (FOLLOW_UP, TOOL))
     (folder / "dialogues" / "train.jsonl").write_text(lines)
     answers = [
@@ -104,6 +72,41 @@ def work(tmp_path_factory) -> Path:
     (folder / "answers.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
     new_model(folder)
     return folder
+
+
+@pytest.mark.parametrize("record", [FOLLOW_UP, TOOL])
+def test_every_placeholder_has_its_audio(record, work):
+    for _, row in dialogue_rows(record, CODES, work):
+        contents = "".join(message["content"] for message in row["messages"])
+        assert contents.count(AUDIO_TEMPLATE) == len(row["audio"])
+
+
+def test_a_spoken_answer_is_ten_delay_codes_then_its_codes_and_history_is_text(work):
+    first, second = of_kind(FOLLOW_UP, "talk", work)
+    assert first["system"] == second["system"] == DEFAULT_S2M_PROMPT
+    roles = [message["role"] for message in second["messages"]]
+    assert roles == ["user", "assistant", "user", "assistant"]
+    assert second["messages"][1]["content"] == "Two."
+    question, _, answer = map(json.loads, second["audio"])
+    assert question["token"] == "<|audio_pad|>" * 25 and question["text"] == ""
+    assert answer["token"] == "<|audio_bos|>" * 10 + "[AU0001][AU0002]"
+    assert answer["text"] == "Two."
+
+
+def test_a_tool_is_called_from_a_prompt_that_offers_it_and_its_result_is_spoken(work):
+    (call,) = of_kind(TOOL, "ask_tools", work)
+    assert '"name": "get_weather", "description"' in call["system"]
+    assert call["messages"][-1]["content"] == CALL
+    (spoken,) = of_kind(TOOL, "talk", work)
+    assert spoken["system"] == DEFAULT_S2M_PROMPT
+    result = '<tool_response>\n{"sky": "sunny"}\n</tool_response>'
+    assert spoken["messages"][2] == {"role": "user", "content": result}
+    assert spoken["messages"][1]["content"] == CALL
+
+
+def test_answers_without_codes_are_not_spoken(work):
+    record = {**FOLLOW_UP, "messages": [user("Hello."), assistant("Nobody said this.")]}
+    assert of_kind(record, "talk", work) == [] and len(of_kind(record, "ask", work)) == 1
 
 
 def test_rows_of_all_stages_leave_out_what_is_held_out(work):

@@ -1,0 +1,244 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Look through a file of training rows and say what is wrong, where, and what to do.
+
+The schema is described in ``training/data/README.md``.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from funaudiochat.errors import FunAudioChatError
+from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
+
+CODES = 6561
+DELAY_CODES = 10
+GROUP_SIZE = 5
+# A wave may be cut to whole codes at either end.
+TOLERATED_CODES = 2
+_CODE = re.compile(r"\[AU(\d+)\]")
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One thing to mend.
+
+    Attributes:
+        row: line number, from 1 on.
+        field: where in the row, for example ``audio[1].token``.
+        text: what is wrong and what to do.
+    """
+
+    row: int
+    field: str
+    text: str
+
+
+@dataclass
+class Summary:
+    """What a file holds; the lists have one entry for each question, answer or row."""
+
+    rows: int = 0
+    problems: list[Problem] = field(default_factory=list)
+    question_seconds: list[float] = field(default_factory=list)
+    answer_seconds: list[float] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
+    tokens: list[int] = field(default_factory=list)
+
+
+class DataChecker:
+    """Checks rows one by one.
+
+    Args:
+        tokenizer: of the model to be trained, to count tokens; None leaves lengths unchecked.
+        cutoff_len: longest row in tokens, LLaMA-Factory's field of that name.
+    """
+
+    def __init__(self, tokenizer: Any = None, cutoff_len: int = 4096) -> None:
+        self.tokenizer, self.cutoff_len = tokenizer, cutoff_len
+        self.summary = Summary()
+
+    def check_line(self, number: int, line: str) -> list[Problem]:
+        """Problems of one line, which are also added to the summary."""
+        found = [Problem(number, where, text) for where, text in self._row(line)]
+        self.summary.rows += 1
+        self.summary.problems += found
+        return found
+
+    def _row(self, line: str) -> Iterator[tuple[str, str]]:
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            yield "", f"is no JSON ({error}); write one object a line"
+            return
+        if not isinstance(row, dict):
+            yield "", "is no JSON object; a row has system, messages and audio"
+            return
+        messages, entries = row.get("messages"), row.get("audio", [])
+        if not isinstance(row.get("system", ""), str):
+            yield "system", "is no text"
+        if not isinstance(entries, list):
+            yield "audio", "is no list; give one JSON text for every placeholder"
+            return
+        if not isinstance(messages, list) or not messages:
+            yield "messages", "is no list of messages; give user and assistant in turn"
+            return
+        owners, well_formed = [], True
+        for index, message in enumerate(messages):
+            where, role = f"messages[{index}]", ("user", "assistant")[index % 2]
+            if not isinstance(message, dict) or not isinstance(message.get("content"), str):
+                yield where, "needs role and content, both text"
+                well_formed = False
+            else:
+                given = message.get("role")
+                if given != role:
+                    yield f"{where}.role", f"is {given!r}, not {role!r}: they alternate"
+                owners += [role] * message["content"].count(AUDIO_TEMPLATE)
+        if len(messages) % 2:
+            yield "messages", "ends with a question; the last message must be the assistant's"
+        if not well_formed:
+            return
+        self.summary.turns.append(len(messages) // 2)
+        if len(owners) != len(entries):
+            yield (
+                "audio",
+                f"has {len(entries)} entries for {len(owners)} placeholders {AUDIO_TEMPLATE} in "
+                "the messages; give one for each, in their order",
+            )
+            return
+        groups = 0
+        for index, (owner, entry) in enumerate(zip(owners, entries, strict=True)):
+            where = f"audio[{index}]"
+            try:
+                fields = json.loads(entry)
+            except (TypeError, ValueError):
+                fields = None
+            if not isinstance(fields, dict):
+                yield where, "is no JSON text of an object with path, token and text"
+                continue
+            check = self._question if owner == "user" else self._answer
+            places, problems = check(fields)
+            groups += -(-places // GROUP_SIZE)
+            yield from ((f"{where}.{key}", text) for key, text in problems.items())
+        if self.tokenizer is not None:
+            yield from self._length(row.get("system", ""), messages, groups)
+
+    def _seconds(self, path: Any) -> float | str:
+        """Length of a wave, or what is wrong with it."""
+        try:
+            info = soundfile.info(str(path))
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string if Path(str(path)).exists() else "there is no such file"
+            return f"{path} cannot be read ({reason}); paths are relative to where training starts"
+        return info.frames / info.samplerate if info.frames else f"{path} has no samples"
+
+    def _question(self, fields: dict[str, Any]) -> tuple[int, dict[str, str]]:
+        """Number of 25 Hz places of a user's entry, and key -> problem."""
+        seconds = self._seconds(fields.get("path"))
+        if isinstance(seconds, str):
+            return 0, {"path": seconds}
+        self.summary.question_seconds.append(seconds)
+        wanted, problems = int(seconds * TOKEN_FPS), {}
+        if wanted == 0:
+            problems["path"] = f"is {seconds * 1000:.0f} ms long; 40 ms make one code"
+        token = fields.get("token")
+        if token and token != AUDIO_PAD_TOKEN * wanted:
+            problems["token"] = (
+                f"must be {AUDIO_PAD_TOKEN} {wanted} times for {seconds:.2f} s, and has "
+                f"{str(token).count(AUDIO_PAD_TOKEN)}; leave it out to have it made"
+            )
+        return wanted, problems
+
+    def _answer(self, fields: dict[str, Any]) -> tuple[int, dict[str, str]]:
+        """Number of codes of an assistant's entry, the delay among them, and key -> problem."""
+        token, delay = fields.get("token"), AUDIO_BOS_TOKEN * DELAY_CODES
+        if not isinstance(token, str) or not token.startswith(delay):
+            wanted = f"must begin with {AUDIO_BOS_TOKEN} {DELAY_CODES} times, then the codes"
+            return 0, {"token": wanted}
+        spelled = token.removeprefix(delay)
+        codes = [int(code) for code in _CODE.findall(spelled)]
+        self.summary.answer_seconds.append(len(codes) / TOKEN_FPS)
+        problems = {}
+        if fields.get("path"):
+            seconds = self._seconds(fields["path"])
+            if isinstance(seconds, str):
+                problems["path"] = seconds
+            elif abs(seconds * TOKEN_FPS - len(codes)) > TOLERATED_CODES:
+                problems["token"] = (
+                    f"has {len(codes)} codes for {seconds:.2f} s, which make "
+                    f"{int(seconds * TOKEN_FPS)}: wave and codes do not belong together"
+                )
+        rest, most = _CODE.sub("", spelled), max(codes, default=0)
+        if rest or not codes:
+            problems["token"] = f"must hold [AU0000] and so on, and holds {rest[:40]!r}"
+        elif most >= CODES:
+            problems["token"] = f"has code {most}; codes are 0 to {CODES - 1}: tokenize again"
+        text = fields.get("text")
+        room = -(-(DELAY_CODES + len(codes)) // GROUP_SIZE)
+        if not text or not isinstance(text, str):
+            problems["text"] = "is empty; the text of the answer is learned beside its codes"
+        elif self.tokenizer is not None:
+            words = len(self.tokenizer(text)["input_ids"])
+            if words > room:
+                problems["text"] = f"has {words} tokens for {room} groups of codes: it would be cut"
+        return DELAY_CODES + len(codes), problems
+
+    def _length(
+        self, system: str, messages: list[dict[str, str]], groups: int
+    ) -> Iterator[tuple[str, str]]:
+        """The whole row against the longest that training takes."""
+        turns = [{"role": "system", "content": system}, *messages]
+        text = "".join(f"<|im_start|>{t['role']}\n{t['content']}<|im_end|>\n" for t in turns)
+        placeholders = text.count(AUDIO_TEMPLATE)
+        total = len(self.tokenizer(text)["input_ids"]) - placeholders + groups
+        self.summary.tokens.append(total)
+        if total > self.cutoff_len:
+            yield "", f"is {total} tokens long; cutoff_len is {self.cutoff_len}: it would be cut"
+
+
+def check_file(path: Path, tokenizer: Any = None, cutoff_len: int = 4096) -> Summary:
+    """Check every row of a JSONL file.
+
+    Raises:
+        FunAudioChatError: the file is missing, no UTF-8 text, or holds no row.
+    """
+    checker = DataChecker(tokenizer, cutoff_len)
+    try:
+        with path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    checker.check_line(number, line)
+    except (OSError, UnicodeDecodeError) as error:
+        raise FunAudioChatError(f"{path} cannot be read as UTF-8 text: {error}") from error
+    if not checker.summary.rows:
+        raise FunAudioChatError(f"{path} holds no rows; write one JSON object a line")
+    return checker.summary
+
+
+def draw_histograms(summary: Summary, path: Path) -> None:
+    """Write a PNG of the lengths of questions, answers and rows."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    kinds: dict[str, list[Any]] = {
+        "questions, seconds": summary.question_seconds,
+        "answers, seconds": summary.answer_seconds,
+        "turns in a row": summary.turns,
+        "row, tokens": summary.tokens,
+    }
+    figure, axes = pyplot.subplots(1, len(kinds), figsize=(14, 3.2))
+    for axis, (title, values) in zip(axes, kinds.items(), strict=True):
+        axis.hist(values, bins=30)
+        axis.set(title=f"{title} (n = {len(values)})", ylabel="count")
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
