@@ -251,6 +251,9 @@ def _media_container(data: bytes) -> str | None:
         return "mov"
     if data[:4] == b"ADIF" or (data[:1] == b"\xff" and len(data) > 1 and data[1] & 0xF6 == 0xF0):
         return "aac"
+    # A FLAC stream that does not state its length, which libsndfile cannot read.
+    if data[:4] == b"fLaC" and int.from_bytes(data[18:26], "big") & ((1 << 36) - 1) == 0:
+        return "flac"
     return None
 
 
