@@ -1,0 +1,83 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A manifest becomes training rows that pass the validator."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from funaudiochat.audio import load_audio, save_wav
+from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
+from training.check_data import check_file
+from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
+
+ROOT = Path(__file__).parents[2]
+TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
+
+
+@pytest.fixture
+def manifest(tmp_path) -> Path:
+    save_wav(tmp_path / "q.wav", 0.1 * np.sin(np.arange(24720) / 9), 24000)  # 1.03 s
+    save_wav(tmp_path / "a.wav", 0.1 * np.sin(np.arange(16000) / 5), 16000)
+    rows = [
+        {"question_audio": "q.wav", "question_text": "hé", "answer_audio": "a.wav",
+         "answer_text": "yes"},
+        {"question_audio": "q.wav", "answer_text": "heard", "instruction": "Transcribe."},
+        {"question_audio": "nowhere.wav", "answer_text": "lost"},
+        {"question_text": "typed", "answer_text": "written", "system": "Be brief.",
+         "history": [{"question_audio": "q.wav", "answer_text": "earlier"}]},
+        {"question_text": "no answer"},
+        {"question": "unknown field"},
+    ]  # fmt: skip
+    lines = [json.dumps(row) for row in rows] + ["{broken"]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    return tmp_path / "pairs.jsonl"
+
+
+def run(manifest: Path, *options: str) -> tuple[list[dict], str]:
+    output = manifest.with_name("train.jsonl")
+    command = [sys.executable, ROOT / "training/process/data_process.py", "--manifest", manifest]
+    command += ["--output", output, "--tts-path", TTS, *options]
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in output.read_text().splitlines()], done.stderr
+
+
+def test_rows_have_the_layout_of_the_reference_and_bad_ones_are_reported(manifest):
+    (talk, heard, turns), log = run(manifest, "--workers", "2")
+    assert "3 rows" in log and "4 skipped" in log
+    errors = manifest.with_name("train.jsonl.errors.jsonl").read_text().splitlines()
+    reasons = [json.loads(line)["error"] for line in errors]
+    causes = ("nowhere.wav", "answer_text", "object", "Expecting")
+    assert all(cause in reason for cause, reason in zip(causes, reasons, strict=True))
+    assert talk["system"] == DEFAULT_S2M_PROMPT and heard["system"] == DEFAULT_S2T_PROMPT
+    question, answer = map(json.loads, talk["audio"])
+    assert list(question) == ["path", "ref_path", "ref_text", "text", "token"]
+    assert question["token"] == "<|audio_pad|>" * 25 and "hé" in talk["audio"][0]
+    wave = load_audio(manifest.with_name("a.wav"), 16000)
+    codes = SpeechTokenizer.from_pretrained(TTS).encode(wave).tolist()
+    spelled = "".join(f"[AU{code:04d}]" for code in codes)
+    assert answer["token"] == "<|audio_bos|>" * 10 + spelled
+    assert len(codes) == 25 and answer["text"] == "yes"
+    blank = "<|audio_bos|><|AUDIO|><|audio_eos|>"
+    assert heard["messages"][0]["content"] == f"{blank}\nTranscribe."
+    assert turns["system"] == "Be brief."
+    assert [m["content"] for m in turns["messages"]] == [blank, "earlier", "typed", "written"]
+    assert check_file(manifest.with_name("train.jsonl")).problems == []
+
+
+def test_a_stopped_run_goes_on_and_ends_like_an_uninterrupted_one(manifest):
+    whole, _ = run(manifest)
+    output = manifest.with_name("train.jsonl")
+    errors = output.with_name("train.jsonl.errors.jsonl")
+    kept = errors.read_text()
+    lines = output.read_text().splitlines(keepends=True)
+    output.write_text(lines[0] + lines[1][:40])  # torn while writing the second row
+    errors.write_text("")
+    assert run(manifest)[0] == whole and errors.read_text() == kept
+    assert run(manifest)[0] == whole  # nothing is left to do

@@ -1,0 +1,209 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Make training rows of a manifest of questions and answers.
+
+    python process/data_process.py --manifest pairs.jsonl            # data/train.jsonl
+    python process/data_process.py --manifest pairs.jsonl --debug    # data/train_1k.jsonl
+
+The manifest and the rows are described in ``data/README.md``. Rows keep the manifest's order. The
+same command goes on where it was stopped. A bad row is skipped and noted in
+``OUTPUT.errors.jsonl``.
+"""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from funaudiochat.audio import load_audio  # noqa: E402
+from funaudiochat.cosyvoice3.speech_tokenizer import SAMPLE_RATE_HZ, SpeechTokenizer  # noqa: E402
+from training.check_data import DELAY_CODES  # noqa: E402
+from utils.constant import (  # noqa: E402
+    AUDIO_BOS_TOKEN,
+    AUDIO_PAD_TOKEN,
+    AUDIO_TEMPLATE,
+    DEFAULT_S2M_PROMPT,
+    DEFAULT_S2T_PROMPT,
+    TOKEN_FPS,
+)
+
+logger = logging.getLogger(__name__)
+
+DATA = Path(__file__).parents[1] / "data"
+DEBUG_ROWS = 1000
+_FIELDS = {
+    "system", "history", "question_audio", "question_text", "answer_audio", "answer_text",
+    "instruction",
+}  # fmt: skip
+# Of a worker process, made by its initializer.
+_tokenizer: SpeechTokenizer | None = None
+
+
+def _text(fields: dict[str, Any], key: str) -> str:
+    value = fields.get(key) or ""
+    if not isinstance(value, str):
+        raise ValueError(f"{key} is {value!r}, not text")
+    return value
+
+
+def _question(fields: dict[str, Any], folder: Path, audio: list[str]) -> dict[str, str]:
+    """A user's message; its sound, if it has one, is added to ``audio``."""
+    text, instruction = _text(fields, "question_text"), _text(fields, "instruction")
+    if not fields.get("question_audio"):
+        if not text:
+            raise ValueError("has neither question_audio nor question_text")
+        return {"role": "user", "content": f"{text}\n{instruction}" if instruction else text}
+    path = folder / _text(fields, "question_audio")
+    seconds = len(load_audio(path, SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    pads = AUDIO_PAD_TOKEN * int(seconds * TOKEN_FPS)
+    audio.append(_entry(path=str(path), text=text, token=pads))
+    content = f"{AUDIO_TEMPLATE}\n{instruction}" if instruction else AUDIO_TEMPLATE
+    return {"role": "user", "content": content}
+
+
+def _entry(**fields: str) -> str:
+    return json.dumps(
+        {"ref_path": "", "ref_text": "", **fields}, sort_keys=True, ensure_ascii=False
+    )
+
+
+def make_row(
+    fields: dict[str, Any], folder: Path, tokenizer: SpeechTokenizer | None
+) -> dict[str, Any]:
+    """One training row.
+
+    Args:
+        fields: a row of the manifest.
+        folder: what its paths are relative to.
+        tokenizer: gives the codes of spoken answers.
+
+    Raises:
+        ValueError: the row is no question with an answer, or its sound cannot be used.
+    """
+    if not isinstance(fields, dict) or fields.keys() - _FIELDS:
+        raise ValueError(f"is no object of {', '.join(sorted(_FIELDS))}")
+    audio: list[str] = []
+    messages = []
+    for turn in fields.get("history") or []:
+        answer = {"role": "assistant", "content": _text(turn, "answer_text")}
+        messages += [_question(turn, folder, audio), answer]
+    messages.append(_question(fields, folder, audio))
+    text = _text(fields, "answer_text")
+    if not text:
+        raise ValueError("has no answer_text, which is learned also beside a spoken answer")
+    content, prompt = text, DEFAULT_S2T_PROMPT
+    if fields.get("answer_audio"):
+        if tokenizer is None:
+            raise ValueError("has a spoken answer: give --tts-path for its codes")
+        path = folder / _text(fields, "answer_audio")
+        codes = tokenizer.encode(load_audio(path, SAMPLE_RATE_HZ)).tolist()
+        spelled = "".join(f"[AU{code:04d}]" for code in codes)
+        token = AUDIO_BOS_TOKEN * DELAY_CODES + spelled
+        audio.append(_entry(path=str(path), text=text, token=token))
+        content, prompt = AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT
+    messages.append({"role": "assistant", "content": content})
+    return {"system": fields.get("system") or prompt, "messages": messages, "audio": audio}
+
+
+def _start_worker(tts_path: Path | None, devices: list[str]) -> None:
+    """Load a tokenizer on this worker's device."""
+    global _tokenizer
+    torch.set_num_threads(1)
+    if tts_path is not None:
+        number = (get_context("spawn").current_process()._identity or (1,))[0] - 1
+        _tokenizer = SpeechTokenizer.from_pretrained(tts_path, devices[number % len(devices)])
+
+
+def _work(line: str, folder: Path) -> tuple[bool, str]:
+    """Whether a manifest line is good, and the row or the reason as JSON."""
+    try:
+        row = make_row(json.loads(line), folder, _tokenizer)
+        return True, json.dumps(row, sort_keys=True, ensure_ascii=False)
+    except (ValueError, TypeError, AttributeError, OSError) as error:
+        return False, json.dumps({"error": str(error), "row": line.strip()[:500]})
+
+
+def _whole_lines(path: Path) -> int:
+    """Number of lines of a file, whose torn end is cut off."""
+    if not path.exists():
+        return 0
+    data = path.read_bytes()
+    path.write_bytes(data[: data.rfind(b"\n") + 1])
+    return data.count(b"\n")
+
+
+def process(
+    manifest: Path, output: Path, tts_path: Path | None, workers: int, limit: int | None = None
+) -> tuple[int, int]:
+    """Write the rows that are not there yet.
+
+    Args:
+        tts_path: folder of the speech tokenizer; None if no answer is spoken.
+        workers: processes; on several GPUs they take them in turn.
+        limit: number of manifest rows to read.
+
+    Returns:
+        numbers of rows and of skipped rows in all.
+    """
+    from tqdm import tqdm
+
+    errors = output.with_name(output.name + ".errors.jsonl")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    counts = [_whole_lines(errors), _whole_lines(output)]
+    # onnxruntime's CUDA build is another package; torch only tells how many GPUs there are.
+    devices = [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]
+
+    def lines() -> Iterator[str]:
+        with manifest.open(encoding="utf-8") as file:
+            yield from islice((line for line in file if line.strip()), sum(counts), limit)
+
+    with (
+        get_context("spawn").Pool(workers, _start_worker, (tts_path, devices)) as pool,
+        output.open("a", encoding="utf-8") as rows,
+        errors.open("a", encoding="utf-8") as skipped,
+    ):
+        work = partial(_work, folder=manifest.parent.resolve())
+        results = pool.imap(work, lines(), chunksize=4)
+        for good, text in tqdm(results, unit="row", initial=sum(counts)):
+            file = rows if good else skipped
+            file.write(text + "\n")
+            file.flush()
+            counts[good] += 1
+    if not counts[0]:
+        errors.unlink()
+    return counts[1], counts[0]
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Make training rows of a manifest.")
+    parser.add_argument("--manifest", type=Path, required=True, help="JSONL, see data/README.md")
+    parser.add_argument("--output", type=Path, help="default: data/train.jsonl")
+    parser.add_argument("--tts-path", type=Path, help="folder with the speech tokenizer")
+    parser.add_argument("--workers", type=int, default=max(1, torch.cuda.device_count()))
+    parser.add_argument("--debug", action="store_true", help="1000 rows, to data/train_1k.jsonl")
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if not args.manifest.is_file():
+        parser.error(f"{args.manifest} does not exist")
+    output = args.output or DATA / ("train_1k.jsonl" if args.debug else "train.jsonl")
+    limit = DEBUG_ROWS if args.debug else None
+    rows, skipped = process(args.manifest, output, args.tts_path, args.workers, limit)
+    logger.info("%d rows in %s; %d skipped", rows, output, skipped)
+    if skipped:
+        logger.info("the reasons are in %s.errors.jsonl", output)
+
+
+if __name__ == "__main__":
+    main()
