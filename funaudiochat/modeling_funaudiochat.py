@@ -709,7 +709,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             output.loss = output.text_loss
         if disable_speech or not self.config.audio_config.enable_audio_invert_tower:
             return output
-        if self.training and merged is None:
+        if self.training and labels is not None and merged is None:
             return output  # Rule 32: no speech loss, so nothing would read the head's result.
         teacher = self._teacher_embeds(speech_labels) if speech_labels is not None else None
         speech_logits = self.audio_invert_tower(
