@@ -1,0 +1,196 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The refined head: 25 Hz codes out of the backbone's 5 Hz states.
+
+Shapes: ``B`` rows, ``L`` or ``S`` 5 Hz positions, ``G`` group size (5), ``H`` text width, ``C``
+codebook size.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, AutoModel, DynamicCache
+from transformers.utils import ModelOutput
+
+from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
+from funaudiochat.errors import CheckpointError
+from funaudiochat.modeling_common import FunAudioChatPreTrainedModel, is_packed, run_packed
+
+
+class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
+    """Refined head: each 5 Hz hidden state is widened to G positions that predict codes."""
+
+    config_class = FunAudioChatAudioEncoderConfig
+
+    def __init__(self, config: FunAudioChatAudioEncoderConfig) -> None:
+        super().__init__(config)
+        fields = dict(config.crq_transformer_config or {})
+        attention = fields.pop("_attn_implementation", None) or config._attn_implementation
+        head_config = CONFIG_MAPPING[fields.pop("model_type", "qwen3")](**fields)
+        width, head_width = config.output_dim, head_config.hidden_size
+        self.group_size = config.group_size
+        self.pre_matching = nn.Linear(width, width * config.group_size)
+        self.input_matching = nn.Linear(width, head_width, bias=False)
+        self.crq_transformer = AutoModel.from_config(head_config, attn_implementation=attention)
+        # The head is only ever fed vectors; the checkpoint holds no token embedding for it.
+        self.crq_transformer.embed_tokens = None
+        self.output_matching = nn.Linear(head_width, width, bias=False)
+        if config.codebook_size is None:
+            raise CheckpointError("config.json needs audio_config.codebook_size")
+        self.lm_head = nn.Linear(width, config.codebook_size, bias=False)
+        self.start_code = config.bos_token_id
+        self.crq_do_sample = False
+        self.crq_release()
+        self.post_init()
+
+    def expand(self, hidden: Tensor) -> Tensor:
+        """Widen every 5 Hz position to its G fine ones: [B, S, H] -> [B, S*G, H]."""
+        return self.pre_matching(hidden).unflatten(-1, (self.group_size, -1)).flatten(1, 2)
+
+    def next_scores(
+        self,
+        fine: Tensor,
+        last_codes: Tensor,
+        cache: Any,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+    ) -> Tensor:
+        """One cached pass: the scores of the next code (rules 44, 45).
+
+        Args:
+            fine: [B, S, H] expanded positions.
+            last_codes: [B] the code before, added to every position of the pass.
+            cache: of this head, extended in place.
+            attention_mask: [B, seen + S], None without padding.
+            position_ids: [B, S] fine positions.
+
+        Returns:
+            [B, C] in float32.
+        """
+        out = self.crq_transformer(
+            inputs_embeds=self.input_matching(
+                fine + F.embedding(last_codes, self.lm_head.weight)[:, None]
+            ),
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return self.lm_head(self.output_matching(out[:, -1])).float()
+
+    def crq_release(self) -> None:
+        """Forget the request an engine drove through :meth:`crq_generate_forward`."""
+        self.crq_audio_embeds: Tensor | None = None
+        self.crq_past_key_values: Any = None
+        self.crq_logits_processor: Any = None
+        self.crq_speech_ids: Tensor | None = None
+        self.crq_generate_tokens: Any = None
+        self.crq_generator: torch.Generator | None = None
+
+    @torch.no_grad()
+    def crq_generate_forward(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        return_dict: bool = True,
+    ) -> ModelOutput:
+        """Choose one group for an engine that keeps the request's state itself.
+
+        The engine writes ``crq_audio_embeds``, ``crq_past_key_values``, ``crq_speech_ids`` and
+        the sampling settings before the call and reads the first two and
+        ``crq_generate_tokens`` [B, G] after it. Our own decoding never uses these attributes.
+
+        Args:
+            inputs_embeds: [B, S, H], hidden state plus text embedding; S is the prompt's length
+                in the first call, then 1.
+            attention_mask, position_ids, return_dict: accepted, without effect.
+        """
+        fine, group = self.expand(inputs_embeds), self.group_size
+        cache = self.crq_past_key_values
+        if cache is None:
+            cache = self.crq_past_key_values = DynamicCache()
+        embeds = self.crq_audio_embeds
+        if embeds is None:
+            embeds = self.lm_head.weight[self.start_code].expand(len(fine), 1, -1)
+        self.crq_generate_tokens = []
+        start, scores = 0, []
+        for stop in range(fine.shape[1] - group + 1, fine.shape[1] + 1):
+            out = self.crq_transformer(
+                inputs_embeds=self.input_matching(fine[:, start:stop] + embeds),
+                past_key_values=cache,
+                use_cache=True,
+            ).last_hidden_state
+            start = stop
+            codes, logits = self.sampling_step(
+                self.lm_head(self.output_matching(out[:, -1])).float()
+            )
+            codes = codes.reshape(-1)
+            self.crq_generate_tokens.append(codes)
+            scores.append(logits)
+            embeds = F.embedding(codes, self.lm_head.weight)[:, None]
+        self.crq_audio_embeds = embeds
+        self.crq_generate_tokens = torch.stack(self.crq_generate_tokens, dim=1)
+        return ModelOutput(logits=torch.stack(scores, dim=1), past_key_values=cache)
+
+    def sampling_step(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Choose a code: logits [B, C] -> ids [B] and the processed scores [B, C]."""
+        if self.crq_logits_processor is not None:
+            parts = [code[:, None] for code in self.crq_generate_tokens]
+            if self.crq_speech_ids is not None:
+                parts.insert(0, self.crq_speech_ids)
+            ids = torch.cat(parts, 1) if parts else logits.new_empty(len(logits), 0).long()
+            logits = self.crq_logits_processor(ids, logits)
+        if not self.crq_do_sample:
+            return logits.argmax(-1), logits
+        codes = torch.multinomial(logits.softmax(-1), 1, generator=self.crq_generator)
+        return codes[:, 0], logits
+
+    def forward(
+        self,
+        inputs_embeds: Tensor,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        teacher_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Score the codes of every position at once (rules 20, 21, 33).
+
+        Args:
+            inputs_embeds: [B, L, H].
+            attention_mask: [B, L], 0/1 or the sample numbers of packed rows.
+            position_ids: [B, L] coarse positions.
+            teacher_embeds: [B, L*G, H], each the code before the position's target.
+
+        Returns:
+            Logits [B, L*G, C].
+        """
+        group = self.group_size
+        hidden = self.expand(inputs_embeds)
+        if teacher_embeds is not None:
+            hidden = hidden + teacher_embeds
+        hidden = self.input_matching(hidden)
+        mask = attention_mask
+        if mask is not None:
+            mask = mask.repeat_interleave(group, dim=1)
+        if position_ids is not None:
+            position_ids = self._fine_positions(position_ids)
+        if mask is not None and is_packed(mask):
+            hidden = run_packed(self.crq_transformer, hidden, mask)
+        else:
+            hidden = self.crq_transformer(
+                inputs_embeds=hidden,
+                attention_mask=mask,
+                position_ids=position_ids,
+                use_cache=False,
+            ).last_hidden_state
+        return self.lm_head(self.output_matching(hidden))
+
+    def _fine_positions(self, position_ids: Tensor) -> Tensor:
+        """[B, L] -> [B, L*G]: G*p + j; the tail after the last non-zero position gets 0."""
+        offsets = torch.arange(self.group_size, device=position_ids.device)
+        fine = position_ids[:, :, None] * self.group_size + offsets
+        remaining = (position_ids != 0).flip(1).cumsum(1).flip(1) > 0
+        return (fine * remaining[:, :, None]).flatten(1)
