@@ -49,7 +49,7 @@ class FunAudioChatOutput(ModelOutput):
         loss: text loss plus speech loss, scalar.
         text_loss, speech_loss: mean cross-entropies, scalars.
         logits: [B, L, V].
-        speech_logits: [B, L*G, C], None when the head did not run.
+        speech_logits: [B, L*G, C], None when the head did not run or only ran for its loss.
         last_hidden_state: [B, L, H] after the backbone's final norm.
         inputs_embeds: [B, L, H] merged backbone input.
         cache: of the backbone, None without one; ``past_key_values`` is its older name.
@@ -96,8 +96,12 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
     """The joint model: audio enters the backbone at 5 Hz, the refined head writes 25 Hz codes.
 
     ``sp_gen_kwargs`` holds the speech settings ``generate`` starts from: ``text_greedy``,
-    ``only_crq_sampling``, ``disable_speech``, ``force_text_abos``.
+    ``only_crq_sampling``, ``disable_speech``, ``force_text_abos``. With ``lean_speech_loss`` a
+    training step runs the head only on rows, and projects only positions, that have a code to
+    learn: same losses and gradients, but no speech logits.
     """
+
+    lean_speech_loss = False
 
     main_input_name = "input_ids"
     _tied_weights_keys = {"audio_invert_tower.lm_head.weight": "audio_tower.embed_tokens.weight"}
@@ -283,23 +287,29 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         speech_labels = None
         if labels is not None:
             text_labels, speech_labels = self._targets(labels, merged)
-            output.text_loss = self._cross_entropy(logits, text_labels, 1)
+            output.text_loss = self._cross_entropy(logits[:, :-1], text_labels[:, 1:])
             output.loss = output.text_loss
         if disable_speech or not self.config.audio_config.enable_audio_invert_tower:
             return output
         if self.training and labels is not None and merged is None:
             return output  # Rule 32: no speech loss, so nothing would read the head's result.
         teacher = self._teacher_embeds(speech_labels) if speech_labels is not None else None
-        speech_logits = self.audio_invert_tower(
-            hidden + text_embeds.detach(), attention_mask, position_ids, teacher
-        )
-        output.speech_logits = speech_logits
-        if speech_labels is not None:
-            shift = self.config.audio_config.group_size
-            speech_loss = self._cross_entropy(speech_logits, speech_labels, shift)
-            output.speech_loss = speech_loss
-            if output.loss is not None:
-                output.loss = output.loss + speech_loss
+        head_inputs = (hidden + text_embeds.detach(), attention_mask, position_ids, teacher)
+        shift = self.config.audio_config.group_size
+        if self.lean_speech_loss and self.training and speech_labels is not None:
+            targets = speech_labels.roll(-shift, 1)
+            targets[:, -shift:] = self.config.ignore_index
+            wanted = targets != self.config.ignore_index
+            scores = self.audio_invert_tower(*head_inputs, wanted)
+            output.speech_loss = self._cross_entropy(scores, targets[wanted])
+        else:
+            output.speech_logits = self.audio_invert_tower(*head_inputs)
+            if speech_labels is not None:
+                output.speech_loss = self._cross_entropy(
+                    output.speech_logits[:, :-shift], speech_labels[:, shift:]
+                )
+        if output.loss is not None and output.speech_loss is not None:
+            output.loss = output.loss + output.speech_loss
         return output
 
     def encode(
@@ -434,9 +444,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         )
         return self.audio_tower.embed_tokens(codes).roll(1 - audio.group_size, dims=1)
 
-    def _cross_entropy(self, logits: Tensor, labels: Tensor, shift: int) -> Tensor:
-        """Mean over valid targets in float32, 0 without any; position i has label i + shift."""
-        ignore, targets = self.config.ignore_index, labels[:, shift:].flatten()
-        scores = logits[:, :-shift].flatten(0, 1).float()
+    def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Mean over valid targets in float32, 0 without any: [..., V] and [...] -> scalar."""
+        ignore, targets = self.config.ignore_index, targets.flatten()
+        scores = logits.flatten(0, -2).float()
         total = F.cross_entropy(scores, targets, ignore_index=ignore, reduction="sum")
         return total / (targets != ignore).sum().clamp(min=1)

@@ -155,6 +155,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
         teacher_embeds: Tensor | None = None,
+        wanted: Tensor | None = None,
     ) -> Tensor:
         """Score the codes of every position at once (rules 20, 21, 33).
 
@@ -163,11 +164,20 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
             attention_mask: [B, L], 0/1 or the sample numbers of packed rows.
             position_ids: [B, L] coarse positions.
             teacher_embeds: [B, L*G, H], each the code before the position's target.
+            wanted: bool [B, L*G]; rows without a wanted position are not run.
 
         Returns:
-            Logits [B, L*G, C].
+            Logits [B, L*G, C], or [wanted positions, C].
         """
         group = self.group_size
+        if wanted is not None:
+            rows = wanted.any(1)
+            rows[0] |= ~rows.any()  # A batch of no rows is nothing a transformer takes.
+            inputs_embeds, wanted = inputs_embeds[rows], wanted[rows]
+            attention_mask, position_ids, teacher_embeds = (
+                None if x is None else x.expand(len(rows), -1, *x.shape[2:])[rows]
+                for x in (attention_mask, position_ids, teacher_embeds)
+            )
         hidden = self.expand(inputs_embeds)
         if teacher_embeds is not None:
             hidden = hidden + teacher_embeds
@@ -186,6 +196,8 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
                 position_ids=position_ids,
                 use_cache=False,
             ).last_hidden_state
+        if wanted is not None:
+            hidden = hidden[wanted]
         return self.lm_head(self.output_matching(hidden))
 
     def _fine_positions(self, position_ids: Tensor) -> Tensor:

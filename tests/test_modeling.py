@@ -175,6 +175,26 @@ def test_a_block_diagonal_mask_means_the_same_as_sample_numbers():
     assert result.loss.item() == pytest.approx(expected.loss.item(), rel=1e-6)
 
 
+@pytest.mark.parametrize("labelled", [True, False], ids=["targets", "none"])
+@pytest.mark.parametrize("name", [n for n in names("d") if n != "d3_train_text_only"])
+def test_running_the_head_only_where_it_learns_changes_no_loss_and_no_gradient(name, labelled):
+    _, inputs, _ = load_case(name)
+    if not labelled:
+        inputs["labels"] = torch.full_like(inputs["labels"], -100)
+        inputs["labels"][:, -1] = inputs["input_ids"][:, -1]
+    whole, lean = load_model().train(), load_model().train()
+    lean.lean_speech_loss = True
+    outputs = [model(**inputs) for model in (whole, lean)]
+    for output in outputs:
+        output.loss.backward()
+    assert outputs[1].speech_logits is None
+    torch.testing.assert_close(outputs[1].speech_loss, outputs[0].speech_loss, rtol=1e-6, atol=0)
+    gradients = dict(lean.named_parameters())
+    for key, parameter in whole.named_parameters():
+        if parameter.grad is not None:
+            torch.testing.assert_close(gradients[key].grad, parameter.grad, atol=1e-6, rtol=1e-4)
+
+
 def test_audio_without_targets_adds_a_speech_loss_of_zero():
     _, inputs, _ = load_case("d1_train_batch")
     labels = torch.full_like(inputs["labels"], -100)

@@ -75,6 +75,7 @@ class ModelSettings(TrainerCallback):
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model = kwargs["model"]
         model.config.halve_untranscribed_audio = self.halve
+        model.lean_speech_loss = True
         if self.parts is not None:
             freeze_other_parts(model, self.parts)
 
