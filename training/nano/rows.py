@@ -36,7 +36,6 @@ TRANSCRIBE = "Please help me transcribe the audio."
 SAY = "Say: "
 VOICE = "heart"
 DELAY_CODES = 10
-# Share of the rows of each kind in each stage.
 # A tool prompt offers so many tools, the right one among them; which ones is drawn per dialogue.
 MOST_TOOLS = 3
 # Share of the rows of each kind in each stage; rows with a tool prompt are long.
@@ -73,14 +72,19 @@ def _tools() -> dict[str, str]:
     }
 
 
+def tool_definition(name: str) -> str:
+    """JSON definition of one tool."""
+    return _tools()[name]
+
+
 def tool_prompt(names: Iterable[str]) -> str:
     """The function-calling prompt with these tools of the domain."""
-    definitions = "\n".join(_tools()[name] for name in names)
+    definitions = "\n".join(map(tool_definition, names))
     return FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
 
 
-def _offered(record: dict[str, Any]) -> list[str]:
-    """Tools of a dialogue's system prompt."""
+def offered_tools(record: dict[str, Any]) -> list[str]:
+    """Names of the tools in a dialogue's system prompt."""
     rng = Random(record["id"])
     names = rng.sample(list(_tools()), rng.randint(1, MOST_TOOLS))
     called = [
@@ -141,7 +145,7 @@ def dialogue_rows(
             answer = _turn("assistant", text)
             called = any("<tool_response>" in turn["content"] for turn in typed)
             offered = record["tools"] and not called
-            system = tool_prompt(_offered(record)) if offered else DEFAULT_S2T_PROMPT
+            system = tool_prompt(offered_tools(record)) if offered else DEFAULT_S2T_PROMPT
             kind = "_tools" if offered else ""
             yield "text" + kind, _row(system, [*typed, answer], [])
             yield "ask" + kind, _row(system, [*heard, answer], list(audio))

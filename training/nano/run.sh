@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Train Nano from nothing to the published folders; every step resumes where it was stopped.
+# What it needs and how long it takes: training/nano/README.md
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=${PYTHON:-.venv/bin/python}
+models=training/nano/work/models
+
+# A training step frees and takes the same large blocks again and again; giving them back to the
+# system in between costs up to two thirds of the time.
+export MALLOC_MMAP_THRESHOLD_=4294967296 MALLOC_TRIM_THRESHOLD_=17179869184 MALLOC_ARENA_MAX=1
+export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+
+finished() { [ -f "$models/$1/model.safetensors" ]; }
+stage() { finished "$1" || "$python" -m training.launch "training/nano/configs/$1.yaml"; }
+
+"$python" -m training.nano.data
+"$python" -m training.nano.train_tokenizer
+"$python" -m training.nano.encode
+"$python" -m training.nano.train_vocoder
+"$python" -m training.nano.train_flow
+"$python" -m training.nano.export
+"$python" -m training.nano.train_encoder
+"$python" -m training.nano.rows
+finished new || "$python" -m training.nano.new_model
+stage text
+finished begin || "$python" -m training.nano.new_model --llm models/text
+stage prealign
+stage stage1
+finished merged || "$python" -m funaudiochat.cli merge \
+  --trained "$models/stage1" --base "$models/text" --alpha 0.5 --out "$models/merged"
+stage stage2
+"$python" -m training.nano.export_model
+"$python" -m training.nano.score --before "$models/text"

@@ -1,0 +1,149 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""How good is Nano on questions that training never heard? The table of its model card.
+
+    python -m training.nano.score --before training/nano/work/models/text
+
+Held-out questions are made if they are not there (``training.nano.data``). Text answers have to be
+equal word for word, marks included; spoken ones are streamed and heard by ``training.nano.judge``.
+``--before`` names the text model that speech training began with.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from funaudiochat.conversation import Finished, Reply, Sampling, VoiceChat
+from training.nano.data import WORK, make_dialogues, read_jsonl
+from training.nano.domain import Domain
+from training.nano.export import FOLDER as DETOKENIZER
+from training.nano.export_model import FOLDER as MODEL
+from training.nano.judge import hear, judge_available, score
+from training.nano.rows import offered_tools, tool_definition
+from training.nano.words import normalized_words
+
+Record = dict[str, Any]
+
+
+def _questions(record: Record) -> list[Record]:
+    return [message for message in record["messages"] if message["role"] == "user"]
+
+
+def _answers(record: Record) -> list[str]:
+    return [m["text"] for m in record["messages"] if m["role"] == "assistant"]
+
+
+def written_answers(chat: VoiceChat, record: Record, work: Path, typed: bool = False) -> list[str]:
+    """What the model writes to the questions of a dialogue, each after its own earlier answers."""
+    chat.reset()
+    return [
+        chat.ask(q["text"] if typed else work / q["audio"], speech=False).text
+        for q in _questions(record)
+    ]
+
+
+def is_right(chat: VoiceChat, record: Record, work: Path) -> bool:
+    """Whether the last spoken question is answered in writing as wanted."""
+    return written_answers(chat, record, work)[-1] == _answers(record)[-1]
+
+
+def is_right_typed(chat: VoiceChat, record: Record, work: Path) -> bool:
+    """The same of typed questions."""
+    return written_answers(chat, record, work, typed=True)[-1] == _answers(record)[-1]
+
+
+def is_right_call(chat: VoiceChat, record: Record, work: Path) -> bool:
+    """Whether the one tool call is written exactly."""
+    chat.reset()
+    tools = [json.loads(tool_definition(name)) for name in offered_tools(record)]
+    question = work / _questions(record)[0]["audio"]
+    return chat.ask(question, tools=tools, speech=False).text == _answers(record)[0]
+
+
+def spoken_reply(chat: VoiceChat, record: Record, work: Path, sampling: Sampling) -> Reply:
+    """The streamed answer to the first question of a dialogue."""
+    chat.reset()
+    events = chat.stream(work / _questions(record)[0]["audio"], sampling=sampling)
+    return next(event.reply for event in events if isinstance(event, Finished))
+
+
+def score_speech(
+    chat: VoiceChat, records: list[Record], work: Path, sampling: Sampling
+) -> dict[str, float]:
+    """What the judge hears against the model's own text and against the right answer."""
+    replies = [spoken_reply(chat, record, work, sampling) for record in records]
+    heard = [hear(r.wave, r.sample_rate_hz) if r.seconds else "" for r in replies]
+    own = score([r.text if normalized_words(r.text) else "nothing" for r in replies], heard)
+    right = [
+        normalized_words(h) == normalized_words(_answers(record)[0])
+        for h, record in zip(heard, records, strict=True)
+    ]
+    timed = [r for r in replies if r.seconds and r.timings.first_sound_s is not None]
+    return {
+        "items": len(records),
+        "wer_percent": round(own.wer_percent, 1),
+        "right_as_heard_percent": round(100 * sum(right) / len(right), 1),
+        "first_sound_ms": round(1000 * median(r.timings.first_sound_s or 0 for r in timed)),
+        "real_time_factor": round(median(r.timings.total_s / r.seconds for r in timed), 3),
+    }
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Score Nano on held-out questions.")
+    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
+    parser.add_argument("--model", type=Path, default=MODEL, help="joint model")
+    parser.add_argument("--tts", type=Path, default=DETOKENIZER, help="detokenizer")
+    parser.add_argument("--before", type=Path, help="text model that speech training began with")
+    parser.add_argument("--texts", type=int, default=200, help="items of a text row")
+    parser.add_argument("--spoken", type=int, default=100, help="items of a spoken row")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--output", type=Path, help="JSON file for the scores")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    chat = VoiceChat.from_pretrained(args.model, args.tts, device="cpu")
+    domain, scores = Domain(), {}
+
+    def held_out(split: str, count: int) -> list[Record]:
+        path = args.work / "dialogues" / f"{split}.jsonl"
+        if len(read_jsonl(path)) < count:
+            make_dialogues(domain, split, count, args.work)
+        return read_jsonl(path)[:count]
+
+    def note(name: str, value: Any) -> None:
+        scores[name] = value
+        print(f"{name:32} {value}", flush=True)
+
+    def share(name: str, test: Callable[[VoiceChat, Record, Path], bool], split: str) -> None:
+        records = held_out(split, args.texts)
+        right = sum(test(who, record, args.work) for record in records)
+        note(name, round(100 * right / len(records), 1))
+
+    who = chat
+    share("text, wordings", is_right, "test_paraphrase")
+    share("text, voices", is_right, "test_voice")
+    share("text, slot values", is_right, "test_slot")
+    share("text, follow-ups", is_right, "test_follow_up")
+    share("tool calls", is_right_call, "test_tool")
+    share("typed, wordings", is_right_typed, "test_paraphrase")
+    if args.before:
+        who = VoiceChat.from_pretrained(args.before, device="cpu")
+        share("typed, before speech training", is_right_typed, "test_paraphrase")
+    if judge_available():
+        for split in ("test_paraphrase", "test_slot"):
+            records = held_out(split, args.spoken)
+            note(f"speech, {split}", score_speech(chat, records, args.work, Sampling(seed=0)))
+    else:
+        print("speech is not scored: install the judge of training/nano/README.md")
+    if args.output:
+        args.output.write_text(json.dumps(scores, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
