@@ -1,13 +1,21 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Mid-size random models and interleaved timing, shared by the benchmarks."""
+"""Mid-size random models, interleaved timing and the report, shared by the benchmarks."""
 
+import argparse
+import json
+import os
+import platform
+import resource
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 
 import torch
+import transformers
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
@@ -16,10 +24,73 @@ from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 
 PAIRS = 7
+THREADS = 2
 
 
-def parameters(model: torch.nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
+@dataclass
+class Figure:
+    """One line of the report."""
+
+    name: str
+    value: float
+    unit: str
+    aim: float | None = None
+
+
+@dataclass
+class Report:
+    """What a benchmark found, printed as text, Markdown or JSON."""
+
+    title: str
+    figures: list[Figure] = field(default_factory=list)
+
+    def add(self, name: str, value: float, unit: str, aim: float | None = None) -> None:
+        self.figures.append(Figure(name, value, unit, aim))
+
+    def show(self, style: str) -> None:
+        self.add("peak memory", peak_memory_gib(), "GiB")
+        if style == "json":
+            figures = [asdict(figure) for figure in self.figures]
+            print(json.dumps({"title": self.title, "machine": machine(), "figures": figures}))
+            return
+        print(f"{self.title}; {machine()}")
+        if style == "markdown":
+            print("\n| figure | value | aim |\n| --- | --- | --- |")
+        for figure in self.figures:
+            value = f"{figure.value:.3g} {figure.unit}".strip()
+            aim = "" if figure.aim is None else f"at most {figure.aim:g}"
+            if style == "markdown":
+                print(f"| {figure.name} | {value} | {aim} |")
+            else:
+                print(f"{figure.name}: {value}" + (f" ({aim})" if aim else ""))
+
+
+def style_of_report(description: str) -> str:
+    """Read the command line: how to print the report."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--style", choices=("text", "markdown", "json"), default="text")
+    return parser.parse_args().style
+
+
+def machine() -> str:
+    model = platform.processor() or platform.machine()
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            model = line.partition(":")[2].strip()
+            break
+    return (
+        f"{model}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, Python "
+        f"{platform.python_version()}, torch {torch.__version__}, transformers "
+        f"{transformers.__version__}"
+    )
+
+
+def peak_memory_gib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+def parameters(*models: torch.nn.Module) -> int:
+    return sum(p.numel() for model in models for p in model.parameters())
 
 
 def chat_model() -> FunAudioChatForConditionalGeneration:
@@ -64,12 +135,21 @@ def seconds_of(run: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def ratio(first: Callable[[], object], second: Callable[[], object]) -> tuple[float, float, float]:
-    """Median seconds of both and the median of their ratios over interleaved pairs."""
+@dataclass(frozen=True)
+class Ratio:
+    """Median seconds of both runs, and the median of their ratios."""
+
+    first_s: float
+    second_s: float
+    share: float
+
+
+def ratio(first: Callable[[], float], second: Callable[[], float], pairs: int = PAIRS) -> Ratio:
+    """Compare two runs, each of which returns its own seconds, over interleaved pairs."""
     first(), second()
-    pairs = [(seconds_of(first), seconds_of(second)) for _ in range(PAIRS)]
-    return (
-        statistics.median(a for a, _ in pairs),
-        statistics.median(b for _, b in pairs),
-        statistics.median(a / b for a, b in pairs),
+    taken = [(first(), second()) for _ in range(pairs)]
+    return Ratio(
+        statistics.median(a for a, _ in taken),
+        statistics.median(b for _, b in taken),
+        statistics.median(a / b for a, b in taken),
     )

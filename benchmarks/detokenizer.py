@@ -4,71 +4,123 @@
 """Speed of the detokenizer on a mid-size random model: `python benchmarks/detokenizer.py`.
 
 Two threads, float32; medians of seven interleaved pairs in one process. Pushes are groups of five
-codes, as the model gives them.
+codes, as the language model gives them.
 """
 
-import resource
+import copy
 import statistics
 import time
 
 import torch
-from common import PAIRS, detokenizer, parameters, ratio, seconds_of
+from common import (
+    PAIRS,
+    THREADS,
+    Report,
+    detokenizer,
+    parameters,
+    ratio,
+    seconds_of,
+    style_of_report,
+)
 
+from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer, DetokenizerStream
 from funaudiochat.cosyvoice3.flow import ChunkSchedule
 
 SCHEDULE = ChunkSchedule()
 SPEAKER = torch.linspace(-1, 1, 192)
+GROUP, RATE_HZ = 5, 25
 
 
 def codes(seconds: int) -> list[int]:
     generator = torch.Generator().manual_seed(2)
-    return torch.randint(0, 6561, (seconds * 25,), generator=generator).tolist()
+    return torch.randint(0, 6561, (seconds * RATE_HZ,), generator=generator).tolist()
 
 
-def stream_all(model, ids: list[int]) -> float:
-    """Run a streamed reply -> seconds to its first sound."""
-    start, first = time.perf_counter(), 0.0
+def push_groups(stream: DetokenizerStream, ids: list[int]) -> float:
+    """Seconds of pushing these codes."""
+    start = time.perf_counter()
+    for index in range(0, len(ids), GROUP):
+        stream.push(ids[index : index + GROUP])
+    return time.perf_counter() - start
+
+
+def stream_all(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
+    """Seconds of a whole streamed reply."""
     stream = model.stream(SPEAKER, SCHEDULE)
-    for index in range(0, len(ids), 5):
-        if len(stream.push(ids[index : index + 5])) and not first:
-            first = time.perf_counter() - start
-    stream.finish()
-    return first
+    return push_groups(stream, ids) + seconds_of(stream.finish)
 
 
-def second_costs(model, seconds: int, wanted: tuple[int, ...]) -> list[float]:
-    """Cost of some seconds of one reply, each a chunk of 25 codes."""
-    stream, ids, costs = model.stream(SPEAKER, SCHEDULE), codes(seconds), []
+def first_sound(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
+    """Seconds of computing until the first samples are there."""
+    start, stream = time.perf_counter(), model.stream(SPEAKER, SCHEDULE)
+    for index in range(0, len(ids), GROUP):
+        if len(stream.push(ids[index : index + GROUP])):
+            break
+    return time.perf_counter() - start
+
+
+def state_bytes(stream: DetokenizerStream) -> int:
+    """Memory the running reply's tensors hold."""
+    flow, vocoder = stream.state.flow, stream.state.vocoder
+    tensors = [vocoder.mel, vocoder.source]
+    for step in flow.steps:
+        tensors += step.conv_inputs
+        tensors += [part for layer in step.layers for part in (layer.key, layer.value)]
+    return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
+
+
+def long_reply(model: CosyVoice3Detokenizer, seconds: int, report: Report) -> None:
+    """Stream a long reply once, and compare its last second with its fifth.
+
+    Both seconds are repeated, interleaved, from copies of the state before them.
+    """
+    ids, stream, took = codes(seconds), model.stream(SPEAKER, SCHEDULE), 0.0
+    before = {}
     for second in range(seconds):
-        piece = ids[second * 25 : second * 25 + 25]
-        costs.append(seconds_of(lambda piece=piece: stream.push(piece)))
-    return [costs[second] for second in wanted]
+        if second in (4, seconds - 1):
+            before[second] = copy.deepcopy(stream.state)
+        took += push_groups(stream, ids[second * RATE_HZ : (second + 1) * RATE_HZ])
+    took += seconds_of(stream.finish)
+    report.add(f"{seconds} s: real-time factor, streaming", took / seconds, "")
+
+    def again(second: int) -> float:
+        stream.state = copy.deepcopy(before[second])
+        return push_groups(stream, ids[second * RATE_HZ : (second + 1) * RATE_HZ])
+
+    costs = ratio(lambda: again(seconds - 1), lambda: again(4))
+    report.add(f"last second of {seconds} s over the fifth", costs.share, "", 1.1)
+    for second in (4, seconds - 1):
+        stream.state = before[second]
+        report.add(f"state before second {second + 1}", state_bytes(stream) / 2**20, "MiB")
+
+
+def measure(model: CosyVoice3Detokenizer) -> Report:
+    size = parameters(model.flow, model.hift) / 1e6
+    report = Report(f"random flow and vocoder of {size:.0f} M parameters")
+    ids = codes(8)
+    first_sound(model, ids)  # warm up
+    first = statistics.median(first_sound(model, ids) for _ in range(PAIRS))
+    report.add("first sound, time of computing", 1000 * first, "ms")
+    masked = ratio(
+        lambda: stream_all(model, ids),
+        lambda: seconds_of(lambda: model.decode(ids, SPEAKER, schedule=SCHEDULE)),
+    )
+    report.add("8 s: streaming over chunk-masked one-shot", masked.share, "", 1.3)
+    report.add("8 s: real-time factor, streaming", masked.first_s / 8, "")
+    one_shot = statistics.median(
+        seconds_of(lambda: model.decode(ids, SPEAKER)) for _ in range(3)
+    )
+    report.add("8 s: real-time factor, one-shot", one_shot / 8, "")
+    long_reply(model, 60, report)
+    one_shot = seconds_of(lambda: model.decode(codes(60), SPEAKER))
+    report.add("60 s: real-time factor, one-shot", one_shot / 60, "")
+    return report
 
 
 def main() -> None:
-    torch.set_num_threads(2)
-    model = detokenizer()
-    print(f"model: {(parameters(model.flow) + parameters(model.hift)) / 1e6:.0f} M parameters")
-    stream_all(model, codes(2))  # warm up
-    for seconds in (8, 60):
-        ids = codes(seconds)
-        one_shot = seconds_of(lambda ids=ids: model.decode(ids, SPEAKER))
-        streamed = seconds_of(lambda ids=ids: stream_all(model, ids))
-        print(
-            f"{seconds} s: real-time factor one-shot {one_shot / seconds:.2f}, "
-            f"streaming {streamed / seconds:.2f}"
-        )
-    ids = codes(8)
-    print(f"first sound after {1000 * stream_all(model, ids):.0f} ms of computing")
-    _, _, share = ratio(
-        lambda: stream_all(model, ids), lambda: model.decode(ids, SPEAKER, schedule=SCHEDULE)
-    )
-    print(f"streaming over chunk-masked one-shot, 8 s: {share:.2f} (aim 1.3)")
-    # Counted from 0: the left context of four seconds is full when the fifth begins.
-    pairs = [second_costs(model, 60, (5, 59)) for _ in range(PAIRS)]
-    share = statistics.median(last / fifth for fifth, last in pairs)
-    print(f"last second of 60 s over the fifth: {share:.2f} (1.1)")
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    style = style_of_report(__doc__.splitlines()[0])
+    torch.set_num_threads(THREADS)
+    measure(detokenizer()).show(style)
 
 
 if __name__ == "__main__":

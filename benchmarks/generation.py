@@ -3,31 +3,44 @@
 
 """Speed of decoding on a mid-size random model: `python benchmarks/generation.py`.
 
-Two threads, float32, greedy; medians of seven interleaved pairs in one process.
+Two threads, float32, greedy; medians of seven interleaved pairs in one process. Decoding is
+timed from the second step on: the prompt has a figure of its own.
 """
 
-import resource
+import statistics
 import time
 
 import torch
-from common import chat_model, parameters, ratio, seconds_of
-from transformers import DynamicCache
+from common import THREADS, Report, chat_model, parameters, ratio, seconds_of, style_of_report
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from transformers import DynamicCache, PreTrainedTokenizerFast
 
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate, prefill, step
+from funaudiochat.generation_funaudiochat import (
+    GenerationOptions,
+    SpeechGroup,
+    generate,
+    prefill,
+    step,
+    stream,
+)
 
-STEPS = 30
+STEPS = 40
+GROUP = 5
+VOCABULARY = 4096
+AUDIO, PAD, END, START_CODE, PAD_CODE = 4000, 4005, 4004, 6561, 6563
 
 
-def prompt(model, seconds: float) -> dict[str, torch.Tensor]:
+def prompt(seconds: float) -> dict[str, torch.Tensor]:
     """A question of this length, as the processor gives it."""
     frames, codes = round(seconds * 100), round(seconds * 25)
-    groups = -(-codes // 5)
-    width = groups * 5
-    ids = torch.cat([torch.arange(20), torch.full((groups,), 4000), torch.arange(20)])[None]
+    groups = -(-codes // GROUP)
+    width = groups * GROUP
+    ids = torch.cat([torch.arange(20), torch.full((groups,), AUDIO), torch.arange(20)])[None]
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
-        "speech_ids": torch.full((1, width), 6563),
+        "speech_ids": torch.full((1, width), PAD_CODE),
         "speech_attention_mask": (torch.arange(width) < codes).long()[None],
         "input_features": torch.randn(1, 128, frames, generator=torch.Generator().manual_seed(1)),
         "feature_attention_mask": torch.ones(1, frames, dtype=torch.long),
@@ -35,38 +48,68 @@ def prompt(model, seconds: float) -> dict[str, torch.Tensor]:
     }
 
 
+def text_prompt() -> dict[str, torch.Tensor]:
+    ids = torch.arange(40)[None]
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    words = WordLevel({f"word{index} ": index for index in range(VOCABULARY)}, unk_token="word0 ")
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(words))
+
+
 def options(speech: bool) -> GenerationOptions:
     return GenerationOptions(
-        max_new_tokens=STEPS, eos_token_ids=(-1,), pad_token_id=4004,
+        max_new_tokens=STEPS, eos_token_ids=(-1,), pad_token_id=PAD,
         disable_speech=not speech, force_text_abos=speech,
     )
 
 
+def decode_loop(model, inputs) -> float:
+    """Seconds of all steps but the first."""
+    chosen = options(True)
+    state = prefill(model, inputs, chosen)
+    step(model, state, chosen)
+    start = time.perf_counter()
+    while state.step_count < STEPS and not bool(state.ended.all()):
+        step(model, state, chosen)
+    return time.perf_counter() - start
+
+
 @torch.no_grad()
-def bare_calls(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> None:
-    """The modules a decode loop must call, with the ids known beforehand and nothing else."""
-    head, group = model.audio_invert_tower, 5
+def bare_calls(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> float:
+    """Seconds of the modules the same steps must call, all ids known beforehand."""
+    backbone, head = model.language_model, model.audio_invert_tower
+    embed, embed_code = model.get_input_embeddings(), model.audio_tower.embed_tokens
     cache, head_cache = DynamicCache(), DynamicCache()
+    length = inputs["input_ids"].shape[1]
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     hidden = model.encode(inputs["input_ids"], past_key_values=cache, **audio)
-    embeds = model.get_input_embeddings()(inputs["input_ids"])
-    length = inputs["input_ids"].shape[1]
-    last = torch.tensor([6561])
-    for index in range(STEPS):
-        if index:
-            embeds = model.get_input_embeddings()(rows[:, length + index - 1 : length + index])
-            fed = embeds
-            if index > 1:
-                codes = speech[None, (index - 2) * group : (index - 1) * group]
-                fed = (embeds + model.audio_tower(codes).last_hidden_state) / 2
-            hidden = model.language_model.model(
-                inputs_embeds=fed, past_key_values=cache, use_cache=True
+    fine = head.expand(hidden + embed(inputs["input_ids"]))
+    head.next_scores(fine[:, : 1 - GROUP], torch.tensor([START_CODE]), head_cache)
+    for index in range(1 - GROUP, 0):
+        stop = index + 1 or None
+        head.next_scores(fine[:, index:stop], torch.tensor([START_CODE]), head_cache)
+    groups = speech.view(-1, GROUP)
+    start = time.perf_counter()
+    for index in range(1, STEPS):
+        embeds = fed = embed(rows[:, length + index - 1 : length + index])
+        if index > 1:
+            fed = (embeds + model.audio_tower(groups[None, index - 2]).last_hidden_state) / 2
+        hidden = backbone.model(
+            inputs_embeds=fed, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+        fine = head.pre_matching(hidden + embeds).view(1, GROUP, -1)
+        codes = groups[index - 1]
+        for position in range(GROUP):
+            before = fine[:, position : position + 1] + embed_code(codes[position])
+            out = head.crq_transformer(
+                inputs_embeds=head.input_matching(before), past_key_values=head_cache,
+                use_cache=True,
             ).last_hidden_state
-        fine, start = head.expand(hidden + embeds), 0
-        for stop in range(fine.shape[1] - group + 1, fine.shape[1] + 1):
-            head.next_scores(fine[:, start:stop], last, head_cache)
-            start = stop
-        model.language_model.lm_head(hidden[:, -1])
+            head.lm_head(head.output_matching(out))
+        backbone.lm_head(hidden)
+    return time.perf_counter() - start
 
 
 def copy_bandwidth() -> float:
@@ -74,65 +117,73 @@ def copy_bandwidth() -> float:
     source = torch.empty(64 * 2**20)
     target = torch.empty_like(source)
     target.copy_(source)
-    best = min(seconds_of(lambda: target.copy_(source)) for _ in range(5))
-    return 2 * source.numel() * 4 / best
+    best = min(seconds_of(lambda: target.copy_(source)) for _ in range(9))
+    return 2 * source.numel() * source.element_size() / best
+
+
+def step_bytes(model) -> int:
+    """Weights one step must read: the backbone once, the head's five passes."""
+    backbone, head = model.language_model, model.audio_invert_tower
+    once = parameters(backbone) - parameters(backbone.get_input_embeddings())
+    once += parameters(head.pre_matching)
+    each = parameters(head) - parameters(head.pre_matching)
+    return 4 * (once + GROUP * each)
+
+
+def first_group(model, words, inputs) -> float:
+    """Seconds from the inputs to the first codes."""
+    start = time.perf_counter()
+    for event in stream(model, words, inputs, options(True)):
+        if isinstance(event, SpeechGroup):
+            break
+    return time.perf_counter() - start
+
+
+def measure(model) -> Report:
+    report = Report(f"random model of {parameters(model) / 1e6:.0f} M parameters")
+    inputs, words = prompt(4), tokenizer()
+    rows, speech = generate(model, inputs, options(True))
+
+    loop = ratio(
+        lambda: decode_loop(model, inputs), lambda: bare_calls(model, inputs, rows, speech[0])
+    )
+    report.add("S2S steps per second (text tokens)", (STEPS - 1) / loop.first_s, "")
+    report.add("S2S codes per second", GROUP * (STEPS - 1) / loop.first_s, "")
+    report.add("decode loop over its bare module calls", loop.share, "", 1.10)
+
+    plain = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
+    text = ratio(
+        lambda: seconds_of(lambda: list(stream(model, words, text_prompt(), options(False)))),
+        lambda: seconds_of(
+            lambda: model.language_model.generate(**text_prompt(), **plain, pad_token_id=PAD)
+        ),
+    )
+    report.add("S2T tokens per second", STEPS / text.first_s, "")
+    report.add("streamed text answer over the backbone's own generate", text.share, "", 1.05)
+
+    first = statistics.median(first_group(model, words, inputs) for _ in range(7))
+    report.add("first group of a 4 s question", 1000 * first, "ms")
+    long, short = prompt(60), prompt(30)
+    share = ratio(
+        lambda: seconds_of(lambda: prefill(model, long, options(True))),
+        lambda: seconds_of(lambda: prefill(model, short, options(True))),
+    )
+    report.add("prefill of a 60 s question", 1000 * share.first_s, "ms")
+    report.add("prefill of 60 s over 30 s", share.share, "", 2.2)
+
+    bandwidth, needed = copy_bandwidth(), step_bytes(model)
+    took = loop.first_s / (STEPS - 1)
+    report.add("copy bandwidth", bandwidth / 2**30, "GiB/s")
+    report.add("weights an S2S step reads", needed / 2**20, "MiB")
+    report.add("S2S step", 1000 * took, "ms")
+    report.add("S2S step over its memory floor", took * bandwidth / needed, "")
+    return report
 
 
 def main() -> None:
-    torch.set_num_threads(2)
-    model = chat_model()
-    print(f"model: {parameters(model) / 1e6:.0f} M parameters")
-    inputs = prompt(model, 4)
-    rows, speech = generate(model, inputs, options(True))
-
-    whole, bare, share = ratio(
-        lambda: generate(model, inputs, options(True)),
-        lambda: bare_calls(model, inputs, rows, speech[0]),
-    )
-    print(f"S2S: {STEPS / whole:.1f} steps/s, {5 * STEPS / whole:.0f} codes/s")
-    print(f"decode loop over its bare module calls: {share:.3f} (aim 1.10)")
-
-    text_inputs = {k: inputs[k][:, :40] for k in ("input_ids", "attention_mask")}
-    text_inputs["input_ids"] = text_inputs["input_ids"].clamp(max=3999)
-    backbone = model.language_model
-    ours, plain, share = ratio(
-        lambda: generate(model, text_inputs, options(False)),
-        lambda: backbone.generate(
-            **text_inputs, max_new_tokens=STEPS, min_new_tokens=STEPS, do_sample=False,
-            pad_token_id=4004,
-        ),
-    )
-    print(f"S2T: {STEPS / ours:.1f} tokens/s; over the backbone's own generate: {share:.3f} (1.05)")
-
-    def first_group() -> None:
-        state = prefill(model, inputs, options(True))
-        step(model, state, options(True))
-        step(model, state, options(True))
-
-    print(f"first group after {1000 * min(seconds_of(first_group) for _ in range(5)):.0f} ms")
-    long, short = prompt(model, 60), prompt(model, 30)
-    _, _, share = ratio(
-        lambda: prefill(model, long, options(True)), lambda: prefill(model, short, options(True))
-    )
-    print(f"prefill of 60 s over 30 s: {share:.2f} (2.2)")
-
-    bandwidth = copy_bandwidth()
-    head, text = model.audio_invert_tower, model.language_model
-    read = 4 * (parameters(text) + 5 * parameters(head))
-    state = prefill(model, inputs, options(True))
-    step(model, state, options(True))
-    times = []
-    for _ in range(40):
-        start = time.perf_counter()
-        step(model, state, options(True))
-        times.append(time.perf_counter() - start)
-    took = sorted(times)[len(times) // 2]
-    print(
-        f"S2S step {1000 * took:.1f} ms; floor by weights read ({read / 2**20:.0f} MiB at "
-        f"{bandwidth / 2**30:.1f} GiB/s): {1000 * read / bandwidth:.1f} ms, ratio "
-        f"{took * bandwidth / read:.2f}"
-    )
-    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20:.2f} GiB")
+    style = style_of_report(__doc__.splitlines()[0])
+    torch.set_num_threads(THREADS)
+    measure(chat_model()).show(style)
 
 
 if __name__ == "__main__":

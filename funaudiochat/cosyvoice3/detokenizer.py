@@ -216,8 +216,8 @@ class CosyVoice3Detokenizer:
             state.mel[:, :, left - state.start : usable - state.start],
             state.source[:, :, (left - state.start) * size :],
             final,
-        )
-        wave = wave[0, (state.emitted_frames - left) * size : (ready - left) * size]
+            context_frames=state.emitted_frames - left,
+        )[0, : (ready - state.emitted_frames) * size]
         state.emitted_frames = ready
         drop = max(0, ready - config.context_frames - state.start)
         # Copies: views would keep the whole reply in memory.

@@ -27,21 +27,33 @@ _TIME_CHANNELS = 256
 
 @dataclass
 class LayerCache:
-    """Keys and values [B, L, heads * dim_head] of the frames the next chunk may see."""
+    """Keys and values [B, L, heads * dim_head] of the frames the next chunk may see.
+
+    Once full, new frames take the places of the oldest: keys carry their positions, so their
+    order means nothing to attention.
+    """
 
     key: Tensor
     value: Tensor
     limit_frames: int | None
+    oldest: int = 0
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Put a chunk behind the frames kept; return all that this chunk sees."""
-        key, value = torch.cat([self.key, key], dim=1), torch.cat([self.value, value], dim=1)
-        self.key, self.value = key, value
-        if self.limit_frames is not None:
-            start = max(0, key.shape[1] - self.limit_frames)
+        seen = torch.cat([self.key, key], dim=1), torch.cat([self.value, value], dim=1)
+        limit = self.limit_frames
+        if limit is None or seen[0].shape[1] <= limit:
+            self.key, self.value = seen
+        elif self.key.shape[1] < limit:
             # Copies: views would keep the frames before them in memory.
-            self.key, self.value = key[:, start:].clone(), value[:, start:].clone()
-        return key, value
+            self.key, self.value = (x[:, x.shape[1] - limit :].clone() for x in seen)
+        elif limit:
+            count = min(key.shape[1], limit)
+            places = torch.arange(self.oldest, self.oldest + count, device=key.device) % limit
+            self.key[:, places] = key[:, key.shape[1] - count :]
+            self.value[:, places] = value[:, value.shape[1] - count :]
+            self.oldest = (self.oldest + count) % limit
+        return seen
 
 
 @dataclass

@@ -7,6 +7,8 @@ Shapes: ``B`` rows, ``L`` mel frames (50 Hz), ``M`` mel bins (80), ``S`` samples
 Module names are those of the checkpoint's keys, weight norm folded.
 """
 
+from __future__ import annotations
+
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -95,11 +97,10 @@ class HiftConfig:
         return F0_RIGHT_FRAMES + self.lookahead_frames + 1
 
     @property
-    def context_frames(self) -> int:
-        """Frames of mel and source before a frame that can reach it (29 at official sizes).
+    def stage_reaches(self) -> list[StageReach]:
+        """What the first sample of frame 0 depends on in every stage.
 
-        Follows the earliest column that the first sample of frame 0 depends on, layer by layer
-        from the sound back to mel and source; positions left of frame 0 are negative.
+        Followed layer by layer from the sound back to mel and source.
         """
 
         def reach(kernel: int, dilations: tuple[int, ...]) -> int:
@@ -108,18 +109,45 @@ class HiftConfig:
         blocks = zip(self.resblock_kernels, self.resblock_dilations, strict=True)
         blocks_reach = max(reach(kernel, dilations) for kernel, dilations in blocks)
         column = -(self.n_fft // (2 * self.hop_samples)) - (POST_KERNEL - 1)
-        earliest, stride = 0, 1
+        stride, reaches = 1, []
         for index in reversed(range(len(self.upsample_rates))):
             column -= blocks_reach
             kernel = self.source_resblock_kernels[index]
             driven = column - reach(kernel, self.source_resblock_dilations[index])
-            sample = (driven * stride - (stride - 1)) * self.hop_samples - self.n_fft // 2
-            earliest = min(earliest, sample // self.frame_samples)
             if stride == 1:
                 column -= 1  # the last stage is moved by one column
             column = (column - (self.upsample_kernels[index] - 1)) // self.upsample_rates[index]
+            reaches.insert(0, StageReach(column, driven, stride))
             stride *= self.upsample_rates[index]
-        return -min(earliest, column)
+        return reaches
+
+    @property
+    def context_frames(self) -> int:
+        """Frames of mel and source before a frame that can reach it (29 at official sizes)."""
+        reaches = self.stage_reaches
+        columns = min(reach.first_source_column for reach in reaches)
+        sample = columns * self.hop_samples - self.n_fft // 2
+        return -min(sample // self.frame_samples, reaches[0].input)
+
+
+@dataclass(frozen=True)
+class StageReach:
+    """First columns of an up-sampling stage that frame 0 depends on; those before are negative.
+
+    Attributes:
+        input: in columns of the stage's input.
+        driven: of what the source adds, in columns of the stage's output.
+        stride: columns of the source's STFT in one of the stage's output.
+    """
+
+    input: int
+    driven: int
+    stride: int
+
+    @property
+    def first_source_column(self) -> int:
+        """Of the source's STFT."""
+        return self.driven * self.stride - (self.stride - 1)
 
 
 class _CausalConv(nn.Conv1d):
@@ -288,16 +316,21 @@ class Hift(nn.Module):
         waves = config.sine_amplitude * sine * voiced + noise * amplitude
         return torch.tanh(self.m_source.l_linear(waves)).transpose(1, 2), summed[:, -1]
 
-    def decode(self, mel: Tensor, source: Tensor, final: bool = True) -> Tensor:
+    def decode(
+        self, mel: Tensor, source: Tensor, final: bool = True, context_frames: int = 0
+    ) -> Tensor:
         """Mel and source -> sound.
 
         Args:
             mel: [B, M, L].
             source: [B, 1, 480 * L].
             final: false if the last four frames are lookahead only.
+            context_frames: frames at the start that only lead in to the others. Each stage drops
+                those that cannot reach the sound any more.
 
         Returns:
-            [B, S]: 480 * L samples, or 480 * (L - 4) of which the last frame is incomplete.
+            [B, S]: 480 samples a frame after the context, or that less four frames of which the
+            last frame is incomplete.
         """
         config = self.config
         columns = self._stft(source)
@@ -306,16 +339,16 @@ class Hift(nn.Module):
         else:
             cut = config.columns_per_frame * config.lookahead_frames
             columns = columns[:, :, :-cut]
-        x = self.conv_pre(mel)
+        x, start = self.conv_pre(mel), -context_frames  # start: x's first column, 0 is wanted
         kinds = len(config.resblock_kernels)
-        for index, factor in enumerate(config.upsample_rates):
-            x = F.leaky_relu(x, config.lrelu_slope).repeat_interleave(factor, dim=2)
-            x = self.ups[index](x)
-            if index == len(config.upsample_rates) - 1:
+        for index, reach in enumerate(config.stage_reaches):
+            x, start = x[:, :, max(0, reach.input - start) :], max(start, reach.input)
+            factor = config.upsample_rates[index]
+            x, start = F.leaky_relu(x, config.lrelu_slope), start * factor
+            x = self.ups[index](x.repeat_interleave(factor, dim=2))
+            if reach.stride == 1:
                 x = F.pad(x, (1, 0), mode="reflect")
-            down = self.source_downs[index]
-            driven = down(F.pad(columns, (down.stride[0] - 1, 0)))
-            x = x + self.source_resblocks[index](driven)
+            x = x + self._driven(index, reach, columns, context_frames, start)
             blocks = self.resblocks[index * kinds : (index + 1) * kinds]
             x = sum(block(x) for block in blocks) / kinds
         x = self.conv_post(F.leaky_relu(x, 0.01))
@@ -325,7 +358,20 @@ class Hift(nn.Module):
         wave = torch.istft(
             torch.polar(magnitude, phase), config.n_fft, config.hop_samples, window=self._window(x)
         )
+        wave = wave[:, -start * config.hop_samples :]
         return wave.clamp(-config.audio_limit, config.audio_limit)
+
+    def _driven(
+        self, index: int, reach: StageReach, columns: Tensor, context_frames: int, start: int
+    ) -> Tensor:
+        """What the source adds to a stage, from the stage's column ``start`` on."""
+        first = -context_frames * self.config.columns_per_frame
+        begin = max(min(reach.driven, start), first // reach.stride)
+        wanted = begin * reach.stride - (reach.stride - 1)
+        # Left of the reply's first column there are zeros.
+        columns = F.pad(columns[:, :, max(0, wanted - first) :], (max(0, first - wanted), 0))
+        driven = self.source_resblocks[index](self.source_downs[index](columns))
+        return driven[:, :, start - begin :]
 
     def _window(self, like: Tensor) -> Tensor:
         return torch.hann_window(self.config.n_fft, dtype=like.dtype, device=like.device)

@@ -84,3 +84,15 @@ def test_context_is_the_measured_29_frames_at_official_sizes():
     assert HiftConfig().context_frames == 29
     assert HiftConfig().held_frames == 8
     assert HiftConfig().frame_samples == 480
+
+
+@pytest.mark.parametrize("final", [True, False])
+def test_leading_context_changes_nothing_but_where_the_sound_begins(hift, data, final):
+    mel, source = data["hift.mel"], data["hift.infer.final.source"]
+    whole = hift.decode(mel, source, final)
+    context = hift.config.context_frames
+    assert mel.shape[2] > context + 5
+    for first in (0, 3, context, mel.shape[2] - 5):
+        left = max(0, first - context)
+        part = hift.decode(mel[:, :, left:], source[:, :, left * 480 :], final, first - left)
+        close(part, whole[:, first * 480 :], 5e-5)
