@@ -159,73 +159,17 @@ def resolve_device(device: str) -> torch.device:
     return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
 
 
-class VoiceChat:
-    """One conversation: ask by voice or text, hear or read the answer.
+class Conversation:
+    """Turns, history and tools of one talk; who answers is a subclass's matter.
 
     Args:
-        model, processor: of one checkpoint folder.
-        detokenizer: turns codes into sound; without it speech is returned as codes.
-        speaker: [192] voice of the answers.
         system: system prompt; None for the one the checkpoint was trained with.
     """
 
-    def __init__(
-        self,
-        model: FunAudioChatForConditionalGeneration,
-        processor: FunAudioChatProcessor,
-        detokenizer: CosyVoice3Detokenizer | None = None,
-        speaker: Tensor | None = None,
-        system: str | None = None,
-    ) -> None:
-        self.model, self.processor = model, processor
-        self.detokenizer, self.speaker, self.system = detokenizer, speaker, system
+    def __init__(self, system: str | None = None) -> None:
+        self.system = system
         self._history: list[_Turn] = []
         self._tools: list[dict[str, Any]] = []
-
-    @classmethod
-    def from_pretrained(
-        cls,
-        model_path: str | Path,
-        tts_path: str | Path | None = None,
-        device: str = "auto",
-        dtype: str | torch.dtype = "auto",
-        voice: str | None = None,
-        tts_device: str | None = None,
-        voices_file: str | Path | None = None,
-        system: str | None = None,
-        **model_options: Any,
-    ) -> VoiceChat:
-        """Load the folders of the language model and, for spoken answers, the detokenizer.
-
-        Args:
-            device: "auto", "cpu", "cuda", "cuda:1", "mps", of the language model.
-            dtype: "auto" is the checkpoint's own on a GPU and float32 on a CPU.
-            voice: name in the voice file.
-            tts_device: of the detokenizer, ``device`` if None.
-            model_options: for the language model's own ``from_pretrained``:
-                ``attn_implementation``, ``quantization_config``, ``device_map`` (the model then
-                stays where that puts it).
-
-        Raises:
-            CheckpointError, VoiceError: a folder or voice cannot be used; says what to do.
-        """
-        place = resolve_device(device)
-        if dtype == "auto" and place.type == "cpu":
-            dtype = torch.float32
-        model = FunAudioChatForConditionalGeneration.from_pretrained(
-            model_path, dtype=dtype, **model_options
-        ).eval()
-        if "device_map" not in model_options:
-            model = model.to(place)
-        processor = FunAudioChatProcessor.from_pretrained(model_path)
-        detokenizer = speaker = None
-        if tts_path is not None:
-            detokenizer = CosyVoice3Detokenizer.from_pretrained(
-                tts_path, place if tts_device is None else resolve_device(tts_device)
-            )
-            found = voices_file or find_voices_file(Path(tts_path))
-            speaker = choose_voice(load_voices(found), voice)
-        return cls(model, processor, detokenizer, speaker, system)
 
     def reset(self) -> None:
         """Forget the conversation."""
@@ -315,15 +259,100 @@ class VoiceChat:
         """Codes [T] of a group without those of start, end and padding, which are no sound."""
         return codes[codes < self.model.config.audio_config.bos_token_id].cpu()
 
-    def _max_seconds(self) -> float:
-        return self.model.config.text_config.max_position_embeddings / _GROUPS_PER_SECOND
+    def _max_seconds(self) -> float | None:
+        """Longest sound that can be asked with."""
+        raise NotImplementedError
 
-    def _prompt(self, turn: _Turn, speech: bool) -> dict[str, Tensor]:
+    def _answer(
+        self, turn: _Turn, speech: bool, sampling: Sampling, schedule: ChunkSchedule | None
+    ) -> Iterator[Event]:
+        """Answer a turn after those of the history, and remember both."""
+        raise NotImplementedError
+
+    def _turns(self, turn: _Turn, speech: bool) -> list[_Turn]:
+        """The prompt: system turn, history as far as the model was trained with it, new turn."""
         system = self.system or (DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT)
         if self._tools and not speech:
             definitions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in self._tools)
             system = FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
-        turns = [_Turn("system", system), *self._history[-2 * MAX_HISTORY_TURNS :], turn]
+        return [_Turn("system", system), *self._history[-2 * MAX_HISTORY_TURNS :], turn]
+
+    def _remember(self, turn: _Turn, answer: str) -> None:
+        self._history = [*self._history, turn, _Turn("assistant", answer)][-2 * MAX_HISTORY_TURNS :]
+
+
+class VoiceChat(Conversation):
+    """One conversation: ask by voice or text, hear or read the answer.
+
+    Args:
+        model, processor: of one checkpoint folder.
+        detokenizer: turns codes into sound; without it speech is returned as codes.
+        speaker: [192] voice of the answers.
+        system: system prompt; None for the one the checkpoint was trained with.
+    """
+
+    def __init__(
+        self,
+        model: FunAudioChatForConditionalGeneration,
+        processor: FunAudioChatProcessor,
+        detokenizer: CosyVoice3Detokenizer | None = None,
+        speaker: Tensor | None = None,
+        system: str | None = None,
+    ) -> None:
+        super().__init__(system)
+        self.model, self.processor = model, processor
+        self.detokenizer, self.speaker = detokenizer, speaker
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model_path: str | Path,
+        tts_path: str | Path | None = None,
+        device: str = "auto",
+        dtype: str | torch.dtype = "auto",
+        voice: str | None = None,
+        tts_device: str | None = None,
+        voices_file: str | Path | None = None,
+        system: str | None = None,
+        **model_options: Any,
+    ) -> VoiceChat:
+        """Load the folders of the language model and, for spoken answers, the detokenizer.
+
+        Args:
+            device: "auto", "cpu", "cuda", "cuda:1", "mps", of the language model.
+            dtype: "auto" is the checkpoint's own on a GPU and float32 on a CPU.
+            voice: name in the voice file.
+            tts_device: of the detokenizer, ``device`` if None.
+            model_options: for the language model's own ``from_pretrained``:
+                ``attn_implementation``, ``quantization_config``, ``device_map`` (the model then
+                stays where that puts it).
+
+        Raises:
+            CheckpointError, VoiceError: a folder or voice cannot be used; says what to do.
+        """
+        place = resolve_device(device)
+        if dtype == "auto" and place.type == "cpu":
+            dtype = torch.float32
+        model = FunAudioChatForConditionalGeneration.from_pretrained(
+            model_path, dtype=dtype, **model_options
+        ).eval()
+        if "device_map" not in model_options:
+            model = model.to(place)
+        processor = FunAudioChatProcessor.from_pretrained(model_path)
+        detokenizer = speaker = None
+        if tts_path is not None:
+            detokenizer = CosyVoice3Detokenizer.from_pretrained(
+                tts_path, place if tts_device is None else resolve_device(tts_device)
+            )
+            found = voices_file or find_voices_file(Path(tts_path))
+            speaker = choose_voice(load_voices(found), voice)
+        return cls(model, processor, detokenizer, speaker, system)
+
+    def _max_seconds(self) -> float:
+        return self.model.config.text_config.max_position_embeddings / _GROUPS_PER_SECOND
+
+    def _prompt(self, turn: _Turn, speech: bool) -> dict[str, Tensor]:
+        turns = self._turns(turn, speech)
         text = self.processor.apply_chat_template(
             [{"role": t.role, "content": t.content} for t in turns],
             add_generation_prompt=True,
@@ -422,9 +451,6 @@ class VoiceChat:
                 timings=timings,
             )
         )
-
-    def _remember(self, turn: _Turn, answer: str) -> None:
-        self._history = [*self._history, turn, _Turn("assistant", answer)][-2 * MAX_HISTORY_TURNS :]
 
 
 def _last_reply(events: Iterator[Event]) -> Reply:

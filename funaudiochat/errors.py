@@ -22,3 +22,7 @@ class VoiceError(FunAudioChatError):
 
 class DownloadError(FunAudioChatError):
     """A download that failed, or whose content is not what was asked for."""
+
+
+class ServerError(FunAudioChatError):
+    """A server of language models that cannot be reached, refuses, or breaks off."""

@@ -1,0 +1,188 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Text answers from an OpenAI-compatible server, such as ``vllm serve FOLDER``."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
+from typing import Any
+
+import httpx
+import numpy as np
+import soundfile
+import torch
+
+from funaudiochat.conversation import (
+    Conversation,
+    Event,
+    Finished,
+    Reply,
+    Sampling,
+    Timings,
+    _Turn,
+    parse_tool_calls,
+)
+from funaudiochat.cosyvoice3.flow import ChunkSchedule
+from funaudiochat.errors import ServerError
+from funaudiochat.generation_funaudiochat import TextPiece
+from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
+
+_RATE_HZ = 16000
+_POSITIONS_PER_SECOND = 5
+_CONNECT_TIMEOUT_S = 10
+_DATA, _DONE = "data: ", "[DONE]"
+
+
+def sound_part(wave: np.ndarray) -> dict[str, Any]:
+    """A 16 kHz wave [samples] as a part of a message; float, so that no sample changes."""
+    file = io.BytesIO()
+    soundfile.write(file, wave, _RATE_HZ, format="WAV", subtype="FLOAT")
+    data = base64.b64encode(file.getvalue()).decode()
+    return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+
+
+class LlmServer:
+    """A server that speaks OpenAI's chat protocol.
+
+    Args:
+        url: its address, with or without ``/v1``.
+        model: name it serves the checkpoint under; None for its first.
+        api_key: if it wants one.
+        timeout_s: longest wait for the next piece of an answer.
+
+    Raises:
+        ServerError: it cannot be reached, refuses, or serves no such model.
+    """
+
+    def __init__(
+        self, url: str, model: str | None = None, api_key: str = "none", timeout_s: float = 60
+    ) -> None:
+        self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
+        self._client = httpx.Client(
+            headers={"Authorization": f"Bearer {api_key}"},
+            timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
+        )
+        with self._errors():
+            listed = self._client.get(f"{self.url}/models").raise_for_status().json()["data"]
+        served = {entry["id"]: entry for entry in listed}
+        if not served or model is not None and model not in served:
+            raise ServerError(f"{self.url} serves {', '.join(served) or 'no model'}, not {model!r}")
+        self.model = model or next(iter(served))
+        # vLLM tells how long a conversation may be; others do not.
+        self.context_length: int | None = served[self.model].get("max_model_len")
+
+    def stream(self, messages: list[dict[str, Any]], max_tokens: int) -> Generator[str]:
+        """Pieces of the greedy answer to a conversation; leave the loop to cancel it.
+
+        Args:
+            messages: with ``role`` and ``content``, which is text or a list of parts.
+
+        Raises:
+            ServerError: it cannot be reached, refuses, falls silent or breaks off.
+        """
+        request = {
+            "model": self.model, "messages": messages, "max_tokens": max_tokens, "stream": True,
+            # A folder's generation_config.json would otherwise set both; text answers are greedy.
+            "temperature": 0, "repetition_penalty": 1.0,
+        }
+        url = f"{self.url}/chat/completions"
+        with self._errors(), self._client.stream("POST", url, json=request) as response:
+            if response.is_error:
+                response.read()
+            for line in response.raise_for_status().iter_lines():
+                if not line.startswith(_DATA):
+                    continue
+                data = line.removeprefix(_DATA)
+                if data == _DONE:
+                    return
+                chunk = json.loads(data)
+                if "error" in chunk:
+                    raise ServerError(f"{self.url}: {chunk['error']}")
+                for choice in chunk["choices"]:
+                    if choice["delta"].get("content"):
+                        yield choice["delta"]["content"]
+        raise ServerError(f"{self.url} broke off in the middle of an answer; ask again")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except httpx.HTTPStatusError as error:
+            answer = error.response
+            raise ServerError(
+                f"{answer.url} refused with status {answer.status_code}: {answer.text[:500]}"
+            ) from error
+        except httpx.TimeoutException as error:
+            raise ServerError(
+                f"{self.url} gave no answer in time ({type(error).__name__}); is it overloaded?"
+            ) from error
+        except httpx.HTTPError as error:
+            raise ServerError(
+                f"{self.url} cannot be used ({error}); is the server running there?"
+            ) from error
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, ServerError):
+                raise
+            raise ServerError(
+                f"{self.url} does not answer in OpenAI's protocol ({error!r}); check the address"
+            ) from error
+
+
+class ServerChat(Conversation):
+    """One conversation whose answers, text only, a server computes.
+
+    History and tools are kept here and sent with every question, so that the server sees the
+    prompt that ``VoiceChat`` would make for ``speech=False``, and gives the same events.
+
+    Args:
+        server: asked for every answer; may be shared.
+        system: system prompt; None for the one the checkpoint was trained with.
+    """
+
+    def __init__(self, server: LlmServer, system: str | None = None) -> None:
+        super().__init__(system)
+        self.server = server
+
+    def _max_seconds(self) -> float | None:
+        length = self.server.context_length
+        return None if length is None else length / _POSITIONS_PER_SECOND
+
+    def _answer(
+        self, turn: _Turn, speech: bool, sampling: Sampling, schedule: ChunkSchedule | None
+    ) -> Iterator[Event]:
+        if speech:
+            raise ServerError("a server answers with text only; ask with speech=False")
+        began, timings, text = time.monotonic(), Timings(), ""
+        messages = [_message(each) for each in self._turns(turn, speech)]
+        limit = sampling.max_new_tokens or int(DEFAULT_S2M_GEN_KWARGS["max_new_tokens"])
+        try:
+            with closing(self.server.stream(messages, limit)) as pieces:
+                for piece in pieces:
+                    timings.first_text_s = timings.first_text_s or time.monotonic() - began
+                    text += piece
+                    yield TextPiece(piece)
+        except GeneratorExit:
+            self._remember(turn, text)
+            raise
+        self._remember(turn, text)
+        timings.total_s = time.monotonic() - began
+        calls, problems = parse_tool_calls(text)
+        codes = torch.empty(0, dtype=torch.long)
+        yield Finished(Reply(text, codes, None, 0, calls, problems, timings))
+
+
+def _message(turn: _Turn) -> dict[str, Any]:
+    if turn.wave is None:
+        return {"role": turn.role, "content": turn.content}
+    # The server puts the placeholder, and a line break before a text that follows.
+    parts = [sound_part(turn.wave)]
+    instruction = turn.content.removeprefix(AUDIO_TEMPLATE).removeprefix("\n")
+    if instruction:
+        parts.append({"type": "text", "text": instruction})
+    return {"role": turn.role, "content": parts}

@@ -1,0 +1,78 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What vLLM needs of this package to serve our folders; vLLM finds it as a plug-in.
+
+vLLM brings its own speech-to-text model of this family and calls :func:`register` in every one
+of its processes, through the entry point group ``vllm.general_plugins``. Nothing else imports
+this module, and it imports vLLM only inside that call.
+"""
+
+import logging
+import re
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+from torch import nn
+
+# Below vLLM's own logger, so that the line comes in its form. A warning, because some of vLLM's
+# processes call plug-ins before they set up logging, and nothing less would be seen from those.
+logger = logging.getLogger("vllm.plugins.funaudiochat")
+
+
+def register() -> None:
+    """Register config and processor, and repair vLLM's audio attention where it cannot load.
+
+    Safe to call again; without vLLM it does nothing.
+    """
+    if find_spec("vllm") is None:
+        return
+    from funaudiochat.register import register_funaudiochat
+
+    register_funaudiochat()
+    try:
+        from vllm.model_executor.models.funaudiochat import FunAudioChatAudioAttention
+    except ImportError:  # a vLLM without this model: nothing to repair
+        return
+    if loads_attention(FunAudioChatAudioAttention):
+        return
+    repair_attention(FunAudioChatAudioAttention)
+    logger.warning(
+        "this vLLM cannot load the q, k and v weights of the mel encoder; repaired in this process"
+    )
+
+
+def loads_attention(attention_class: Any) -> bool:
+    """Whether the class loads q, k and v under the names a checkpoint has for them.
+
+    Tried on a stand-in that holds nothing but the joined weight, as the releases that are
+    broken (0.32, 0.33) cannot be told apart by their version alone.
+    """
+    stand_in = attention_class.__new__(attention_class)
+    nn.Module.__init__(stand_in)
+    weight: Any = nn.Parameter(torch.empty(0), requires_grad=False)
+    loaded: list[torch.Tensor] = []
+    weight.weight_loader = lambda parameter, tensor, *shard: loaded.append(tensor)
+    stand_in.qkv_proj = nn.Module()
+    stand_in.qkv_proj.weight = weight
+    names = [f"{part}_proj.weight" for part in "qkv"]
+    try:
+        stand_in.load_weights((name, torch.empty(0)) for name in names)
+    except (ValueError, KeyError, AttributeError):
+        return False
+    return len(loaded) == len(names)
+
+
+def repair_attention(attention_class: Any) -> None:
+    """Let the class's name mapper see the names its loader really gets.
+
+    It looks for ``.q_proj``, but the recursive loader has cut off everything before ``q_proj``:
+    give such names their dot for the mapper's search, and take it off what the search yields.
+    """
+    from vllm.model_executor.models.utils import WeightsMapper
+
+    attention_class.hf_to_vllm_mapper |= WeightsMapper(
+        orig_to_new_regex={re.compile(r"^(?=[qkv]_proj\.)"): "."},
+        orig_to_new_prefix={".": ""},
+    )

@@ -1,0 +1,246 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Text answers over HTTP, from a server of OpenAI's protocol on a local port.
+
+``tests/serving`` asks vLLM the same way.
+"""
+
+import base64
+import io
+import json
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import numpy as np
+import pytest
+import soundfile
+from test_conversation import GREEDY, TOOLS, question
+from test_modeling import GOLDEN
+
+from funaudiochat.conversation import Finished, TextPiece, VoiceChat
+from funaudiochat.errors import AudioError, ServerError
+from funaudiochat.generation_funaudiochat import GenerationOptions, stream
+from funaudiochat.llm_server import LlmServer, ServerChat
+from utils.constant import AUDIO_TEMPLATE
+
+FOLDER = GOLDEN / "model" / "models" / "tiny_a"
+
+
+def chunk(text: str) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"delta": {"content": text}}]}).encode() + b"\n\n"
+
+
+DONE = b"data: [DONE]\n\n"
+
+
+@contextmanager
+def serving(answer, max_model_len=4096):
+    """A server whose answers are the bytes that ``answer(request)`` yields; gives its address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            models = [{"id": "tiny", "max_model_len": max_model_len}, {"id": "other"}]
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"object": "list", "data": models}).encode())
+
+        def do_POST(self):
+            assert self.path == "/v1/chat/completions"
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            try:
+                pieces = answer(request)
+            except ValueError as error:
+                self.send_error(400, explain=str(error))
+                return
+            self.send_response(200)
+            self.end_headers()
+            for piece in pieces:
+                self.wfile.write(piece)
+                self.wfile.flush()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@pytest.fixture(scope="module")
+def local():
+    return VoiceChat.from_pretrained(FOLDER, device="cpu")
+
+
+def model_answers(chat: VoiceChat):
+    """Answers as vLLM gives them: greedy text for the messages, each sound at its placeholder."""
+
+    def answer(request):
+        turns, waves = [], []
+        for message in request["messages"]:
+            content = message["content"]
+            if not isinstance(content, str):
+                sounds = [p["input_audio"] for p in content if p["type"] == "input_audio"]
+                texts = [p["text"] for p in content if p["type"] == "text"]
+                for sound in sounds:
+                    wave, rate = soundfile.read(io.BytesIO(base64.b64decode(sound["data"])))
+                    assert (sound["format"], rate) == ("wav", 16000)
+                    waves.append(wave.astype(np.float32))
+                content = "\n".join([AUDIO_TEMPLATE] * len(sounds) + texts)
+            turns.append({"role": message["role"], "content": content})
+        text = chat.processor.apply_chat_template(
+            turns, add_generation_prompt=True, tokenize=False
+        )
+        inputs = dict(chat.processor(text=text, audio=waves, return_tensors="pt"))
+        options = GenerationOptions.from_config(
+            chat.model.generation_config, text_greedy=True, disable_speech=True
+        )
+        assert request["temperature"] == 0 and request["stream"] is True
+        limit = {**options.__dict__, "max_new_tokens": request["max_tokens"]}
+        options = GenerationOptions(**limit)
+        for event in stream(chat.model, chat.processor.tokenizer, inputs, options):
+            yield chunk(event.text)
+        yield DONE
+
+    return answer
+
+
+def test_a_conversation_over_the_server_equals_the_one_in_process(local):
+    turns = [
+        (question(), None, None),
+        (question(0.8, 330.0), "Answer in one word.", None),
+        ("and in writing?", None, None),
+        (question(2.1), None, TOOLS),
+    ]
+    with serving(model_answers(local)) as url:
+        remote = ServerChat(LlmServer(url))
+        for audio, instruction, tools in turns:
+            answers = [
+                list(chat.stream(audio, instruction, tools, speech=False, sampling=GREEDY))
+                for chat in (local, remote)
+            ]
+            here, there = (
+                "".join(e.text for e in events if isinstance(e, TextPiece)) for events in answers
+            )
+            assert here == there != ""
+            reply = answers[1][-1].reply
+            assert isinstance(answers[1][-1], Finished) and reply.text == there
+            assert reply.wave is None and len(reply.codes) == 0
+            assert 0 < reply.timings.first_text_s <= reply.timings.total_s
+        result = [c.tool_result({"x": 1}, speech=False, sampling=GREEDY) for c in (local, remote)]
+        assert result[0].text == result[1].text
+        remote.reset()
+        local.reset()
+
+
+def test_pieces_arrive_before_the_answer_is_complete():
+    heard_first = threading.Event()
+
+    def answer(request):
+        yield chunk("first ")
+        assert heard_first.wait(timeout=30)
+        yield chunk("second")
+        yield DONE
+
+    with serving(answer) as url:
+        events = ServerChat(LlmServer(url)).stream("hello", speech=False)
+        assert next(events).text == "first "
+        heard_first.set()
+        assert next(events).text == "second"
+        assert next(events).reply.text == "first second"
+
+
+def test_leaving_an_answer_ends_it_on_the_server_and_keeps_what_was_heard():
+    ended = threading.Event()
+
+    def answer(request):
+        try:
+            while True:
+                yield chunk("and on ")
+        finally:  # writing to a connection the client closed raises
+            ended.set()
+
+    with serving(answer) as url:
+        chat = ServerChat(LlmServer(url))
+        events = chat.stream("count", speech=False)
+        assert next(events).text == "and on "
+        events.close()
+        assert ended.wait(timeout=30)
+        assert [turn.content for turn in chat._history] == ["count", "and on "]
+
+
+def broken_off(request):
+    yield chunk("half an")
+
+
+def reports_an_error(request):
+    yield b'data: {"error": {"message": "out of memory"}}\n\n'
+
+
+def other_protocol(request):
+    yield b"data: <html>\n\n"
+
+
+def refuses(request):
+    raise ValueError("the prompt is longer than the context")
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (broken_off, "broke off"),
+        (reports_an_error, "out of memory"),
+        (other_protocol, "OpenAI's protocol"),
+        (refuses, "status 400.*longer than the context"),
+    ],
+)
+def test_what_goes_wrong_is_named_and_the_question_can_be_asked_again(answer, message):
+    with serving(answer) as url:
+        chat = ServerChat(LlmServer(url))
+        with pytest.raises(ServerError, match=f"(?s){message}"):
+            chat.ask("hello", speech=False)
+        assert not chat._history
+
+
+def test_a_silent_server_is_given_up():
+    let_go = threading.Event()
+
+    def answer(request):
+        let_go.wait(timeout=30)
+        yield DONE
+
+    with serving(answer) as url:
+        with pytest.raises(ServerError, match="no answer in time"):
+            ServerChat(LlmServer(url, timeout_s=0.2)).ask("hello", speech=False)
+        let_go.set()
+
+
+def test_an_address_without_a_server_is_an_error():
+    with serving(refuses) as url:
+        pass
+    with pytest.raises(ServerError, match="is the server running there"):
+        LlmServer(url)
+
+
+def test_the_model_is_the_first_served_or_the_one_named():
+    with serving(refuses) as url:
+        assert LlmServer(url + "/v1/").model == "tiny"
+        assert LlmServer(url, model="other").model == "other"
+        with pytest.raises(ServerError, match="serves tiny, other, not 'large'"):
+            LlmServer(url, model="large")
+
+
+def test_limits_of_the_server_are_kept():
+    with serving(refuses, max_model_len=5) as url:
+        chat = ServerChat(LlmServer(url))
+        with pytest.raises(AudioError, match="1 s"):
+            chat.ask(question(1.2), speech=False)
+        with pytest.raises(ServerError, match="speech=False"):
+            chat.ask("hello")

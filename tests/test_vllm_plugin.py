@@ -1,0 +1,85 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The plug-in stays out of the way without vLLM, and tells a broken weight loader from a sound one.
+
+What it does inside vLLM is tested in ``tests/serving``.
+"""
+
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import EntryPoint
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from funaudiochat.vllm_plugin import loads_attention, register
+
+ROOT = Path(__file__).parents[1]
+IMPORT_EVERYTHING = """
+import importlib, pkgutil, funaudiochat
+for module in pkgutil.walk_packages(funaudiochat.__path__, "funaudiochat."):
+    importlib.import_module(module.name)
+"""
+
+
+def test_importing_the_package_never_imports_vllm(tmp_path):
+    trap = tmp_path / "vllm" / "__init__.py"
+    trap.parent.mkdir()
+    trap.write_text("raise SystemExit('vllm was imported')\n")
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT_EVERYTHING],
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": ""}, capture_output=True, text=True,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_entry_point_names_the_plugin():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    group = "vllm.general_plugins"
+    ((name, target),) = project["entry-points"][group].items()
+    assert EntryPoint(name, target, group).load() is register
+
+
+@pytest.mark.skipif(find_spec("vllm") is not None, reason="vLLM is installed here")
+def test_without_vllm_it_does_nothing():
+    program = (
+        "from funaudiochat.vllm_plugin import register; from transformers import CONFIG_MAPPING;"
+        "register(); print('funaudiochat' in CONFIG_MAPPING)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True, text=True,
+    )
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+class Sound(nn.Module):
+    """Loads as engines do: shards of the joined weight, by the checkpoint's names."""
+
+    def load_weights(self, weights):
+        for name, tensor in weights:
+            self.qkv_proj.weight.weight_loader(self.qkv_proj.weight, tensor, name[0])
+
+
+class Raising(nn.Module):
+    def load_weights(self, weights):
+        for name, _ in weights:
+            raise ValueError(f"There is no module or parameter named {name!r}")
+
+
+class Forgetful(nn.Module):
+    """Takes the weights and loads none of them."""
+
+    def load_weights(self, weights):
+        return {name for name, _ in weights}
+
+
+@pytest.mark.parametrize(
+    ("attention", "expected"), [(Sound, True), (Raising, False), (Forgetful, False)]
+)
+def test_a_loader_is_judged_by_what_it_loads(attention, expected):
+    assert loads_attention(attention) is expected
