@@ -98,7 +98,7 @@ def open_answer_scores(reply: str) -> dict[str, float]:
 
 
 def vstyle_score(reply: str) -> str:
-    """VStyle: the last ``[[x]]`` that reads as a number, else the whole reply if it does, else ""."""
+    """VStyle: the last ``[[x]]`` that is a number, else the whole reply if it is one, else ""."""
     for text in reversed(_DOUBLE_BRACKETS.findall(reply)):
         if _number(text.strip()) is not None:
             return text.strip()
