@@ -23,6 +23,20 @@ from funaudiochat.doctor import examine
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
+try:
+    from evaluate.cli import app as eval_app
+except ImportError:  # a package of the public index has the same name
+    eval_app = typer.Typer(help="Hidden by another package named evaluate.")
+
+    @eval_app.callback(invoke_without_command=True)
+    def hidden() -> None:
+        """Say what to do."""
+        raise FunAudioChatError(
+            "another package named `evaluate` hides the toolkit's: pip uninstall evaluate, or run "
+            "`python -m funaudiochat.cli eval` in the toolkit's folder"
+        )
+
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make one.")
 app.add_typer(voices_app, name="voices")
@@ -43,6 +57,7 @@ train_app = typer.Typer(
     help="Train by a LLaMA-Factory config (train CONFIG [key=value ...]), or check data.",
 )
 app.add_typer(train_app, name="train")
+app.add_typer(eval_app, name="eval")
 console = Console(highlight=False, soft_wrap=True)
 
 ModelPath = Annotated[Path | None, typer.Option(help="Folder of the language model.")]

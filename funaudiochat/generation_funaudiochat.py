@@ -37,6 +37,10 @@ if TYPE_CHECKING:  # the model offers `generate`, so it imports this module
     from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 
 
+# One generator a row makes a sampled row of a batch what it is alone.
+Randomness = torch.Generator | list[torch.Generator] | None
+
+
 @dataclass(frozen=True)
 class GenerationOptions:
     """Settings of one run.
@@ -168,7 +172,7 @@ class DecodingState:
     text_processors: Any
     code_processors: Any
     head: SpeechHeadState | None = None
-    generator: torch.Generator | None = None
+    generator: Randomness = None
     step_count: int = 0
 
 
@@ -194,13 +198,15 @@ class SpeechGroup:
     codes: Tensor
 
 
-def _choose(
-    scores: Tensor, options: GenerationOptions, generator: torch.Generator | None
-) -> Tensor:
+def _choose(scores: Tensor, options: GenerationOptions, generator: Randomness) -> Tensor:
     """[B, V] float32 -> [B]."""
     if not options.do_sample:
         return scores.argmax(-1)
-    return torch.multinomial(scores.softmax(-1), 1, generator=generator)[:, 0]
+    shares = scores.softmax(-1)
+    if not isinstance(generator, list):
+        return torch.multinomial(shares, 1, generator=generator)[:, 0]
+    rows = zip(shares, generator, strict=True)
+    return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in rows])
 
 
 def _positions(mask: Tensor) -> Tensor:
@@ -213,7 +219,7 @@ def prefill(
     model: FunAudioChatForConditionalGeneration,
     inputs: dict[str, Tensor],
     options: GenerationOptions,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
 ) -> DecodingState:
     """Run the prompt through the backbone.
 
@@ -364,10 +370,13 @@ def _head_group(
         return torch.stack(chosen, dim=1)
     # The checkpoint's own rule for this option: the flat history is cut into G equal runs, so
     # each position sees the codes of another stretch of the reply, not of its own column.
+    scores_rows = torch.stack(raw, dim=1)
+    own = state.generator
+    generators = own if isinstance(own, list) else [own] * len(state.speech)
     return torch.stack(
         [
-            _choose(state.code_processors(history.view(group, -1), rows), options, state.generator)
-            for history, rows in zip(state.speech, torch.stack(raw, dim=1), strict=True)
+            _choose(state.code_processors(history.view(group, -1), rows), options, generator)
+            for history, rows, generator in zip(state.speech, scores_rows, generators, strict=True)
         ]
     )
 
@@ -387,12 +396,13 @@ def generate(
     model: FunAudioChatForConditionalGeneration,
     inputs: dict[str, Tensor],
     options: GenerationOptions,
-    generator: torch.Generator | None = None,
+    generator: Randomness = None,
     streamer: Any = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Decode until every row ended or ``max_new_tokens`` steps were made.
 
     Args:
+        generator: of all rows together, or a list with one for each.
         streamer: gets ``put`` with the prompt [B, L], then per step the text ids [B] and, while
             a row speaks, the groups [B, G]; ``end`` at the end (rule 57).
 

@@ -1,0 +1,63 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Common Voice, English (word errors) and Chinese (character errors)."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evaluate.benchmarks.librispeech import ASR_INSTRUCTION, GROUP, recognised
+from evaluate.core import Benchmark, HubData, Item, LayoutError, Metric, Row, Subset, each
+from evaluate.data import RowOfData, csv_rows, embedded_audio, find_file, items_of, parquet_rows
+
+
+def _load(language: str, root: Path) -> Iterator[Item]:
+    """The corpus's own tree (``test.tsv`` and ``clips/``), or Parquet files of the split."""
+    names = (language, "zh-CN") if language == "zh" else (language,)
+    folders = [folder for name in names if (folder := root / name).is_dir()]
+    table = next((t for f in folders if (t := f / "test.tsv").is_file()), None)
+    parquet = sorted(root.glob(f"**/{language}[-_.]*parquet")) + [
+        path for folder in folders for path in sorted(folder.glob("*.parquet"))
+    ]
+
+    def item(row: RowOfData) -> dict[str, Any]:
+        if table is not None:
+            audio: Path | bytes = find_file(row.text("path"), table.parent / "clips", table.parent)
+        else:
+            audio = embedded_audio(row, root)
+        return {
+            "audio": audio,
+            "instruction": ASR_INSTRUCTION,
+            "fields": {"reference": row.text("sentence"), "language": language},
+        }
+
+    if table is not None:
+        return items_of(csv_rows(table, "\t"), item)
+    if not parquet:
+        raise LayoutError(
+            f"neither {root}/{language}/test.tsv with clips/ nor {language}-*.parquet is there"
+        )
+    return items_of(parquet_rows(parquet), item)
+
+
+BENCHMARK = Benchmark(
+    name="common-voice",
+    title="Common Voice",
+    folder="CommonVoice",
+    layout="<language>/test.tsv with clips/, or <language>-*.parquet (columns audio, sentence)",
+    needs="whisper-normalizer, compute-wer",
+    notes=("the paper does not state the version; 15.0 is assumed; zh counts characters",),
+    hub=(HubData("TwinkStart/CommonVoice_15"),),
+    manual="the corpus itself: Mozilla Data Collective, version 15.0",
+    subsets=tuple(
+        Subset(
+            language,
+            partial(_load, language),
+            (Metric("error rate", each(recognised)),),
+            (Row(GROUP, f"Common Voice {language}", (("error rate",),)),),
+        )
+        for language in ("en", "zh")
+    ),
+)

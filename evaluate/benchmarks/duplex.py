@@ -1,0 +1,109 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The full-duplex set-up: UltraEval-Audio's questions to a model that listens while it speaks.
+
+Neither the paper's duplex form of the data nor a duplex checkpoint is published. The layout is
+ours, and answers come from a predictions file: its ``audio_out`` is the model's channel on the
+clock of the question.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evaluate.benchmarks.ultraeval_audio import (
+    ANSWER_HEARD,
+    JUDGED_SPEECH,
+    SETS,
+    judge_slots,
+    references_of,
+)
+from evaluate.core import Answer, Benchmark, Item, Metric, Row, Subset, Verdict, each, points
+from evaluate.data import RowOfData, find_file, items_of, json_lines
+from evaluate.metrics import JudgeTask, judged, read_rating_1_to_10
+from evaluate.scorers import texts
+from evaluate.scorers.turn_taking import turn_is_taken, voiced_stretches
+from funaudiochat.audio import load_audio
+from utils.constant import DEFAULT_S2M_PROMPT
+
+_RATE_HZ = 16_000
+
+
+def _load(name: str, root: Path) -> Iterator[Item]:
+    folder = root / name
+
+    def item(row: RowOfData) -> dict[str, Any]:
+        fields = {
+            "question": row.text("question"),
+            "references": references_of(row.get("answer") or ""),
+            "user_end_s": float(row.text("user_end_s")),
+        }
+        return {"audio": find_file(row.text("file_name"), folder), "fields": fields}
+
+    return items_of(json_lines(folder / "metadata.jsonl"), item)
+
+
+def _turns(answers: list[Answer], tools: Any) -> list[Verdict]:
+    def rule(answer: Answer) -> Verdict:
+        stretches = []
+        if answer.sound is not None:
+            stretches = voiced_stretches(load_audio(answer.sound, _RATE_HZ), _RATE_HZ)
+        taken, reason = turn_is_taken(answer.fields["user_end_s"], stretches, tools.turn_limits)
+        return points(taken, reason=reason)
+
+    return each(rule)(answers, tools)
+
+
+_TEXT = Metric(
+    "text match", each(lambda a: points(texts.answer_occurs(a.fields["references"], a.text)))
+)
+_TEXT_JUDGED = Metric(
+    "text judge",
+    judged(
+        JudgeTask(
+            "text judge", "rating_1_to_10", lambda a: judge_slots(a, a.text),
+            read_rating_1_to_10, max_tokens=2048,
+        )
+    ),
+    scale=10.0,
+)
+
+
+def _subset(name: str, row: str, count: int) -> Subset:
+    text, speech = (
+        (_TEXT_JUDGED, JUDGED_SPEECH) if name == "alpaca_eval" else (_TEXT, ANSWER_HEARD)
+    )
+    return Subset(
+        name,
+        partial(_load, name),
+        (text, speech, Metric("turn taking", _turns)),
+        (
+            Row("Duplex S2M-T (Table 7)", row, ((text.name,),)),
+            Row("Duplex S2M-S (Table 7)", row, ((speech.name,),)),
+            Row("Duplex turn-taking success % (Table 7)", "all", (("turn taking",),)),
+        ),
+        count,
+    )
+
+
+BENCHMARK = Benchmark(
+    name="duplex",
+    title="Full duplex",
+    folder="duplex",
+    layout=(
+        "ours: <set>/metadata.jsonl (file_name, question, answer, user_end_s) and the sounds, each "
+        "a question followed by silence"
+    ),
+    system=DEFAULT_S2M_PROMPT,
+    speech=True,
+    needs="a duplex model's predictions (--predictions); Whisper-large-v3 (--asr); judge",
+    notes=(
+        "criterion of turn taking ours: silent while the user speaks (0.5 s forgiven), then an "
+        "answer within 5 s",
+    ),
+    manual="the paper's duplex data is not published; make it from UltraEval-Audio's questions",
+    subsets=tuple(_subset(name, row, count) for name, row, _, _, count in SETS),
+    duplex=True,
+)

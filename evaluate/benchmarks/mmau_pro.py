@@ -1,0 +1,179 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""MMAU-Pro, the items with one sound: closed and open questions, and followed instructions."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from evaluate.core import (
+    Answer,
+    Benchmark,
+    HubData,
+    Item,
+    Metric,
+    Row,
+    Subset,
+    Verdict,
+    choice_instruction,
+    each,
+    invalid,
+    points,
+)
+from evaluate.data import RowOfData, find_file, items_of, parquet_files, parquet_rows
+from evaluate.metrics import OPEN_JUDGE, JudgeTask, judged
+from evaluate.scorers.judge_replies import open_answer_scores
+from evaluate.scorers.mmau_pro import follows
+from evaluate.statistics import Weights
+
+_OPEN, _INSTRUCTIONS = "open", "instruction following"
+
+
+def _load(folder: Path) -> Iterator[Item]:
+    def item(row: RowOfData) -> dict[str, Any]:
+        category, question = row.text("category"), row.text("question")
+        choices = [str(choice) for choice in row.get("choices") or []]
+        kwargs = row.get("kwargs") or {}
+        closed = category not in (_OPEN, _INSTRUCTIONS) and len(choices) > 1
+        fields = {
+            "category": category,
+            "question": question,
+            "choices": choices if closed else [],
+            "answer": str(row.get("answer") or ""),
+            "task": row.get("task_identifier"),
+            "kwargs": json.loads(kwargs) if isinstance(kwargs, str) else kwargs,
+        }
+        return {
+            "id": row.get("id"),
+            "audio": find_file(row.columns["audio_path"][0], folder, folder / "data"),
+            "instruction": choice_instruction(question, choices) if closed else question,
+            "fields": fields,
+        }
+
+    def one_sound(row: RowOfData) -> bool:
+        paths = row.get("audio_path")
+        return not isinstance(paths, list) or len(paths) == 1
+
+    rows = parquet_rows(parquet_files(folder, "test*.parquet"))
+    return items_of(
+        (row for row in rows if one_sound(row)), lambda row: _without_none(item(row))
+    )
+
+
+def _without_none(made: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in made.items() if value is not None}
+
+
+def _nearest_choices(answers: list[Answer], tools: Any) -> list[Verdict]:
+    """The choice whose embedding is nearest to the reply's has to be the answer."""
+    lines = [text for a in answers for text in (a.text, *a.fields["choices"])]
+    vectors = iter(tools.embed(lines))
+    verdicts = []
+    for answer in answers:
+        reply = next(vectors)
+        nearness = [float(reply @ next(vectors)) for _ in answer.fields["choices"]]
+        chosen = answer.fields["choices"][nearness.index(max(nearness))]
+        verdicts.append(points(chosen == answer.fields["answer"], chosen))
+    return verdicts
+
+
+def _read_open(replies: list[str]) -> Verdict:
+    return points(open_answer_scores(replies[0])["overall"] / 5, replies[0][:200])
+
+
+def _open_slots(answer: Answer) -> dict[str, str]:
+    return {
+        "question": answer.fields["question"],
+        "reference": answer.fields["answer"],
+        "reply": answer.text,
+    }
+
+
+_open = judged(
+    JudgeTask(
+        "open", "open_answer", _open_slots, _read_open, who=OPEN_JUDGE, temperature=0.1,
+        max_tokens=512,
+    )
+)
+_instructions = each(
+    lambda a: points(
+        follows(str(a.fields["task"]), a.fields["kwargs"], a.fields["question"], a.text)
+    )
+)
+
+
+def _is_open(answer: Answer) -> bool:
+    return answer.fields["category"] == _OPEN
+
+
+def _is_instruction(answer: Answer) -> bool:
+    return answer.fields["category"] == _INSTRUCTIONS
+
+
+def _is_closed(answer: Answer) -> bool:
+    return len(answer.fields["choices"]) > 1
+
+
+_KINDS = ((_is_closed, _nearest_choices), (_is_open, _open), (_is_instruction, _instructions))
+
+
+def _only(*kinds: tuple[Callable[[Answer], bool], Any]) -> Any:
+    """A scorer of the answers of some kinds; every category is a part of its own."""
+
+    def scorer(answers: list[Answer], tools: Any) -> list[Verdict]:
+        verdicts = [invalid("of another kind") for _ in answers]
+        for belongs, rule in kinds:
+            places = [i for i, answer in enumerate(answers) if belongs(answer)]
+            if not places:
+                continue
+            chosen = [answers[i] for i in places]
+            for place, verdict in zip(places, rule(chosen, tools), strict=True):
+                verdicts[place] = verdict.as_part(answers[place].fields["category"])
+        return verdicts
+
+    return scorer
+
+
+def by_count(verdicts: list[Verdict]) -> Weights:
+    """Each category weighs as much as it has items."""
+    counts: dict[str, int] = {}
+    for verdict in verdicts:
+        for name in verdict.parts:
+            counts[name] = counts.get(name, 0) + 1
+    total = sum(counts.values())
+    return {name: count / total for name, count in counts.items()}
+
+
+BENCHMARK = Benchmark(
+    name="mmau-pro",
+    title="MMAU-Pro, items with one sound",
+    folder="MMAU-Pro",
+    layout="gamma-lab-umd/MMAU-Pro: test.parquet, and data.zip unpacked to data/",
+    needs=(
+        "embedder NV-Embed-v2 (--embedder), judge Qwen2.5-7B-Instruct "
+        "(--judge 'open judge=openai:MODEL@URL'), nltk"
+    ),
+    notes=(
+        "only items with one sound, as in the paper; it does not state how many those are",
+        "an aspect that the judge does not name counts 3",
+    ),
+    hub=(HubData("gamma-lab-umd/MMAU-Pro"),),
+    manual=(
+        "unpack data.zip (about 47 GB) in the folder; NV-Embed-v2 is for non-commercial use"
+    ),
+    subsets=(
+        Subset(
+            "test",
+            _load,
+            (
+                Metric("all", _only(*_KINDS), weights=by_count),
+                Metric("closed questions", _only(_KINDS[0]), weights=by_count),
+                Metric("open questions", _only(_KINDS[1]), weights=by_count),
+                Metric("instructions", _only(_KINDS[2]), weights=by_count),
+            ),
+            (Row("Audio understanding", "MMAU-Pro (one-audio items)", (("all",),)),),
+        ),
+    ),
+)

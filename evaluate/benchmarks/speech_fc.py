@@ -1,0 +1,109 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""SpeechFCEval: spoken requests that take function calls, from BFCL, ACEBench and SmartInteract."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evaluate.core import (
+    Answer,
+    Benchmark,
+    HubData,
+    Item,
+    Metric,
+    Row,
+    Subset,
+    Verdict,
+    each,
+    points,
+)
+from evaluate.data import RowOfData, as_list, find_file, items_of, json_lines
+from evaluate.scorers import acebench, bfcl
+from utils.constant import FUNCTION_CALLING_PROMPT
+
+# name -> row of the table, rules, items
+SETS = {
+    "SpeechFC_ACEBench_Single": ("ACEBench Single", "acebench", 208),
+    "SpeechFC_ACEBench_Parallel": ("ACEBench Parallel", "acebench", 88),
+    "SpeechFC_BFCL_Single": ("BFCL Single", "single", 578),
+    "SpeechFC_BFCL_Parallel": ("BFCL Parallel", "parallel", 372),
+    "SpeechFC_SmartInteract": ("SmartInteract", "single", 668),
+}
+REFERENCE_FIELDS = (
+    "utterance", "file_name", "function", "time", "ground_truth", "category", "dataset_key",
+)
+
+
+def system_prompt(tools: list[Any]) -> str:
+    """The text prompt with one line of JSON for every function."""
+    lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+    return FUNCTION_CALLING_PROMPT.replace("{tools_definition}", lines)
+
+
+def check(rules: str, fields: dict[str, Any], reply: str) -> bfcl.CallVerdict:
+    """Judge the calls of a reply by the rules of the set.
+
+    Args:
+        rules: "single", "parallel" or "acebench".
+        fields: of the reference's files; ``function`` and ``ground_truth`` are JSON texts.
+    """
+    try:
+        tools = as_list(fields["function"])
+        expected = fields["ground_truth"]
+        expected = json.loads(expected) if isinstance(expected, str) else expected
+    except (KeyError, ValueError) as error:
+        return bfcl.CallVerdict(False, f"malformed:{error}")
+    if rules == "acebench":
+        return acebench.check(tools, expected, reply)
+    return bfcl.check(tools, expected, reply, parallel=rules == "parallel")
+
+
+def _score(rules: str, answer: Answer) -> Verdict:
+    verdict = check(rules, answer.fields, answer.raw_text)
+    return points(verdict.valid, reason="" if verdict.valid else verdict.error_type)
+
+
+def _load(name: str, root: Path) -> Iterator[Item]:
+    names = (name, name.replace("_", "-"))
+    folder = next((f for n in names if (f := root / n).is_dir()), root / name)
+
+    def item(row: RowOfData) -> dict[str, Any]:
+        file_name = row.text("file_name")
+        audio = find_file(file_name, folder, root, folder / "wav")
+        if not audio.is_file():
+            audio = find_file(Path(file_name).name, folder / "wav", root / "wav")
+        json.loads(row.text("ground_truth"))
+        return {
+            "audio": audio,
+            "system": system_prompt(as_list(row.text("function"))),
+            "fields": {key: row.get(key) for key in REFERENCE_FIELDS},
+        }
+
+    return items_of(json_lines(folder / "metadata.jsonl"), item)
+
+
+BENCHMARK = Benchmark(
+    name="speech-fc",
+    title="SpeechFCEval",
+    folder="SpeechFCEval",
+    layout="FunAudioLLM/SpeechFCEval: <set>/metadata.jsonl and <set>/wav/",
+    notes=(
+        "ACEBench's rules do not compare numbers and booleans at the top level",
+        "the field `time` is in no published prompt and is left out",
+    ),
+    hub=(HubData("FunAudioLLM/SpeechFCEval"),),
+    subsets=tuple(
+        Subset(
+            name,
+            partial(_load, name),
+            (Metric("calls", each(partial(_score, rules))),),
+            (Row("SpeechFCEval", row, (("calls",),)),),
+            count,
+        )
+        for name, (row, rules, count) in SETS.items()
+    ),
+)

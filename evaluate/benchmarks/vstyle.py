@@ -1,0 +1,106 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""VStyle: spoken instructions on how to speak, rated by a judge that hears the reply."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset, Verdict, invalid
+from evaluate.data import RowError, RowOfData, find_file, items_of, json_lines
+from evaluate.metrics import AUDIO_JUDGE, JudgeTask, judged
+from evaluate.scorers.judge_replies import vstyle_score
+from evaluate.scorers.vstyle import WEIGHTS
+from evaluate.statistics import Weights, part_names
+from utils.constant import SPOKEN_S2M_PROMPT
+
+
+def _load(language: str, root: Path) -> Iterator[Item]:
+    folder = root / language
+
+    def item(row: RowOfData) -> dict[str, Any]:
+        ability, id_ = row.text("ability"), row.text("id")
+        if ability not in WEIGHTS:
+            raise RowError(f"ability {ability!r} is none of {', '.join(WEIGHTS)}")
+        named = row.get("file_name", "instruction_audio_path", "audio_path", "wav_path")
+        audio = find_file(
+            str(named or f"{id_}.wav"), folder, folder / "wav", root
+        )
+        return {
+            "id": id_,
+            "audio": audio,
+            "fields": {"ability": ability, "instruct_text": row.text("instruct_text")},
+        }
+
+    return items_of(json_lines(folder / "metadata.jsonl"), item)
+
+
+def _slots(answer: Answer) -> dict[str, str]:
+    return {
+        "instruction_type": answer.fields["ability"],
+        "input_instruction": answer.fields["instruct_text"],
+    }
+
+
+def _sounds(answer: Answer) -> list[Path]:
+    return [path for path in (answer.question, answer.sound) if path is not None]
+
+
+def _read(replies: list[str]) -> Verdict:
+    score = vstyle_score(replies[-1])
+    if not score:
+        return invalid("the judge gave no score", replies[-1][:200])
+    return Verdict({"": (float(score), 1.0)}, score)
+
+
+def _rated(language: str, answers: list[Answer], tools: Any) -> list[Verdict]:
+    """Every ability is a part; a reply without sound cannot be heard and has no rating."""
+    verdicts = {a.id: invalid("no speech in the reply") for a in answers}
+    for category in dict.fromkeys(a.fields["ability"].split("/")[0] for a in answers):
+        spoken = [
+            a for a in answers
+            if a.sound is not None and a.fields["ability"].startswith(f"{category}/")
+        ]
+        task = JudgeTask(
+            "judge", f"vstyle_{category}_{language}", _slots, _read, who=AUDIO_JUDGE,
+            sounds=_sounds, tries=5,
+        )
+        for answer, verdict in zip(spoken, judged(task)(spoken, tools), strict=True):
+            verdicts[answer.id] = verdict.as_part(answer.fields["ability"])
+    return [verdicts[answer.id] for answer in answers]
+
+
+def _weights(verdicts: list[Verdict]) -> Weights:
+    names = part_names(verdicts)
+    covered = sum(WEIGHTS[name] for name in names)
+    return {name: WEIGHTS[name] / covered for name in names}
+
+
+def _subset(language: str) -> Subset:
+    group = f"VStyle {language} (Table 5)"
+    rows = [Row(group, ability, (("judge",),), part=ability) for ability in WEIGHTS]
+    return Subset(
+        language,
+        partial(_load, language),
+        (Metric("judge", partial(_rated, language), scale=1.0, weights=_weights),),
+        (*rows, Row(group, "Overall", (("judge",),))),
+    )
+
+
+BENCHMARK = Benchmark(
+    name="vstyle",
+    title="VStyle",
+    folder="VStyle",
+    layout="zhanjun/VStyle: en/ and zh/, each with metadata.jsonl and wav/",
+    system=SPOKEN_S2M_PROMPT,
+    speech=True,
+    needs="judge that hears (--judge 'audio judge=openai:gemini-2.5-pro@URL')",
+    notes=(
+        "the paper's judge, gemini-2.5-pro-preview-06-05, is retired",
+        "abilities without a score leave their weight to the others",
+    ),
+    hub=(HubData("zhanjun/VStyle"),),
+    subsets=(_subset("en"), _subset("zh")),
+)

@@ -1,0 +1,309 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The command ``funaudiochat eval``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from funaudiochat import hub
+from funaudiochat.errors import FunAudioChatError
+
+app = typer.Typer(
+    no_args_is_help=True, help="Run the paper's benchmarks: list, fetch, infer, score, report."
+)
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(highlight=False, soft_wrap=True, stderr=True)
+
+Benchmarks = Annotated[
+    str,
+    typer.Option(
+        "--benchmark", "--bench", "-b", help="NAME, NAME/SUBSET, several with commas, or all."
+    ),
+]
+Data = Annotated[Path, typer.Option(help="Folder of the data sets.")]
+Run = Annotated[Path, typer.Option(help="Folder of the run.")]
+DATA = Path("data")
+
+
+def _say(text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False)
+
+
+@app.command("list")
+def list_benchmarks(
+    data: Annotated[Path | None, typer.Option(help="Folder of the data sets, to check.")] = None,
+    benchmark: Benchmarks = "all",
+) -> None:
+    """Show the benchmarks, what they need, and what is wrong with the data that is there."""
+    from evaluate.benchmarks import BENCHMARKS, select
+    from evaluate.run import survey
+
+    chosen = {(b.name, s.name) for b, s in select(benchmark)}
+    wrong = False
+    for one in BENCHMARKS.values():
+        subsets = [s for s in one.subsets if (one.name, s.name) in chosen or benchmark == "all"]
+        if not subsets:
+            continue
+        _say(f"{one.name}: {one.title} ({one.folder}/)")
+        _say(f"    data: {one.layout}")
+        _say(f"    scores need: {one.needs or 'nothing else'}")
+        for subset in subsets:
+            line = f"    {one.name}/{subset.name}: {subset.count or '?'} items"
+            if data is None:
+                _say(line)
+                continue
+            try:
+                found = survey(one, subset, data)
+            except FunAudioChatError as error:
+                wrong = True
+                _say(f"{line}; {error}", "yellow")
+                continue
+            _say(f"{line}, {found['items']} found")
+            if found["first_problem"]:
+                wrong = True
+                count = found["broken_rows"] + found["missing_sounds"]
+                _say(f"        {count} cannot be used, first: {found['first_problem']}", "yellow")
+    raise typer.Exit(1 if wrong else 0)
+
+
+@app.command()
+def fetch(benchmark: Benchmarks, data: Data = DATA) -> None:
+    """Download data sets; what cannot be downloaded is named, with what to put where."""
+    from evaluate.benchmarks import select
+    from evaluate.fetch import fetch as run
+
+    for one in dict.fromkeys(one for one, _ in select(benchmark)):
+        for line in run(one, data):
+            _say(line)
+
+
+@app.command()
+def infer(
+    benchmark: Benchmarks,
+    out: Annotated[Path, typer.Option("--out", "--run", help="Folder of the run.")],
+    data: Data = DATA,
+    model_path: Annotated[Path | None, typer.Option(help="Folder of the language model.")] = None,
+    tts_path: Annotated[Path | None, typer.Option(help="Folder of the detokenizer.")] = None,
+    voice: Annotated[str | None, typer.Option(help="Name of a voice.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
+    server: Annotated[
+        str | None, typer.Option(help="URL, with /v1, of an OpenAI-compatible server.")
+    ] = None,
+    server_model: Annotated[str | None, typer.Option(help="Name of the model there.")] = None,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="OPENAI_API_KEY", help="Key for the server.")
+    ] = None,
+    predictions: Annotated[
+        Path | None, typer.Option(help="File of answers, in place of a model.")
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 2048,
+    seed: Annotated[int, typer.Option(help="Of the sampled speech.")] = 0,
+    shard: Annotated[str, typer.Option(help="i/n: the i-th of n shares.")] = "1/1",
+    limit: Annotated[int | None, typer.Option(min=1, help="Items of each subset.")] = None,
+    retry_errors: Annotated[bool, typer.Option(help="Ask again what failed before.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Show the first prompts and stop.")] = False,
+) -> None:
+    """Ask the questions; a run that was stopped goes on where it was."""
+    from evaluate.benchmarks import select
+    from evaluate.exchange import import_predictions
+    from evaluate.run import InferOptions, parse_shard
+    from evaluate.sources import LocalModel, ServerModel, Source
+
+    pairs = select(benchmark)
+    options = InferOptions(
+        data, out, batch_size, parse_shard(shard), limit, seed, retry_errors
+    )
+    if dry_run:
+        _show_prompts(pairs, options, None if server or predictions else model_path)
+        return
+    if predictions is not None:
+        if len(pairs) != 1:
+            raise FunAudioChatError("--predictions is of one subset: --benchmark NAME/SUBSET")
+        answered, failed = import_predictions(*pairs[0], data, out, predictions)
+        _say(f"{pairs[0][0].name}/{pairs[0][1].name}: {answered} answers, {failed} without one")
+        return
+    speech = any(one.speech for one, _ in pairs)
+    if server is not None:
+        source: Source = ServerModel(
+            server, server_model, api_key, max_new_tokens, concurrent=batch_size
+        )
+    else:
+        source = LocalModel(
+            hub.resolve(model_path, hub.MODEL),
+            hub.resolve(tts_path, hub.TTS) if speech else None,
+            device, dtype, voice, max_new_tokens,
+        )
+    _infer_all(pairs, source, options)
+
+
+def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from evaluate.run import infer as run
+
+    columns = (
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
+        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+    )
+    failed = 0
+    for one, subset in pairs:
+        name = f"{one.name}/{subset.name}"
+        with Progress(*columns, console=errors) as bar:
+            task = bar.add_task(name, total=None)
+            outcome = run(
+                one, subset, source, options,
+                lambda done, total, task=task, bar=bar: bar.update(
+                    task, completed=done, total=total
+                ),
+            )
+        failed += outcome.failed
+        _say(f"{name}: {outcome.asked} asked, {outcome.skipped} done before")
+        if outcome.failed:
+            _say(f"    {outcome.failed} failed, first: {outcome.first_failure}", "yellow")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> None:
+    """The exact text of the first items, by the checkpoint's own template if it is there."""
+    from evaluate.run import prompt_of, shown
+    from evaluate.sources import render
+    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+
+    processor = None
+    if model_path is not None or (hub.models_folder() / hub.MODEL.name).is_dir():
+        processor = FunAudioChatProcessor.from_pretrained(hub.resolve(model_path, hub.MODEL))
+    for one, subset in pairs:
+        items = shown(subset.load(one.data_folder(options.data)), options)
+        for number, item in enumerate(items):
+            if number == (options.limit or 3):
+                break
+            sound = f"{len(item.audio)} bytes" if isinstance(item.audio, bytes) else item.audio
+            _say(f"--- {one.name}/{subset.name} {item.id}; sound: {sound}", "bold")
+            if item.problem:
+                _say(item.problem, "yellow")
+                continue
+            prompt = prompt_of(one, subset, item, options.seed)
+            if processor is None:
+                _say(f"[system] {prompt.system}\n[user] {prompt.user}")
+            else:
+                _say(render(processor, prompt))
+
+
+@app.command()
+def score(
+    run: Run,
+    benchmark: Benchmarks = "all",
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="openai:MODEL[@URL], file:REPLIES.jsonl or none; 'audio judge=...' and "
+            "'open judge=...' for VStyle and MMAU-Pro. Repeatable."
+        ),
+    ] = None,
+    judge_prompts: Annotated[
+        Path | None, typer.Option(help="Folder of prompts to use in place of ours.")
+    ] = None,
+    judge_replies: Annotated[
+        int, typer.Option(min=1, help="Replies an item; 3 is VoiceBench's own form.")
+    ] = 1,
+    judge_rate: Annotated[
+        float | None, typer.Option(help="Requests a minute at most.")
+    ] = None,
+    asr: Annotated[
+        str | None, typer.Option(help="Folder of a Whisper checkpoint, or file:TEXTS.jsonl.")
+    ] = None,
+    utmos: Annotated[Path | None, typer.Option(help="Scripted UTMOS weights.")] = None,
+    embedder: Annotated[Path | None, typer.Option(help="Folder of NV-Embed-v2.")] = None,
+    pedant_python: Annotated[
+        Path | None, typer.Option(help="Python with qa-metrics 0.2.17.")
+    ] = None,
+    pedant_models: Annotated[Path | None, typer.Option(help="Folder of its classifier.")] = None,
+    turn_overlap_s: Annotated[float, typer.Option(help="Overlap forgiven in a turn.")] = 0.5,
+    turn_delay_s: Annotated[float, typer.Option(help="Latest start of an answer.")] = 5.0,
+    device: Annotated[str, typer.Option(help="For Whisper, UTMOS and embedder.")] = "auto",
+) -> None:
+    """Score the answers; never loads the model that gave them."""
+    from evaluate.benchmarks import BENCHMARKS, select
+    from evaluate.judges import Judges
+    from evaluate.score import Tools, folder_embedder, score_subset
+    from evaluate.scorers.turn_taking import TurnLimits
+    from evaluate.speech import OpinionScore, Transcriber
+
+    tools = Tools(
+        judges=Judges.from_specs(judge or [], run, judge_prompts, judge_rate, judge_replies),
+        transcriber=Transcriber(asr, run, device) if asr else None,
+        opinion=OpinionScore(utmos, run, device) if utmos else None,
+        embedder=folder_embedder(embedder, device) if embedder else None,
+        pedant_python=pedant_python,
+        pedant_models=pedant_models,
+        turn_limits=TurnLimits(turn_overlap_s, turn_delay_s),
+    )
+    every = [(one, subset) for one in BENCHMARKS.values() for subset in one.subsets]
+    found = False
+    for one, subset in every if benchmark == "all" else select(benchmark):
+        summary = score_subset(one, subset, run, tools)
+        if summary is None:
+            continue
+        found = True
+        _say(f"{one.name}/{subset.name}: {summary['answered']} of {summary['items']} answered")
+        for name, metric in summary["metrics"].items():
+            if "not_scored" in metric:
+                _say(f"    {name}: not scored: {metric['not_scored']}", "yellow")
+            else:
+                _say(
+                    f"    {name}: {metric['value']:.2f} "
+                    f"({metric['low']:.2f} to {metric['high']:.2f}), n {metric['n']}"
+                )
+    if not found:
+        raise FunAudioChatError(f"{run} has no answers of {benchmark}; run `eval infer` first")
+
+
+@app.command()
+def report(
+    run: Annotated[list[Path], typer.Option(help="Folder of a run; repeat to compare several.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the report; the first run's by default.")
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option(help="8B or 30B-A3B; by the model's name by default.")
+    ] = None,
+) -> None:
+    """Write the paper's tables with the runs' values: Markdown, JSON and a picture."""
+    from evaluate.report import write_report
+
+    text, files = write_report(run, out or run[0], target)
+    print(text)
+    for path in files:
+        errors.print(str(path), markup=False)
+
+
+@app.command()
+def export(
+    run: Run,
+    benchmark: Benchmarks,
+    form: Annotated[
+        str, typer.Option("--format", help="speechfc, kimi, voicebench or ours.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+) -> None:
+    """Write answers as other scorers read them."""
+    from evaluate.benchmarks import select
+    from evaluate.exchange import export_predictions
+
+    for one, subset in select(benchmark):
+        _say(str(export_predictions(one, subset, run, form, out)))

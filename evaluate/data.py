@@ -1,0 +1,205 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rows of data files, with what is wrong with them.
+
+A file that is missing or of another kind raises; a row that is broken becomes an item with a
+problem, which names the file and the row, so that nothing is lost silently.
+"""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluate.core import Item, LayoutError
+
+csv.field_size_limit(1 << 30)
+
+
+@dataclass(frozen=True)
+class RowOfData:
+    """One row: where it stands, and its columns or the reason they cannot be read."""
+
+    where: str
+    columns: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
+
+    def text(self, *names: str) -> str:
+        """The first of these columns that there is, as text.
+
+        Raises:
+            RowError: there is none, or it is empty.
+        """
+        for name in names:
+            value = self.columns.get(name)
+            if value is not None:
+                if not isinstance(value, str | int | float):
+                    raise RowError(f"column {name!r} holds {type(value).__name__}, not text")
+                return str(value)
+        raise RowError(f"column {' or '.join(map(repr, names))} is missing or empty")
+
+    def get(self, *names: str) -> Any:
+        """The first of these columns that is not None, or None."""
+        return next((v for n in names if (v := self.columns.get(n)) is not None), None)
+
+
+class RowError(ValueError):
+    """What is wrong with a row."""
+
+
+def items_of(
+    rows: Iterable[RowOfData], make: Callable[[RowOfData], dict[str, Any]]
+) -> Iterator[Item]:
+    """Items from rows.
+
+    Args:
+        make: the row's part of an :class:`Item`; may leave out ``id``. Raises RowError.
+    """
+    seen: dict[str, int] = {}
+    for index, row in enumerate(rows):
+        try:
+            if row.problem is not None:
+                raise RowError(row.problem)
+            made = make(row)
+        except RowError as error:
+            made = {"problem": f"{row.where}: {error}"}
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            made = {"problem": f"{row.where} cannot be read: {error!r}"}
+        id_ = str(made.pop("id", index))
+        seen[id_] = seen.get(id_, 0) + 1
+        if seen[id_] > 1:
+            id_ = f"{id_}#{seen[id_]}"
+        yield Item(id=id_, index=index, **made)
+
+
+def _open(path: Path) -> Path:
+    if not path.is_file():
+        raise LayoutError(f"no file {path}; `funaudiochat eval list` shows the layout")
+    return path
+
+
+def json_lines(path: Path) -> Iterator[RowOfData]:
+    """Rows of a JSONL file."""
+    with _open(path).open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                yield _json_row(f"{path}, line {number}", line)
+
+
+def _json_row(where: str, text: bytes) -> RowOfData:
+    try:
+        columns = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        return RowOfData(where, problem=f"is no JSON: {error}")
+    if not isinstance(columns, dict):
+        return RowOfData(where, problem="is no JSON object")
+    return RowOfData(where, columns)
+
+
+def json_list(path: Path) -> Iterator[RowOfData]:
+    """Rows of a JSON file that holds one list of objects, or of a JSONL file."""
+    data = _open(path).read_bytes()
+    if not data.lstrip().startswith(b"["):
+        yield from json_lines(path)
+        return
+    try:
+        rows = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise LayoutError(f"{path} is no JSON: {error}") from error
+    for number, columns in enumerate(rows, 1):
+        where = f"{path}, entry {number}"
+        if isinstance(columns, dict):
+            yield RowOfData(where, columns)
+        else:
+            yield RowOfData(where, problem="is no JSON object")
+
+
+def csv_rows(path: Path, separator: str = ",") -> Iterator[RowOfData]:
+    """Rows of a CSV or TSV file with a header."""
+    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
+    with _open(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        for number, columns in enumerate(
+            csv.DictReader(file, delimiter=separator, quoting=quoting), 2
+        ):
+            yield RowOfData(f"{path}, row {number}", {k: v for k, v in columns.items() if k})
+
+
+def parquet_rows(paths: list[Path]) -> Iterator[RowOfData]:
+    """Rows of Parquet files."""
+    try:
+        import pyarrow.parquet
+    except ModuleNotFoundError as error:
+        raise LayoutError(
+            "Parquet files need pyarrow: pip install 'funaudiochat[eval]'"
+        ) from error
+    for path in paths:
+        try:
+            file = pyarrow.parquet.ParquetFile(path)
+            number = 0
+            for batch in file.iter_batches(batch_size=64):
+                for columns in batch.to_pylist():
+                    number += 1
+                    yield RowOfData(f"{path}, row {number}", columns)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise LayoutError(f"{path} is no readable Parquet file: {error}") from error
+
+
+def parquet_files(folder: Path, pattern: str) -> list[Path]:
+    """Files below a folder, in order.
+
+    Raises:
+        LayoutError: there is none.
+    """
+    found = sorted(folder.glob(pattern))
+    if not found:
+        raise LayoutError(f"no file {folder}/{pattern}; `funaudiochat eval list` shows the layout")
+    return found
+
+
+def embedded_audio(row: RowOfData, folder: Path, column: str = "audio") -> Path | bytes:
+    """The sound of a Parquet row: its bytes, or the file it names below ``folder``.
+
+    Raises:
+        RowError: neither is there.
+    """
+    value = row.get(column)
+    if isinstance(value, dict):
+        if value.get("bytes"):
+            return value["bytes"]
+        value = value.get("path")
+    if isinstance(value, str) and value:
+        return find_file(value, folder)
+    raise RowError(f"column {column!r} holds no sound")
+
+
+def find_file(name: str, *folders: Path) -> Path:
+    """A file by its name in the first folder that has it; where none has, in the first.
+
+    A missing sound shows when it is to be read, so that the item is recorded with that reason.
+
+    Raises:
+        RowError: the name leaves the folder.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts:
+        raise RowError(f"the file name {name!r} must lie below the data folder")
+    candidates = [folder / name for folder in folders]
+    return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list, also from its JSON text.
+
+    Raises:
+        RowError: it is none.
+    """
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise RowError(f"{value[:80]!r} is no list: {error}") from error
+    if not isinstance(value, list):
+        raise RowError(f"{str(value)[:80]!r} is no list")
+    return value

@@ -1,0 +1,177 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Prediction files of other tools, read and written.
+
+========== ============================================ =====================================
+format     columns                                      matched by
+========== ============================================ =====================================
+ours       ``id``, ``text``, ``raw_text``, ``audio_out``  id
+speechfc   ``index``, ``predict``                       index, else place in the file
+kimi       ``index``, ``prediction``                    index, else place in the file
+voicebench ``prompt``, ``response``                     place in the file, prompt compared
+========== ============================================ =====================================
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evaluate.benchmarks.speech_fc import REFERENCE_FIELDS
+from evaluate.core import Benchmark, Item, Subset
+from evaluate.records import (
+    Prediction,
+    appending,
+    load_predictions,
+    subset_folder,
+    write_json,
+    write_predictions,
+)
+from evaluate.run import blank_prediction, note_settings, survey
+from funaudiochat.errors import FunAudioChatError
+
+_REPLY_COLUMNS = {
+    "ours": "text", "speechfc": "predict", "kimi": "prediction", "voicebench": "response",
+}
+FORMATS = tuple(_REPLY_COLUMNS)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """Rows of a JSONL file.
+
+    Raises:
+        FunAudioChatError: the file is missing, or a line is no JSON object; the message names it.
+    """
+    try:
+        lines = path.read_bytes().splitlines()
+    except OSError as error:
+        raise FunAudioChatError(f"cannot read {path}: {error}") from error
+    rows = []
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise FunAudioChatError(f"{path}, line {number} is no JSON: {error}") from error
+        if not isinstance(row, dict):
+            raise FunAudioChatError(f"{path}, line {number} is no JSON object")
+        rows.append(row)
+    return rows
+
+
+def detect_format(rows: list[dict[str, Any]], path: Path) -> str:
+    """The format by the first row's columns.
+
+    Raises:
+        FunAudioChatError: none fits.
+    """
+    first = rows[0] if rows else {}
+    if "id" in first and ("text" in first or "error" in first):
+        return "ours"
+    for name in ("speechfc", "kimi", "voicebench"):
+        if _REPLY_COLUMNS[name] in first:
+            return name
+    if "ground_truth" in first and "function" in first:
+        return "speechfc"  # a missing `predict` counts as an empty reply
+    raise FunAudioChatError(
+        f"{path} is of no known form; a row needs one of: id and text; index and predict; index "
+        "and prediction; prompt and response"
+    )
+
+
+def import_predictions(
+    benchmark: Benchmark, subset: Subset, data: Path, run: Path, path: Path
+) -> tuple[int, int]:
+    """Take a file's answers into a run -> items with and without one.
+
+    Raises:
+        FunAudioChatError: the file or the data cannot be read, or prompts do not fit the items.
+    """
+    rows = read_rows(path)
+    form = detect_format(rows, path)
+    with path.open("rb") as file:
+        hash_ = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    folder = subset_folder(run, benchmark.name, subset.name)
+    note_settings(run, hash_, {"predictions": path.name, "format": form})
+    write_json(
+        folder / "subset.json", {**survey(benchmark, subset, data), "limit": None}
+    )
+    key = "id" if form == "ours" else "index"
+    by_key = {
+        str(row.get(key, place)) if form != "voicebench" else str(place): row
+        for place, row in enumerate(rows)
+    }
+    predictions = []
+    for item in subset.load(benchmark.data_folder(data)):
+        row = by_key.get(item.id if form == "ours" else str(item.index))
+        prediction = blank_prediction(benchmark, subset, item, hash_)
+        if prediction.error is None:
+            _take(prediction, item, row, form, path)
+        predictions.append(prediction)
+    with appending(folder / "predictions.jsonl") as journal:
+        journal.append([asdict(prediction) for prediction in predictions])
+    failed = sum(prediction.error is not None for prediction in predictions)
+    return len(predictions) - failed, failed
+
+
+def _take(
+    prediction: Prediction, item: Item, row: dict[str, Any] | None, form: str, path: Path
+) -> None:
+    if row is None:
+        prediction.error = f"{path.name} has no row for this item"
+        return
+    if form == "voicebench" and str(row.get("prompt")) != item.fields.get("question"):
+        raise FunAudioChatError(
+            f"{path}: the prompt of row {item.index + 1} is not that of the data; the file is of "
+            "another set or another order"
+        )
+    reply = row.get(_REPLY_COLUMNS[form])
+    prediction.text = "" if reply is None else str(reply)
+    prediction.raw_text = str(row.get("raw_text") or prediction.text)
+    prediction.error = row.get("error")
+    if row.get("audio_out"):
+        sound = path.parent / str(row["audio_out"])
+        prediction.audio_out = str(sound.resolve())
+
+
+def export_predictions(
+    benchmark: Benchmark, subset: Subset, run: Path, form: str, target: Path
+) -> Path:
+    """Write a run's answers as another tool reads them.
+
+    Raises:
+        FunAudioChatError: the run has no answers of the subset, or the format is unknown.
+    """
+    if form not in FORMATS:
+        raise FunAudioChatError(f"no format {form!r}; there are: {', '.join(FORMATS)}")
+    predictions = load_predictions(subset_folder(run, benchmark.name, subset.name))
+    if not predictions:
+        raise FunAudioChatError(f"{run} has no answers of {benchmark.name}/{subset.name}")
+    if form == "ours":
+        path = target / f"{benchmark.name}-{subset.name}.jsonl"
+        write_predictions(path, predictions)
+        return path
+    if form == "speechfc":
+        dataset = subset.name.replace("_", "-")
+        path = target / run.name / dataset / f"predict-{run.name}-{dataset}.json"
+    else:
+        path = target / f"{benchmark.name}-{subset.name}-{form}.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", errors="replace") as file:
+        for prediction in predictions:
+            file.write(json.dumps(_exported(prediction, form), ensure_ascii=False) + "\n")
+    return path
+
+
+def _exported(prediction: Prediction, form: str) -> dict[str, Any]:
+    if form == "voicebench":
+        return {"prompt": prediction.fields.get("question", ""), "response": prediction.text}
+    if form == "kimi":
+        return {"index": prediction.index, "prediction": prediction.text, **prediction.fields}
+    known = {key: prediction.fields.get(key) for key in REFERENCE_FIELDS}
+    return {**known, "index": prediction.index, "predict": prediction.raw_text}

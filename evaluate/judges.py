@@ -1,0 +1,310 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Judge models: any server with OpenAI's chat interface, or recorded replies.
+
+Replies are kept in ``RUN/judge/replies.jsonl`` by a hash of all that was sent, so that scoring
+goes on where it stopped and costs nothing when repeated. The same file, or one made by hand, can
+take the judge's place: ``--judge file:replies.jsonl``.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from evaluate.core import Answer, NotScored
+from evaluate.exchange import read_rows
+from evaluate.metrics import ASSISTANT, AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
+from evaluate.records import appending, json_rows
+from funaudiochat.errors import FunAudioChatError
+
+PROMPTS = Path(__file__).parent / "judge_prompts"
+WHO = (JUDGE, AUDIO_JUDGE, OPEN_JUDGE)
+_TRIES_AFTER_ERRORS = 6
+_SEVERAL_TEMPERATURE = 0.5
+
+
+@dataclass(frozen=True)
+class JudgeSpec:
+    """``[WHO=]openai:MODEL[@URL]`` or ``[WHO=]file:PATH``.
+
+    Attributes:
+        who: "judge", "audio judge" or "open judge".
+        kind: "openai" or "file".
+    """
+
+    who: str
+    kind: str
+    name: str
+    url: str | None = None
+
+
+def parse_judge(text: str) -> JudgeSpec:
+    """Read what ``--judge`` was given.
+
+    Raises:
+        FunAudioChatError: it has another form.
+    """
+    who, equals, rest = text.partition("=")
+    if not equals or who not in WHO:
+        who, rest = JUDGE, text
+    kind, colon, name = rest.partition(":")
+    if kind == "openai" and name:
+        model, _, url = name.partition("@")
+        return JudgeSpec(who, kind, model, url or None)
+    if kind == "file" and name:
+        return JudgeSpec(who, kind, name)
+    raise FunAudioChatError(
+        f"--judge {text!r} is none of: openai:MODEL, openai:MODEL@URL, file:REPLIES.jsonl, each "
+        f"with one of {', '.join(f'{w!r}' for w in WHO)} and = before it for that judge"
+    )
+
+
+class Unanswered(Exception):  # noqa: N818 - the reason one item has no verdict
+    """A judge that gave no reply to one item."""
+
+
+class PromptFiles:
+    """Prompts of the judges, the user's before ours."""
+
+    def __init__(self, folder: Path | None) -> None:
+        if folder is not None and not folder.is_dir():
+            raise FunAudioChatError(f"no folder {folder} of judge prompts")
+        self._folder = folder
+        self.used: dict[str, str] = {}
+
+    def get(self, name: str) -> str:
+        """The text of a prompt; remembers whose it was."""
+        own = None if self._folder is None else self._folder / f"{name}.txt"
+        given = own is not None and own.is_file()
+        self.used[name] = "given" if given else "ours"
+        path = own if own is not None and given else PROMPTS / f"{name}.txt"
+        return path.read_text(encoding="utf-8").strip()
+
+
+def fill(prompt: str, slots: dict[str, str]) -> str:
+    """Put values into ``{slot}`` s in one pass, whatever braces the values or the prompt hold."""
+    return re.sub(r"\{(\w+)\}", lambda found: slots.get(found[1], found[0]), prompt)
+
+
+class RecordedJudge:
+    """Replies of a JSONL file with ``benchmark``, ``subset``, ``id`` and ``reply`` a row.
+
+    ``metric`` and ``sample`` may be there too, where an item has several replies.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.model = f"recorded ({path.name})"
+        self._replies: dict[tuple[str, str, str, str, int], str] = {}
+        for row in read_rows(path):
+            try:
+                key = (row["benchmark"], row["subset"], str(row["id"]))
+                self._replies[(*key, row.get("metric", ""), row.get("sample", 0))] = row["reply"]
+                self.model = row.get("model", self.model)
+            except KeyError as error:
+                raise FunAudioChatError(f"{path}: a row lacks {error}") from error
+
+    def ask(self, answer: Answer, task: JudgeTask, sample: int, request: dict[str, Any]) -> str:
+        """The recorded reply.
+
+        Raises:
+            Unanswered: there is none.
+        """
+        key = (answer.benchmark, answer.subset, answer.id)
+        for metric in (task.metric, ""):
+            if (*key, metric, sample) in self._replies:
+                return self._replies[(*key, metric, sample)]
+        raise Unanswered("no reply is recorded for it")
+
+
+class OpenAIJudge:
+    """A model behind OpenAI's chat interface, with cache, back-off and rate limit.
+
+    Args:
+        cache: JSONL file of replies.
+        per_minute: requests at most; None for no limit.
+    """
+
+    def __init__(
+        self, spec: JudgeSpec, cache: Path, per_minute: float | None = None, concurrent: int = 8
+    ) -> None:
+        try:
+            import openai
+        except ModuleNotFoundError as error:
+            raise FunAudioChatError(
+                "a judge needs the package openai: pip install 'funaudiochat[eval]'"
+            ) from error
+        self._errors = openai
+        try:
+            self._client = openai.OpenAI(
+                base_url=spec.url, max_retries=_TRIES_AFTER_ERRORS, timeout=120
+            )
+        except openai.OpenAIError as error:
+            raise FunAudioChatError(f"the judge cannot be used: {error}") from error
+        self.model, self.concurrent = spec.name, concurrent
+        self.answering_models: set[str] = set()
+        self._cache_path = cache
+        self._cache = {row["key"]: row for row in json_rows(cache) if "key" in row}
+        self._pause_s = 60 / per_minute if per_minute else 0.0
+        self._next_s = 0.0
+        self._lock = threading.Lock()
+
+    def _wait(self) -> None:
+        with self._lock:
+            now = time.monotonic()
+            start = max(now, self._next_s)
+            self._next_s = start + self._pause_s
+        time.sleep(max(0.0, start - now))
+
+    def ask(self, answer: Answer, task: JudgeTask, sample: int, request: dict[str, Any]) -> str:
+        """The kept reply, or a new one.
+
+        Raises:
+            NotScored: the judge cannot be reached or refuses every request.
+            Unanswered: it refuses this one.
+        """
+        request = {"model": self.model, **request}
+        text = json.dumps([request, sample], sort_keys=True)
+        key = hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()
+        kept = self._cache.get(key)
+        if kept is None:
+            kept = self._ask(answer, task, sample, request, key)
+        self.answering_models.add(kept["model"])
+        return kept["reply"]
+
+    def _ask(
+        self, answer: Answer, task: JudgeTask, sample: int, request: dict[str, Any], key: str
+    ) -> dict[str, Any]:
+        self._wait()
+        try:
+            reply = self._client.chat.completions.create(**request)
+        except (
+            self._errors.APIConnectionError,
+            self._errors.AuthenticationError,
+            self._errors.NotFoundError,
+        ) as error:
+            raise NotScored(f"the judge {self.model} cannot be asked: {error}") from error
+        except self._errors.OpenAIError as error:
+            raise Unanswered(f"the judge refused: {str(error)[:200]}") from error
+        row = {
+            "key": key, "model": reply.model, "benchmark": answer.benchmark,
+            "subset": answer.subset, "id": answer.id, "metric": task.metric, "sample": sample,
+            "reply": reply.choices[0].message.content or "",
+        }
+        with self._lock, appending(self._cache_path) as journal:
+            journal.append([row])
+            self._cache[key] = row
+        return row
+
+
+Judge = RecordedJudge | OpenAIJudge
+
+
+@dataclass
+class Judges:
+    """The judges of a scoring run.
+
+    Attributes:
+        replies_per_item: 3 for VoiceBench's own form, where a task knows it.
+    """
+
+    by_name: dict[str, Judge] = field(default_factory=dict)
+    prompts: PromptFiles = field(default_factory=lambda: PromptFiles(None))
+    replies_per_item: int = 1
+
+    @classmethod
+    def from_specs(
+        cls,
+        specs: list[str],
+        run: Path,
+        prompts: Path | None = None,
+        per_minute: float | None = None,
+        replies_per_item: int = 1,
+    ) -> Judges:
+        """Open the judges that ``--judge`` names; ``none`` is no judge."""
+        judges: dict[str, Judge] = {}
+        for text in specs:
+            if text == "none":
+                continue
+            spec = parse_judge(text)
+            cache = run / "judge" / f"{spec.who.replace(' ', '-')}.jsonl"
+            judges[spec.who] = (
+                RecordedJudge(Path(spec.name))
+                if spec.kind == "file"
+                else OpenAIJudge(spec, cache, per_minute)
+            )
+        return cls(judges, PromptFiles(prompts), replies_per_item)
+
+    def replies(
+        self, task: JudgeTask, answers: list[Answer]
+    ) -> list[tuple[list[str], str]]:
+        """For each answer its replies, or none and the reason.
+
+        Raises:
+            NotScored: there is no such judge, or it cannot be reached.
+        """
+        judge = self.by_name.get(task.who)
+        if judge is None:
+            option = "openai:MODEL" if task.who == JUDGE else f"'{task.who}=openai:MODEL@URL'"
+            raise NotScored(f"needs a {task.who}: --judge {option}")
+        prompt = self.prompts.get(task.prompt)
+        with ThreadPoolExecutor(getattr(judge, "concurrent", 1)) as pool:
+            found = list(pool.map(lambda a: self._ask(judge, task, prompt, a), answers))
+        if answers and not any(replies for replies, _ in found):
+            raise NotScored(f"the {task.who} gave no reply: {found[0][1]}")
+        return found
+
+    def _ask(
+        self, judge: Judge, task: JudgeTask, prompt: str, answer: Answer
+    ) -> tuple[list[str], str]:
+        count = self.replies_per_item if task.several else 1
+        request = request_of(task, prompt, answer, count > 1)
+        replies: list[str] = []
+        try:
+            for sample in range(count):
+                replies.append(judge.ask(answer, task, sample, request))
+            for sample in range(count, task.tries):
+                if task.read(replies).parts:
+                    break
+                replies = [judge.ask(answer, task, sample, request)]
+        except Unanswered as reason:
+            # A further try that is not recorded leaves the unreadable reply as it is.
+            return replies if len(replies) >= count else [], str(reason)
+        return replies, ""
+
+
+def request_of(
+    task: JudgeTask, prompt: str, answer: Answer, several: bool
+) -> dict[str, Any]:
+    """The body of a chat request, without the model's name."""
+    text = fill(prompt, task.slots(answer))
+    sounds = task.sounds(answer)
+    content: Any = text
+    if sounds:
+        content = [{"type": "text", "text": text}, *map(_sound_part, sounds)]
+    return {
+        "messages": [
+            {"role": "system", "content": ASSISTANT},
+            {"role": "user", "content": content},
+        ],
+        "temperature": _SEVERAL_TEMPERATURE if several else task.temperature,
+        "top_p": task.top_p,
+        "max_tokens": task.max_tokens,
+    }
+
+
+def _sound_part(path: Path) -> dict[str, Any]:
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    sound = {"data": data, "format": path.suffix.lstrip(".").lower()}
+    return {"type": "input_audio", "input_audio": sound}
+
+

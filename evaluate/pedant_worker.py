@@ -1,0 +1,36 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Runs within PEDANT's own environment: rows on standard input, verdicts as its last line.
+
+It must import nothing of the toolkit.
+"""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+
+def place_models(folder: Path) -> None:
+    """Put the classifier where the package looks for it."""
+    import qa_metrics
+
+    target = Path(qa_metrics.__file__).parent / "classifier"
+    target.mkdir(exist_ok=True)
+    for name in ("lr_classifier", "tf-idf_vectorizer"):
+        source = folder / name
+        shutil.copy(source if source.exists() else source.with_suffix(".pkl"),
+                    target / f"{name}.pkl")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        place_models(Path(sys.argv[1]))
+    from qa_metrics.pedant import PEDANT
+
+    pedant = PEDANT()
+    print(json.dumps([
+        bool(pedant.evaluate([row["reference"]], row["response"], row["question"]))
+        for row in json.load(sys.stdin)
+    ]))

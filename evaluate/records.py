@@ -1,0 +1,175 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The files of a run: ``RUN/<benchmark>/<subset>/predictions*.jsonl`` and what goes with them.
+
+Rows are only ever appended. A process may be killed at any time: what it wrote last may be torn,
+is cut off when the run goes on, and that item is asked again.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from evaluate.core import Answer
+from funaudiochat.errors import FunAudioChatError
+
+_THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
+
+
+@dataclass
+class Prediction:
+    """One row; ``error`` is the reason there is no answer."""
+
+    id: str
+    index: int
+    benchmark: str
+    subset: str
+    audio: str | None = None
+    system: str = ""
+    instruction: str | None = None
+    fields: dict[str, Any] = field(default_factory=dict)
+    text: str = ""
+    raw_text: str = ""
+    audio_out: str | None = None
+    n_text_tokens: int | None = None
+    n_speech_codes: int | None = None
+    seconds: float = 0.0
+    settings_hash: str = ""
+    error: str | None = None
+
+
+def subset_folder(run: Path, benchmark: str, subset: str) -> Path:
+    return run / benchmark / subset
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a file in one step, so that nobody reads half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(
+        "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8"
+    ) as file:
+        json.dump(value, file, ensure_ascii=False, indent=1)
+        file.write("\n")
+    os.chmod(file.name, 0o644)
+    os.replace(file.name, path)
+
+
+def read_json(path: Path) -> Any:
+    """Raises FunAudioChatError for a file that is missing or no JSON."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FunAudioChatError(f"cannot read {path}: {error}") from error
+
+
+class Journal:
+    """A JSONL file that grows row by row; open it with :func:`appending`."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+
+    def append(self, rows: list[dict[str, Any]]) -> None:
+        """Write rows so that they survive the process."""
+        lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
+        self._file.write("".join(lines).encode("utf-8", errors="replace"))
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+@contextmanager
+def appending(path: Path) -> Iterator[Journal]:
+    """Open a JSONL file for one writer, its torn last line cut off.
+
+    Raises:
+        FunAudioChatError: another process writes to it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+b") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise FunAudioChatError(
+                f"another process writes to {path}; use --shard i/n to share the work"
+            ) from error
+        _cut_torn_line(file)
+        yield Journal(file)
+
+
+def _cut_torn_line(file: BinaryIO) -> None:
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(0, size - 1))
+    if size and file.read(1) != b"\n":
+        file.seek(0)
+        file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def json_rows(path: Path) -> Iterator[dict[str, Any]]:
+    """Whole rows of a JSONL file of ours; a torn one is passed over."""
+    if not path.is_file():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                continue
+            if isinstance(row, dict):
+                yield row
+
+
+def load_predictions(folder: Path) -> list[Prediction]:
+    """All rows of a subset, of every shard, one for each item, in the order of the data.
+
+    Of several rows of an item the newest answer counts, or else the newest failure.
+    """
+    found: dict[str, Prediction] = {}
+    for path in sorted(folder.glob("predictions*.jsonl")):
+        for row in json_rows(path):
+            try:
+                new = Prediction(**row)
+            except TypeError as error:
+                raise FunAudioChatError(f"{path} is not of this version: {error}") from error
+            old = found.get(new.id)
+            if old is None or old.error is not None or new.error is None:
+                found[new.id] = new
+    return sorted(found.values(), key=lambda p: p.index)
+
+
+def write_predictions(path: Path, predictions: list[Prediction]) -> None:
+    """Replace a file by these rows."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    lines = [json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in predictions]
+    unfinished.write_text("".join(lines), encoding="utf-8", errors="replace")
+    os.replace(unfinished, path)
+
+
+def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer], int]:
+    """What the scorers see of the answered ones, and from how many a thought was cut."""
+    answers, thoughts = [], 0
+    for p in predictions:
+        if p.error is not None:
+            continue
+        text, raw_text = p.text, p.raw_text or p.text
+        if "<think>" in raw_text:
+            thoughts += 1
+            text, raw_text = _THOUGHT.sub("", text).strip(), _THOUGHT.sub("", raw_text)
+        sound = folder / p.audio_out if p.audio_out else None
+        question = Path(p.audio) if p.audio and Path(p.audio).is_file() else None
+        answers.append(
+            Answer(
+                p.benchmark, p.subset, p.id, p.fields, p.instruction, text, raw_text,
+                sound if sound is not None and sound.is_file() else None, question,
+            )
+        )
+    return answers, thoughts

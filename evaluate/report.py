@@ -1,0 +1,365 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The paper's tables with the values of runs beside: Markdown, JSON and a picture."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from evaluate.benchmarks import BENCHMARKS
+from evaluate.core import Benchmark
+from evaluate.records import read_json, subset_folder, write_json
+from evaluate.score import table_value
+from evaluate.statistics import normal_interval
+from funaudiochat.errors import FunAudioChatError
+
+TARGETS = ("8B", "30B-A3B")
+_PAPER_COLOR = "#c03b2b"
+
+
+@cache
+def paper() -> dict[str, Any]:
+    """The paper's numbers, ``tables/paper.json``."""
+    path = Path(__file__).parent / "tables" / "paper.json"
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@dataclass
+class Cell:
+    """A run's value of a row, or why there is none."""
+
+    value: float | None = None
+    low: float | None = None
+    high: float | None = None
+    standard_error: float = 0.0
+    n: int | None = None
+    complete: bool = False
+    reason: str = "not run"
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class Table:
+    """A table of the paper: name of row -> the paper's value and one cell for each run."""
+
+    group: str
+    rows: dict[str, tuple[float | None, list[Cell]]]
+    notes: list[str]
+
+
+def run_name(run: Path) -> str:
+    return run.resolve().name
+
+
+def target_of(run: Path, target: str | None) -> str:
+    """The paper's column to compare with: the one asked for, or by the model's name."""
+    if target is not None:
+        if target not in TARGETS:
+            raise FunAudioChatError(f"--target is one of {', '.join(TARGETS)}, not {target!r}")
+        return target
+    known = read_json(run / "run.json") if (run / "run.json").is_file() else {}
+    models = [
+        str(s.get("model") or s.get("server_model") or s.get("predictions") or "")
+        for s in known.get("settings", {}).values()
+    ]
+    return "30B-A3B" if any("30B" in model for model in [*models, run_name(run)]) else "8B"
+
+
+def build_tables(runs: list[Path], target: str | None = None) -> list[Table]:
+    """Tables of the scored runs; tables without any score are left out.
+
+    Raises:
+        FunAudioChatError: a run has no summaries.
+    """
+    by_run = [_cells(run) for run in runs]
+    for run, cells in zip(runs, by_run, strict=True):
+        if not cells:
+            raise FunAudioChatError(
+                f"{run} holds no scores; run `funaudiochat eval score --run {run}` first"
+            )
+    column = TARGETS.index(target_of(runs[0], target))
+    tables = []
+    for group, published in paper()["groups"].items():
+        if not any(cell_group == group for cells in by_run for cell_group, _ in cells):
+            continue
+        rows: dict[str, tuple[float | None, list[Cell]]] = {}
+        total = paper()["overall"].get(group)
+        for name, values in published.items():
+            if total is not None and name == total["row"]:
+                continue
+            rows[name] = (values[column], [cells.get((group, name), Cell()) for cells in by_run])
+        if total is not None:
+            columns = [
+                _overall(group, {name: cells[i] for name, (_, cells) in rows.items()})
+                for i in range(len(runs))
+            ]
+            rows[total["row"]] = (published[total["row"]][column], columns)
+        tables.append(Table(group, rows, _notes(group, rows)))
+    return tables
+
+
+def _cells(run: Path) -> dict[tuple[str, str], Cell]:
+    """(group, row) -> cell, of every subset that was scored."""
+    cells: dict[tuple[str, str], Cell] = {}
+    for benchmark in BENCHMARKS.values():
+        for subset in benchmark.subsets:
+            path = subset_folder(run, benchmark.name, subset.name) / "summary.json"
+            if not path.is_file():
+                continue
+            summary = read_json(path)
+            for row in summary["rows"]:
+                key = (row["group"], row["row"])
+                cell = _cell(row, summary)
+                cells[key] = _pooled(cells[key], cell) if key in cells else cell
+    return cells
+
+
+def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
+    notes = [row["note"]] if row.get("note") else []
+    if summary["failed"]:
+        reason = next(iter(summary["failures"]))
+        notes.append(f"{summary['failed']} items failed, first reason: {reason[:160]}")
+    unanswered = summary["items"] - summary["answered"] - summary["failed"]
+    if unanswered > 0:
+        notes.append(f"{summary['answered']} of {summary['items']} items were asked")
+    expected = summary["expected"]
+    if expected and summary["items"] != expected:
+        notes.append(f"the data has {summary['items']} items, the published set {expected}")
+    for name in row.get("by", ()):
+        metric = summary["metrics"][name]
+        if metric.get("note"):
+            notes.append(metric["note"])
+        if metric.get("invalid"):
+            notes.append(f"{metric['invalid']} answers left the denominator ({name})")
+        if metric.get("missing"):
+            notes.append(f"{metric['missing']} answers have no verdict ({name})")
+    if summary["thoughts_cut"]:
+        notes.append(f"<think> blocks cut from {summary['thoughts_cut']} answers")
+    if len(summary["settings"]) > 1:
+        notes.append("answers of several settings are mixed")
+    if "not_scored" in row:
+        return Cell(reason=row["not_scored"], notes=notes)
+    if any("judge" in name for name in row["by"]):
+        notes += _judge_notes(summary)
+    return Cell(
+        row["value"], row["low"], row["high"], row["standard_error"], row["n"], row["complete"],
+        "", notes,
+    )
+
+
+def _judge_notes(summary: dict[str, Any]) -> list[str]:
+    notes = [
+        f"{who}: {', '.join(models)}" for who, models in summary["judges"].items()
+    ]
+    if "ours" in summary["judge_prompts"].values():
+        notes.append("judge prompts in our own words; --judge-prompts takes the original ones")
+    if summary["judge_replies_per_item"] > 1:
+        notes.append(f"{summary['judge_replies_per_item']} judge replies an item")
+    return notes
+
+
+def _pooled(first: Cell, second: Cell) -> Cell:
+    """One cell of two sets of answers, by their numbers."""
+    if first.value is None or second.value is None or not first.n or not second.n:
+        return first if first.value is None else second
+    n = first.n + second.n
+    shares = (first.n / n, second.n / n)
+    value = shares[0] * first.value + shares[1] * second.value
+    error = (
+        (shares[0] * first.standard_error) ** 2 + (shares[1] * second.standard_error) ** 2
+    ) ** 0.5
+    low, high = normal_interval(value, error)
+    complete = first.complete and second.complete
+    return Cell(value, low, high, error, n, complete, "", [*first.notes, *second.notes])
+
+
+def _overall(group: str, cells: dict[str, Cell]) -> Cell:
+    """The last row of a table, only where every other row is there in full."""
+    values = {name: cell.value for name, cell in cells.items() if cell.value is not None}
+    if len(values) < len(cells) or not all(cell.complete for cell in cells.values()):
+        return Cell(reason="needs every row above, in full")
+    factors = paper()["overall"][group].get("factors", {})
+    value = table_value(group, values, factors)
+    error = (
+        sum((factors.get(name, 1) * cell.standard_error) ** 2 for name, cell in cells.items())
+        ** 0.5 / len(cells)
+    )
+    low, high = normal_interval(value, error)
+    return Cell(value, low, high, error, None, True, "")
+
+
+def _benchmarks_of(group: str) -> list[Benchmark]:
+    return [
+        benchmark
+        for benchmark in BENCHMARKS.values()
+        if any(row.group == group for subset in benchmark.subsets for row in subset.rows)
+    ]
+
+
+def _notes(group: str, rows: dict[str, tuple[float | None, list[Cell]]]) -> list[str]:
+    """Caveats below a table: each once, with the rows it applies to."""
+    notes: dict[str, list[str]] = {}
+    for name, (_, cells) in rows.items():
+        for cell in cells:
+            for note in cell.notes:
+                notes.setdefault(note, []).append(name)
+    found = [
+        note if len(set(names)) == len(rows) else f"{', '.join(dict.fromkeys(names))}: {note}"
+        for note, names in notes.items()
+    ]
+    shown = {name for name, (_, cells) in rows.items() if any(c.value is not None for c in cells)}
+    general = [
+        note
+        for benchmark in _benchmarks_of(group)
+        if any(row.name in shown for s in benchmark.subsets for row in s.rows)
+        for note in benchmark.notes
+    ]
+    return found + general
+
+
+def markdown(tables: list[Table], runs: list[Path], target: str | None = None) -> str:
+    """The tables as Markdown."""
+    names = [run_name(run) for run in runs]
+    column = target_of(runs[0], target)
+    lines = [
+        f"# Evaluation of {', '.join(names)}",
+        "",
+        f"Beside the values of Fun-Audio-Chat-{column} in the paper ({paper()['source']}). "
+        "Intervals are 95 %. What is not scored is no zero.",
+    ]
+    for table in tables:
+        lines += ["", f"## {table.group}", ""]
+        header = ["", f"paper {column}"]
+        for name in names:
+            header += [name, "95 %", "difference", "n"]
+        lines += [_line(header), _line(["---"] + ["---:"] * (len(header) - 1))]
+        for row, (published, cells) in table.rows.items():
+            values = [row, _number(published)]
+            for cell in cells:
+                values += _values(cell, published)
+            lines.append(_line(values))
+        reasons = {
+            f"{row}: not scored: {cell.reason}": None
+            for row, (_, cells) in table.rows.items()
+            for cell in cells
+            if cell.value is None and cell.reason
+        }
+        notes = [*reasons, *table.notes]
+        if notes:
+            lines += ["", *(f"- {_one_line(note)}" for note in notes)]
+    return "\n".join(lines) + "\n"
+
+
+def _values(cell: Cell, published: float | None) -> list[str]:
+    if cell.value is None:
+        return ["not scored", "", "", ""]
+    mark = "" if cell.complete else " (incomplete)"
+    difference = "" if published is None else f"{cell.value - published:+.2f}"
+    return [
+        f"{cell.value:.2f}{mark}",
+        f"{cell.low:.2f} to {cell.high:.2f}",
+        difference,
+        "" if cell.n is None else str(cell.n),
+    ]
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _line(values: list[str]) -> str:
+    return "| " + " | ".join(value.replace("|", "/") for value in values) + " |"
+
+
+def as_json(tables: list[Table], runs: list[Path], target: str | None = None) -> dict[str, Any]:
+    """The tables as data."""
+    names = [run_name(run) for run in runs]
+    return {
+        "source": paper()["source"],
+        "target": target_of(runs[0], target),
+        "tables": [
+            {
+                "group": table.group,
+                "notes": table.notes,
+                "rows": [
+                    {
+                        "row": row,
+                        "paper": published,
+                        "runs": {
+                            name: {
+                                **vars(cell),
+                                "difference": None
+                                if cell.value is None or published is None
+                                else round(cell.value - published, 4),
+                            }
+                            for name, cell in zip(names, cells, strict=True)
+                        },
+                    }
+                    for row, (published, cells) in table.rows.items()
+                ],
+            }
+            for table in tables
+        ],
+    }
+
+
+def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
+    """A panel for each table: our values with their intervals, the paper's beside.
+
+    Raises:
+        FunAudioChatError: matplotlib is missing.
+    """
+    try:
+        from matplotlib.figure import Figure
+    except ModuleNotFoundError as error:
+        raise FunAudioChatError(
+            "the picture needs matplotlib: pip install 'funaudiochat[eval]'"
+        ) from error
+    heights = [len(table.rows) + 2 for table in tables]
+    figure = Figure(figsize=(8, 0.28 * sum(heights) + 0.6), layout="constrained")
+    panels = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for panel, table in zip(panels, tables, strict=True):
+        rows = list(table.rows.items())[::-1]
+        for height, (_, (published, cells)) in enumerate(rows):
+            if published is not None:
+                panel.plot(published, height, "D", color=_PAPER_COLOR, markersize=5, zorder=3)
+            for place, cell in enumerate(cells):
+                if cell.value is None or cell.low is None or cell.high is None:
+                    continue
+                y = height + 0.18 * (place - (len(cells) - 1) / 2)
+                panel.plot([cell.low, cell.high], [y, y], color=f"C{place}", linewidth=1.5)
+                face = f"C{place}" if cell.complete else "white"
+                panel.plot(cell.value, y, "o", color=f"C{place}", markerfacecolor=face)
+        panel.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
+        panel.set_ylim(-0.6, len(rows) - 0.4)
+        panel.set_title(table.group, fontsize=9, loc="left")
+        panel.grid(axis="x", alpha=0.3)
+    handles = [panels[0].plot([], [], "D", color=_PAPER_COLOR, label="paper")[0]]
+    handles += [
+        panels[0].plot([], [], "o-", color=f"C{i}", label=run_name(run))[0]
+        for i, run in enumerate(runs)
+    ]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize=8)
+    figure.savefig(path, dpi=120)
+
+
+def write_report(
+    runs: list[Path], out: Path, target: str | None = None
+) -> tuple[str, list[Path]]:
+    """Write ``report.md``, ``report.json`` and ``report.png`` -> the Markdown and the files."""
+    tables = build_tables(runs, target)
+    text = markdown(tables, runs, target)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "report.md").write_text(text, encoding="utf-8")
+    write_json(out / "report.json", as_json(tables, runs, target))
+    draw(tables, runs, out / "report.png")
+    return text, [out / f"report.{kind}" for kind in ("md", "json", "png")]

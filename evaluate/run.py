@@ -1,0 +1,293 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Ask a model the questions of benchmarks, into a run folder that can be gone on with.
+
+Every item is keyed by its id and the settings it was asked with, has its own seed, and is answered
+the same alone, in a batch, in a shard, or after the process was killed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import soundfile
+
+from evaluate.core import Benchmark, Item, LayoutError, Subset
+from evaluate.records import (
+    Prediction,
+    appending,
+    load_predictions,
+    read_json,
+    subset_folder,
+    write_json,
+)
+from evaluate.sources import Produced, Prompt, Source, read_wave, seed_of
+from funaudiochat.errors import FunAudioChatError
+
+PACKAGES = ("funaudiochat", "torch", "transformers", "numpy", "openai")
+_UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+
+
+@dataclass(frozen=True)
+class InferOptions:
+    """What to ask and how.
+
+    Attributes:
+        shard: (i, n): the i-th of n shares, from 1 on.
+        limit: items of each subset at most.
+        retry_errors: ask again what failed before.
+    """
+
+    data: Path
+    run: Path
+    batch_size: int = 8
+    shard: tuple[int, int] = (1, 1)
+    limit: int | None = None
+    seed: int = 0
+    retry_errors: bool = False
+
+
+@dataclass
+class Outcome:
+    """What one call did for a subset."""
+
+    benchmark: str
+    subset: str
+    asked: int = 0
+    skipped: int = 0
+    failed: int = 0
+    first_failure: str = ""
+
+
+def parse_shard(text: str) -> tuple[int, int]:
+    """``2/4`` -> (2, 4).
+
+    Raises:
+        FunAudioChatError: it is not i/n with 1 <= i <= n.
+    """
+    found = re.fullmatch(r"(\d+)/(\d+)", text)
+    if not found or not 1 <= int(found[1]) <= int(found[2]):
+        raise FunAudioChatError(f"--shard is i/n with i from 1 to n, not {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def survey(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
+    """Count the items of a subset and find the first row that cannot be used.
+
+    Raises:
+        LayoutError: the data is not there, or not of the layout.
+    """
+    digest, count, problems, missing = hashlib.sha256(), 0, [], []
+    for item in subset.load(benchmark.data_folder(data)):
+        count += 1
+        if item.problem is not None:
+            problems.append(item.problem)
+        elif isinstance(item.audio, Path) and not item.audio.is_file():
+            missing.append(f"{item.id}: no sound file {item.audio}")
+        known = [item.id, item.instruction, item.system, item.fields]
+        digest.update(json.dumps(known, sort_keys=True, ensure_ascii=False, default=str).encode(
+            "utf-8", errors="replace"
+        ))
+    if not count:
+        raise LayoutError(f"{benchmark.name}/{subset.name} holds no items; {benchmark.layout}")
+    return {
+        "items": count,
+        "expected": subset.count,
+        "broken_rows": len(problems),
+        "missing_sounds": len(missing),
+        "first_problem": next(iter(problems + missing), None),
+        "items_sha256": digest.hexdigest(),
+    }
+
+
+def prompt_of(benchmark: Benchmark, subset: Subset, item: Item, seed: int) -> Prompt:
+    """The question without its sound."""
+    return Prompt(
+        item.system or benchmark.system,
+        item.instruction,
+        None,
+        benchmark.speech,
+        seed_of(seed, (benchmark.name, subset.name, item.id)),
+    )
+
+
+def settings_of(source: Source, seed: int) -> tuple[str, dict[str, Any]]:
+    """Everything the answers depend on beside the prompt, and its hash."""
+    settings = {**source.description, "seed": seed}
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16], settings
+
+
+def note_settings(run: Path, hash_: str, settings: dict[str, Any]) -> None:
+    """Keep the settings in ``run.json``."""
+    path = run / "run.json"
+    known = read_json(path) if path.is_file() else {"settings": {}}
+    known["settings"][hash_] = settings
+    known["versions"] = {"python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            known["versions"][package] = version(package)
+        except PackageNotFoundError:
+            continue
+    write_json(path, known)
+
+
+def shown(items: Iterator[Item], options: InferOptions) -> Iterator[Item]:
+    """The items of this call's share."""
+    first, shares = options.shard
+    for place, item in enumerate(items):
+        if options.limit is not None and place >= options.limit:
+            return
+        if place % shares == first - 1:
+            yield item
+
+
+def infer(
+    benchmark: Benchmark,
+    subset: Subset,
+    source: Source,
+    options: InferOptions,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Outcome:
+    """Answer a subset's items that have no answer yet.
+
+    Args:
+        progress: called with how many items of this share are done, and their number.
+
+    Raises:
+        LayoutError: the data is not there, or not of the layout.
+        FunAudioChatError: the source is gone, or another process writes to the same file.
+    """
+    if benchmark.duplex:
+        raise FunAudioChatError(
+            "the duplex set-up needs a duplex model's answers; give them with --predictions"
+        )
+    found = survey(benchmark, subset, options.data)
+    total = found["items"] if options.limit is None else min(options.limit, found["items"])
+    first, shares = options.shard
+    share = len(range(first - 1, total, shares))
+    folder = subset_folder(options.run, benchmark.name, subset.name)
+    hash_, settings = settings_of(source, options.seed)
+    note_settings(options.run, hash_, settings)
+    write_json(folder / "subset.json", {**found, "limit": options.limit})
+    outcome = Outcome(benchmark.name, subset.name)
+    name = "predictions" if shares == 1 else f"predictions.{first}-of-{shares}"
+    with appending(folder / f"{name}.jsonl") as journal:
+        known = {p.id: p for p in load_predictions(folder)}
+        waiting: list[tuple[Item, Prompt]] = []
+
+        def flush() -> None:
+            rows = _answer(benchmark, subset, source, folder, hash_, waiting)
+            journal.append([asdict(row) for row in rows])
+            for row in rows:
+                outcome.asked += 1
+                if row.error is not None:
+                    outcome.failed += 1
+                    outcome.first_failure = outcome.first_failure or f"{row.id}: {row.error}"
+            waiting.clear()
+            progress(outcome.asked + outcome.skipped, share)
+
+        for item in shown(subset.load(benchmark.data_folder(options.data)), options):
+            prompt = prompt_of(benchmark, subset, item, options.seed)
+            if _is_done(known.get(item.id), prompt, hash_, options.retry_errors):
+                outcome.skipped += 1
+                progress(outcome.asked + outcome.skipped, share)
+                continue
+            waiting.append((item, prompt))
+            if len(waiting) == options.batch_size:
+                flush()
+        if waiting:
+            flush()
+    return outcome
+
+
+def _is_done(old: Prediction | None, prompt: Prompt, hash_: str, retry_errors: bool) -> bool:
+    return (
+        old is not None
+        and old.settings_hash == hash_
+        and (old.system, old.instruction) == (prompt.system, prompt.instruction)
+        and not (retry_errors and old.error is not None)
+    )
+
+
+def blank_prediction(
+    benchmark: Benchmark, subset: Subset, item: Item, hash_: str
+) -> Prediction:
+    """A row with everything but the answer."""
+    return Prediction(
+        id=item.id,
+        index=item.index,
+        benchmark=benchmark.name,
+        subset=subset.name,
+        audio=str(item.audio) if isinstance(item.audio, Path) else None,
+        system=item.system or benchmark.system,
+        instruction=item.instruction,
+        fields=item.fields,
+        settings_hash=hash_,
+        error=item.problem,
+    )
+
+
+def _answer(
+    benchmark: Benchmark,
+    subset: Subset,
+    source: Source,
+    folder: Path,
+    hash_: str,
+    waiting: list[tuple[Item, Prompt]],
+) -> list[Prediction]:
+    """Rows of a batch; what cannot be asked or answered has its reason."""
+    rows, asked = [], []
+    for item, prompt in waiting:
+        row = blank_prediction(benchmark, subset, item, hash_)
+        rows.append(row)
+        if row.error is None:
+            try:
+                wave = read_wave(item.audio)
+            except FunAudioChatError as error:
+                row.error = str(error)
+            else:
+                asked.append((row, Prompt(**{**vars(prompt), "wave": wave})))
+    began = time.monotonic()
+    produced = source.answer([prompt for _, prompt in asked]) if asked else []
+    seconds = round((time.monotonic() - began) / max(1, len(asked)), 3)
+    for (row, _), answer in zip(asked, produced, strict=True):
+        row.seconds = seconds
+        if isinstance(answer, str):
+            row.error = answer
+        else:
+            _fill(row, answer, folder)
+    return rows
+
+
+def _fill(row: Prediction, answer: Produced, folder: Path) -> None:
+    row.text, row.raw_text = answer.text, answer.raw_text
+    row.n_text_tokens, row.n_speech_codes = answer.text_tokens, answer.speech_codes
+    if answer.wave is not None and len(answer.wave):
+        # Different ids may look the same once unsafe characters are gone.
+        mark = hashlib.sha256(row.id.encode("utf-8", errors="replace")).hexdigest()[:8]
+        name = f"audio/{_UNSAFE.sub('_', row.id)[:80]}-{mark}.flac"
+        (folder / "audio").mkdir(exist_ok=True)
+        soundfile.write(folder / name, answer.wave, answer.rate_hz, subtype="PCM_16")
+        row.audio_out = name
+
+
+def count_failures(run: Path, pairs: list[tuple[Benchmark, Subset]]) -> Counter[str]:
+    """Failures of the run by reason."""
+    return Counter(
+        prediction.error
+        for benchmark, subset in pairs
+        for prediction in load_predictions(subset_folder(run, benchmark.name, subset.name))
+        if prediction.error is not None
+    )

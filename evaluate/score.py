@@ -1,0 +1,247 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Score the answers of a run; the model that gave them is never loaded.
+
+What cannot be computed here, for want of a judge, of weights or of a package, is *not scored*, with
+the reason, and never counts as zero. An answer that failed has no score either: it is counted, and
+makes the subset incomplete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from evaluate.core import Answer, Benchmark, Metric, NotScored, Row, Subset, Verdict
+from evaluate.judges import Judges
+from evaluate.metrics import JudgeTask
+from evaluate.pedant import pedant_verdicts
+from evaluate.records import answers_of, load_predictions, read_json, subset_folder, write_json
+from evaluate.scorers.turn_taking import TurnLimits
+from evaluate.speech import OpinionScore, Transcriber
+from evaluate.statistics import Estimate, estimate, mean_of
+from funaudiochat.errors import FunAudioChatError
+
+
+@dataclass
+class Tools:
+    """What scorers may ask for; None where the user gave nothing."""
+
+    judges: Judges = field(default_factory=Judges)
+    transcriber: Transcriber | None = None
+    opinion: OpinionScore | None = None
+    embedder: Any = None
+    pedant_python: Path | None = None
+    pedant_models: Path | None = None
+    turn_limits: TurnLimits = TurnLimits()  # noqa: RUF009
+
+    def judge_replies(
+        self, task: JudgeTask, answers: list[Answer]
+    ) -> list[tuple[list[str], str]]:
+        return self.judges.replies(task, answers)
+
+    def transcripts(self, answers: list[Answer]) -> list[str]:
+        if self.transcriber is None:
+            raise NotScored("needs speech recognition: --asr FOLDER of openai/whisper-large-v3")
+        return self.transcriber.transcripts(answers)
+
+    def utmos(self, answers: list[Answer]) -> list[float | None]:
+        if self.opinion is None:
+            raise NotScored("needs the UTMOS weights: --utmos FILE")
+        return self.opinion.scores(answers)
+
+    def embed(self, texts: list[str]) -> np.ndarray:
+        if self.embedder is None:
+            raise NotScored("needs an embedder: --embedder FOLDER of nvidia/NV-Embed-v2")
+        return self.embedder(texts)
+
+    def pedant(self, answers: list[Answer]) -> list[bool]:
+        if self.pedant_python is None:
+            raise NotScored("needs PEDANT: --pedant-python PATH (see evaluate/README.md)")
+        return pedant_verdicts(answers, self.pedant_python, self.pedant_models)
+
+
+def folder_embedder(folder: Path, device: str = "auto") -> Any:
+    """A function from texts to unit vectors [N, D], by a model that offers ``encode``.
+
+    Raises:
+        FunAudioChatError: the folder holds no such model.
+    """
+    from transformers import AutoModel
+
+    from funaudiochat.conversation import resolve_device
+
+    try:
+        model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+        encode = model.to(resolve_device(device)).eval().encode
+    except (OSError, ValueError, AttributeError) as error:
+        raise FunAudioChatError(f"{folder} holds no model with encode(): {error}") from error
+
+    def embed(texts: list[str]) -> np.ndarray:
+        vectors = np.asarray(encode(texts, max_length=4096).cpu(), dtype=np.float64)
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    return embed
+
+
+def score_subset(
+    benchmark: Benchmark, subset: Subset, run: Path, tools: Tools
+) -> dict[str, Any] | None:
+    """Write ``scores.jsonl`` and ``summary.json`` of a subset -> the summary; None if not run."""
+    folder = subset_folder(run, benchmark.name, subset.name)
+    predictions = load_predictions(folder)
+    if not predictions:
+        return None
+    known = read_json(folder / "subset.json") if (folder / "subset.json").is_file() else {}
+    answers, thoughts = answers_of(folder, predictions)
+    errors = Counter(p.error for p in predictions if p.error is not None)
+    by_item: dict[str, dict[str, Any]] = {answer.id: {} for answer in answers}
+    metrics: dict[str, dict[str, Any]] = {}
+    estimates: dict[str, Estimate] = {}
+    incomplete: dict[str, int] = {}
+    for metric in subset.metrics:
+        metrics[metric.name], found, missing = _score(metric, answers, tools, by_item)
+        if found is not None:
+            estimates[metric.name], incomplete[metric.name] = found, missing
+    items = known.get("items") or len(predictions)
+    summary = {
+        "benchmark": benchmark.name,
+        "subset": subset.name,
+        "items": items,
+        "expected": subset.count,
+        "answered": len(answers),
+        "failed": sum(errors.values()),
+        "failures": dict(errors.most_common(5)),
+        "thoughts_cut": thoughts,
+        "settings": sorted({p.settings_hash for p in predictions}),
+        "metrics": metrics,
+        "rows": [
+            _row(row, metrics, estimates, incomplete, len(answers) < items)
+            for row in subset.rows
+        ],
+        "judges": {
+            who: sorted(getattr(judge, "answering_models", ())) or [judge.model]
+            for who, judge in tools.judges.by_name.items()
+        },
+        "judge_prompts": dict(tools.judges.prompts.used),
+        "judge_replies_per_item": tools.judges.replies_per_item,
+    }
+    _write_scores(folder / "scores.jsonl", by_item)
+    write_json(folder / "summary.json", summary)
+    return summary
+
+
+def _score(
+    metric: Metric, answers: list[Answer], tools: Tools, by_item: dict[str, dict[str, Any]]
+) -> tuple[dict[str, Any], Estimate | None, int]:
+    """One metric -> its part of the summary, its estimate, and answers without a verdict."""
+    if not answers:
+        return {"not_scored": "no item has an answer"}, None, 0
+    try:
+        verdicts = metric.scorer(answers, tools)
+    except NotScored as reason:
+        return {"not_scored": str(reason)}, None, 0
+    for answer, verdict in zip(answers, verdicts, strict=True):
+        by_item[answer.id][metric.name] = _verdict_row(verdict)
+    found = estimate(verdicts, metric.weights(verdicts), metric.scale)
+    if found is None:
+        reasons = Counter(v.reason for v in verdicts if v.reason).most_common(1)
+        return {"not_scored": reasons[0][0] if reasons else "nothing to count"}, None, 0
+    missing = sum(verdict.missing for verdict in verdicts)
+    return (
+        {
+            **_estimate_row(found),
+            "invalid": sum(not v.parts and not v.missing for v in verdicts),
+            "missing": missing,
+            "parts": {k: round(v, 4) for k, v in found.parts.items()},
+            "part_errors": _part_errors(verdicts, metric),
+            "note": metric.note,
+            "version": metric.version,
+        },
+        found,
+        missing,
+    )
+
+
+def _part_errors(verdicts: list[Verdict], metric: Metric) -> dict[str, float]:
+    errors = {}
+    for name in metric.weights(verdicts):
+        part = estimate(verdicts, {name: 1.0}, metric.scale)
+        errors[name] = round(part.standard_error, 6) if part is not None else 0.0
+    return errors
+
+
+def _verdict_row(verdict: Verdict) -> dict[str, Any]:
+    row = {key: value for key, value in asdict(verdict).items() if value}
+    if verdict.parts:
+        row["score"] = [n / d if d else None for n, d in verdict.parts.values()]
+    return row
+
+
+def _estimate_row(found: Estimate) -> dict[str, Any]:
+    low, high = found.interval
+    return {
+        "value": round(found.value, 4),
+        "low": round(low, 4),
+        "high": round(high, 4),
+        "standard_error": round(found.standard_error, 6),
+        "n": found.count,
+    }
+
+
+def _row(
+    row: Row,
+    metrics: dict[str, dict[str, Any]],
+    estimates: dict[str, Estimate],
+    incomplete: dict[str, int],
+    unanswered: bool,
+) -> dict[str, Any]:
+    """A row of a table, by the first choice of metrics that could be computed."""
+    made: dict[str, Any] = {"group": row.group, "row": row.name}
+    for place, names in enumerate(row.choices):
+        if not all(name in estimates for name in names):
+            continue
+        made |= {
+            "by": list(names),
+            "note": row.note if place else "",
+            "complete": not unanswered and not any(incomplete[name] for name in names),
+        }
+        if "INCOMPLETE" in made["note"]:
+            made["complete"] = False
+        if row.part is None:
+            return {**made, **_estimate_row(mean_of([estimates[name] for name in names]))}
+        part = metrics[names[0]]["parts"].get(row.part)
+        if part is None:
+            return {**made, "not_scored": "no item of it has a score"}
+        error = metrics[names[0]]["part_errors"][row.part]
+        return {
+            **made, "value": part, "low": part - 1.96 * error, "high": part + 1.96 * error,
+            "standard_error": error, "n": None,
+        }
+    reasons = [metrics[name]["not_scored"] for names in row.choices for name in names
+               if "not_scored" in metrics[name]]
+    return {**made, "not_scored": "; ".join(dict.fromkeys(reasons))}
+
+
+def _write_scores(path: Path, by_item: dict[str, dict[str, Any]]) -> None:
+    unfinished = path.with_suffix(".part")
+    with unfinished.open("w", encoding="utf-8", errors="replace") as file:
+        for id_, scores in by_item.items():
+            file.write(json.dumps({"id": id_, **scores}, ensure_ascii=False) + "\n")
+    os.replace(unfinished, path)
+
+
+def table_value(group: str, values: dict[str, float], factors: dict[str, float]) -> float:
+    """The Overall or Avg. row of a table from its other rows.
+
+    Args:
+        factors: rows that count more than once.
+    """
+    return sum(factors.get(name, 1) * value for name, value in values.items()) / len(values)

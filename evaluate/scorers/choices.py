@@ -1,0 +1,94 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Which option a reply chose, by the rules of VoiceBench, MMAU and MMSU."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+LETTERS = "ABCD"
+_TABLES = Path(__file__).parents[1] / "tables"
+_WORD = re.compile(r"\b\w+\b")
+_BARE_LETTER = re.compile(r"\s*\(?([A-D])(?:[).:]|\s*$)")
+
+
+@cache
+def _templates() -> list[str]:
+    path = _TABLES / "voicebench_rules.json"
+    return json.loads(path.read_text(encoding="utf-8"))["choice_templates"]
+
+
+def voicebench_letter(reply: str) -> str | None:
+    """The letter A to D a reply to a spoken multiple-choice question gives, if any."""
+    text = reply.lower()
+    for tag in ("<1>", "<2>", "<3>"):
+        if text.startswith(tag):
+            text = text[len(tag) :].strip()
+            break
+    for template in _templates():
+        for letter in "abcd":
+            if template.replace("[CHOICE]", letter) in text:
+                return letter.upper()
+    for letter in "abcd":
+        if text == letter or any(text.startswith(letter + mark) for mark in ".,:)"):
+            return letter.upper()
+    return None  # the special cases that follow in the published scorer cannot be reached
+
+
+def _words(text: str) -> set[str]:
+    return set(_WORD.findall(text.lower()))
+
+
+def mmau_match(answer: str, choices: list[str], reply: str) -> bool:
+    """MMAU's string match: every word of the answer, and none that only a wrong choice has."""
+    if not reply.strip():
+        return False
+    given, wanted = _words(reply), _words(answer)
+    others = set[str]().union(*(_words(choice) for choice in choices))
+    return wanted <= given and not given & (others - wanted)
+
+
+def mmsu_letter(reply: str) -> str | None:
+    """MMSU's own rule: the first character, or else the last but one, if it is A to D."""
+    text = reply.replace("\n", "").strip()
+    if text[:1] and text[0] in LETTERS:
+        return text[0]
+    if len(text) > 1 and text[-2] in LETTERS:
+        return text[-2]
+    return None
+
+
+def mmsu_bridged_letter(reply: str, choices: list[str | None]) -> str | None:
+    """A letter with brackets or a mark, or exactly one choice's text; else MMSU's own rule."""
+    lettered = _BARE_LETTER.match(reply)
+    if lettered is not None:
+        return lettered[1]
+    same = [
+        letter
+        for letter, choice in zip(LETTERS, choices, strict=False)
+        if choice is not None and choice.strip().lower() == reply.strip().lower()
+    ]
+    return same[0] if len(same) == 1 else mmsu_letter(reply)
+
+
+def mmsu_reference_verdicts(records: list[dict]) -> list[bool | None]:
+    """MMSU's own scoring of replies in file order: right, wrong, or None for not counted.
+
+    An empty reply takes the letter of the record before, as the published script does; where it
+    would crash, on the first record, the reply is wrong.
+    """
+    verdicts: list[bool | None] = []
+    letter: str | None = None
+    for record in records:
+        reply = record["response"]
+        if reply not in ("", "None", None):
+            found = mmsu_letter(reply)
+            if found is None:
+                verdicts.append(None)
+                continue
+            letter = found
+        chosen = record.get(f"choice_{letter.lower()}") if letter else object()
+        verdicts.append(chosen == record["answer_gt"])
+    return verdicts

@@ -1,0 +1,139 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What is heard in spoken replies: transcripts and predicted opinion scores, kept by file.
+
+The weights are the user's: without them the scores that need them are not computed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evaluate.core import Answer, NotScored
+from evaluate.exchange import read_rows
+from evaluate.records import appending, json_rows
+from funaudiochat.audio import load_audio
+from funaudiochat.errors import FunAudioChatError
+
+_RATE_HZ = 16_000
+
+
+class Kept:
+    """Results by the name and the hash of a sound, in a JSONL file of the run."""
+
+    def __init__(self, path: Path, maker: str) -> None:
+        self._path, self._maker = path, maker
+        self._known = {
+            (row["benchmark"], row["subset"], row["id"], row["size"]): row["result"]
+            for row in json_rows(path)
+            if row.get("maker") == maker
+        }
+
+    def each(self, answers: list[Answer], make: Callable[[Path], Any]) -> list[Any]:
+        """``make`` of every reply's sound, None where there is none."""
+        results = []
+        for answer in answers:
+            if answer.sound is None:
+                results.append(None)
+                continue
+            size = answer.sound.stat().st_size
+            key = (answer.benchmark, answer.subset, answer.id, size)
+            if key not in self._known:
+                row = dict(zip(("benchmark", "subset", "id", "size"), key, strict=True))
+                self._known[key] = make(answer.sound)
+                with appending(self._path) as journal:
+                    journal.append([{**row, "maker": self._maker, "result": self._known[key]}])
+            results.append(self._known[key])
+        return results
+
+
+class Transcriber:
+    """Whisper from a folder, or ``file:transcripts.jsonl`` with recorded transcripts.
+
+    A row of the file has ``benchmark``, ``subset``, ``id`` and ``text``.
+    """
+
+    def __init__(self, spec: str, run: Path, device: str = "auto") -> None:
+        self._recorded: dict[tuple[str, str, str], str] | None = None
+        self.name = spec
+        if spec.startswith("file:"):
+            rows = read_rows(Path(spec.removeprefix("file:")))
+            try:
+                self._recorded = {
+                    (row["benchmark"], row["subset"], str(row["id"])): row["text"] for row in rows
+                }
+            except KeyError as error:
+                raise FunAudioChatError(f"{spec}: a row lacks {error}") from error
+            return
+        self._pipeline = _whisper(Path(spec), device)
+        self._kept = Kept(run / "transcripts.jsonl", Path(spec).name)
+
+    def transcripts(self, answers: list[Answer]) -> list[str]:
+        """One text for each answer; empty where the reply has no sound.
+
+        Raises:
+            NotScored: the recorded ones lack an answer that has sound.
+        """
+        if self._recorded is None:
+            return [text or "" for text in self._kept.each(answers, self._transcribe)]
+        texts = []
+        for answer in answers:
+            text = self._recorded.get((answer.benchmark, answer.subset, answer.id))
+            if text is None and answer.sound is not None:
+                raise NotScored(f"no transcript is recorded for {answer.id}")
+            texts.append(text or "")
+        return texts
+
+    def _transcribe(self, path: Path) -> str:
+        wave = load_audio(path, _RATE_HZ)
+        given = {"raw": wave, "sampling_rate": _RATE_HZ}
+        return self._pipeline(given, return_timestamps=True)["text"]
+
+
+def _whisper(folder: Path, device: str) -> Any:
+    if not (folder / "config.json").is_file():
+        raise FunAudioChatError(
+            f"{folder} is no folder of a Whisper checkpoint; --asr names one of "
+            "openai/whisper-large-v3"
+        )
+    import torch
+    from transformers import pipeline
+
+    from funaudiochat.conversation import resolve_device
+
+    place = resolve_device(device)
+    return pipeline(
+        "automatic-speech-recognition", model=str(folder), device=place,
+        dtype=torch.float16 if place.type == "cuda" else torch.float32,
+    )
+
+
+class OpinionScore:
+    """UTMOS22 strong, from a file of the package utmos-pytorch's scripted weights."""
+
+    def __init__(self, weights: Path, run: Path, device: str = "auto") -> None:
+        if not weights.is_file():
+            raise FunAudioChatError(f"no file {weights}; --utmos names the scripted UTMOS weights")
+        try:
+            from utmos_pytorch import UTMOSScoreScripted
+        except ModuleNotFoundError as error:
+            raise FunAudioChatError(
+                "UTMOS needs its package: pip install utmos-pytorch"
+            ) from error
+        from funaudiochat.conversation import resolve_device
+
+        self._device = resolve_device(device)
+        self._model = UTMOSScoreScripted(str(weights), str(self._device))
+        self._kept = Kept(run / "utmos.jsonl", weights.name)
+
+    def scores(self, answers: list[Answer]) -> list[float | None]:
+        return self._kept.each(answers, self._score)
+
+    def _score(self, path: Path) -> float:
+        import torch
+
+        wave = torch.from_numpy(load_audio(path, _RATE_HZ))[None].to(self._device)
+        return float(self._model.score(wave).reshape(-1)[0])

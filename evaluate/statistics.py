@@ -1,0 +1,117 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Means with 95 % intervals.
+
+Every score here is a weighted sum of ratios: accuracy is right over counted, a word error rate
+errors over words, IFEval the mean of four accuracies. The interval of such a sum follows from how
+much each answer pulls on it (its influence, linearised); a plain proportion gets Wilson's, which
+stays honest near 0 and 1. Shapes: ``N`` answers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from evaluate.core import Verdict
+
+_Z = 1.959964  # 97.5 % quantile of the normal distribution
+Weights = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value and its uncertainty.
+
+    Attributes:
+        influence: [N] pull of each answer; its root of summed squares is the standard error.
+        proportion: whether the value is a share of yes among N.
+        count: answers in the denominator.
+        parts: value of each part.
+    """
+
+    value: float
+    influence: np.ndarray
+    count: int
+    parts: dict[str, float]
+    scale: float
+    proportion: bool = False
+
+    @property
+    def standard_error(self) -> float:
+        return float(np.sqrt((self.influence**2).sum()))
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        if self.proportion:
+            low, high = wilson(self.value / self.scale, self.count)
+            return self.scale * low, self.scale * high
+        half = _Z * self.standard_error
+        return self.value - half, self.value + half
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Wilson's 95 % interval of a proportion."""
+    spread = _Z**2 / count
+    middle = (share + spread / 2) / (1 + spread)
+    half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def part_names(verdicts: list[Verdict]) -> list[str]:
+    return list(dict.fromkeys(name for verdict in verdicts for name in verdict.parts))
+
+
+def equal_weights(verdicts: list[Verdict]) -> Weights:
+    """Every part counts the same."""
+    names = part_names(verdicts)
+    return {name: 1 / len(names) for name in names}
+
+
+def estimate(verdicts: list[Verdict], weights: Weights, scale: float) -> Estimate | None:
+    """The weighted sum of the parts' ratios; None when no denominator is above 0.
+
+    Args:
+        weights: of every part that counts.
+        scale: 100 for percent.
+    """
+    influence, parts, value = np.zeros(len(verdicts)), {}, 0.0
+    terms: list[tuple[float, float]] = []
+    for name, weight in weights.items():
+        terms = [verdict.parts.get(name, (0.0, 0.0)) for verdict in verdicts]
+        numerators, denominators = np.array(terms, dtype=float).reshape(-1, 2).T
+        total = denominators.sum()
+        if not total:
+            return None
+        ratio = numerators.sum() / total
+        parts[name] = scale * ratio
+        value += scale * weight * ratio
+        influence += scale * weight * (numerators - ratio * denominators) / total
+    if not weights:
+        return None
+    plain = len(weights) == 1 and all(d in (0, 1) and n in (0, d) for n, d in terms)
+    counted = sum(bool(verdict.parts) for verdict in verdicts)
+    return Estimate(float(value), influence, counted, parts, scale, plain)
+
+
+def mean_of(estimates: list[Estimate]) -> Estimate:
+    """The mean of several scores of the same answers."""
+    if len(estimates) == 1:
+        return estimates[0]
+    return Estimate(
+        float(np.mean([e.value for e in estimates])),
+        np.mean([e.influence for e in estimates], axis=0),
+        min(e.count for e in estimates),
+        {},
+        estimates[0].scale,
+    )
+
+
+def normal_interval(value: float, standard_error: float) -> tuple[float, float]:
+    """95 % interval of a sum of independent scores."""
+    return value - _Z * standard_error, value + _Z * standard_error
