@@ -269,6 +269,24 @@ def serve(context: typer.Context) -> None:
     run(context.args)
 
 
+@app.command("init")
+def init_checkpoint(
+    llm: Annotated[Path, typer.Option(help="Qwen3 folder: backbone and tokenizer.")],
+    audio_encoder: Annotated[Path, typer.Option(help="Whisper folder: mel encoder.")],
+    head: Annotated[Path, typer.Option(help="Folder of a small Qwen3: refined head.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    codes: Annotated[int, typer.Option(help="Codes of the speech tokenizer.")] = 6561,
+    seed: Annotated[int, typer.Option(help="Of the weights drawn anew.")] = 0,
+) -> None:
+    """Make the joint checkpoint that training begins with."""
+    from training.init_model import init_model
+
+    counts = init_model(llm, audio_encoder, head, out, codes, seed)
+    for part, parameters in counts.items():
+        console.print(f"{part:10}{parameters:>16,} parameters", markup=False)
+    console.print(str(out), markup=False)
+
+
 @app.command()
 def merge(
     trained: Annotated[Path, typer.Option(help="Joint checkpoint M1.")],

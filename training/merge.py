@@ -16,8 +16,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from funaudiochat.errors import CheckpointError
+from training.weights import weight_files
 
 PREFIX = "language_model."
+# What a training run leaves beside the checkpoint.
+_LOGS = {"trainer_state.json", "train_results.json", "all_results.json"}
 
 
 @dataclass
@@ -30,17 +33,10 @@ class MergeReport:
     largest_change_in: str = ""
 
 
-def _shards(folder: Path) -> list[Path]:
-    found = sorted(folder.glob("*.safetensors"))
-    if not found:
-        raise CheckpointError(f"{folder} holds no safetensors weights")
-    return found
-
-
 def _base_tensors(folder: Path) -> dict[str, tuple[Path, str]]:
     """Key in a joint checkpoint -> file and key in the base, a joint or a plain text folder."""
     found = {}
-    for path in _shards(folder):
+    for path in weight_files(folder):
         with safe_open(path, "pt") as file:
             for key in file.keys():
                 found[key] = (path, key)
@@ -75,12 +71,12 @@ def merge(trained: Path, base: Path, out: Path, alpha: float = 0.5) -> MergeRepo
         alpha: weight of the trained one; 0 and 1 copy exactly.
 
     Raises:
-        CheckpointError: same folders, other vocabularies or shapes, nothing in common.
+        CheckpointError: same folders or weights, other vocabularies or shapes, nothing in common.
     """
     _check_folders(trained, base, out, alpha)
     places, report = _base_tensors(base), MergeReport()
     with_shapes = []
-    for shard in _shards(trained):
+    for shard in weight_files(trained):
         with safe_open(shard, "pt") as file:
             with_shapes += [(k, file.get_slice(k).get_shape()) for k in file.keys()]
     for key, shape in with_shapes:
@@ -92,14 +88,32 @@ def merge(trained: Path, base: Path, out: Path, alpha: float = 0.5) -> MergeRepo
                 raise CheckpointError(f"{key} has shape {shape} in {trained}, {other} in {base}")
     if not any(key in places for key, _ in with_shapes):
         raise CheckpointError(f"{trained} and {base} share no language model weights")
+    if not any(_differs(shard, places) for shard in weight_files(trained)):
+        raise CheckpointError(
+            f"{trained} and {base} hold the same language model; there is nothing to mix: give the "
+            "checkpoint from before that training as base"
+        )
     out.mkdir(parents=True, exist_ok=True)
-    for shard in _shards(trained):
+    for shard in weight_files(trained):
         _merge_shard(shard, out / shard.name, places, alpha, report)
     for path in trained.iterdir():
-        if path.suffix == ".json" or path.suffix in (".txt", ".jinja"):
+        if path.suffix in (".json", ".txt", ".jinja") and path.name not in _LOGS:
             shutil.copy(path, out / path.name)
     shutil.copytree(trained / "speech_tokenizer", out / "speech_tokenizer", dirs_exist_ok=True)
     return report
+
+
+def _differs(shard: Path, places: dict[str, tuple[Path, str]]) -> bool:
+    """Whether any tensor of a shard differs from the base's; reads up to the first that does."""
+    with safe_open(shard, "pt") as file:
+        for key in file.keys():
+            if key in places:
+                path, name = places[key]
+                with safe_open(path, "pt") as base_file:
+                    tensor, other = file.get_tensor(key), base_file.get_tensor(name)
+                if not torch.equal(tensor, other.to(tensor.dtype)):
+                    return True
+    return False
 
 
 def _merge_shard(

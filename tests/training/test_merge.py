@@ -5,6 +5,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -70,7 +72,9 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
     with pytest.raises(ValueError, match="between 0 and 1"):
         merge(trained, MODEL, tmp_path / "out", 1.5)
     other = tmp_path / "other"
-    shutil.copytree(MODEL, other)
+    shutil.copytree(trained, other)
+    with pytest.raises(CheckpointError, match="hold the same language model"):
+        merge(trained, other, tmp_path / "out")
     (other / "vocab.json").write_text(json.dumps({"a": 0}))
     with pytest.raises(CheckpointError, match="different vocabularies"):
         merge(trained, other, tmp_path / "out")
@@ -81,3 +85,39 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
     with pytest.raises(CheckpointError, match="model.norm.weight has shape"):
         merge(trained, other, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_memory_is_that_of_a_shard_whatever_the_size(tmp_path):
+    """Twelve shards of 16 MB each are merged by a process that grows by less than four of them."""
+    shard_bytes, shards = 16 << 20, 12
+    for folder, value in (("trained", 1.0), ("base", 2.0)):
+        (tmp_path / folder / "speech_tokenizer").mkdir(parents=True)
+        names = {f"{PREFIX}w{n}": f"model-{n:05d}-of-{shards:05d}.safetensors"
+                 for n in range(shards)}
+        for key, name in names.items():
+            save_file({key: torch.full((shard_bytes // 4,), value)}, tmp_path / folder / name)
+        index = tmp_path / folder / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": names}))
+    script = f"""
+import resource, sys
+from pathlib import Path
+import torch, training.merge
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+folder = Path({str(tmp_path)!r})
+report = training.merge.merge(folder / "trained", folder / "base", folder / "out")
+assert len(report.merged) == {shards} and report.largest_change == 0.5
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert int(done.stdout) * 1024 < 4 * shard_bytes
+    out = load_file(tmp_path / "out" / f"model-00003-of-{shards:05d}.safetensors")
+    assert torch.equal(out[f"{PREFIX}w3"], torch.full((shard_bytes // 4,), 1.5))
+
+
+def test_logs_of_the_training_stay_behind(trained, tmp_path):
+    (trained / "trainer_state.json").write_text("{}")
+    (trained / "model.fp32.safetensors").write_bytes(b"another precision, not read by loaders")
+    merge(trained, MODEL, tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert "config.json" in names and not names & {"trainer_state.json", "model.fp32.safetensors"}

@@ -1,0 +1,91 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What `funaudiochat init` begins with, made tiny by transformers: an LLM, Whisper, a head."""
+
+import shutil
+from pathlib import Path
+
+import torch
+from build_tiny_folders import MODEL
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import (
+    PreTrainedTokenizerFast,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+)
+
+CODES = 125
+# Weights of trained models are larger than those of the library's new ones.
+_STD = 0.16
+
+
+def tokenizer() -> PreTrainedTokenizerFast:
+    """Byte-level BPE that knows nothing of sound."""
+    bpe = Tokenizer(models.BPE.from_file(str(MODEL / "vocab.json"), str(MODEL / "merges.txt")))
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+    bpe.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=(MODEL / "chat_template.jinja").read_text(),
+    )
+
+
+def write_llm(folder: Path, experts: int = 0, **changes) -> Path:
+    torch.manual_seed(0)
+    text = tokenizer()
+    fields = {
+        "vocab_size": len(text), "hidden_size": 64, "intermediate_size": 160, "head_dim": 24,
+        "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 2,
+        "initializer_range": _STD, "eos_token_id": text.pad_token_id, **changes,
+    }  # fmt: skip
+    if experts:
+        fields |= {"num_experts": experts, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
+        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**fields))
+    else:
+        model = Qwen3ForCausalLM(Qwen3Config(**fields))
+    model.save_pretrained(folder, max_shard_size="300KB")
+    text.save_pretrained(folder)
+    return folder
+
+
+def write_whisper(folder: Path, positions: int = 1500) -> Path:
+    torch.manual_seed(1)
+    sizes = {
+        "num_mel_bins": 128, "d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4,
+        "encoder_ffn_dim": 160, "decoder_layers": 1, "decoder_attention_heads": 4,
+        "decoder_ffn_dim": 64, "vocab_size": 100, "max_source_positions": positions,
+        "init_std": _STD, "pad_token_id": 0,
+    }  # fmt: skip
+    WhisperModel(WhisperConfig(**sizes)).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=128).save_pretrained(folder)
+    return folder
+
+
+def write_head(folder: Path) -> Path:
+    torch.manual_seed(2)
+    config = Qwen3Config(
+        vocab_size=100, hidden_size=48, intermediate_size=96, head_dim=16, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, initializer_range=_STD,
+    )
+    Qwen3ForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def write_all(folder: Path) -> dict[str, Path]:
+    """The three folders by the option that takes each."""
+    shutil.rmtree(folder, ignore_errors=True)
+    return {
+        "llm": write_llm(folder / "llm"),
+        "audio_encoder": write_whisper(folder / "whisper"),
+        "head": write_head(folder / "head"),
+    }
