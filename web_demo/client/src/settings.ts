@@ -13,6 +13,7 @@ export interface Settings {
   endSilenceMs: number;
   vadThreshold: number;
   transcribe: boolean;
+  sampleText: boolean;
   temperature: number | null;
   topP: number | null;
   topK: number | null;
@@ -40,6 +41,7 @@ export const DEFAULTS: Settings = {
   endSilenceMs: 600,
   vadThreshold: 0.5,
   transcribe: true,
+  sampleText: false,
   temperature: null,
   topP: null,
   topK: null,
@@ -98,6 +100,7 @@ export function serverSettings(settings: Settings, server: { voices: string[]; v
     top_k: settings.topK,
     repetition_penalty: settings.repetitionPenalty,
     seed: settings.seed,
+    text_greedy: settings.sampleText ? false : null,
   };
   return {
     system_prompt: settings.systemPrompt.trim(),

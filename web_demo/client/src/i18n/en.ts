@@ -243,6 +243,7 @@ export const en = {
   topP: "Top-p",
   topK: "Top-k",
   repetitionPenalty: "Repetition penalty",
+  sampleText: "Vary the words too, not only how they sound",
   seed: "Seed",
   modelDefault: "model's own",
   reset: "Back to the defaults",

@@ -227,6 +227,7 @@ export const zh: Text = {
   topP: "Top-p",
   topK: "Top-k",
   repetitionPenalty: "重复惩罚",
+  sampleText: "用词也随机，而不只是声音",
   seed: "随机种子",
   modelDefault: "模型默认",
   reset: "恢复默认",

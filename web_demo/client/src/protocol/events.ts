@@ -39,6 +39,9 @@ const INFO = {
   recording: bool,
   limits: obj,
   token_required: optional(bool),
+  sessions: optional(num),
+  max_sessions: optional(num),
+  queue: optional(num),
 };
 
 const EVENTS = {

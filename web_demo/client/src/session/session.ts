@@ -18,7 +18,10 @@ import { type Change, current, INITIAL, phaseOf, reduce, type State } from "./st
 const EVENTS_WITHIN_MS = 700;
 const PLAYED_EVERY_MS = 500;
 
+let sessions = 0;
+
 export class Session {
+  readonly id = ++sessions;
   state: State = INITIAL;
   readonly recording = new Recording();
   readonly ear = new Ear((page) => this.connection?.send({ type: "audio", data: page }));
@@ -44,21 +47,24 @@ export class Session {
     this.ear.onLost = () => this.change({ kind: "microphone", microphone: "lost" });
   }
 
-  /** To be called from a click or key press. Never fails for want of a microphone. */
-  static async start(settings: Settings, token: string): Promise<Session> {
+  /** To be called from a click or key press. `state.microphone` tells whether it could be opened. */
+  static async create(settings: Settings): Promise<Session> {
     const session = new Session(settings, await Mouth.create());
     await session.openMicrophone();
-    session.connection = new Connection(token, {
-      onMessage: (message) => session.receive(message),
-      onConnecting: () => session.change({ kind: "link", link: { kind: "connecting" } }),
-      onWaiting: (attempt, delayMs, code) => {
-        session.mouth.endReply();
-        session.change({ kind: "link", link: { kind: "waiting", attempt, delayMs } });
-        if (code === "queue_full") session.notice(code);
-      },
-      onEnded: (code) => session.end(code),
-    });
     return session;
+  }
+
+  connect(token: string): void {
+    this.connection = new Connection(token, {
+      onMessage: (message) => this.receive(message),
+      onConnecting: () => this.change({ kind: "link", link: { kind: "connecting" } }),
+      onWaiting: (attempt, delayMs, code) => {
+        this.mouth.endReply();
+        this.change({ kind: "link", link: { kind: "waiting", attempt, delayMs } });
+        if (code === "queue_full") this.notice(code);
+      },
+      onEnded: (code) => this.end(code),
+    });
   }
 
   readonly subscribe = (listener: () => void): (() => void) => {
@@ -154,8 +160,8 @@ export class Session {
 
   /** Ends the talk; transcript and recording stay. */
   end(code = "bye"): void {
-    if (!this.connection) return;
-    this.connection.close();
+    if (this.state.link.kind === "ended") return;
+    this.connection?.close();
     this.connection = null;
     window.clearTimeout(this.eventsTimer);
     window.clearTimeout(this.quietTimer);
