@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 import { useCallback, useEffect, useState } from "react";
 import { ConversationPage } from "./components/conversation-page";

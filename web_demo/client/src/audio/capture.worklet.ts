@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /** The listening side's AudioWorklet: gathers the microphone's 128-sample blocks into 20 ms frames. */
 

@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /**
  * Samples to Ogg/Opus pages: 24 kHz mono, two 20 ms frames a page, one message for each page.

@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 
 /** Reads a sound file of any kind the browser knows as mono samples; rejects if it cannot. */

@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 
 /** Cuts a run of blocks of any length into frames of one length; nothing is lost between them. */

@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /** Reads the packets of an Ogg stream that arrives in pieces (RFC 3533). */
 

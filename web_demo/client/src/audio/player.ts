@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /** The loudspeaker: playout worklet, volume, output device, and the waveform of what is heard. */
 

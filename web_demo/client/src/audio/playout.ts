@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /** The buffer between the network and the loudspeaker. Plain code, so that it is tested as such. */
 

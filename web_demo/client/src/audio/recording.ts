@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /** Keeps what was said on both sides, in this page only, and writes it as a WAV file on request. */
 

@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 
 /** A WAV file of 16-bit samples; `channels` are of one length, from -1 to 1. */

@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /** Every word of the page. `zh.ts` has the same fields: the compiler checks it. */
 
@@ -152,7 +153,6 @@ export const en = {
   spokenUnknown: "spoken",
   fromFile: "sound file",
   typed: "typed",
-  heardNothing: "(no transcript)",
   interruptedMark: "interrupted",
   errorMark: "failed",
   tool: "Tool",

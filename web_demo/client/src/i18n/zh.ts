@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 
 import type { Text } from "./en";
@@ -144,7 +145,6 @@ export const zh: Text = {
   spokenUnknown: "语音",
   fromFile: "声音文件",
   typed: "文字",
-  heardNothing: "（无转写）",
   interruptedMark: "已打断",
   errorMark: "失败",
   tool: "工具",

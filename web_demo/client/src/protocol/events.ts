@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /**
  * The events a server of this toolkit sends as metadata, checked field by field: an event that is

@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /** The way from Ogg/Opus pages to the loudspeaker, with a clock of what was heard of each reply. */
 

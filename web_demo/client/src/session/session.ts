@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /** A conversation: joins ear, socket and mouth, and keeps the state the page shows. */
 
@@ -97,6 +98,7 @@ export class Session {
   async finish(): Promise<void> {
     this.askedAtMs = performance.now();
     this.ear.open = false;
+    if (!this.state.handsFree) this.change({ kind: "complete" });
     await this.ear.flush();
     this.control("pause");
   }
@@ -181,10 +183,9 @@ export class Session {
   }
 
   private interrupt(): void {
-    const { answering, sounding } = this.state;
-    if (answering === null && !sounding) return;
-    this.sayPlayed();
-    this.hush();
+    const { answering, sounding, asking } = this.state;
+    if (answering !== null || sounding) this.sayPlayed();
+    if (answering !== null || sounding || asking) this.hush();
   }
 
   private hush(): void {
@@ -204,7 +205,7 @@ export class Session {
 
   /** A server without files is told its content as if it were spoken. */
   private async sayFile(file: File): Promise<void> {
-    if (!this.state.listening) this.listen();
+    this.listen(); // what was said before is no part of it
     try {
       await this.ear.readFile(file);
     } catch {

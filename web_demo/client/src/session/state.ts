@@ -1,3 +1,4 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /** What the page shows of a conversation, as a pure function of what has happened. */
 
@@ -56,6 +57,8 @@ export interface State {
   listening: boolean;
   handsFree: boolean;
   userSpeaking: boolean;
+  /** The question is complete, but the server has not said that it took it. */
+  asking: boolean;
   /** The number of the turn that is being answered. */
   answering: number | null;
   /** Sound of the assistant is being played. */
@@ -73,6 +76,7 @@ export const INITIAL: State = {
   listening: false,
   handsFree: false,
   userSpeaking: false,
+  asking: false,
   answering: null,
   sounding: false,
   turns: [],
@@ -89,6 +93,7 @@ export type Change =
   | { kind: "asked"; source: "text" | "file"; question: string; nowMs: number }
   | { kind: "link"; link: Link }
   | { kind: "microphone"; microphone: State["microphone"] }
+  | { kind: "complete" }
   | { kind: "hushed" }
   | { kind: "sound"; on: boolean; nowMs: number }
   | { kind: "playout"; stalls: number; bufferMs: number }
@@ -102,8 +107,9 @@ export type Phase = "offline" | "idle" | "listening" | "hearing" | "thinking" | 
 export function phaseOf(state: State): Phase {
   if (state.link.kind !== "open") return "offline";
   if (state.userSpeaking) return "hearing";
-  if (state.sounding) return "speaking";
-  if (state.answering !== null) return "thinking";
+  const begun = state.turns.at(-1)?.latency.soundMs !== undefined; // a stall is no thinking
+  if (state.sounding || (state.answering !== null && begun)) return "speaking";
+  if (state.asking || state.answering !== null) return "thinking";
   return state.listening ? "listening" : "idle";
 }
 
@@ -149,7 +155,7 @@ function startTurn(state: State, event: EventOf<"turn_start">, nowMs: number): S
     end: null,
   };
   const before = pending ? state.turns.slice(0, -1) : state.turns;
-  return { ...state, turns: [...before, turn], answering: event.turn, userSpeaking: false };
+  return { ...state, turns: [...before, turn], answering: event.turn, asking: false, userSpeaking: false };
 }
 
 /** The number of a question that was sent but not yet taken. */
@@ -162,7 +168,13 @@ function onServer(state: State, event: ServerEvent, nowMs: number): State {
     case "ready":
       return { ...state, link: { kind: "open" }, server: event, answering: null, userSpeaking: false };
     case "listening":
-      return { ...state, listening: event.on, handsFree: event.hands_free, userSpeaking: state.userSpeaking && event.on };
+      return {
+        ...state,
+        listening: event.on,
+        handsFree: event.hands_free,
+        userSpeaking: state.userSpeaking && event.on,
+        asking: state.asking && !event.on,
+      };
     case "speech_start":
       return { ...state, userSpeaking: true };
     case "speech_end":
@@ -192,7 +204,7 @@ function onServer(state: State, event: ServerEvent, nowMs: number): State {
       return withTurn(state, event.turn, () => ({ question: event.text }));
     case "error": {
       const refused = withTurn(state, PENDING, (turn) => ({ end: turn.end ?? "error" }));
-      return withNotice(refused, event.code, event.message);
+      return withNotice({ ...refused, asking: false }, event.code, event.message);
     }
     case "going_away":
       return withNotice(state, "going_away", "");
@@ -214,17 +226,19 @@ export function reduce(state: State, change: Change): State {
     }
     case "packet":
       return withLatency(state, current(state), "packetMs", (turn) => change.nowMs - turn.askedAtMs);
+    case "complete":
+      return { ...state, listening: false, asking: true };
     case "hushed":
-      return { ...state, answering: null, sounding: false };
+      return { ...state, answering: null, asking: false, sounding: false };
     case "asked": {
       const event = { event: "turn_start", turn: PENDING, source: change.source, seconds: null } as const;
       const asked = startTurn(state, event, change.nowMs);
       const shown = withTurn(asked, PENDING, () => ({ question: change.question }));
-      return { ...shown, answering: state.answering };
+      return { ...shown, answering: state.answering, asking: true };
     }
     case "link": {
       const turns = state.turns.map((turn) => (turn.end ? turn : { ...turn, end: "interrupted" as const }));
-      return { ...state, link: change.link, turns, listening: false, userSpeaking: false, answering: null };
+      return { ...state, link: change.link, turns, listening: false, userSpeaking: false, asking: false, answering: null };
     }
     case "microphone":
       return { ...state, microphone: change.microphone };
