@@ -243,6 +243,17 @@ def check_data(
     raise typer.Exit(1 if summary.problems else 0)
 
 
+@app.command(
+    add_help_option=False,
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)
+def serve(context: typer.Context) -> None:
+    """Serve the web demo; `serve --help` lists its options."""
+    from web_demo.server.server import main as run
+
+    run(context.args)
+
+
 @app.command()
 def merge(
     trained: Annotated[Path, typer.Option(help="Joint checkpoint M1.")],

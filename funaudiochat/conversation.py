@@ -288,9 +288,32 @@ class VoiceChat:
         self, result: Any, speech: bool = True, sampling: Sampling = Sampling()  # noqa: B008
     ) -> Reply:
         """Give the result of the call the model asked for -> its answer."""
+        return _last_reply(self.stream_tool_result(result, speech, sampling, schedule=None))
+
+    def stream_tool_result(
+        self,
+        result: Any,
+        speech: bool = True,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
+    ) -> Iterator[Event]:
+        """:meth:`tool_result` as it is made; events and arguments are those of :meth:`stream`."""
         body = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
         turn = _Turn("user", f"<tool_response>\n{body}\n</tool_response>")
-        return _last_reply(self._answer(turn, speech, sampling, None))
+        return self._answer(turn, speech, sampling, schedule)
+
+    def branch(self) -> VoiceChat:
+        """A conversation that goes on from here and leaves this one as it is; models are shared."""
+        return copy.copy(self)
+
+    def correct_answer(self, heard: str) -> None:
+        """Replace the last answer in the history by what of it was heard."""
+        if self._history:
+            self._history = [*self._history[:-1], _Turn("assistant", heard)]
+
+    def spoken(self, codes: Tensor) -> Tensor:
+        """Codes [T] of a group without those of start, end and padding, which are no sound."""
+        return codes[codes < self.model.config.audio_config.bos_token_id].cpu()
 
     def _max_seconds(self) -> float:
         return self.model.config.text_config.max_position_embeddings / _GROUPS_PER_SECOND
@@ -359,8 +382,6 @@ class VoiceChat:
                 raise FunAudioChatError("a detokenizer needs a speaker vector; give speaker=")
             voice = self.detokenizer.stream(self.speaker, schedule)
         text, codes, waves = "", [], []
-        # Start, end and padding codes follow the codes of sound.
-        first_control = self.model.config.audio_config.bos_token_id
         try:
             for event in stream(
                 self.model, self.processor.tokenizer, inputs, options, generator
@@ -370,7 +391,7 @@ class VoiceChat:
                     text += event.text
                     timings.first_text_s = timings.first_text_s or time.monotonic() - began
                     continue
-                spoken = event.codes[event.codes < first_control].cpu()
+                spoken = self.spoken(event.codes)
                 codes.append(spoken)
                 if voice is not None:
                     samples = voice.push(spoken).numpy()

@@ -134,6 +134,28 @@ def test_tools_go_into_the_prompt_and_results_continue(chat):
     assert '<tool_response>\n{"time": "12:30"}\n</tool_response>' in prompt_text(chat)
 
 
+def test_the_answer_to_a_tool_result_streams_what_asking_gives(chat):
+    chat.ask(question(), tools=TOOLS, sampling=GREEDY)
+    other = chat.branch()
+    asked = chat.tool_result({"time": "12:30"}, sampling=GREEDY)
+    events = list(other.stream_tool_result({"time": "12:30"}, sampling=GREEDY))
+    assert events[-1].reply.codes.tolist() == asked.codes.tolist()
+    assert any(isinstance(event, Sound) for event in events)
+
+
+def test_a_branch_leaves_the_conversation_as_it_is(chat):
+    chat.ask(question(), sampling=GREEDY)
+    before, other = prompt_text(chat), chat.branch()
+    other.ask(question(), sampling=GREEDY)
+    assert prompt_text(chat) == before != prompt_text(other)
+
+
+def test_an_answer_can_be_cut_to_what_was_heard(chat):
+    chat.ask(question(), sampling=GREEDY)
+    chat.correct_answer("half")
+    assert prompt_text(chat).split("<|im_start|>assistant\n")[1].startswith("half<|im_end|>")
+
+
 def test_tool_calls_are_parsed_and_malformed_ones_reported():
     good = '<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
     calls, problems = parse_tool_calls(f"Wait. {good} {good.replace('f', 'g', 1)}")

@@ -1,0 +1,156 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What all connections of a server share."""
+
+import asyncio
+import logging
+import secrets
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from utils.constant import DEFAULT_S2M_PROMPT
+from web_demo.server import tools, vad
+from web_demo.server.engine import Engine, Models
+from web_demo.server.lobby import Lobby, Place
+from web_demo.server.metrics import Metrics
+from web_demo.server.opus import FRAME_MS, REPLY_RATE_HZ
+from web_demo.server.recordings import Recordings
+from web_demo.server.session import Session
+from web_demo.server.settings import Settings
+from web_demo.server.turn import Talk
+
+logger = logging.getLogger(__name__)
+
+PROTOCOL = 2
+RESUME_S = 120
+
+
+@dataclass(frozen=True)
+class Options:
+    """Limits and access of a server."""
+
+    token: str | None = None
+    allowed_origins: tuple[str, ...] = ()
+    max_sessions: int = 4
+    queue_size: int = 16
+    max_utterance_seconds: float = 60.0
+    max_message_bytes: int = 16 * 2**20
+    max_text_chars: int = 4000
+    max_prompt_chars: int = 4000
+    idle_seconds: float = 1800.0
+    drain_seconds: float = 10.0
+    save_recordings: Path | None = None
+    page: Path = Path(__file__).parents[1] / "client" / "dist"
+
+
+class Demo:
+    """Models, places, figures and talks of one server; made and closed in its event loop."""
+
+    def __init__(self, models: Models, options: Options) -> None:
+        self.models, self.options = models, options
+        self.engine = Engine(models)
+        self.lobby = Lobby(options.max_sessions, options.queue_size)
+        self.sessions: set[Session] = set()
+        self.metrics = Metrics(
+            lambda: self.lobby.talking, lambda: self.lobby.waiting, lambda: self.engine.jobs
+        )
+        self.network = vad.load_network()
+        if self.network is None:
+            logger.warning("hands-free is off: install silero-vad (pip install silero-vad)")
+        folder = options.save_recordings
+        self.recordings = None if folder is None else Recordings(folder)
+        self.draining = False
+        self._parked: dict[str, tuple[Talk, asyncio.TimerHandle]] = {}
+
+    def info(self) -> dict[str, Any]:
+        """What a page shows and keeps to; PROTOCOL.md, section 6."""
+        options = self.options
+        defaults = Settings(voice=self.models.voice).model_dump()
+        return {
+            "protocol": PROTOCOL,
+            "model": self.models.name,
+            "sample_rate": REPLY_RATE_HZ,
+            "frame_ms": FRAME_MS,
+            "voices": list(self.models.voices),
+            "answers": ["speech", "text"],
+            "vad": self.network is not None,
+            "tools": tools.DEFINITIONS,
+            "default_system_prompt": DEFAULT_S2M_PROMPT,
+            "defaults": defaults,
+            "recording": self.recordings is not None,
+            "limits": {
+                "utterance_seconds": options.max_utterance_seconds,
+                "message_bytes": options.max_message_bytes,
+                "text_chars": options.max_text_chars,
+                "system_prompt_chars": options.max_prompt_chars,
+                "idle_seconds": options.idle_seconds,
+                "resume_seconds": RESUME_S,
+            },
+        }
+
+    async def talk(
+        self,
+        socket: web.WebSocketResponse,
+        transport: asyncio.WriteTransport,
+        place: Place,
+        resume: str | None,
+        old_page: bool,
+    ) -> None:
+        """Serve one connection until it ends; its place is given up then."""
+        talk = self._resume(resume)
+        session = Session(
+            self,
+            socket,
+            transport,
+            talk or Talk(self.models.new_chat(), Settings(), secrets.token_urlsafe(16)),
+            place,
+            resumed=talk is not None,
+            old_page=old_page,
+        )
+        self.sessions.add(session)
+        try:
+            await session.run()
+        finally:
+            self.sessions.discard(session)
+            self._park(session.talk)
+
+    async def drain(self) -> None:
+        """No new turns; running replies end, or are told why not; then everybody is gone."""
+        self.draining = True
+        seconds = self.options.drain_seconds
+        await asyncio.gather(*(session.drain(seconds) for session in self.sessions))
+
+    async def close(self) -> None:
+        """Let go of models and talks."""
+        for _, timer in self._parked.values():
+            timer.cancel()
+        await self.engine.close()
+
+    async def take_over(self, resume: str) -> None:
+        """End the connection that still holds this conversation, if one does."""
+        for session in list(self.sessions):
+            if session.talk.resume == resume:
+                await session.close(4002, "resumed on another connection")
+                await session.finished.wait()
+
+    def _resume(self, resume: str | None) -> Talk | None:
+        parked = self._parked.pop(resume or "", None)
+        if parked is None:
+            return None
+        parked[1].cancel()
+        return parked[0]
+
+    def _park(self, talk: Talk) -> None:
+        """Keep a conversation for a page that comes back; the oldest give way to new ones."""
+        if talk.turns == 0 or self.draining:
+            return
+        while len(self._parked) >= 4 * self.options.max_sessions:
+            self._parked.pop(next(iter(self._parked)))[1].cancel()
+        timer = asyncio.get_running_loop().call_later(
+            RESUME_S, self._parked.pop, talk.resume, None
+        )
+        self._parked[talk.resume] = (talk, timer)

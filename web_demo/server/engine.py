@@ -1,0 +1,225 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The one owner of the models: it makes all talkers' answers, a step of each in turn.
+
+A :class:`Job` is one answer: the events of a :class:`~funaudiochat.conversation.VoiceChat`, made
+one by one in three threads. A job's first event (prompt and prefill) comes from the first, so that
+a long question delays nobody; all others from the second, round-robin; codes become sound in the
+third. Each job has a bounded queue of its own: one that is not emptied is not stepped, and what a
+cancelled job still makes goes nowhere.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+from torch import Tensor
+
+from funaudiochat.conversation import Event, Finished, VoiceChat
+from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
+from funaudiochat.cosyvoice3.voices import (
+    DEFAULT_VOICE,
+    choose_voice,
+    find_voices_file,
+    load_voices,
+)
+
+logger = logging.getLogger(__name__)
+
+QUEUE_EVENTS = 64  # of one job: some twelve seconds of speech
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Models:
+    """What is loaded, shared by all talks.
+
+    Attributes:
+        new_chat: begins a conversation; it gives codes, :class:`Engine` makes them sound.
+        voices: name -> [192].
+        voice: name of the default one.
+    """
+
+    name: str
+    new_chat: Callable[[], VoiceChat]
+    detokenizer: CosyVoice3Detokenizer
+    voices: dict[str, Tensor]
+    voice: str
+
+    @classmethod
+    def load(
+        cls, model_path: Path, tts_path: Path, device: str, tts_device: str, voice: str | None
+    ) -> "Models":
+        """Load both folders.
+
+        Raises:
+            CheckpointError, VoiceError: a folder or the voice cannot be used.
+        """
+        chat = VoiceChat.from_pretrained(
+            model_path, tts_path, device=device, tts_device=tts_device, voice=voice
+        )
+        assert chat.detokenizer is not None
+        voices = load_voices(find_voices_file(tts_path))
+        chosen = choose_voice(voices, voice)
+        default = voice or next(
+            name for name in (DEFAULT_VOICE, *voices) if voices.get(name) is chosen
+        )
+        return cls(
+            model_path.name,
+            lambda: VoiceChat(chat.model, chat.processor),
+            chat.detokenizer,
+            voices,
+            default,
+        )
+
+
+class Job:
+    """One answer in the making; iterate over it for its events."""
+
+    def __init__(self, number: int, wake: Callable[[], None]) -> None:
+        self.number = number
+        self.compute_s = 0.0
+        self.cancelled = False
+        self.closed = asyncio.Event()
+        self._wake = wake
+        # One more place than a step needs, for the end.
+        self._events: asyncio.Queue[Event | Exception | None] = asyncio.Queue(QUEUE_EVENTS + 1)
+
+    @property
+    def full(self) -> bool:
+        """Its reader is behind."""
+        return self._events.qsize() >= QUEUE_EVENTS
+
+    def put(self, event: Event | Exception | None) -> None:
+        """The engine's next event; an error, or None, is the last."""
+        self._events.put_nowait(event)
+
+    def cancel(self) -> None:
+        """Stop making it; `closed` is set when the models have let go of it."""
+        self.cancelled = True
+        self._wake()
+
+    def __aiter__(self) -> "Job":
+        return self
+
+    async def __anext__(self) -> Event:
+        event = await self._events.get()
+        self._wake()
+        if event is None:
+            raise StopAsyncIteration
+        if isinstance(event, Exception):
+            raise event
+        return event
+
+
+class Engine:
+    """Runs the jobs; see the module's text."""
+
+    def __init__(self, models: Models) -> None:
+        self.models = models
+        self._numbers = count(1)
+        self._ring: deque[tuple[Job, Iterator[Event]]] = deque()
+        self._wake = asyncio.Event()
+        self._prompts = ThreadPoolExecutor(1, "prompts")
+        self._steps = ThreadPoolExecutor(1, "steps")
+        self._voices = ThreadPoolExecutor(1, "voices")
+        self._starting: set[asyncio.Task[None]] = set()
+        self._task = asyncio.create_task(self._run(), name="engine")
+
+    @property
+    def alive(self) -> bool:
+        """The engine task is running."""
+        return not self._task.done()
+
+    @property
+    def jobs(self) -> int:
+        """Answers in the making."""
+        return len(self._ring) + len(self._starting)
+
+    def submit(self, begin: Callable[[], Iterator[Event]]) -> Job:
+        """Make an answer.
+
+        Args:
+            begin: gives its events; called, like they are made, in a thread of the engine.
+        """
+        job = Job(next(self._numbers), self._wake.set)
+        task = asyncio.create_task(self._start(job, begin))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+        return job
+
+    async def voice(self, job: Job, function: Callable[..., T], *args: Any) -> T:
+        """Run one piece of the detokenizer's work for a job."""
+        return await self._timed(job, self._voices, function, *args)
+
+    async def close(self) -> None:
+        """Let go of everything; jobs must have been cancelled."""
+        await asyncio.gather(*self._starting, return_exceptions=True)
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        for executor in (self._prompts, self._steps, self._voices):
+            executor.shutdown()
+
+    async def _timed(
+        self, job: Job, executor: Executor, function: Callable[..., T], *args: Any
+    ) -> T:
+        def run() -> tuple[T, float]:
+            began = time.monotonic()
+            return function(*args), time.monotonic() - began
+
+        result, seconds = await asyncio.get_running_loop().run_in_executor(executor, run)
+        job.compute_s += seconds
+        return result
+
+    async def _start(self, job: Job, begin: Callable[[], Iterator[Event]]) -> None:
+        if job.cancelled:
+            return job.closed.set()
+        try:
+            events = await self._timed(job, self._prompts, begin)
+        except Exception as error:
+            job.put(error)
+            return job.closed.set()
+        if await self._advance(job, events, self._prompts):
+            self._ring.append((job, events))
+            self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            for _ in range(len(self._ring)):
+                job, events = self._ring[0]
+                self._ring.rotate(-1)
+                if job.cancelled or not job.full:
+                    break
+            else:
+                self._wake.clear()
+                await self._wake.wait()
+                continue
+            if not await self._advance(job, events, self._steps):
+                self._ring.remove((job, events))
+
+    async def _advance(self, job: Job, events: Iterator[Event], executor: Executor) -> bool:
+        """Make one event of a job -> whether there are more; what the model raises ends the job."""
+        try:
+            if not job.cancelled:
+                event = await self._timed(job, executor, partial(next, events, None))
+                if not job.cancelled:
+                    job.put(event)
+                    if event is not None and not isinstance(event, Finished):
+                        return True
+                    if event is not None:
+                        job.put(None)
+            await self._timed(job, executor, events.close)  # type: ignore[attr-defined]
+        except Exception as error:
+            logger.debug("job %d failed", job.number, exc_info=True)
+            job.put(error)
+        job.closed.set()
+        return False

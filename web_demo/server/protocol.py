@@ -1,0 +1,100 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The messages of PROTOCOL.md as bytes: first byte the type, the rest its payload."""
+
+import json
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+HANDSHAKE = b"\x00\x00\x00"
+
+
+class Kind(IntEnum):
+    """Type of a message."""
+
+    HANDSHAKE = 0
+    AUDIO = 1
+    TEXT = 2
+    CONTROL = 3
+    METADATA = 4
+    ERROR = 5
+    PING = 6
+    COLORED_TEXT = 7
+    FILE = 8
+
+
+class Control(IntEnum):
+    """Payload of a control message."""
+
+    START = 0
+    END_TURN = 1
+    PAUSE = 2
+    RESTART = 3
+
+
+class BadMessage(ValueError):
+    """A message whose payload is not what its type asks for."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """One decoded message.
+
+    Attributes:
+        value: bytes of audio, file and ping; str of text and error; :class:`Control`; the object
+            of metadata; None of the others.
+    """
+
+    kind: Kind
+    value: Any = None
+
+
+def decode(data: bytes) -> Message | None:
+    """One frame -> its message; None for an empty frame, an unknown type or control byte.
+
+    Raises:
+        BadMessage: text that is not UTF-8, metadata that is not a JSON object.
+    """
+    if not data or data[0] not in Kind._value2member_map_:
+        return None
+    kind, payload = Kind(data[0]), data[1:]
+    match kind:
+        case Kind.AUDIO | Kind.FILE | Kind.PING:
+            return Message(kind, payload)
+        case Kind.TEXT | Kind.ERROR:
+            return Message(kind, _text(payload))
+        case Kind.CONTROL:
+            # A control message without its byte is a start in the reference.
+            action = payload[0] if payload else Control.START
+            if action not in Control._value2member_map_:
+                return None
+            return Message(kind, Control(action))
+        case Kind.METADATA:
+            try:
+                value = json.loads(_text(payload))
+            except (ValueError, RecursionError) as error:
+                raise BadMessage(f"metadata is not JSON: {error}") from error
+            if not isinstance(value, dict):
+                raise BadMessage("metadata must be a JSON object")
+            return Message(kind, value)
+    return Message(kind)
+
+
+def _text(payload: bytes) -> str:
+    try:
+        return payload.decode()
+    except UnicodeDecodeError as error:
+        raise BadMessage(f"text is not UTF-8: {error}") from error
+
+
+def encode(kind: Kind, payload: bytes | str = b"") -> bytes:
+    """A message as one frame."""
+    body = payload.encode() if isinstance(payload, str) else payload
+    return bytes([kind]) + body
+
+
+def encode_metadata(value: dict[str, Any]) -> bytes:
+    """A metadata frame."""
+    return encode(Kind.METADATA, json.dumps(value, ensure_ascii=False))

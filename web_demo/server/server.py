@@ -1,0 +1,200 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Start the web demo: ``python -m web_demo.server.server`` or ``funaudiochat serve``."""
+
+import argparse
+import asyncio
+import json
+import logging
+import os
+import signal
+import ssl
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from aiohttp import web
+
+from funaudiochat import hub
+from funaudiochat.errors import FunAudioChatError
+from web_demo.server.app import DEMO, make_app
+from web_demo.server.demo import Options
+from web_demo.server.engine import Models
+from web_demo.server.opus import MODEL_RATE_HZ, REPLY_RATE_HZ
+
+logger = logging.getLogger("web_demo.server")
+
+_PLAIN_RECORD = logging.makeLogRecord({}).__dict__.keys() | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line, with the extra fields of a record."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {k: v for k, v in record.__dict__.items() if k not in _PLAIN_RECORD}
+        entry = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **fields,
+        }
+        if record.exc_info:
+            entry["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False, default=str)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """All flags; those of the reference's server keep their names."""
+    defaults = Options()
+    parser = argparse.ArgumentParser(
+        prog="funaudiochat serve",
+        description="Serve the web demo: the page and the API of spoken conversations.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--host", default="localhost", help="address to listen on; 0.0.0.0 for all")
+    add("--port", type=int, default=11236, help="0 for any free one")
+    add("--model-path", type=Path, help="folder of the language model")
+    add("--tts-path", type=Path, help="folder of the detokenizer")
+    add("--voice", help="voice of the answers unless the page chooses another")
+    add("--device", default="auto", help="of the language model: auto, cpu, cuda, cuda:1, mps")
+    add("--tts-device", help="of the detokenizer; default: a second GPU, else that of --device")
+    add("--tts-gpu", type=int, help="the reference's flag: --tts-device cuda:N, if there is one")
+    add("--sample-rate", type=int, default=REPLY_RATE_HZ, help="of the replies; only this one")
+    add("--model-sample-rate", type=int, default=MODEL_RATE_HZ, help="of the questions; only this")
+    add("--ssl-cert", type=Path, help="certificate chain, PEM; serves https with --ssl-key")
+    add("--ssl-key", type=Path, help="private key, PEM")
+    add("--token", help="secret that pages must show (?token=...)")
+    add("--allowed-origin", action="append", default=[], metavar="URL",
+        help="origin of pages served elsewhere, may be repeated; * for all")
+    add("--max-sessions", type=int, default=defaults.max_sessions, help="talks at once")
+    add("--queue-size", type=int, default=defaults.queue_size, help="talkers who may wait")
+    add("--max-utterance-seconds", type=float, default=defaults.max_utterance_seconds,
+        help="longest question")
+    add("--max-message-bytes", type=int, default=defaults.max_message_bytes,
+        help="largest message, a sound file included")
+    add("--idle-seconds", type=float, default=defaults.idle_seconds,
+        help="a talk without a question ends after this")
+    add("--drain-seconds", type=float, default=defaults.drain_seconds,
+        help="running replies may take this long when the server is told to stop")
+    add("--save-recordings", "--output-dir", type=Path, metavar="DIR",
+        help="keep sound and text of all turns here; nothing is kept without it")
+    add("--page", type=Path, default=defaults.page, help="folder of the built page")
+    add("--log-json", action="store_true", help="log JSON lines")
+    add("--log-level", default="info", choices=["debug", "info", "warning", "error"], help=" ")
+    return parser
+
+
+def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Refuse what cannot work, with what to do."""
+    if args.sample_rate != REPLY_RATE_HZ:
+        parser.error(f"--sample-rate: the detokenizer's sound has {REPLY_RATE_HZ} Hz")
+    if args.model_sample_rate != MODEL_RATE_HZ:
+        parser.error(f"--model-sample-rate: the model hears {MODEL_RATE_HZ} Hz")
+    if (args.ssl_cert is None) != (args.ssl_key is None):
+        parser.error("--ssl-cert and --ssl-key go together")
+    if args.max_sessions < 1 or args.queue_size < 0:
+        parser.error("--max-sessions is at least 1, --queue-size at least 0")
+    for name in ("max_utterance_seconds", "max_message_bytes", "idle_seconds"):
+        if getattr(args, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')} must be above 0")
+
+
+def choose_tts_device(device: str, tts_device: str | None, tts_gpu: int | None) -> str:
+    """Where the detokenizer runs: as told, a second GPU if there is one, else with the model."""
+    if tts_device is not None:
+        return tts_device
+    gpus = torch.cuda.device_count()
+    if tts_gpu is not None:
+        if tts_gpu < gpus:
+            return f"cuda:{tts_gpu}"
+        logger.warning("there is no GPU %d; the detokenizer runs on --device %s", tts_gpu, device)
+        return device
+    return "cuda:1" if gpus > 1 and device in ("auto", "cuda", "cuda:0") else device
+
+
+def set_up_logging(as_json: bool, level: str) -> None:
+    """Log to stderr."""
+    handler = logging.StreamHandler()
+    if as_json:
+        handler.setFormatter(JsonFormatter())
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
+    logging.getLogger("web_demo").setLevel(level.upper())
+
+
+async def serve(
+    app: web.Application, host: str, port: int, tls: ssl.SSLContext | None, drain_seconds: float
+) -> None:
+    """Run until SIGTERM or SIGINT; replies end first. A second signal ends at once."""
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
+    await runner.setup()
+    site = web.TCPSite(runner, host, port, ssl_context=tls)
+    await site.start()
+    shown = "localhost" if host in ("0.0.0.0", "::") else host
+    scheme, bound = "http" if tls is None else "https", runner.addresses[0][1]
+    logger.info("open %s://%s:%d", scheme, shown, bound)
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            os._exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    await stop.wait()
+    logger.info("stopping: running replies have %g s", drain_seconds)
+    await site.stop()
+    await app[DEMO].drain()
+    await runner.cleanup()
+    logger.info("stopped")
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    check(parser, args)
+    set_up_logging(args.log_json, args.log_level)
+    try:
+        tls = None
+        if args.ssl_cert is not None:
+            tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            tls.load_cert_chain(args.ssl_cert, args.ssl_key)
+        began = time.monotonic()
+        models = Models.load(
+            hub.resolve(args.model_path, hub.MODEL),
+            hub.resolve(args.tts_path, hub.TTS),
+            args.device,
+            choose_tts_device(args.device, args.tts_device, args.tts_gpu),
+            args.voice,
+        )
+        logger.info("%s loaded in %.1f s", models.name, time.monotonic() - began)
+        options = Options(
+            token=args.token,
+            allowed_origins=tuple(args.allowed_origin),
+            max_sessions=args.max_sessions,
+            queue_size=args.queue_size,
+            max_utterance_seconds=args.max_utterance_seconds,
+            max_message_bytes=args.max_message_bytes,
+            idle_seconds=args.idle_seconds,
+            drain_seconds=args.drain_seconds,
+            save_recordings=args.save_recordings,
+            page=args.page,
+        )
+        app = make_app(models, options)
+        asyncio.run(serve(app, args.host, args.port, tls, args.drain_seconds))
+    except ssl.SSLError as error:
+        sys.exit(f"error: --ssl-cert or --ssl-key is no PEM file, or they do not match: {error}")
+    except (FunAudioChatError, OSError) as error:
+        sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()

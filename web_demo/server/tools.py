@@ -1,0 +1,75 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The demo's tools: what the model may call, and functions that answer with sample data.
+
+Definitions are those Fun-Audio-Chat-Nano was trained with.
+"""
+
+import hashlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from zoneinfo import ZoneInfo, available_timezones
+
+from funaudiochat.conversation import ToolCall
+
+CONDITIONS = ("sunny", "cloudy", "rainy", "windy", "snowy")
+
+
+def _definition(name: str, description: str, **parameters: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "description": description,
+        "parameters": {
+            "type": "object",
+            "properties": {key: {"type": kind} for key, kind in parameters.items()},
+            "required": list(parameters),
+        },
+    }
+
+
+DEFINITIONS = [
+    _definition("get_weather", "Weather of a city", city="string"),
+    _definition("get_time", "Time in a city", city="string"),
+    _definition("get_battery", "Battery level"),
+]
+
+
+def get_weather(city: str) -> dict[str, Any]:
+    """Made-up weather, the same for a city all day."""
+    today = f"{city.lower()} {datetime.now(UTC):%Y-%m-%d}"
+    seed = int.from_bytes(hashlib.sha256(today.encode()).digest()[:4])
+    return {"condition": CONDITIONS[seed % len(CONDITIONS)], "degrees": 2 + seed // 8 % 39}
+
+
+def get_time(city: str = "") -> dict[str, Any]:
+    """The time in a city of the time zone database, elsewhere the server's own."""
+    wanted = city.strip().lower().replace(" ", "_")
+    names = (name for name in available_timezones() if name.lower().split("/")[-1] == wanted)
+    zone = next((ZoneInfo(name) for name in names), None)
+    now = datetime.now(zone)
+    return {"hour": now.hour % 12 or 12, "minute": now.minute}
+
+
+def get_battery() -> dict[str, Any]:
+    """A level that falls over the hour: the demo has no device to ask."""
+    return {"percent": 100 - datetime.now(UTC).minute}
+
+
+FUNCTIONS: dict[str, Callable[..., dict[str, Any]]] = {
+    "get_weather": get_weather,
+    "get_time": get_time,
+    "get_battery": get_battery,
+}
+
+
+def run(call: ToolCall) -> dict[str, Any]:
+    """Run a call; what is wrong with it becomes the result, for the model to tell."""
+    function = FUNCTIONS.get(call.name)
+    if function is None:
+        return {"error": f"there is no function named {call.name}"}
+    try:
+        return function(**{key: str(value) for key, value in call.arguments.items()})
+    except TypeError:
+        return {"error": f"{call.name} does not take the arguments {sorted(call.arguments)}"}

@@ -1,0 +1,402 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""One turn: a question goes to the engine, its answer to the page in step with the sound."""
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from funaudiochat.conversation import (
+    Event,
+    Finished,
+    SpeechGroup,
+    TextPiece,
+    ToolCall,
+    VoiceChat,
+)
+from funaudiochat.errors import FunAudioChatError
+from web_demo.server import tools
+from web_demo.server.engine import Engine, Job
+from web_demo.server.metrics import Metrics
+from web_demo.server.opus import FRAME_SAMPLES, REPLY_RATE_HZ, Framer, OpusEncoder
+from web_demo.server.outbox import Outbox
+from web_demo.server.protocol import Kind, encode
+from web_demo.server.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+# Sound sent ahead of what plays: bridges a network hiccup, and is what an old page may still play
+# after an interruption.
+LEAD_S = 1.0
+QUEUE_CHUNKS = 64
+# The reference's page starts, and starts again, only with 480 ms; silence pushes the tail through.
+FLUSH_FRAMES = 13
+CALL_OPENS = "<tool_call>"
+MODEL_FAILED = "the model failed on this turn; the talk goes on, please ask again"
+
+Question = tuple[np.ndarray, int] | str  # samples and their rate, or a text
+
+
+@dataclass
+class Talk:
+    """What lasts when a connection does not: the conversation and its settings."""
+
+    chat: VoiceChat
+    settings: Settings
+    resume: str
+    turns: int = 0
+
+
+class Playback:
+    """What the page has heard, by the server's clock: sound plays when it comes, without gaps."""
+
+    def __init__(self) -> None:
+        self.sent_samples = 0
+        self._ends_at = 0.0
+
+    def add(self, samples: int) -> None:
+        """Samples were sent."""
+        self._ends_at = max(self._ends_at, time.monotonic()) + samples / REPLY_RATE_HZ
+        self.sent_samples += samples
+
+    @property
+    def lead_s(self) -> float:
+        """Sound sent and not yet played."""
+        return max(0.0, self._ends_at - time.monotonic())
+
+    @property
+    def played_samples(self) -> int:
+        """Sound played."""
+        return max(0, self.sent_samples - round(self.lead_s * REPLY_RATE_HZ))
+
+
+@dataclass
+class Stages:
+    """Milliseconds from the question to what happened; None for what did not."""
+
+    first_text_ms: int | None = None
+    first_codes_ms: int | None = None
+    first_audio_ms: int | None = None
+    total_ms: int | None = None
+    compute_ms: int | None = None
+    real_time_factor: float | None = None
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A piece of text and the sample it belongs to."""
+
+    text: str
+    start: int
+
+
+@dataclass
+class Turn:
+    """One question and its answer, which the talk's conversation takes over as far as it is heard.
+
+    Attributes:
+        before: what must end first, the turn that this one interrupted.
+        old_page: gets silence behind the sound.
+        recording: collects the sound of the answer.
+        heard: what the page said it played, in samples.
+        answer: text of the answer; after an interruption as far as it was heard.
+        reason: how it ended.
+        made: the models have done their work, or the turn is over.
+    """
+
+    number: int
+    source: str
+    question: Question
+    talk: Talk
+    settings: Settings
+    engine: Engine
+    outbox: Outbox
+    encoder: OpusEncoder
+    metrics: Metrics
+    old_page: bool
+    before: asyncio.Task[None] | None = None
+    recording: list[np.ndarray] | None = None
+    heard: int | None = None
+    answer: str = ""
+    reason: str | None = None
+    playback: Playback = field(default_factory=Playback)
+    stages: Stages = field(default_factory=Stages)
+    made: asyncio.Event = field(default_factory=asyncio.Event)
+    _chat: VoiceChat | None = None
+    _parent: VoiceChat | None = None
+    _job: Job | None = None
+    _began: float = field(default_factory=time.monotonic)
+    _pieces: list[_Text] = field(default_factory=list)
+    _shown: int = 0
+    _compute_s: float = 0.0
+
+    @property
+    def speech(self) -> bool:
+        """The answer is spoken."""
+        return self.settings.answer == "speech"
+
+    @property
+    def played_samples(self) -> int:
+        """As the page said, else by the server's clock."""
+        played = self.playback.played_samples
+        return played if self.heard is None else min(self.heard, self.playback.sent_samples)
+
+    @property
+    def started(self) -> bool:
+        """The user has had something of the answer."""
+        return self.playback.sent_samples > 0 or (not self.speech and self._shown > 0)
+
+    @property
+    def in_play(self) -> bool:
+        """It is being made, sent or played."""
+        return self.reason is None or (self.reason == "done" and self.playback.lead_s > 0)
+
+    async def run(self) -> None:
+        """Answer; cancel the task to interrupt, then :meth:`settle`.
+
+        Raises:
+            ConnectionError: the page is gone.
+        """
+        seconds = None
+        if isinstance(self.question, tuple):
+            seconds = round(len(self.question[0]) / self.question[1], 3)
+        await self.outbox.event(
+            "turn_start", turn=self.number, source=self.source, seconds=seconds
+        )
+        if self.old_page:
+            await self.outbox.text("[Processing...]")
+        try:
+            if self.before is not None:
+                await asyncio.shield(self.before)
+            self._parent = self.talk.chat
+            self._chat = self._parent.branch()
+            if not (self.settings.tools and await self._call_tool()):
+                await self._give(self._ask)
+            self.answer = "".join(piece.text for piece in self._pieces)
+            self._adopt()
+            await self.end("done")
+        except FunAudioChatError as error:
+            await self._fail("bad_question", str(error))
+        except ConnectionError:
+            raise
+        except Exception:
+            logger.exception("the model failed", extra={"turn": self.number})
+            await self._fail("model_error", MODEL_FAILED)
+        finally:
+            self.made.set()
+
+    def cut(self) -> None:
+        """Keep as the answer what was heard."""
+        # A text and the codes of its step begin together, so a piece that began was heard.
+        played = self.played_samples
+        heard = [p for p in self._pieces[: self._shown] if not self.speech or p.start < played]
+        self.answer = "".join(piece.text for piece in heard)
+
+    async def settle(self) -> None:
+        """After an interruption: tell the page, let go of the models, keep what was heard."""
+        finished = self.reason == "done"
+        with contextlib.suppress(ConnectionError):
+            await self.end("interrupted")
+        if self.before is not None:
+            await asyncio.wait({self.before})
+        await self._let_go()
+        if self.started and self._chat is not None:
+            self._chat.correct_answer(self.answer)
+            if not finished:
+                self._adopt()
+
+    def _adopt(self) -> None:
+        # Not if the conversation was reset meanwhile.
+        if self._chat is not None and self.talk.chat is self._parent:
+            self.talk.chat = self._chat
+
+    async def end(self, reason: str) -> None:
+        """Tell how the turn ended; one cut while its tail plays ends twice."""
+        if self.reason is None:
+            self.metrics.turns.labels(reason).inc()
+        self.reason = reason
+        stages, sent_s = self.stages, self.playback.sent_samples / REPLY_RATE_HZ
+        stages.total_ms = stages.total_ms or self._elapsed_ms()
+        compute_s = self._compute_s + (0 if self._job is None else self._job.compute_s)
+        stages.compute_ms = round(compute_s * 1000)
+        if reason == "done" and sent_s:
+            stages.real_time_factor = round(compute_s / sent_s, 3)
+            self.metrics.real_time_factor.observe(compute_s / sent_s)
+        await self.outbox.event(
+            "turn_end",
+            turn=self.number,
+            reason=reason,
+            text=self.answer,
+            audio_ms=round(sent_s * 1000),
+            played_ms=round(self.played_samples / REPLY_RATE_HZ * 1000),
+            stages=asdict(stages),
+        )
+
+    def _elapsed_ms(self) -> int:
+        return round((time.monotonic() - self._began) * 1000)
+
+    async def _mark(self, stage: str) -> None:
+        """The first time a stage is reached."""
+        if getattr(self.stages, f"{stage}_ms") is not None:
+            return
+        elapsed_ms = self._elapsed_ms()
+        setattr(self.stages, f"{stage}_ms", elapsed_ms)
+        self.metrics.stages.labels(stage).observe(elapsed_ms / 1000)
+        if stage == "first_audio":
+            self.metrics.first_sound.observe(elapsed_ms / 1000)
+        await self.outbox.event(stage, turn=self.number, ms=elapsed_ms)
+
+    async def _fail(self, code: str, message: str) -> None:
+        self.cut()
+        await self.outbox.error(code, message, turn=self.number)
+        await self.end("error")
+
+    def _ask(self) -> Iterator[Event]:
+        assert self._chat is not None
+        self._chat.system = self.settings.system(self.speech)
+        sampling = self.settings.sampling.to_sampling()
+        return self._chat.stream(self.question, speech=self.speech, sampling=sampling)
+
+    async def _submit(self, begin: Callable[[], Iterator[Event]]) -> Job:
+        """The next job of this turn, when the one before has ended."""
+        await self._let_go()
+        self._job = self.engine.submit(begin)
+        return self._job
+
+    async def _let_go(self) -> None:
+        """Cancel the job, and wait until the models have let go of it."""
+        if self._job is not None:
+            self._job.cancel()
+            await self._job.closed.wait()
+            self._compute_s += self._job.compute_s
+            self._job = None
+
+    async def _call_tool(self) -> bool:
+        """Ask with tools; if the model calls one, run it and give the answer made from its result.
+
+        The model writes calls only in text answers and begins with them: as soon as its text is
+        something else, it is asked again without tools, for a spoken answer.
+        """
+        assert self._parent is not None
+        branch = self._parent.branch()
+        sampling = self.settings.sampling.to_sampling()
+        job = await self._submit(
+            lambda: branch.stream(
+                self.question, tools=tools.DEFINITIONS, speech=False, sampling=sampling
+            )
+        )
+        text, reply = "", None
+        async for event in job:
+            if isinstance(event, Finished):
+                reply = event.reply
+            elif isinstance(event, TextPiece):
+                text += event.text
+                opening = text.lstrip()[: len(CALL_OPENS)]
+                if not CALL_OPENS.startswith(opening):
+                    return False
+        if reply is None or not reply.tool_calls:
+            return False
+        results = [await self._run_tool(call) for call in reply.tool_calls]
+        self._chat = branch
+        result = results[0] if len(results) == 1 else results
+        system = self.settings.system(self.speech)
+
+        def begin() -> Iterator[Event]:
+            branch.system = system
+            return branch.stream_tool_result(result, speech=self.speech, sampling=sampling)
+
+        await self._give(begin)
+        return True
+
+    async def _run_tool(self, call: ToolCall) -> dict[str, Any]:
+        await self.outbox.event(
+            "tool_call", turn=self.number, name=call.name, arguments=call.arguments
+        )
+        result = await asyncio.to_thread(tools.run, call)
+        await self.outbox.event("tool_result", turn=self.number, name=call.name, result=result)
+        return result
+
+    async def _give(self, begin: Callable[[], Iterator[Event]]) -> None:
+        """Make an answer and send it, both at once: sound waits for its time, the models do not."""
+        job = await self._submit(begin)
+        chunks: asyncio.Queue[np.ndarray | _Text | Exception | None] = asyncio.Queue(QUEUE_CHUNKS)
+        making, framer = asyncio.create_task(self._make(job, chunks)), Framer()
+        try:
+            while (chunk := await chunks.get()) is not None:
+                if isinstance(chunk, Exception):
+                    raise chunk
+                if isinstance(chunk, _Text):
+                    self._pieces.append(chunk)
+                    await self._show(self.playback.sent_samples)
+                else:
+                    await self._play(framer.push(chunk))
+            await self._play(framer.finish())
+            await self._show(None)
+            if self.old_page and self.playback.sent_samples:
+                await self._flush_old_page()
+        finally:
+            making.cancel()
+            await asyncio.gather(making, return_exceptions=True)
+
+    async def _make(
+        self, job: Job, chunks: asyncio.Queue[np.ndarray | _Text | Exception | None]
+    ) -> None:
+        """Take a job's events; its codes become sound here. What fails is passed on as the last."""
+        assert self._chat is not None
+        try:
+            voice = None
+            if self.speech:
+                models = self.engine.models
+                speaker = models.voices[self.settings.voice or models.voice]
+                voice = await self.engine.voice(job, models.detokenizer.stream, speaker)
+            codes = 0
+            async for event in job:
+                if isinstance(event, TextPiece):
+                    await self._mark("first_text")
+                    await chunks.put(_Text(event.text, codes * FRAME_SAMPLES))
+                elif isinstance(event, SpeechGroup) and voice is not None:
+                    await self._mark("first_codes")
+                    spoken = self._chat.spoken(event.codes)
+                    codes += len(spoken)
+                    sound = await self.engine.voice(job, voice.push, spoken)
+                    await chunks.put(sound.numpy())
+            if voice is not None:
+                await chunks.put((await self.engine.voice(job, voice.finish)).numpy())
+            self.stages.total_ms = self._elapsed_ms()
+            await chunks.put(None)
+        except Exception as error:
+            await chunks.put(error)
+        finally:
+            self.made.set()
+
+    async def _play(self, frames: list[np.ndarray]) -> None:
+        for frame in frames:
+            # Sleeps at least once a frame, so that nobody waits for a whole chunk's encoding.
+            await asyncio.sleep(max(0.0, self.playback.lead_s - LEAD_S))
+            await self._mark("first_audio")
+            await self.outbox.send(encode(Kind.AUDIO, self.encoder.encode(frame)))
+            if self.recording is not None:
+                self.recording.append(frame)
+            self.playback.add(len(frame))
+            await self._show(self.playback.sent_samples)
+
+    async def _flush_old_page(self) -> None:
+        """Silence that pushes the tail of a reply through the reference page's buffer."""
+        silence = np.zeros(FRAME_SAMPLES, np.float32)
+        for _ in range(FLUSH_FRAMES):
+            await self.outbox.send(encode(Kind.AUDIO, self.encoder.encode(silence)))
+
+    async def _show(self, sent_samples: int | None) -> None:
+        """Send the text that belongs to the sound sent; all of it for None."""
+        for piece in self._pieces[self._shown :]:
+            if self.speech and sent_samples is not None and piece.start > sent_samples:
+                break
+            self._shown += 1
+            await self.outbox.text(piece.text)

@@ -1,0 +1,57 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Voice activity by silero-vad's packaged network."""
+
+from importlib.resources import as_file, files
+
+import numpy as np
+import onnxruntime
+
+RATE_HZ = 16000
+WINDOW_SAMPLES = 512  # what the network was trained on: 32 ms
+_CONTEXT_SAMPLES = 64
+
+
+def load_network() -> onnxruntime.InferenceSession | None:
+    """The network, shared by all talks; None if the package is not installed.
+
+    It is run by onnxruntime: the package's own loader would need nothing more, but its tensors
+    and state are made for one stream.
+    """
+    try:
+        weights = files("silero_vad.data") / "silero_vad.onnx"
+    except ModuleNotFoundError:
+        return None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    with as_file(weights) as path:
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+class VoiceActivity:
+    """Speech probabilities of one microphone."""
+
+    def __init__(self, network: onnxruntime.InferenceSession) -> None:
+        self._network = network
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget what was heard."""
+        self._state = np.zeros((2, 1, 128), np.float32)
+        self._context = np.zeros(_CONTEXT_SAMPLES, np.float32)
+        self._rest = np.zeros(0, np.float32)
+
+    def push(self, samples: np.ndarray) -> list[float]:
+        """16 kHz samples [S] -> the probability of each window they complete."""
+        self._rest = np.concatenate([self._rest, samples])
+        found = []
+        while len(self._rest) >= WINDOW_SAMPLES:
+            window, self._rest = self._rest[:WINDOW_SAMPLES], self._rest[WINDOW_SAMPLES:]
+            seen = np.concatenate([self._context, window])[None]
+            score, self._state = self._network.run(
+                None, {"input": seen, "state": self._state, "sr": np.array(RATE_HZ)}
+            )
+            self._context = window[-_CONTEXT_SAMPLES:]
+            found.append(float(score[0, 0]))
+        return found
