@@ -54,6 +54,17 @@ def start(browser: browsers.Browser, url: str, **options: object) -> browsers.Pa
     return page
 
 
+def interrupt(page: browsers.Page) -> float:
+    """Press the button; return for how long there was still sound, seconds of the sound's clock."""
+    page.evaluate(
+        "document.getElementById('main-button').addEventListener('click', "
+        "() => { window.clickedS = heard.context.currentTime }, { capture: true, once: true })"
+    )
+    page.press("Interrupt")
+    page.wait_until("heard.context.currentTime > clickedS + 1.5")
+    return float(page.evaluate("heard.loudUntilS - clickedS"))
+
+
 def ask_file(page: browsers.Page, path: Path, samples: np.ndarray) -> None:
     soundfile.write(path, samples, RATE_HZ)
     page.call("setInputFiles", "input[type=file]", str(path))
@@ -75,7 +86,7 @@ def test_a_spoken_question_is_answered_in_sound_and_text(browser, server, url, s
     assert sounds.likeness(asked, sounds.question(RATE_HZ)) > 0.8
     heard, rate = page.heard()
     assert rate == RATE_HZ
-    assert sounds.sounding_s(heard, rate) == pytest.approx(sounds.sounding_s(asked, rate), abs=0.2)
+    assert sounds.sounding_s(heard, rate) == pytest.approx(sounds.sounding_s(asked, rate), abs=0.3)
     assert np.abs(heard).max() == pytest.approx(np.abs(asked).max(), rel=0.25)
     assert sounds.likeness(heard, asked) > 0.85
     assert page.captions() == [("", f"I heard {asked.size / RATE_HZ:.1f} seconds, 你好.")]
@@ -116,19 +127,9 @@ def test_an_interruption_is_silent_at_once_though_the_server_goes_on(
     page = start(browser, url)
     ask_file(page, tmp_path / "long.wav", sounds.tone(RATE_HZ, 700, 6.0))
     page.see("text=Press to interrupt")
-    page.wait_until("window.heard.blocks.some(block => Math.max(...block.samples) > 0.1)")
-    page.evaluate(
-        "document.getElementById('main-button')"
-        ".addEventListener('click', () => { window.clickedMs = performance.now() })"
-    )
-    page.press("Interrupt")
-    page.see("text=Speak, then press to send")
-    page.wait_until("performance.now() > window.clickedMs + 1500")
-    last_loud_ms = page.evaluate(
-        "Math.max(...window.heard.blocks"
-        ".filter(block => Math.max(...block.samples) > 0.001).map(block => block.atMs))"
-    )
-    assert last_loud_ms - page.evaluate("window.clickedMs") < 250
+    page.wait_until("heard.loudUntilS > 0")
+    silence_s = interrupt(page)
+    assert silence_s < 0.25
     assert "interrupted" in page.see(".turn .bot h3")
 
     # The next question is answered as ever.
@@ -145,7 +146,7 @@ def test_a_denied_microphone_is_explained_and_not_needed(browser, server, url, t
     page.press("Start talking")
     assert "Set “Microphone” to “Allow”" in page.see("role=alert")
     page.press("Go on without a microphone")
-    page.wait_until("!document.querySelector('.composer button').disabled")
+    page.wait_until("document.querySelector('.composer button')?.disabled === false")
     ask_file(page, tmp_path / "tone.wav", sounds.tone(RATE_HZ, 600, 1.0))
     page.see(".turn .bot >> text=I heard 1.0 seconds")
     page.call("quit")

@@ -31,20 +31,31 @@ const pages = [];
 const folders = [];
 const contexts = [];
 
-/** Runs in the page before its own code: keeps a copy of all that reaches a loudspeaker. */
+/** Runs in the page before its own code: an audio worklet keeps a copy of all a loudspeaker gets. */
 function listenIn() {
-  const heard = { rateHz: 0, blocks: [] };
+  const tap = `registerProcessor("test-tap", class extends AudioWorkletProcessor {
+    process([[samples]]) {
+      if (samples) this.port.postMessage({ atS: currentTime, samples });
+      return true;
+    }
+  });`;
+  const heard = { blocks: [], context: null, loudUntilS: 0 };
   window.heard = heard;
-  const connect = AudioNode.prototype.connect;
+  const { addModule } = AudioWorklet.prototype;
+  AudioWorklet.prototype.addModule = async function (...args) {
+    await addModule.call(this, URL.createObjectURL(new Blob([tap], { type: "text/javascript" })));
+    return addModule.apply(this, args);
+  };
+  const { connect } = AudioNode.prototype;
   AudioNode.prototype.connect = function (target, ...rest) {
     if (target instanceof AudioDestinationNode && !(target.context instanceof OfflineAudioContext)) {
-      const tap = target.context.createScriptProcessor(1024, 1, 1);
-      heard.rateHz = target.context.sampleRate;
-      tap.onaudioprocess = ({ inputBuffer }) => {
-        heard.blocks.push({ atMs: performance.now(), samples: inputBuffer.getChannelData(0).slice() });
+      const node = new AudioWorkletNode(target.context, "test-tap", { numberOfOutputs: 0 });
+      heard.context = target.context;
+      node.port.onmessage = ({ data }) => {
+        heard.blocks.push(data.samples);
+        if (data.samples.some((sample) => Math.abs(sample) > 1e-3)) heard.loudUntilS = data.atS;
       };
-      connect.call(this, tap);
-      connect.call(tap, target);
+      connect.call(this, node);
     }
     return connect.call(this, target, ...rest);
   };
@@ -52,17 +63,13 @@ function listenIn() {
 
 /** The copy, as base64 of float32 samples. */
 function takeHeard() {
-  const { rateHz, blocks } = window.heard;
-  const samples = new Float32Array(blocks.reduce((sum, block) => sum + block.samples.length, 0));
-  let at = 0;
-  for (const block of blocks) {
-    samples.set(block.samples, at);
-    at += block.samples.length;
-  }
+  const { context, blocks } = window.heard;
+  const samples = new Float32Array(blocks.length * 128);
+  blocks.forEach((block, i) => samples.set(block, i * 128));
   const bytes = new Uint8Array(samples.buffer);
   let text = "";
   for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
-  return { rateHz, endMs: blocks.at(-1)?.atMs ?? 0, float32: btoa(text) };
+  return { rateHz: context.sampleRate, float32: btoa(text) };
 }
 
 async function open({ url, wav, deny = false, context: options = {} }) {

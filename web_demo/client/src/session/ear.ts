@@ -54,16 +54,19 @@ export class Ear {
 
   /** Says a file as if it were spoken; rejects if the browser cannot read it. */
   async readFile(file: Blob): Promise<void> {
-    const samples = await readSoundFile(file, this.rateHz);
-    const frameSamples = Math.round(this.rateHz / 50);
     this.reading = true;
-    for (let at = 0; at < samples.length && this.open; at += frameSamples) {
-      const frame = new Float32Array(frameSamples);
-      frame.set(samples.subarray(at, at + frameSamples));
-      this.pass(frame);
-      if ((at / frameSamples) % 5 === 4) await new Promise((resume) => setTimeout(resume, 100 / FILE_SPEED));
+    try {
+      const samples = await readSoundFile(file, this.rateHz);
+      const frameSamples = Math.round(this.rateHz / 50);
+      for (let at = 0; at < samples.length && this.open; at += frameSamples) {
+        const frame = new Float32Array(frameSamples);
+        frame.set(samples.subarray(at, at + frameSamples));
+        this.pass(frame);
+        if ((at / frameSamples) % 5 === 4) await new Promise((resume) => setTimeout(resume, 100 / FILE_SPEED));
+      }
+    } finally {
+      this.reading = false;
     }
-    this.reading = false;
   }
 
   close(): void {
