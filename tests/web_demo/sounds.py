@@ -1,0 +1,64 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Sounds to say to a page, and what to measure in those it gives back."""
+
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import soxr
+
+QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
+MICROPHONE_HZ = 48000
+
+
+def question(rate_hz: int) -> np.ndarray:
+    """The spoken question of the examples, mono."""
+    samples, rate = soundfile.read(QUESTION, dtype="float32")
+    return soxr.resample(samples, rate, rate_hz)
+
+
+def microphone(path: Path, samples: np.ndarray, silence_s: float) -> Path:
+    """A file for a fake microphone, which plays it over and over: `samples` (48 kHz), silence."""
+    silence = np.zeros(int(silence_s * MICROPHONE_HZ), np.float32)
+    soundfile.write(path, np.concatenate([samples, silence]), MICROPHONE_HZ)
+    return path
+
+
+def tone(rate_hz: int, pitch_hz: float, seconds: float) -> np.ndarray:
+    """A sine of level 0.3."""
+    times = np.arange(int(seconds * rate_hz)) / rate_hz
+    return (0.3 * np.sin(2 * np.pi * pitch_hz * times)).astype(np.float32)
+
+
+def pitch(samples: np.ndarray, rate_hz: int) -> float:
+    """Frequency of the strongest partial, Hz."""
+    spectrum = np.abs(np.fft.rfft(samples * np.hanning(samples.size)))
+    return float(spectrum.argmax()) * rate_hz / samples.size
+
+
+def sounding_s(samples: np.ndarray, rate_hz: int, level: float = 1e-3) -> float:
+    """Seconds in which there is sound above `level`; pauses of a loaded machine do not count."""
+    size = rate_hz // 100
+    frames = samples[: samples.size // size * size].reshape(-1, size)
+    return float((np.abs(frames).max(1) > level).sum()) / 100
+
+
+def likeness(samples: np.ndarray, part: np.ndarray) -> float:
+    """Highest correlation of the loudness curves (20 ms, 24 kHz) of `part` and a piece of `samples`.
+
+    A microphone's echo and noise removal change the samples, not how loud speech comes and goes.
+    """
+
+    def curve(x: np.ndarray) -> np.ndarray:
+        frames = x[: x.size // 480 * 480].reshape(-1, 480)
+        return np.sqrt((frames.astype(np.float64) ** 2).mean(1))
+
+    long, short = curve(samples), curve(part)
+    best = [
+        np.corrcoef(long[at : at + short.size], short)[0, 1]
+        for at in range(long.size - short.size + 1)
+        if long[at : at + short.size].any()
+    ]
+    return float(max(best, default=0.0))

@@ -1,0 +1,152 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The page in Chromium, talking with a server that behaves as the reference's (and echoes)."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("sphn")
+pytest.importorskip("aiohttp")
+
+import browser as browsers  # noqa: E402
+import sounds  # noqa: E402
+from reference_server import RATE_HZ, ReferenceServer  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browsers.missing() is not None, reason=str(browsers.missing())),
+]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[browsers.Browser]:
+    running = browsers.Browser()
+    yield running
+    running.close()
+
+
+@pytest.fixture
+def server() -> ReferenceServer:
+    return ReferenceServer(browsers.CLIENT / "dist")
+
+
+@pytest.fixture
+def url(server: ReferenceServer) -> Iterator[str]:
+    with server.running() as address:
+        yield address
+
+
+@pytest.fixture
+def speaking(tmp_path: Path) -> Path:
+    said = sounds.question(sounds.MICROPHONE_HZ)
+    return sounds.microphone(tmp_path / "said.wav", said, silence_s=0.5)
+
+
+def start(browser: browsers.Browser, url: str, **options: object) -> browsers.Page:
+    page = browser.open(url, **options)
+    page.press("Start talking")
+    page.see("text=Speak, then press to send")
+    return page
+
+
+def interrupt(page: browsers.Page) -> float:
+    """Press the button; return for how long there was still sound, seconds of the sound's clock."""
+    page.evaluate(
+        "document.getElementById('main-button').addEventListener('click', "
+        "() => { window.clickedS = heard.context.currentTime }, { capture: true, once: true })"
+    )
+    page.press("Interrupt")
+    page.wait_until("heard.context.currentTime > clickedS + 1.5")
+    return float(page.evaluate("heard.loudUntilS - clickedS"))
+
+
+def ask_file(page: browsers.Page, path: Path, samples: np.ndarray) -> None:
+    soundfile.write(path, samples, RATE_HZ)
+    page.call("setInputFiles", "input[type=file]", str(path))
+
+
+def test_a_spoken_question_is_answered_in_sound_and_text(browser, server, url, speaking):
+    page = browser.open(url, speaking)
+    page.see("text=A server is there")
+    page.call("check", "role=radio[name=/Brief/]")
+    page.press("Start talking")
+    page.see("text=Speak, then press to send")
+    page.wait_until(f"performance.now() > {page.evaluate('performance.now()')} + 3500")
+    page.press("Done, send it")
+    page.see("text=Press to interrupt")
+    page.see("role=button[name='Speak']")
+
+    [asked] = server.questions
+    assert 3.0 < asked.size / RATE_HZ < 8
+    assert sounds.likeness(asked, sounds.question(RATE_HZ)) > 0.8
+    heard, rate = page.heard()
+    assert rate == RATE_HZ
+    assert sounds.sounding_s(heard, rate) == pytest.approx(sounds.sounding_s(asked, rate), abs=0.3)
+    assert np.abs(heard).max() == pytest.approx(np.abs(asked).max(), rel=0.25)
+    assert sounds.likeness(heard, asked) > 0.85
+    assert page.captions() == [("", f"I heard {asked.size / RATE_HZ:.1f} seconds, 你好.")]
+    assert "ms from the end of the question to the first sound" in page.see(".latency")
+    assert '"system_prompt"' in server.metadata[0] and "short sentences" in server.metadata[0]
+    page.call("quit")
+
+
+def test_a_file_is_said_and_even_the_shortest_reply_plays(browser, server, url, tmp_path):
+    page = start(browser, url)
+    ask_file(page, tmp_path / "short.wav", sounds.tone(RATE_HZ, 880, 0.2))
+    page.see("text=Press to interrupt")
+    page.see("role=button[name='Speak']")
+    [asked] = server.questions
+    assert asked.size / RATE_HZ == pytest.approx(0.2, abs=0.09)
+    heard, rate = page.heard()
+    assert sounds.sounding_s(heard, rate, 0.02) == pytest.approx(0.2, abs=0.06)
+    assert sounds.pitch(heard, rate) == pytest.approx(880, abs=10)
+    page.call("quit")
+
+
+def test_two_pages_at_once_hear_their_own_answers(browser, server, url, tmp_path):
+    pages = [start(browser, url), start(browser, url)]
+    for page, pitch_hz in zip(pages, (500, 1100), strict=True):
+        ask_file(page, tmp_path / f"{pitch_hz}.wav", sounds.tone(RATE_HZ, pitch_hz, 2.0))
+    for page, pitch_hz in zip(pages, (500, 1100), strict=True):
+        page.see("text=Press to interrupt")
+        page.see("role=button[name='Speak']")
+        heard, rate = page.heard()
+        assert sounds.pitch(heard, rate) == pytest.approx(pitch_hz, abs=10)
+        assert sounds.sounding_s(heard, rate, 0.02) == pytest.approx(2.0, abs=0.15)
+        page.call("quit")
+
+
+def test_an_interruption_is_silent_at_once_though_the_server_goes_on(
+    browser, server, url, tmp_path
+):
+    page = start(browser, url)
+    ask_file(page, tmp_path / "long.wav", sounds.tone(RATE_HZ, 700, 6.0))
+    page.see("text=Press to interrupt")
+    page.wait_until("heard.loudUntilS > 0")
+    silence_s = interrupt(page)
+    assert silence_s < 0.25
+    assert "interrupted" in page.see(".turn .bot h3")
+
+    # The next question is answered as ever.
+    before = page.heard()[0].size
+    ask_file(page, tmp_path / "next.wav", sounds.tone(RATE_HZ, 1200, 1.0))
+    page.see("role=button[name='Speak']")
+    heard, rate = page.heard()
+    assert sounds.pitch(heard[before:], rate) == pytest.approx(1200, abs=10)
+    page.call("quit")
+
+
+def test_a_denied_microphone_is_explained_and_not_needed(browser, server, url, tmp_path):
+    page = browser.open(url, deny=True)
+    page.press("Start talking")
+    assert "Set “Microphone” to “Allow”" in page.see("role=alert")
+    page.press("Go on without a microphone")
+    page.wait_until("document.querySelector('.composer button')?.disabled === false")
+    ask_file(page, tmp_path / "tone.wav", sounds.tone(RATE_HZ, 600, 1.0))
+    page.see(".turn .bot >> text=I heard 1.0 seconds")
+    page.call("quit")

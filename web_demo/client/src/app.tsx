@@ -1,0 +1,81 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+import { useCallback, useEffect, useState } from "react";
+import { ConversationPage } from "./components/conversation-page";
+import type { Problem } from "./components/microphone";
+import { StartPage } from "./components/start-page";
+import { TEXTS, TextContext } from "./i18n/text";
+import { Session } from "./session/session";
+import { loadSettings, saveSettings, type Settings } from "./settings";
+
+const tokenInUrl = () => new URLSearchParams(window.location.search).get("token") ?? "";
+
+export function App() {
+  const [settings, setSettings] = useState(loadSettings);
+  const [token, setToken] = useState(tokenInUrl);
+  const [session, setSession] = useState<Session | null>(null);
+  const [starting, setStarting] = useState(false);
+  const [problem, setProblem] = useState<Problem | null>(null);
+
+  const change = useCallback((changed: Partial<Settings>) => setSettings((before) => ({ ...before, ...changed })), []);
+
+  useEffect(() => {
+    saveSettings(settings);
+    document.documentElement.lang = settings.language === "zh" ? "zh-CN" : "en";
+    document.documentElement.dataset.theme = settings.theme;
+    void session?.apply(settings);
+  }, [settings, session]);
+
+  useEffect(() => {
+    const leave = () => session?.end();
+    window.addEventListener("pagehide", leave);
+    return () => window.removeEventListener("pagehide", leave);
+  }, [session]);
+
+  const start = async (withoutMicrophone: boolean) => {
+    setStarting(true);
+    try {
+      const created = await Session.create(settings);
+      const { microphone } = created.state;
+      if (microphone !== "on" && !withoutMicrophone) {
+        created.end();
+        setProblem(microphone as Problem);
+        return;
+      }
+      setProblem(null);
+      created.connect(token);
+      setSession(created);
+    } catch {
+      setProblem("unsupported");
+    } finally {
+      setStarting(false);
+    }
+  };
+
+  return (
+    <TextContext value={TEXTS[settings.language]}>
+      {session ? (
+        <ConversationPage
+          key={session.id}
+          session={session}
+          settings={settings}
+          onChange={change}
+          onAgain={() => void start(session.state.microphone !== "on")}
+          onBack={() => setSession(null)}
+        />
+      ) : (
+        <StartPage
+          settings={settings}
+          onChange={change}
+          token={token}
+          onToken={setToken}
+          starting={starting}
+          problem={problem}
+          onProblem={setProblem}
+          onStart={() => void start(false)}
+          onStartWithout={() => void start(true)}
+        />
+      )}
+    </TextContext>
+  );
+}

@@ -1,0 +1,94 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+/** The microphone: permission, device choice, 20 ms frames. */
+
+import workletUrl from "./capture.worklet.ts?worker&url";
+
+export type MicrophoneProblem = "denied" | "missing" | "busy" | "insecure" | "unsupported";
+
+/** Why there is no microphone, in a word the page can explain. */
+export class MicrophoneError extends Error {
+  constructor(readonly problem: MicrophoneProblem) {
+    super(`microphone: ${problem}`);
+  }
+}
+
+function problemOf(error: unknown): MicrophoneProblem {
+  switch (error instanceof DOMException ? error.name : "") {
+    case "NotAllowedError":
+    case "SecurityError":
+      return "denied";
+    case "NotFoundError":
+    case "OverconstrainedError":
+      return "missing";
+    default:
+      return "busy";
+  }
+}
+
+export interface CaptureOptions {
+  deviceId: string;
+  echoCancellation: boolean;
+  noiseSuppression: boolean;
+}
+
+export class Capture {
+  private constructor(
+    private readonly context: AudioContext,
+    private readonly stream: MediaStream,
+    private readonly node: AudioWorkletNode,
+  ) {}
+
+  /** Opens the microphone; throws a MicrophoneError where that cannot be. */
+  static async open(options: CaptureOptions): Promise<Capture> {
+    if (!window.isSecureContext) throw new MicrophoneError("insecure");
+    if (!navigator.mediaDevices || !window.AudioWorkletNode) throw new MicrophoneError("unsupported");
+    const { deviceId, ...switches } = options;
+    // "ideal": a device that was unplugged since it was chosen gives way to the default one.
+    const audio = { channelCount: 1, autoGainControl: true, deviceId: { ideal: deviceId }, ...switches };
+    let stream: MediaStream;
+    try {
+      stream = await navigator.mediaDevices.getUserMedia({ audio });
+    } catch (error) {
+      throw new MicrophoneError(problemOf(error));
+    }
+    // The context keeps the device's own rate: Firefox connects no microphone to any other.
+    const context = new AudioContext();
+    try {
+      await context.audioWorklet.addModule(workletUrl);
+    } catch (error) {
+      for (const track of stream.getTracks()) track.stop();
+      await context.close();
+      throw error;
+    }
+    const node = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
+    context.createMediaStreamSource(stream).connect(node);
+    await context.resume();
+    return new Capture(context, stream, node);
+  }
+
+  get rateHz(): number {
+    return this.context.sampleRate;
+  }
+
+  /** The device that is used, whatever was asked for. */
+  get deviceId(): string {
+    return this.stream.getAudioTracks()[0]?.getSettings().deviceId ?? "";
+  }
+
+  set onFrame(listener: (frame: Float32Array) => void) {
+    this.node.port.onmessage = ({ data }) => listener(data);
+  }
+
+  /** Called when the device goes away (unplugged, or permission taken back). */
+  set onLost(listener: () => void) {
+    const track = this.stream.getAudioTracks()[0];
+    if (track) track.onended = listener;
+  }
+
+  close(): void {
+    for (const track of this.stream.getTracks()) track.stop();
+    this.node.port.onmessage = null;
+    void this.context.close();
+  }
+}

@@ -1,0 +1,76 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+/** Keeps what was said on both sides, in this page only, and writes it as a WAV file on request. */
+
+import { SAMPLE_RATE_HZ } from "./decoder";
+import { writeWav } from "./wav";
+
+export type Side = "user" | "assistant";
+
+interface Clip {
+  side: Side;
+  startMs: number;
+  rateHz: number;
+  pieces: Int16Array[];
+  samples: number;
+}
+
+const toInt16 = (samples: Float32Array) =>
+  Int16Array.from(samples, (x) => Math.round(32767 * Math.max(-1, Math.min(1, x))));
+
+export class Recording {
+  private clips: Clip[] = [];
+  private samples = 0;
+
+  /** `maxSamples` bounds the memory (2 bytes a sample): the oldest clips go first. */
+  constructor(private readonly maxSamples = 100_000_000) {}
+
+  /** Adds sound to the newest clip of `side`, or to a new one that begins at `startMs`. */
+  add(side: Side, startMs: number, rateHz: number, samples: Float32Array, fresh: boolean): void {
+    let clip = this.clips.findLast((candidate) => candidate.side === side);
+    if (fresh || !clip || clip.rateHz !== rateHz) {
+      clip = { side, startMs, rateHz, pieces: [], samples: 0 };
+      this.clips.push(clip);
+    }
+    clip.pieces.push(toInt16(samples));
+    clip.samples += samples.length;
+    this.samples += samples.length;
+    while (this.samples > this.maxSamples && this.clips.length > 1) this.samples -= this.clips.shift()!.samples;
+  }
+
+  /** Cuts the newest clip of `side` to its first `ms`: the rest was never heard. */
+  cut(side: Side, ms: number): void {
+    const clip = this.clips.findLast((candidate) => candidate.side === side);
+    if (!clip) return;
+    this.samples -= clip.samples;
+    clip.samples = Math.min(clip.samples, Math.round((ms / 1000) * clip.rateHz));
+    this.samples += clip.samples;
+  }
+
+  get empty(): boolean {
+    return this.samples === 0;
+  }
+
+  /** A 24 kHz stereo WAV: the user on the left, the assistant on the right, in the time they had. */
+  async wav(): Promise<Blob> {
+    const startMs = Math.min(...this.clips.map((clip) => clip.startMs));
+    const endMs = Math.max(...this.clips.map((clip) => clip.startMs + (1000 * clip.samples) / clip.rateHz));
+    const length = Math.max(1, Math.ceil(((endMs - startMs) / 1000) * SAMPLE_RATE_HZ));
+    const context = new OfflineAudioContext(2, length, SAMPLE_RATE_HZ);
+    const merger = context.createChannelMerger(2);
+    merger.connect(context.destination);
+    for (const clip of this.clips.filter(({ samples }) => samples > 0)) {
+      const buffer = context.createBuffer(1, clip.samples, clip.rateHz);
+      const channel = buffer.getChannelData(0);
+      let at = 0;
+      for (const piece of clip.pieces) {
+        for (let i = 0; i < piece.length && at < clip.samples; i++) channel[at++] = piece[i]! / 32768;
+      }
+      const source = new AudioBufferSourceNode(context, { buffer });
+      source.connect(merger, 0, clip.side === "user" ? 0 : 1);
+      source.start((clip.startMs - startMs) / 1000);
+    }
+    const rendered = await context.startRendering();
+    return writeWav([rendered.getChannelData(0), rendered.getChannelData(1)], SAMPLE_RATE_HZ);
+  }
+}

@@ -1,0 +1,150 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+import { useEffect, useState, useSyncExternalStore } from "react";
+import { useText } from "../i18n/text";
+import type { Session } from "../session/session";
+import type { Settings } from "../settings";
+import { Banners } from "./banner";
+import { Composer } from "./composer";
+import { Downloads } from "./downloads";
+import { Icon, Mark } from "./icons";
+import { LatencyCard } from "./latency";
+import { LookButtons } from "./look";
+import { MicrophoneHelp, type Problem } from "./microphone";
+import { SettingsDialog } from "./settings-dialog";
+import { Stage } from "./stage";
+import { Transcript } from "./transcript";
+
+interface Props {
+  session: Session;
+  settings: Settings;
+  onChange: (change: Partial<Settings>) => void;
+  onAgain: () => void;
+  onBack: () => void;
+}
+
+const INTERACTIVE = "input, textarea, select, button, summary, a, dialog, [contenteditable]";
+
+/** The space bar is the main button, wherever the focus has nothing of its own to do with it. */
+function useSpaceBar(session: Session): void {
+  useEffect(() => {
+    const press = (event: KeyboardEvent) => {
+      if (event.code !== "Space" || event.repeat || (event.target as Element).closest?.(INTERACTIVE)) return;
+      event.preventDefault();
+      session.toggle();
+    };
+    window.addEventListener("keydown", press);
+    return () => window.removeEventListener("keydown", press);
+  }, [session]);
+}
+
+/** A phone that falls asleep would end the talk. */
+function useWakeLock(awake: boolean): void {
+  useEffect(() => {
+    if (!awake || !("wakeLock" in navigator)) return;
+    let lock: WakeLockSentinel | undefined;
+    const ask = async () => {
+      if (document.visibilityState === "visible") lock = await navigator.wakeLock.request("screen").catch(() => undefined);
+    };
+    void ask();
+    document.addEventListener("visibilitychange", ask);
+    return () => {
+      document.removeEventListener("visibilitychange", ask);
+      void lock?.release();
+    };
+  }, [awake]);
+}
+
+export function ConversationPage({ session, settings, onChange, onAgain, onBack }: Props) {
+  const text = useText();
+  const state = useSyncExternalStore(session.subscribe, session.snapshot);
+  const [settingsOpen, setSettingsOpen] = useState(false);
+  const [without, setWithout] = useState(state.microphone !== "on");
+  const over = state.link.kind === "ended";
+  useSpaceBar(session);
+  useWakeLock(!over);
+  useEffect(() => document.getElementById("main-button")?.focus(), []);
+  useEffect(() => {
+    if (state.microphone === "on") setWithout(false);
+  }, [state.microphone]);
+  const missing = !over && state.microphone !== "on" && state.microphone !== "off" && !without;
+  return (
+    <div className="talk">
+      <a className="skip" href="#transcript-title">
+        {text.skip}
+      </a>
+      <header className="bar">
+        <h1 className="brand">
+          <Mark size={24} /> {text.name}
+          {state.server?.model && <small>{state.server.model}</small>}
+        </h1>
+        <div className="row">
+          <LookButtons settings={settings} onChange={onChange} />
+          <Downloads session={session} state={state} />
+          <button
+            type="button"
+            className="button quiet square"
+            aria-label={text.settings}
+            title={text.settings}
+            onClick={() => setSettingsOpen(true)}
+          >
+            <Icon name="settings" />
+          </button>
+          {!over && (
+            <button type="button" className="button quiet end" onClick={() => session.end()}>
+              {text.end}
+            </button>
+          )}
+        </div>
+      </header>
+      <main className="talk-main">
+        <div className="aside">
+          {state.link.kind === "ended" ? (
+            <Over code={state.link.code} onAgain={onAgain} onBack={onBack} />
+          ) : (
+            <Stage {...{ session, state, settings, onChange }} />
+          )}
+          <LatencyCard state={state} />
+        </div>
+        <div className="talk-column">
+          <Banners session={session} state={state} />
+          {missing && (
+            <div className="card">
+              <MicrophoneHelp
+                problem={state.microphone as Problem}
+                onRetry={() => void session.openMicrophone()}
+                onWithout={() => setWithout(true)}
+              />
+            </div>
+          )}
+          <Transcript state={state} captions={settings.captions} />
+          {!over && <Composer session={session} state={state} />}
+          {!over && state.turns.length > 0 && (
+            <button type="button" className="button quiet forget" onClick={() => session.forget()}>
+              {text.forget}
+            </button>
+          )}
+        </div>
+      </main>
+      {settingsOpen && (
+        <SettingsDialog settings={settings} server={state.server} onChange={onChange} onClose={() => setSettingsOpen(false)} />
+      )}
+    </div>
+  );
+}
+
+function Over({ code, onAgain, onBack }: { code: string; onAgain: () => void; onBack: () => void }) {
+  const text = useText();
+  const words: Record<string, string> = text.ended;
+  return (
+    <section className="card over" role="status">
+      <p>{words[code] ?? text.ended.bye}</p>
+      <button type="button" className="button primary" autoFocus onClick={onAgain}>
+        {text.startAgain}
+      </button>
+      <button type="button" className="button quiet" onClick={onBack}>
+        {text.backToStart}
+      </button>
+    </section>
+  );
+}

@@ -1,0 +1,96 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+/** How long the answer took, and where the time went. */
+
+import { useText } from "../i18n/text";
+import type { Latency, State } from "../session/state";
+
+type Stage = "text" | "codes" | "sound" | "answer" | "play";
+
+/**
+ * The stages of a turn in order, each with the time it took alone. Where the server tells nothing
+ * of itself, all up to the first packet is one stage.
+ */
+export function stagesOf(latency: Latency): { stage: Stage; ms: number }[] {
+  const { serverTextMs, serverCodesMs, serverSoundMs, packetMs, soundMs } = latency;
+  const known = serverSoundMs !== undefined && soundMs !== undefined && soundMs >= serverSoundMs;
+  const marks: [Stage, number | undefined][] = known
+    ? [
+        ["text", serverTextMs],
+        ["codes", serverCodesMs],
+        ["sound", serverSoundMs],
+        ["play", soundMs],
+      ]
+    : [
+        ["answer", packetMs],
+        ["play", soundMs],
+      ];
+  const stages: { stage: Stage; ms: number }[] = [];
+  let before = 0;
+  for (const [stage, mark] of marks) {
+    if (mark === undefined || mark < before) continue;
+    stages.push({ stage, ms: mark - before });
+    before = mark;
+  }
+  return stages;
+}
+
+export function median(values: number[]): number | null {
+  const sorted = [...values].sort((a, b) => a - b);
+  return sorted.length ? (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2 : null;
+}
+
+export function LatencyCard({ state }: { state: State }) {
+  const text = useText();
+  const timed = state.turns.filter(({ latency }) => latency.soundMs !== undefined || latency.textMs !== undefined);
+  const last = timed.at(-1);
+  const middle = median(timed.flatMap(({ latency }) => latency.soundMs ?? []));
+  return (
+    <details className="latency card" open>
+      <summary>
+        <h2>{text.latency}</h2>
+        {last && <strong>{Math.round(last.latency.soundMs ?? last.latency.textMs!)} ms</strong>}
+      </summary>
+      {last ? <LastTurn latency={last.latency} /> : <p className="hint">{text.latencyNone}</p>}
+      <dl className="figures">
+        <Figure name={text.median} value={middle === null ? "–" : `${Math.round(middle)} ms`} />
+        <Figure name={text.buffer} value={state.bufferMs ? `${Math.round(state.bufferMs)} ms` : "–"} />
+        <Figure name={text.stalls} value={String(state.stalls)} />
+      </dl>
+    </details>
+  );
+}
+
+function Figure({ name, value }: { name: string; value: string }) {
+  return (
+    <div>
+      <dt>{name}</dt>
+      <dd>{value}</dd>
+    </div>
+  );
+}
+
+function LastTurn({ latency }: { latency: Latency }) {
+  const text = useText();
+  const { soundMs, textMs } = latency;
+  if (soundMs === undefined) return <p className="hint">{text.latencyTextOnly(Math.round(textMs ?? 0))}</p>;
+  const stages = stagesOf(latency);
+  return (
+    <>
+      <p className="hint">{text.latencyTotal(Math.round(soundMs))}</p>
+      <div className="stage-bar" aria-hidden="true">
+        {stages.map(({ stage, ms }) => (
+          <span key={stage} className={`part-${stage}`} style={{ flexGrow: Math.max(1, ms) }} />
+        ))}
+      </div>
+      <ul className="stage-list">
+        {stages.map(({ stage, ms }) => (
+          <li key={stage}>
+            <span className={`swatch part-${stage}`} aria-hidden="true" />
+            {text.stages[stage]} <b>{Math.round(ms)} ms</b>
+          </li>
+        ))}
+      </ul>
+    </>
+  );
+}

@@ -1,0 +1,123 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+/** What both sides said, by turn. */
+
+import { useEffect, useRef, useState } from "react";
+import { useText } from "../i18n/text";
+import { phaseOf, type State, type ToolUse, type Turn } from "../session/state";
+import { Icon } from "./icons";
+
+/** A reader that has scrolled up is left in peace; one at the end is kept there. */
+function useFollow(change: unknown) {
+  const box = useRef<HTMLDivElement>(null);
+  const follow = useRef(true);
+  useEffect(() => {
+    const element = box.current;
+    if (element && follow.current) element.scrollTop = element.scrollHeight;
+  }, [change]);
+  const onScroll = () => {
+    const element = box.current;
+    if (element) follow.current = element.scrollHeight - element.scrollTop - element.clientHeight < 60;
+  };
+  return { box, onScroll };
+}
+
+export function Transcript({ state, captions }: { state: State; captions: boolean }) {
+  const text = useText();
+  const { box, onScroll } = useFollow(state.turns);
+  return (
+    <section className="transcript card" aria-labelledby="transcript-title">
+      <h2 id="transcript-title" className="sr-only">
+        {text.conversation}
+      </h2>
+      <div ref={box} className="turns" tabIndex={0} role="group" aria-labelledby="transcript-title" onScroll={onScroll}>
+        {state.turns.length === 0 && <p className="empty">{text.emptyConversation}</p>}
+        {captions && state.turns.map((turn) => <TurnView key={turn.id} turn={turn} active={state.answering === turn.number} />)}
+      </div>
+      <Announcer state={state} captions={captions} />
+    </section>
+  );
+}
+
+function questionNote(turn: Turn, text: ReturnType<typeof useText>): string {
+  if (turn.source === "text") return text.typed;
+  if (turn.source === "file") return text.fromFile;
+  return turn.seconds === null ? text.spokenUnknown : text.spoken(turn.seconds);
+}
+
+function TurnView({ turn, active }: { turn: Turn; active: boolean }) {
+  const text = useText();
+  const waiting = active && !turn.answer;
+  return (
+    <article className="turn">
+      <div className="line you">
+        <h3>
+          {text.you} <small>{questionNote(turn, text)}</small>
+        </h3>
+        {turn.question && <p dir="auto">{turn.question}</p>}
+      </div>
+      <div className="line bot">
+        <h3>
+          {text.assistant}
+          {turn.end === "interrupted" && <small> {text.interruptedMark}</small>}
+          {turn.end === "error" && <small className="bad"> {text.errorMark}</small>}
+        </h3>
+        {turn.tools.map((tool, i) => (
+          <ToolView key={`${tool.name}-${i}`} tool={tool} />
+        ))}
+        {waiting ? <Dots /> : <p dir="auto">{turn.answer}{turn.end === "interrupted" && " —"}</p>}
+      </div>
+    </article>
+  );
+}
+
+const Dots = () => (
+  <p className="dots" aria-hidden="true">
+    <span />
+    <span />
+    <span />
+  </p>
+);
+
+function ToolView({ tool }: { tool: ToolUse }) {
+  const text = useText();
+  const given = Object.entries(tool.arguments)
+    .map(([name, value]) => `${name}: ${typeof value === "string" ? value : JSON.stringify(value)}`)
+    .join(", ");
+  return (
+    <details className="tool">
+      <summary>
+        <Icon name="tool" size={16} /> <span className="sr-only">{text.tool}: </span>
+        <code>
+          {tool.name}({given})
+        </code>
+        {tool.result === undefined && <em> {text.toolRunning}</em>}
+      </summary>
+      {tool.result !== undefined && <pre>{JSON.stringify(tool.result, null, 2)}</pre>}
+    </details>
+  );
+}
+
+/** Reads out whole sentences of a turn and changes of state; pieces of text would be a stammer. */
+function Announcer({ state, captions }: { state: State; captions: boolean }) {
+  const text = useText();
+  const phase = phaseOf(state);
+  const last = state.turns.at(-1);
+  const [said, setSaid] = useState("");
+  const complete = last?.end && captions ? `${last.id}` : "";
+  useEffect(() => {
+    if (!complete || !last) return;
+    const question = last.source === "voice" && last.question ? `${text.you}: ${last.question}. ` : "";
+    setSaid(`${question}${text.assistant}: ${last.answer}`);
+  }, [complete, last?.question]);
+  return (
+    <>
+      <div className="sr-only" role="status">
+        {text.phases[phase]}
+      </div>
+      <div className="sr-only" role="log" aria-live="polite" aria-atomic="true">
+        {said}
+      </div>
+    </>
+  );
+}

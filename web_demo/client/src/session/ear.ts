@@ -1,0 +1,90 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+/** The way from microphone or sound file to Ogg/Opus pages; one stream for each connection. */
+
+import { Capture, type CaptureOptions } from "../audio/capture";
+import { OpusEncoder } from "../audio/encoder";
+import { readSoundFile } from "../audio/file";
+
+/** What the encoder is fed with while there is no microphone. */
+const FILE_RATE_HZ = 48000;
+const FILE_SPEED = 4; // times real time: a server of the reference loses a burst
+
+export class Ear {
+  /** Loudest sample of the last 20 ms, from 0 to 1. */
+  level = 0;
+  /** Whether sound is to be sent now. */
+  open = false;
+  onSound: (frame: Float32Array, rateHz: number) => void = () => {};
+  onLost: () => void = () => {};
+
+  private capture: Capture | null = null;
+  private readonly encoder: OpusEncoder;
+  private streamRateHz = 0; // of the Ogg stream that is being written
+  private reading = false; // a file is being sent: the microphone waits
+
+  constructor(onPage: (page: Uint8Array) => void) {
+    this.encoder = new OpusEncoder(onPage);
+  }
+
+  /** Opens the microphone, anew if it is open; throws a MicrophoneError where that cannot be. */
+  async openMicrophone(options: CaptureOptions): Promise<void> {
+    this.closeMicrophone();
+    this.capture = await Capture.open(options);
+    this.capture.onFrame = (frame) => this.hear(frame);
+    this.capture.onLost = () => this.onLost();
+    if (this.streamRateHz && this.streamRateHz !== this.rateHz) this.beginStream();
+  }
+
+  closeMicrophone(): void {
+    this.capture?.close();
+    this.capture = null;
+    this.level = 0;
+  }
+
+  beginStream(): void {
+    this.streamRateHz = this.rateHz;
+    this.encoder.begin(this.rateHz);
+  }
+
+  /** Resolves when all that was heard so far has been handed to the socket. */
+  flush(): Promise<void> {
+    return this.encoder.flush();
+  }
+
+  /** Says a file as if it were spoken; rejects if the browser cannot read it. */
+  async readFile(file: Blob): Promise<void> {
+    this.reading = true;
+    try {
+      const samples = await readSoundFile(file, this.rateHz);
+      const frameSamples = Math.round(this.rateHz / 50);
+      for (let at = 0; at < samples.length && this.open; at += frameSamples) {
+        const frame = new Float32Array(frameSamples);
+        frame.set(samples.subarray(at, at + frameSamples));
+        this.pass(frame);
+        if ((at / frameSamples) % 5 === 4) await new Promise((resume) => setTimeout(resume, 100 / FILE_SPEED));
+      }
+    } finally {
+      this.reading = false;
+    }
+  }
+
+  close(): void {
+    this.closeMicrophone();
+    this.encoder.close();
+  }
+
+  private get rateHz(): number {
+    return this.capture?.rateHz ?? FILE_RATE_HZ;
+  }
+
+  private hear(frame: Float32Array): void {
+    this.level = frame.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
+    if (this.open && !this.reading) this.pass(frame);
+  }
+
+  private pass(frame: Float32Array): void {
+    this.onSound(frame, this.rateHz);
+    this.encoder.encode(frame);
+  }
+}

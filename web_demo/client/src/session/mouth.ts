@@ -1,0 +1,78 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+/** The way from Ogg/Opus pages to the loudspeaker, with a clock of what was heard of each reply. */
+
+import { OggOpusDecoder } from "../audio/decoder";
+import { Player } from "../audio/player";
+import type { PlayoutReport } from "../audio/playout.worklet";
+
+export class Mouth {
+  onReport: (report: PlayoutReport) => void = () => {};
+  onSound: (samples: Float32Array) => void = () => {};
+
+  private accepting = false;
+  private last = { playedMs: 0, bufferedMs: 0, atMs: 0, playing: false };
+  private replyFromMs = 0; // the player's clock when the reply began
+
+  private constructor(
+    readonly player: Player,
+    private readonly decoder: OggOpusDecoder,
+  ) {
+    player.onReport = (report) => {
+      const playing = report.event === null || report.event === "started";
+      this.last = { ...report, atMs: performance.now(), playing };
+      this.onReport(report);
+    };
+  }
+
+  /** To be called from a click or key press. */
+  static async create(): Promise<Mouth> {
+    const [player, decoder] = await Promise.all([Player.create(), OggOpusDecoder.create()]);
+    return new Mouth(player, decoder);
+  }
+
+  beginStream(): void {
+    this.decoder.restart();
+    this.accepting = false;
+  }
+
+  beginReply(): void {
+    this.accepting = true;
+    this.replyFromMs = this.totalMs();
+  }
+
+  /** Whether this is sound of the reply; what was interrupted still arrives for a moment. */
+  say(bytes: Uint8Array): boolean {
+    const samples = this.decoder.decode(bytes);
+    if (!this.accepting || !samples.length) return false;
+    this.onSound(samples);
+    this.player.push(samples);
+    return true;
+  }
+
+  /** The reply is complete: what is left of it plays on. */
+  endReply(): void {
+    this.player.end();
+  }
+
+  /** Silence, now. Nothing is said until the next reply begins. */
+  hush(): void {
+    this.accepting = false;
+    this.player.clear();
+  }
+
+  /** So much of the reply has been heard. */
+  heardMs(): number {
+    return Math.max(0, Math.round(this.totalMs() - this.replyFromMs));
+  }
+
+  close(): void {
+    this.player.close();
+    this.decoder.free();
+  }
+
+  private totalMs(): number {
+    const { playedMs, bufferedMs, atMs, playing } = this.last;
+    return playedMs + (playing ? Math.min(performance.now() - atMs, bufferedMs) : 0);
+  }
+}

@@ -1,0 +1,334 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+/** A conversation: joins ear, socket and mouth, and keeps the state the page shows. */
+
+import { MicrophoneError } from "../audio/capture";
+import { SAMPLE_RATE_HZ } from "../audio/decoder";
+import type { PlayoutReport } from "../audio/playout.worklet";
+import { Recording } from "../audio/recording";
+import { parseEvent, type ServerEvent } from "../protocol/events";
+import type { Action, Message } from "../protocol/messages";
+import { type Settings, serverSettings } from "../settings";
+import { Connection } from "./connection";
+import { Ear } from "./ear";
+import { Mouth } from "./mouth";
+import { QUIET_MS, ReferenceAdapter } from "./reference";
+import { type Change, current, INITIAL, phaseOf, reduce, type State } from "./state";
+
+/** How long a server may take after its handshake to say that it sends events. */
+const EVENTS_WITHIN_MS = 700;
+const PLAYED_EVERY_MS = 500;
+
+let sessions = 0;
+
+export class Session {
+  readonly id = ++sessions;
+  state: State = INITIAL;
+  readonly recording = new Recording();
+  readonly ear = new Ear((page) => this.connection?.send({ type: "audio", data: page }));
+
+  private readonly listeners = new Set<() => void>();
+  private connection: Connection | null = null;
+  private reference: ReferenceAdapter | null = null;
+  private eventsTimer = 0;
+  private quietTimer = 0;
+  private askedAtMs: number | null = null;
+  private saidPlayedAtMs = 0;
+  private freshClip = { user: true, assistant: true };
+
+  private constructor(
+    private settings: Settings,
+    private readonly mouth: Mouth,
+  ) {
+    mouth.onReport = (report) => this.onPlayout(report);
+    mouth.onSound = (samples) => this.record("assistant", SAMPLE_RATE_HZ, samples);
+    mouth.player.setVolume(settings.volume);
+    this.chooseOutput();
+    this.ear.onSound = (frame, rateHz) => this.record("user", rateHz, frame);
+    this.ear.onLost = () => this.change({ kind: "microphone", microphone: "lost" });
+  }
+
+  /** To be called from a click or key press. `state.microphone` tells whether it could be opened. */
+  static async create(settings: Settings): Promise<Session> {
+    const session = new Session(settings, await Mouth.create());
+    await session.openMicrophone();
+    return session;
+  }
+
+  connect(token: string): void {
+    this.connection = new Connection(token, {
+      onMessage: (message) => this.receive(message),
+      onConnecting: () => this.change({ kind: "link", link: { kind: "connecting" } }),
+      onWaiting: (attempt, delayMs, code) => {
+        this.mouth.endReply();
+        this.change({ kind: "link", link: { kind: "waiting", attempt, delayMs } });
+        if (code === "queue_full") this.notice(code);
+      },
+      onEnded: (code) => this.end(code),
+    });
+  }
+
+  readonly subscribe = (listener: () => void): (() => void) => {
+    this.listeners.add(listener);
+    return () => this.listeners.delete(listener);
+  };
+  readonly snapshot = (): State => this.state;
+
+  assistantLevel(): number {
+    return this.state.sounding ? this.mouth.player.level() : 0;
+  }
+
+  // What the user does
+
+  /** The one thing the main button does now. */
+  toggle(): void {
+    const phase = phaseOf(this.state);
+    if (phase === "listening" || phase === "hearing") void this.finish();
+    else if (phase !== "offline") this.listen();
+  }
+
+  /** Begins to listen; an answer that is on its way or playing stops. */
+  listen(): void {
+    void this.mouth.player.resume();
+    this.interrupt();
+    this.control("start");
+  }
+
+  /** The question is complete (push to talk), or the microphone is muted (hands-free). */
+  async finish(): Promise<void> {
+    this.askedAtMs = performance.now();
+    this.ear.open = false;
+    if (!this.state.handsFree) this.change({ kind: "complete" });
+    await this.ear.flush();
+    this.control("pause");
+  }
+
+  ask(text: string): void {
+    this.interrupt();
+    this.change({ kind: "asked", source: "text", question: text, nowMs: performance.now() });
+    this.connection?.send({ type: "text", text });
+  }
+
+  async askFile(file: File): Promise<void> {
+    if (this.reference) return this.sayFile(file);
+    const limit = this.state.server?.limits.message_bytes;
+    if (typeof limit === "number" && file.size + 1 > limit) return this.notice("file_too_large");
+    const data = new Uint8Array(await file.arrayBuffer());
+    this.interrupt();
+    this.change({ kind: "asked", source: "file", question: file.name, nowMs: performance.now() });
+    this.connection?.send({ type: "file", data });
+  }
+
+  /** Forgets the conversation, here and on the server. */
+  forget(): void {
+    this.hush();
+    this.control("restart");
+    this.change({ kind: "forget" });
+  }
+
+  retryNow(): void {
+    this.connection?.retryNow();
+  }
+
+  dismiss(id: number): void {
+    this.change({ kind: "dismiss", id });
+  }
+
+  /** Follows changed settings; opens the microphone anew if its own have changed. */
+  async apply(settings: Settings): Promise<void> {
+    const before = this.settings;
+    this.settings = settings;
+    this.mouth.player.setVolume(settings.volume);
+    if (settings.outputId !== before.outputId) this.chooseOutput();
+    const keys = ["inputId", "echoCancellation", "noiseSuppression"] as const;
+    if (keys.some((key) => settings[key] !== before[key])) await this.openMicrophone();
+    const server = this.state.server;
+    if (!server || this.reference || this.state.link.kind !== "open") return;
+    const data = serverSettings(settings, server);
+    if (JSON.stringify(data) === JSON.stringify(serverSettings(before, server))) return;
+    this.connection?.send({ type: "metadata", data });
+  }
+
+  async openMicrophone(): Promise<void> {
+    const { inputId: deviceId, echoCancellation, noiseSuppression } = this.settings;
+    try {
+      await this.ear.openMicrophone({ deviceId, echoCancellation, noiseSuppression });
+      this.change({ kind: "microphone", microphone: "on" });
+    } catch (error) {
+      const problem = error instanceof MicrophoneError ? error.problem : "busy";
+      this.change({ kind: "microphone", microphone: problem });
+    }
+  }
+
+  /** Ends the talk; transcript and recording stay. */
+  end(code = "bye"): void {
+    if (this.state.link.kind === "ended") return;
+    this.connection?.close();
+    this.connection = null;
+    window.clearTimeout(this.eventsTimer);
+    window.clearTimeout(this.quietTimer);
+    this.hush();
+    this.ear.close();
+    this.mouth.close();
+    this.change({ kind: "link", link: { kind: "ended", code } });
+  }
+
+  private chooseOutput(): void {
+    this.mouth.player.setOutput(this.settings.outputId).catch(() => this.notice("output_missing"));
+  }
+
+  private control(action: Action): void {
+    this.connection?.send({ type: "control", action });
+    this.fromReference((reference) => reference.sent(action));
+  }
+
+  private interrupt(): void {
+    const { answering, sounding, asking } = this.state;
+    if (answering !== null || sounding) this.sayPlayed();
+    if (answering !== null || sounding || asking) this.hush();
+  }
+
+  private hush(): void {
+    if (!this.freshClip.assistant) this.recording.cut("assistant", this.mouth.heardMs());
+    this.freshClip.assistant = true;
+    this.mouth.hush();
+    this.change({ kind: "hushed" });
+  }
+
+  private sayPlayed(): void {
+    const turn = current(this.state);
+    if (this.reference || turn === null) return;
+    this.saidPlayedAtMs = performance.now();
+    const data = { event: "played", turn, ms: this.mouth.heardMs() };
+    this.connection?.send({ type: "metadata", data });
+  }
+
+  /** A server without files is told its content as if it were spoken. */
+  private async sayFile(file: File): Promise<void> {
+    this.listen(); // what was said before is no part of it
+    try {
+      await this.ear.readFile(file);
+    } catch {
+      return this.notice("file_unreadable");
+    }
+    await this.finish();
+  }
+
+  // What the server and the loudspeaker say
+
+  private receive(message: Message): void {
+    if (message.type === "handshake") return this.onHandshake();
+    if (message.type === "metadata") {
+      const event = parseEvent(message.data);
+      if (event) this.onEvent(event);
+      return;
+    }
+    if (this.eventsTimer) this.assumeReference();
+    if (message.type === "audio" && this.mouth.say(message.data)) {
+      this.change({ kind: "packet", nowMs: performance.now() });
+      this.watchQuiet();
+    }
+    if (message.type === "text" || message.type === "coloured") this.onText(message.text);
+    if (message.type === "error" && this.reference) {
+      this.notice("model_error", message.text);
+      this.fromReference((reference) => reference.end("error"));
+    }
+  }
+
+  private onHandshake(): void {
+    this.reference = null;
+    this.eventsTimer = window.setTimeout(() => this.assumeReference(), EVENTS_WITHIN_MS);
+    this.mouth.beginStream();
+    this.ear.beginStream();
+  }
+
+  private assumeReference(): void {
+    window.clearTimeout(this.eventsTimer);
+    this.eventsTimer = 0;
+    this.reference = new ReferenceAdapter();
+    const prompt = this.settings.systemPrompt.trim();
+    if (prompt) this.connection?.send({ type: "metadata", data: { system_prompt: prompt } });
+    this.fromReference((reference) => reference.begin());
+  }
+
+  private fromReference(events: (reference: ReferenceAdapter) => ServerEvent[]): void {
+    if (this.reference) for (const event of events(this.reference)) this.onEvent(event);
+  }
+
+  private onEvent(event: ServerEvent): void {
+    let nowMs = performance.now();
+    switch (event.event) {
+      case "ready":
+        window.clearTimeout(this.eventsTimer);
+        this.eventsTimer = 0;
+        if (!this.reference) {
+          this.connection?.send({ type: "metadata", data: serverSettings(this.settings, event) });
+        }
+        if (this.state.turns.length && !event.resumed) this.notice("new_conversation");
+        break;
+      case "listening":
+        this.ear.open = event.on;
+        this.freshClip.user ||= !event.on;
+        break;
+      case "speech_start":
+        this.hush();
+        break;
+      case "speech_end":
+        this.askedAtMs = nowMs;
+        break;
+      case "turn_start":
+        if (event.source === "voice") nowMs = this.askedAtMs ?? nowMs;
+        this.askedAtMs = null;
+        this.freshClip.assistant = true;
+        this.mouth.beginReply();
+        break;
+      case "turn_end":
+        if (event.reason === "interrupted") this.hush();
+        else this.mouth.endReply();
+        break;
+    }
+    this.change({ kind: "server", event, nowMs });
+  }
+
+  private onText(text: string): void {
+    const read = this.reference?.received(text) ?? { events: [], text };
+    for (const event of read.events) this.onEvent(event);
+    if (read.text) this.change({ kind: "text", text: read.text, nowMs: performance.now() });
+    this.watchQuiet();
+  }
+
+  private onPlayout(report: PlayoutReport): void {
+    const nowMs = performance.now();
+    if (report.event) this.change({ kind: "sound", on: report.event === "started", nowMs });
+    this.change({ kind: "playout", stalls: report.stalls, bufferMs: report.targetMs });
+    if (this.state.sounding && nowMs - this.saidPlayedAtMs >= PLAYED_EVERY_MS) this.sayPlayed();
+    this.watchQuiet();
+  }
+
+  /** A reference server never says that its reply is over: after its sound, quiet means it. */
+  private watchQuiet(): void {
+    if (!this.reference) return;
+    window.clearTimeout(this.quietTimer);
+    if (this.freshClip.assistant || this.state.sounding) return;
+    this.quietTimer = window.setTimeout(
+      () => this.fromReference((reference) => reference.end("done")),
+      QUIET_MS,
+    );
+  }
+
+  private record(side: "user" | "assistant", rateHz: number, samples: Float32Array): void {
+    this.recording.add(side, performance.now(), rateHz, samples, this.freshClip[side]);
+    this.freshClip[side] = false;
+  }
+
+  private notice(code: string, message = ""): void {
+    this.change({ kind: "notice", code, message });
+  }
+
+  private change(change: Change): void {
+    const before = this.state;
+    this.state = reduce(before, change);
+    if (this.state === before) return;
+    for (const listener of this.listeners) listener();
+  }
+}

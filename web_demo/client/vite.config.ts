@@ -1,0 +1,33 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+import { existsSync, readFileSync } from "node:fs";
+import react from "@vitejs/plugin-react";
+import { defineConfig, loadEnv } from "vite";
+
+// The microphone works on localhost and over HTTPS only: with a certificate beside this file the
+// page can be opened from another machine.
+const certificate =
+  existsSync("cert.pem") && existsSync("key.pem")
+    ? { cert: readFileSync("cert.pem"), key: readFileSync("key.pem") }
+    : undefined;
+
+export default defineConfig(({ mode }) => {
+  const env = loadEnv(mode, process.cwd(), "VITE_");
+  const target = env.VITE_SIMPLEX_TARGET || "http://localhost:11236";
+  const api = { target, ws: true, secure: false, changeOrigin: true };
+  return {
+    base: "./",
+    plugins: [react()],
+    build: { target: "es2022", assetsInlineLimit: 0 },
+    server: {
+      host: certificate ? "0.0.0.0" : "localhost",
+      https: certificate,
+      proxy: {
+        "/api/simplex": { ...api, rewrite: (path) => path.replace("/api/simplex", "/api/chat") },
+        "/api": api,
+        "/healthz": api,
+      },
+    },
+    test: { include: ["tests/unit/**/*.test.ts"] },
+  };
+});
