@@ -136,11 +136,12 @@ def infer(
             server, server_model, api_key, max_new_tokens, concurrent=batch_size
         )
     else:
-        source = LocalModel(
-            hub.resolve(model_path, hub.MODEL),
-            hub.resolve(tts_path, hub.TTS) if speech else None,
-            device, dtype, voice, max_new_tokens,
+        folders = (
+            hub.resolve_pair(model_path, tts_path)
+            if speech
+            else (hub.resolve_model(model_path), None)
         )
+        source = LocalModel(*folders, device, dtype, voice, max_new_tokens)
     _infer_all(pairs, source, options)
 
 
@@ -179,14 +180,12 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
 
 
 def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> None:
-    """The exact text of the first items, by the checkpoint's own template if it is there."""
+    """The exact text of the first items, by the checkpoint's own template."""
     from evaluate.run import prompt_of, shown
     from evaluate.sources import render
     from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
-    processor = None
-    if model_path is not None or (hub.models_folder() / hub.MODEL.name).is_dir():
-        processor = FunAudioChatProcessor.from_pretrained(hub.resolve(model_path, hub.MODEL))
+    processor = FunAudioChatProcessor.from_pretrained(hub.resolve_model(model_path))
     for one, subset in pairs:
         items = shown(subset.load(one.data_folder(options.data)), options)
         for number, item in enumerate(items):
@@ -198,10 +197,7 @@ def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> No
                 _say(item.problem, "yellow")
                 continue
             prompt = prompt_of(one, subset, item, options.seed)
-            if processor is None:
-                _say(f"[system] {prompt.system}\n[user] {prompt.user}")
-            else:
-                _say(render(processor, prompt))
+            _say(render(processor, prompt))
 
 
 @app.command()

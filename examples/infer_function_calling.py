@@ -11,7 +11,7 @@ from pathlib import Path
 from funaudiochat.audio import save_wav
 from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.hub import MODEL, TTS, resolve
+from funaudiochat.hub import resolve_pair
 
 TOOLS = [
     {
@@ -33,7 +33,7 @@ parser.add_argument("--max-new-tokens", type=int)
 def main() -> None:
     args = parser.parse_args()
     chat = VoiceChat.from_pretrained(
-        resolve(args.model_path, MODEL), resolve(args.tts_path, TTS), device=args.device
+        *resolve_pair(args.model_path, args.tts_path), device=args.device
     )
     sampling = Sampling(max_new_tokens=args.max_new_tokens)
     reply = chat.ask(args.audio, tools=TOOLS, sampling=sampling)

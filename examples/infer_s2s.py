@@ -10,7 +10,7 @@ from pathlib import Path
 from funaudiochat.audio import save_wav
 from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.hub import MODEL, TTS, resolve
+from funaudiochat.hub import resolve_pair
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument(
@@ -31,8 +31,7 @@ parser.add_argument("--repetition-penalty", type=float)
 def main() -> None:
     args = parser.parse_args()
     chat = VoiceChat.from_pretrained(
-        resolve(args.model_path, MODEL),
-        resolve(args.tts_path, TTS),
+        *resolve_pair(args.model_path, args.tts_path),
         device=args.device,
         tts_device=args.tts_device,
         voice=args.voice,

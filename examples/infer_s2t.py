@@ -9,7 +9,7 @@ from pathlib import Path
 
 from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.hub import MODEL, resolve
+from funaudiochat.hub import resolve_model
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--audio", type=Path, default=Path(__file__).with_name("question.wav"))
@@ -21,7 +21,7 @@ parser.add_argument("--max-new-tokens", type=int)
 
 def main() -> None:
     args = parser.parse_args()
-    chat = VoiceChat.from_pretrained(resolve(args.model_path, MODEL), device=args.device)
+    chat = VoiceChat.from_pretrained(resolve_model(args.model_path), device=args.device)
     sampling = Sampling(max_new_tokens=args.max_new_tokens)
     print(chat.ask(args.audio, args.instruction, speech=False, sampling=sampling).text)
 

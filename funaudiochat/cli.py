@@ -60,8 +60,8 @@ app.add_typer(train_app, name="train")
 app.add_typer(eval_app, name="eval")
 console = Console(highlight=False, soft_wrap=True)
 
-ModelPath = Annotated[Path | None, typer.Option(help="Folder of the language model.")]
-TtsPath = Annotated[Path | None, typer.Option(help="Folder of the detokenizer.")]
+ModelPath = Annotated[Path | None, typer.Option(help="Language model's folder; Nano by default.")]
+TtsPath = Annotated[Path | None, typer.Option(help="Detokenizer's folder.")]
 Voice = Annotated[str | None, typer.Option(help="Name of a voice.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
 Instruction = Annotated[str | None, typer.Option(help="Text that goes with the sound.")]
@@ -72,11 +72,9 @@ Penalty = Annotated[float | None, typer.Option(help="Repetition penalty.")]
 
 
 def _load(model_path: Path | None, tts_path: Path | None, speech: bool, **options: Any):
-    return VoiceChat.from_pretrained(
-        hub.resolve(model_path, hub.MODEL),
-        hub.resolve(tts_path, hub.TTS) if speech else None,
-        **options,
-    )
+    if not speech:
+        return VoiceChat.from_pretrained(hub.resolve_model(model_path), **options)
+    return VoiceChat.from_pretrained(*hub.resolve_pair(model_path, tts_path), **options)
 
 
 def _show(events) -> Reply:
@@ -322,7 +320,7 @@ def new_voice(
     file: Annotated[Path | None, typer.Option(help="Voice file, safetensors.")] = None,
 ) -> None:
     """Make a voice from a prompt wave."""
-    folder = hub.resolve(tts_path, hub.TTS)
+    _, folder = hub.resolve_pair(None, tts_path)
     target = file or folder / "voices.safetensors"
     add_voice(name, prompt, folder / "campplus.onnx", target)
     console.print(f"{name} -> {target}", markup=False)

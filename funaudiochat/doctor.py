@@ -15,7 +15,7 @@ import torch
 
 from funaudiochat.cosyvoice3.voices import find_voices_file, load_voices
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.hub import REPOSITORIES, models_folder
+from funaudiochat.hub import NANO_MODEL, NANO_TTS, REPOSITORIES, TTS, models_folder
 
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "soundfile", "soxr", "onnxruntime",
@@ -52,8 +52,13 @@ def examine() -> Iterator[Finding]:
             str(folder) if folder.is_dir() else "not found",
             "" if folder.is_dir() else "funaudiochat download",
         )
+    for folder in (NANO_MODEL, NANO_TTS):
+        found = folder.is_dir()
+        yield Finding(
+            folder.name, str(folder) if found else "not found", "" if found else "git checkout"
+        )
     try:
-        path = find_voices_file()
+        path = find_voices_file(None if (models_folder() / TTS.name).is_dir() else NANO_TTS)
         yield Finding("voices", f"{path}: {', '.join(load_voices(path))}")
     except FunAudioChatError as error:
         yield Finding("voices", "none", str(error))

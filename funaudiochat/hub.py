@@ -15,7 +15,7 @@ from funaudiochat.errors import CheckpointError, DownloadError
 
 logger = logging.getLogger(__name__)
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).resolve().parents[1]
 VOICES_FILE = ROOT / "utils" / "new_spk2info.pt"
 VOICES_URL = (
     "https://raw.githubusercontent.com/FunAudioLLM/Fun-Audio-Chat/"
@@ -56,6 +56,9 @@ TTS = Repository(
     },
 )
 REPOSITORIES = {"model": MODEL, "tts": TTS}
+# Shipped with the toolkit.
+NANO_MODEL = ROOT / "pretrained_models" / "Fun-Audio-Chat-Nano"
+NANO_TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
 
 
 def models_folder() -> Path:
@@ -63,13 +66,37 @@ def models_folder() -> Path:
     return Path(os.environ.get("FUNAUDIOCHAT_HOME") or ROOT / "pretrained_models")
 
 
-def resolve(path: str | Path | None, repository: Repository) -> Path:
-    """The folder given, or the official one if it is there.
+def resolve_model(path: str | Path | None) -> Path:
+    """The folder given, else the official one if it was downloaded, else Nano.
 
     Raises:
         CheckpointError: there is no such folder; the message says how to get it.
     """
-    folder = models_folder() / repository.name if path is None else Path(path)
+    if path is not None:
+        return _existing(Path(path))
+    official = models_folder() / MODEL.name
+    return official if official.is_dir() else _existing(NANO_MODEL)
+
+
+def resolve_pair(
+    model_path: str | Path | None, tts_path: str | Path | None
+) -> tuple[Path, Path]:
+    """Folders of a language model and of the detokenizer that knows its codes.
+
+    Without a detokenizer's folder the shipped Nano gets its own and every other model the official
+    one: codes of another speech tokenizer would be noise.
+
+    Raises:
+        CheckpointError: there is no such folder; the message says how to get it.
+    """
+    model = resolve_model(model_path)
+    if tts_path is not None:
+        return model, _existing(Path(tts_path))
+    is_nano = model.resolve() == NANO_MODEL
+    return model, _existing(NANO_TTS if is_nano else models_folder() / TTS.name)
+
+
+def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(
             f"no folder {folder}; fetch the official checkpoints with `funaudiochat download`, or "

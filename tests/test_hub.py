@@ -11,7 +11,16 @@ import threading
 import pytest
 
 from funaudiochat.errors import CheckpointError, DownloadError
-from funaudiochat.hub import MODEL, fetch_file, resolve, verify
+from funaudiochat.hub import (
+    MODEL,
+    NANO_MODEL,
+    NANO_TTS,
+    TTS,
+    fetch_file,
+    resolve_model,
+    resolve_pair,
+    verify,
+)
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()
@@ -86,9 +95,27 @@ def test_server_errors_and_refused_connections_are_named(server, tmp_path):
             fetch_file(address, tmp_path / "voice.pt", 1, DIGEST)
 
 
-def test_a_missing_checkpoint_names_the_command_that_gets_it(tmp_path, monkeypatch):
+def test_without_downloads_nano_answers_and_with_them_the_official_pair(tmp_path, monkeypatch):
     monkeypatch.setenv("FUNAUDIOCHAT_HOME", str(tmp_path))
-    with pytest.raises(CheckpointError, match="funaudiochat download"):
-        resolve(None, MODEL)
+    assert resolve_pair(None, None) == (NANO_MODEL, NANO_TTS)
     (tmp_path / MODEL.name).mkdir()
-    assert resolve(None, MODEL) == tmp_path / MODEL.name
+    assert resolve_model(None) == tmp_path / MODEL.name
+    with pytest.raises(CheckpointError, match="funaudiochat download"):
+        resolve_pair(None, None)
+    (tmp_path / TTS.name).mkdir()
+    assert resolve_pair(None, None) == (tmp_path / MODEL.name, tmp_path / TTS.name)
+    assert resolve_pair(NANO_MODEL, None) == (NANO_MODEL, NANO_TTS)
+
+
+def test_a_model_of_ones_own_never_gets_the_detokenizer_of_nano(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUNAUDIOCHAT_HOME", str(tmp_path))
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(CheckpointError, match="--tts-path"):
+        resolve_pair(own, None)
+    assert resolve_pair(own, NANO_TTS) == (own, NANO_TTS)
+
+
+def test_a_missing_folder_names_the_command_that_gets_it(tmp_path):
+    with pytest.raises(CheckpointError, match="funaudiochat download"):
+        resolve_model(tmp_path / "nothing")

@@ -169,8 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             tls.load_cert_chain(args.ssl_cert, args.ssl_key)
         began = time.monotonic()
         models = Models.load(
-            hub.resolve(args.model_path, hub.MODEL),
-            hub.resolve(args.tts_path, hub.TTS),
+            *hub.resolve_pair(args.model_path, args.tts_path),
             args.device,
             choose_tts_device(args.device, args.tts_device, args.tts_gpu),
             args.voice,
