@@ -5,7 +5,6 @@
 
 import argparse
 import sys
-from datetime import datetime
 from pathlib import Path
 
 from funaudiochat.audio import save_wav
@@ -15,14 +14,25 @@ from funaudiochat.hub import resolve_pair
 
 TOOLS = [
     {
-        "name": "get_time",
-        "description": "The present time of day.",
-        "parameters": {"type": "object", "properties": {}, "required": []},
+        "name": "get_weather",
+        "description": "Weather of a city",
+        "parameters": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}},
+            "required": ["city"],
+        },
     }
 ]
 
+
+def get_weather(city: str) -> dict[str, object]:
+    """Stands for a service: the weather is made up."""
+    return {"condition": "sunny", "degrees": 20}
+
+
+
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("--audio", type=Path, default=Path(__file__).with_name("question.wav"))
+parser.add_argument("--audio", type=Path, default=Path(__file__).with_name("weather.wav"))
 parser.add_argument("--output", type=Path, default=Path("outputs"))
 parser.add_argument("--model-path", type=Path)
 parser.add_argument("--tts-path", type=Path)
@@ -41,8 +51,8 @@ def main() -> None:
     for problem in reply.problems:
         print(problem)
     for call in reply.tool_calls:
-        if call.name == "get_time":
-            result = {"time": f"{datetime.now():%H:%M}"}
+        if call.name == "get_weather":
+            result = get_weather(**call.arguments)
         else:
             result = {"error": f"there is no function named {call.name}"}
         answer = chat.tool_result(result, sampling=sampling)
