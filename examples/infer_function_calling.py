@@ -52,7 +52,7 @@ def main() -> None:
         print(problem)
     for call in reply.tool_calls:
         if call.name == "get_weather":
-            result = get_weather(**call.arguments)
+            result = get_weather(str(call.arguments.get("city")))
         else:
             result = {"error": f"there is no function named {call.name}"}
         answer = chat.tool_result(result, sampling=sampling)
