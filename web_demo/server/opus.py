@@ -45,7 +45,7 @@ class OpusDecoder:
             raise BadAudio(f"a sound page could not be decoded and was skipped: {error}") from error
 
     def _append(self, data: bytes) -> np.ndarray:
-        """In slices, because packets of one byte could blow a large message up to gigabytes."""
+        """In slices, because packets of two bytes could blow a large message up to gigabytes."""
         pieces, samples = [], 0
         for start in range(0, len(data), SLICE_BYTES):
             pieces.append(self._reader.append_bytes(data[start : start + SLICE_BYTES]))

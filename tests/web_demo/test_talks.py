@@ -1,0 +1,523 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Talks as a page has them: turns, interruptions, settings, tools, files, queue, resuming."""
+
+import asyncio
+import json
+import re
+import threading
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import soundfile
+import soxr
+from web_clients import (
+    TIMEOUT_S,
+    Page,
+    ReferencePage,
+    running,
+    scripted,
+    tone,
+)
+
+ROOT = Path(__file__).parents[2]
+GOLDEN = ROOT / "tests" / "golden" / "web_demo"
+GREEDY = {"greedy": True, "max_new_tokens": 7}
+LONG = {"greedy": True, "max_new_tokens": 200}
+
+
+def speech():
+    """A spoken question at 24 kHz, as loud as a microphone brings it."""
+    samples, rate_hz = soundfile.read(ROOT / "examples" / "question.wav", dtype="float32")
+    return soxr.resample(samples, rate_hz, 24000)
+
+
+def words(question):
+    """A scripted answer of ten steps: a word and five codes each."""
+    for number in range(10):
+        yield f"w{number} "
+        yield [number] * 5
+
+
+def forever(question):
+    for number in range(1000):
+        yield f"w{number} "
+        yield [1] * 5
+
+
+async def get(server, path, **query):
+    async with aiohttp.ClientSession() as http, http.get(server.url + path, params=query) as reply:
+        return reply.status, await reply.text()
+
+
+def test_a_reference_page_holds_a_talk_of_two_turns(server, asked):
+    """Frame by frame what that page sends: its recorder's pages, the buttons, a persona."""
+    recorded = (GOLDEN / "opus_recorder_speech.bin").read_bytes()
+    pages, start = [], 0
+    while start < len(recorded):
+        size = int.from_bytes(recorded[start : start + 4], "little")
+        pages.append(recorded[start + 4 : start + 4 + size])
+        start += 4 + size
+
+    async def talk():
+        async with ReferencePage(server, path="/api/simplex") as page:
+            await page.until(lambda: page.received)
+            assert (page.received[0].kind, page.received[0].payload) == (0, b"\x00\x00")
+            await page.send(4, json.dumps({"system_prompt": "You are kind."}))
+            half = len(pages) // 2
+            for data in pages[:half]:
+                await page.send(1, data)
+            await page.send(3, b"\x02")
+            await page.event("turn_end")
+            for data in pages[half : half + 5]:  # it sends on while paused
+                await page.send(1, data)
+            await page.send(3, b"\x00")
+            for data in pages[half + 5 :]:
+                await page.send(1, data)
+            await page.send(3, b"\x02")
+            await page.event("turn_end", turn=2)
+            assert {m.kind for m in page.received} <= {0, 1, 2, 4}
+            assert page.text().startswith("[Processing...]")
+            assert len(page.sound()) > 26 * 960
+
+    asyncio.run(talk())
+    paused = (len(pages) - 2) - 5  # two header pages, 40 ms in each of the others
+    assert [entry["tokens"] for entry in asked] == [len(pages) // 2 - 2, paused - asked[0]["tokens"]]
+    assert asked[0]["system"].endswith("at the same time. You are kind.")
+
+
+def test_text_comes_whole_and_in_step_with_the_sound(models):
+    def script(question):
+        for piece in ("你", "好", "，世界", "！"):
+            yield piece
+            yield [3] * 5
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            end = await page.event("turn_end")
+            assert end["text"] == page.text() == "你好，世界！"
+            frames = 0
+            positions = []
+            for message in page.received:
+                frames += message.kind == 1
+                if message.kind == 2:
+                    positions.append(frames)
+            assert positions == [0, 5, 10, 15]
+
+    with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
+
+
+def test_sound_is_sent_at_most_a_second_ahead(models):
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            first = await page.event("first_audio")
+            end = await page.event("turn_end")
+            assert end["audio_ms"] == 2000
+            assert end["t_ms"] - first["t_ms"] >= 960
+
+    with running(scripted(models, words)) as server:
+        asyncio.run(talk(server))
+
+
+def test_history_keeps_what_was_played(models):
+    """By the page's own word, by the server's clock, and while the tail plays."""
+    chats = []
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            await page.until(lambda: len(page.audio_messages()) >= 20)
+            await page.send(4, json.dumps({"event": "played", "turn": 1, "ms": 500}))
+            await page.start()
+            end = await page.event("turn_end")
+            assert end["reason"] == "interrupted" and end["played_ms"] == 500
+            assert end["text"] == "w0 w1 w2 "
+            await page.send(2, "again")
+            await page.event("first_audio", turn=2)
+            await page.start()
+            end = await page.event("turn_end", turn=2)
+            spoken = [int(n) for n in re.findall(r"w(\d+)", end["text"])]
+            assert spoken == list(range(-(-end["played_ms"] // 200)))
+            await page.send(2, "and again")
+            await page.event("turn_end", turn=3, reason="done")
+            await page.start()
+            end = await page.event("turn_end", turn=3, reason="interrupted")
+            assert end["text"] == "w0 " * (end["played_ms"] > 0) + end["text"][3:]
+            assert len(end["text"]) < len("w0 " * 10)
+            await page.send(2, "last")
+            await page.event("turn_end", turn=4, reason="done")
+            (session,) = server.demo.sessions
+            chats.append((session.talk.chat.heard, page.events("turn_end")))
+
+    with running(scripted(models, words)) as server:
+        asyncio.run(talk(server))
+    heard, ends = chats[0]
+    final = {end["turn"]: end["text"] for end in ends}
+    assert heard == [final[turn] for turn in (1, 2, 3, 4) if turn != 2 or final[2]]
+
+
+def test_hands_free_turns_open_and_close_by_voice(server, asked):
+    question, silence = speech(), np.zeros(24000, np.float32)
+
+    async def talk():
+        async with Page(server) as page:
+            await page.set(hands_free=True, sampling=GREEDY, end_silence_ms=500)
+            await page.say(np.concatenate([silence, silence, question, silence]))
+            await page.event("speech_start")
+            await page.event("speech_end")
+            assert (await page.event("turn_start"))["source"] == "voice"
+            await page.event("turn_end")
+
+    asyncio.run(talk())
+    seconds = asked[0]["tokens"] / 25
+    # The question, a little before it, the silence that ended it, and not the two seconds before.
+    assert len(question) / 24000 - 0.7 < seconds < len(question) / 24000 + 1.0
+
+
+def test_a_voice_interrupts_within_250_ms_of_its_detection_and_is_heard(models):
+    asked = []
+
+    def script(question):
+        asked.append(len(question[0]) / question[1])
+        yield from forever(question)
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.set(hands_free=True)
+            await page.say(np.concatenate([speech(), np.zeros(24000, np.float32)]))
+            await page.event("first_audio")
+            await page.say(speech(), pace=0.2)
+            start = await page.event("speech_start", 2)
+            end = await page.event("turn_end", turn=1)
+            assert end["reason"] == "interrupted"
+            assert end["t_ms"] - start["t_ms"] < 250
+            await page.say(np.zeros(24000, np.float32))
+            await page.event("first_audio", turn=2)
+
+    with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
+    assert asked[1] > len(speech()) / 24000 - 0.5
+
+
+def test_a_pause_before_the_reply_began_does_not_split_the_question(models):
+    asked, go = [], threading.Event()
+
+    def script(question):
+        asked.append(len(question[0]) / question[1])
+        if len(asked) == 1:
+            yield lambda: go.wait(TIMEOUT_S)
+        yield [1] * 5
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.set(hands_free=True)
+            await page.say(np.concatenate([speech(), np.zeros(24000, np.float32)]))
+            await page.event("turn_start")
+            await page.say(speech())
+            await page.event("turn_end", turn=1, reason="interrupted")
+            go.set()
+            await page.say(np.zeros(24000, np.float32))
+            await page.event("turn_end", turn=2, reason="done")
+
+    with running(scripted(models, script)) as server:
+        try:
+            asyncio.run(talk(server))
+        finally:
+            go.set()
+    assert asked[-1] > 1.8 * asked[0]
+
+
+def test_mute_and_unmute_in_hands_free(server, asked):
+    async def talk():
+        async with Page(server) as page:
+            await page.set(hands_free=True, sampling=GREEDY)
+            await page.pause()
+            await page.event("listening", on=False)
+            await page.say(np.concatenate([speech(), np.zeros(24000, np.float32)]))
+            await page.start()
+            await page.say(np.concatenate([speech(), np.zeros(24000, np.float32)]))
+            await page.event("turn_end")
+            assert len(page.events("turn_start")) == 1
+
+    asyncio.run(talk())
+    assert len(asked) == 1
+
+
+def test_settings_act(server, asked):
+    async def reply(page, turn, **settings):
+        await page.send(3, b"\x03")
+        await page.set(**settings)
+        before = len(page.audio_messages())
+        await page.send(2, "hello")
+        end = await page.event("turn_end", turn=turn)
+        return end["text"], end["audio_ms"], len(page.audio_messages()) - before
+
+    async def talk():
+        async with Page(server) as page:
+            sampled = {"max_new_tokens": 7, "text_greedy": False}
+            one = await reply(page, 1, sampling={**sampled, "seed": 1})
+            same = await reply(page, 2, sampling={**sampled, "seed": 1})
+            other = await reply(page, 3, sampling={**sampled, "seed": 2})
+            assert one == same and one[0] != other[0]
+            longer = await reply(page, 4, sampling={"greedy": True, "max_new_tokens": 12})
+            shorter = await reply(page, 5, sampling=GREEDY)
+            assert longer[1] > shorter[1] > 0
+            await reply(page, 6, system_prompt="Be brief.")
+            await reply(page, 7, answer="text")
+            assert (await reply(page, 8, answer="text", system_prompt=None))[2] == 0
+            await page.send(4, json.dumps({"voice": "carl"}))
+            await page.event("error", code="bad_settings")
+            await page.send(4, json.dumps({"sampling": {"temperature": -1}, "voice": "ben"}))
+            await page.event("error", 2, code="bad_settings")
+            await page.set(unknown_key=3)
+            assert page.events("settings")[-1]["settings"]["voice"] == "anna"
+
+    asyncio.run(talk())
+    systems = [entry["system"] for entry in asked]
+    assert systems[:5] == [None] * 5
+    assert systems[5].endswith("speech tokens at the same time. Be brief.")
+    assert systems[6] == "You are asked to generate text tokens. Be brief."
+    assert systems[7] is None
+
+
+def test_the_voice_of_the_page_speaks(models, tmp_path):
+    async def talk(server):
+        async with Page(server) as page:
+            for turn, voice in enumerate(("anna", "ben"), 1):
+                await page.set(voice=voice)
+                await page.send(2, "hello")
+                await page.event("turn_end", turn=turn)
+
+    with running(scripted(models, words), save_recordings=tmp_path) as server:
+        asyncio.run(talk(server))
+    anna, ben = [soundfile.read(path)[0] for path in sorted(tmp_path.glob("*_answer.wav"))]
+    assert len(anna) == len(ben) and not np.allclose(anna, ben, atol=0.01)
+
+
+def test_a_tool_is_called_run_and_its_result_spoken(models):
+    questions = []
+
+    def script(question):
+        questions.append(question)
+        if question == ("tools", "weather?"):
+            yield "<tool_call>\n"
+            yield '{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
+        elif isinstance(question, tuple) and question[0] == "tools":
+            yield "Hello"
+        elif isinstance(question, tuple) and question[0] == "result":
+            yield f"It is {question[1]['condition']}."
+            yield [1] * 5
+        else:
+            yield "Hello there"
+            yield [1] * 5
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.set(tools=True)
+            await page.send(2, "weather?")
+            end = await page.event("turn_end")
+            call, result = page.events("tool_call")[0], page.events("tool_result")[0]
+            assert (call["name"], call["arguments"]) == ("get_weather", {"city": "Paris"})
+            assert end["text"] == page.text() == f"It is {result['result']['condition']}."
+            assert end["audio_ms"] == 200
+            await page.send(2, "hi")  # what needs no tool is spoken at once
+            assert (await page.event("turn_end", turn=2))["text"] == "Hello there"
+            assert len(page.events("tool_call")) == 1
+
+    with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
+    assert [q[0] for q in questions[:2]] == ["tools", "result"]
+    assert questions[2:] == [("tools", "hi"), "hi"]
+
+
+def test_a_text_and_a_file_are_other_ways_to_ask(server, asked):
+    async def talk():
+        async with Page(server) as page:
+            await page.set(sampling=GREEDY)
+            await page.send(2, "Hello?")
+            await page.event("turn_end")
+            await page.send(8, (ROOT / "examples" / "question.wav").read_bytes())
+            assert (await page.event("turn_start", 2))["source"] == "file"
+            await page.event("turn_end", turn=2, reason="done")
+            await page.send(8, b"RIFF, but no sound")
+            await page.event("error", code="bad_question")
+            await page.send(2, " ")
+            await page.event("error", 2, code="bad_question")
+
+    asyncio.run(talk())
+    assert asked[0]["text"] == "Hello?" and asked[0]["tokens"] is None
+    assert asked[1]["tokens"] > 25
+
+
+def test_what_the_model_understood_is_told_on_request(server, asked):
+    async def talk():
+        async with Page(server) as page:
+            await page.set(sampling=GREEDY, transcribe=True)
+            await page.ask(tone(1))
+            assert (await page.event("transcript"))["turn"] == 1
+
+    asyncio.run(talk())
+    assert asked[1]["text"].endswith("Please help me transcribe the audio.")
+    assert asked[1]["tokens"] == 25 and asked[1]["history"] == []
+
+
+def test_odd_messages_are_ignored_and_empty_turns_are_told(server):
+    async def talk():
+        async with Page(server) as page:
+            await page.event("ready")
+            await page.socket.send_str("text frame")
+            for data in (b"", b"\x63what", b"\x03\x09", b"\x00\x00\x00", b"\x07\x05x", b"\x05x"):
+                await page.socket.send_bytes(data)
+            await page.send(2, b"\xff\xfe")
+            await page.event("error", code="bad_message")
+            await page.send(4, "[1]")
+            await page.event("error", 2, code="bad_message")
+            await page.pause()
+            await page.event("error", code="no_audio")
+            await page.send(6, b"still here")
+            await page.until(lambda: [m for m in page.received if m.kind == 6])
+            assert not page.events("turn_start")
+
+    asyncio.run(talk())
+
+
+def test_a_conversation_goes_on_after_a_reconnect(server, asked):
+    async def talk():
+        async with Page(server) as page:
+            await page.set(sampling=GREEDY, system_prompt="Be brief.")
+            await page.send(2, "first")
+            await page.event("turn_end")
+            resume = page.events("ready")[0]["resume"]
+            async with Page(server, resume=resume) as again:  # the old connection still stands
+                ready = await again.event("ready")
+                assert ready["resumed"] and ready["settings"]["system_prompt"] == "Be brief."
+                assert await page.until_closed() == 4002
+                await again.send(2, "second")
+                assert (await again.event("turn_end"))["turn"] == 2
+        async with Page(server, resume="unknown") as fresh:
+            assert not (await fresh.event("ready"))["resumed"]
+
+    asyncio.run(talk())
+    assert asked[1]["history"][0] == "first"
+
+
+def test_restart_forgets_the_conversation(server, asked):
+    async def talk():
+        async with Page(server) as page:
+            await page.set(sampling=GREEDY)
+            await page.send(2, "first")
+            await page.event("turn_end")
+            await page.send(3, b"\x03")
+            await page.event("reset")
+            await page.send(2, "second")
+            await page.event("turn_end", turn=2)
+
+    asyncio.run(talk())
+    assert asked[1]["history"] == []
+
+
+def test_talkers_wait_in_order_and_are_told_their_place(models):
+    async def talk(server):
+        async with Page(server) as first:
+            await first.event("ready")
+            async with Page(server) as second, Page(server) as third:
+                await second.event("queue", position=1)
+                await third.event("queue", position=2, size=2)
+                assert not third.events("ready")
+                await first.socket.close()
+                await second.event("ready")
+                await third.event("queue", position=1)
+                await second.socket.close()
+                await third.event("ready")
+
+    with running(scripted(models, words), max_sessions=1) as server:
+        asyncio.run(talk(server))
+
+
+def test_the_queue_endpoints_of_the_reference(models):
+    async def talk(server):
+        async with Page(server, token="t") as first:
+            await first.event("ready")
+            assert (await get(server, "/api/add_user", queue_id="q"))[0] == 401
+            status, body = await get(server, "/api/add_user", queue_id="q", token="t")
+            ticket = json.loads(body)
+            assert status == 200 and isinstance(ticket["session_id"], int)
+
+            async def check(**wrong):
+                query = {**{k: str(v) for k, v in ticket.items()}, "token": "t", **wrong}
+                status, body = await get(server, "/api/check_user", **query)
+                return status, json.loads(body)
+
+            status, waiting = await check()
+            assert waiting == {
+                "session_id": ticket["session_id"], "status": "wait", "worker_auth_id": None,
+                "worker_addr": None, "current_position": "1",
+            }
+            assert (await check(session_auth_id="x"))[0] == 404
+            assert (await check(session_id="x"))[0] == 404
+            await first.socket.close()
+            async with asyncio.timeout(TIMEOUT_S):
+                while (found := (await check())[1])["status"] != "ready":
+                    await asyncio.sleep(0.01)
+            assert found["worker_addr"] == "simplex"
+            async with ReferencePage(
+                server, path="/api/simplex", worker_auth_id=found["worker_auth_id"]
+            ) as page:  # the key stands for the token
+                await page.event("ready")
+            status, _ = await get(server, "/api/user_feedback", feedback="1", token="t")
+            assert status == 200
+            assert (await get(server, "/api/user_feedback", feedback="9", token="t"))[0] == 400
+
+    with running(scripted(models, words), max_sessions=1, token="t") as server:
+        asyncio.run(talk(server))
+
+
+def test_health_figures_info_and_a_page_that_says_how_to_build_it(models, tmp_path):
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            await page.event("turn_end")
+            status, body = await get(server, "/healthz")
+            assert (status, json.loads(body)["sessions"]) == (200, 1)
+            _, figures = await get(server, "/metrics")
+            for line in (
+                'funaudiochat_turns_total{reason="done"} 1.0',
+                "funaudiochat_first_sound_seconds_count 1.0",
+                "funaudiochat_real_time_factor_count 1.0",
+                "funaudiochat_sessions 1.0",
+                "funaudiochat_queue_length 0.0",
+            ):
+                assert line in figures
+            _, body = await get(server, "/api/info")
+            info = json.loads(body)
+            ready = page.events("ready")[0]
+            assert info["voices"] == ready["voices"] == ["anna", "ben"]
+            assert info["limits"] == ready["limits"] and info["max_sessions"] == 4
+        status, body = await get(server, "/")
+        assert status == 200 and "npm run build" in body
+        (tmp_path / "dist").mkdir()
+        (tmp_path / "dist" / "index.html").write_text("<p>built</p>")
+        (tmp_path / "dist" / "app.js").write_text("1")
+        (tmp_path / "secret").write_text("no")
+        assert (await get(server, "/"))[1] == "<p>built</p>"
+        assert (await get(server, "/app.js"))[1] == "1"
+        for path in ("/../secret", "/%2e%2e/secret", "/%2e%2e%2fsecret", "/nothing.js"):
+            assert (await get(server, path))[0] == 404
+
+    with running(scripted(models, words), page=tmp_path / "dist") as server:
+        asyncio.run(talk(server))
+
+
+def test_a_talk_without_questions_ends(models):
+    async def talk(server):
+        async with Page(server) as page:
+            assert await page.until_closed() == 4000
+            assert page.errors() == ["idle"]
+
+    with running(scripted(models, words), idle_seconds=0.5) as server:
+        asyncio.run(talk(server))
