@@ -102,7 +102,9 @@ def test_shares_make_up_the_whole(model, mini, tmp_path):
             parse_shard(wrong)
 
 
-@pytest.mark.parametrize("name", ["openaudiobench/llama_questions", "ultraeval-audio/web_questions"])
+@pytest.mark.parametrize(
+    "name", ["openaudiobench/llama_questions", "ultraeval-audio/web_questions"]
+)
 def test_a_batch_of_mixed_lengths_gives_what_single_runs_give(name, model, mini, tmp_path):
     ask(name, model, mini, tmp_path / "batch", batch_size=3)
     ask(name, model, mini, tmp_path / "single", batch_size=1)
