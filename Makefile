@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 TINY := outputs/tiny
 
-.PHONY: setup demo test lint train-setup
+.PHONY: setup demo test lint train-setup eval-setup eval-demo
 
 setup: .venv/ready
 
@@ -9,7 +9,8 @@ setup: .venv/ready
 .venv/ready: pyproject.toml
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install -q torch==2.13.0
-	.venv/bin/pip install -q -e '.[dev]'
+	.venv/bin/pip install -q -e '.[dev,eval]'
+	.venv/bin/pip install -q --no-deps if-verifiable==0.1.2
 	touch $@
 
 demo: setup
@@ -20,6 +21,18 @@ demo: setup
 test: setup
 	.venv/bin/python -m pytest -q
 
+# Made-up questions in the layout of every benchmark, a tiny random model, recorded judges.
+eval-demo: setup
+	.venv/bin/python tests/build_tiny_folders.py $(TINY)
+	.venv/bin/python -m evaluate.mini_data outputs/mini
+	.venv/bin/python -m funaudiochat.cli eval infer --benchmark all --data outputs/mini \
+	  --out outputs/eval-tiny --model-path $(TINY)/Fun-Audio-Chat-Tiny \
+	  --tts-path $(TINY)/Fun-CosyVoice3-Tiny --max-new-tokens 8
+	.venv/bin/python -m funaudiochat.cli eval score --run outputs/eval-tiny \
+	  --judge file:outputs/mini/judge.jsonl --judge 'audio judge=file:outputs/mini/judge.jsonl' \
+	  --judge 'open judge=file:outputs/mini/judge.jsonl' --asr file:outputs/mini/transcripts.jsonl
+	.venv/bin/python -m funaudiochat.cli eval report --run outputs/eval-tiny
+
 lint: setup
 	.venv/bin/ruff check .
 	.venv/bin/mypy funaudiochat
@@ -28,3 +41,9 @@ lint: setup
 train-setup: setup
 	.venv/bin/pip install -q -r requirements-train.txt
 	.venv/bin/pip install -q --no-deps llamafactory==0.9.5
+
+# `make setup` does this too; here for an environment of one's own: make eval-setup PIP=pip
+PIP ?= .venv/bin/pip
+eval-setup:
+	$(PIP) install -q -e '.[eval]'
+	$(PIP) install -q --no-deps if-verifiable==0.1.2

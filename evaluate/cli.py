@@ -261,10 +261,9 @@ def score(
             if "not_scored" in metric:
                 _say(f"    {name}: not scored: {metric['not_scored']}", "yellow")
             else:
-                _say(
-                    f"    {name}: {metric['value']:.2f} "
-                    f"({metric['low']:.2f} to {metric['high']:.2f}), n {metric['n']}"
-                )
+                low, high = metric["low"], metric["high"]
+                interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
+                _say(f"    {name}: {metric['value']:.2f}{interval}, n {metric['n']}")
     if not found:
         raise FunAudioChatError(f"{run} has no answers of {benchmark}; run `eval infer` first")
 

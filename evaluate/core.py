@@ -165,6 +165,7 @@ class Row:
         choices: metrics whose mean is the value; the first choice that can be computed is taken.
         part: one part of the metric only.
         note: printed when another choice than the first was taken.
+        fallback_complete: whether another choice is a full value too.
     """
 
     group: str
@@ -172,6 +173,7 @@ class Row:
     choices: tuple[tuple[str, ...], ...]
     part: str | None = None
     note: str = ""
+    fallback_complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -210,7 +212,7 @@ class Benchmark:
         system: system prompt of every item that has none of its own.
         speech: whether the model answers with text and speech.
         needs: judge, weights or packages its scores take.
-        notes: caveats that are printed under its tables.
+        notes: caveats that are printed under its first table.
         hub: what ``eval fetch`` downloads.
         manual: what a person has to do for the data.
         duplex: needs a model that listens while it speaks.

@@ -215,11 +215,13 @@ class Judges:
 
     Attributes:
         replies_per_item: 3 for VoiceBench's own form, where a task knows it.
+        used: which of them were asked since :meth:`start`.
     """
 
     by_name: dict[str, Judge] = field(default_factory=dict)
     prompts: PromptFiles = field(default_factory=lambda: PromptFiles(None))
     replies_per_item: int = 1
+    used: set[str] = field(default_factory=set)
 
     @classmethod
     def from_specs(
@@ -244,6 +246,19 @@ class Judges:
             )
         return cls(judges, PromptFiles(prompts), replies_per_item)
 
+    def start(self) -> None:
+        """Begin to note which judges and prompts are used."""
+        self.used.clear()
+        self.prompts.used.clear()
+
+    def models(self) -> dict[str, list[str]]:
+        """The models of the judges that were used, as they name themselves."""
+        return {
+            who: sorted(getattr(self.by_name[who], "answering_models", ()))
+            or [self.by_name[who].model]
+            for who in sorted(self.used)
+        }
+
     def replies(
         self, task: JudgeTask, answers: list[Answer]
     ) -> list[tuple[list[str], str]]:
@@ -255,7 +270,8 @@ class Judges:
         judge = self.by_name.get(task.who)
         if judge is None:
             option = "openai:MODEL" if task.who == JUDGE else f"'{task.who}=openai:MODEL@URL'"
-            raise NotScored(f"needs a {task.who}: --judge {option}")
+            raise NotScored(f"no {task.who}: --judge {option}")
+        self.used.add(task.who)
         prompt = self.prompts.get(task.prompt)
         with ThreadPoolExecutor(getattr(judge, "concurrent", 1)) as pool:
             found = list(pool.map(lambda a: self._ask(judge, task, prompt, a), answers))

@@ -162,8 +162,8 @@ def _mmau(root: Path) -> None:
 
 def _mmau_pro(root: Path) -> None:
     folder = root / "MMAU-Pro"
-    common = {"kwargs": "{}", "task_identifier": None, "choices": None}
-    rows = [
+    common: dict[str, Any] = {"kwargs": "{}", "task_identifier": None, "choices": None}
+    rows: list[dict[str, Any]] = [
         {**common, "id": "closed", "category": "speech", "question": "Who speaks?",
          "choices": ["A dog", "A person"], "answer": "A person"},
         {**common, "id": "open", "category": "open", "question": "Describe it.",

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -31,13 +32,14 @@ def paper() -> dict[str, Any]:
 
 @dataclass
 class Cell:
-    """A run's value of a row, or why there is none."""
+    """A run's value of a row, or why there is none; ``of`` is the size of the whole set."""
 
     value: float | None = None
     low: float | None = None
     high: float | None = None
-    standard_error: float = 0.0
+    standard_error: float | None = None
     n: int | None = None
+    of: int | None = None
     complete: bool = False
     reason: str = "not run"
     notes: list[str] = field(default_factory=list)
@@ -124,12 +126,9 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
     if summary["failed"]:
         reason = next(iter(summary["failures"]))
         notes.append(f"{summary['failed']} items failed, first reason: {reason[:160]}")
-    unanswered = summary["items"] - summary["answered"] - summary["failed"]
-    if unanswered > 0:
-        notes.append(f"{summary['answered']} of {summary['items']} items were asked")
-    expected = summary["expected"]
-    if expected and summary["items"] != expected:
-        notes.append(f"the data has {summary['items']} items, the published set {expected}")
+    whole = max(summary["items"], summary["expected"] or 0)
+    if summary["expected"] and summary["items"] > summary["expected"]:
+        notes.append(f"more items than the published set, which has {summary['expected']}")
     for name in row.get("by", ()):
         metric = summary["metrics"][name]
         if metric.get("note"):
@@ -142,14 +141,29 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
         notes.append(f"<think> blocks cut from {summary['thoughts_cut']} answers")
     if len(summary["settings"]) > 1:
         notes.append("answers of several settings are mixed")
+    if row is summary["rows"][0]:
+        notes += _other_values(row, summary)
     if "not_scored" in row:
         return Cell(reason=row["not_scored"], notes=notes)
     if any("judge" in name for name in row["by"]):
         notes += _judge_notes(summary)
     return Cell(
-        row["value"], row["low"], row["high"], row["standard_error"], row["n"], row["complete"],
-        "", notes,
+        row["value"], row["low"], row["high"], row["standard_error"], row["n"],
+        whole if row.get("part") is None else None, row["complete"], "", notes,
     )
+
+
+def _other_values(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+    """What the metrics say that did not make the value."""
+    used = {name for other in summary["rows"] for name in other.get("by", ())}
+    if len(row.get("by", ())) > 1:
+        used = set()
+    others = [
+        f"{name} {metric['value']:.2f}"
+        for name, metric in summary["metrics"].items()
+        if name not in used and "value" in metric
+    ]
+    return [f"also {', '.join(others)}"] if others else []
 
 
 def _judge_notes(summary: dict[str, Any]) -> list[str]:
@@ -170,12 +184,12 @@ def _pooled(first: Cell, second: Cell) -> Cell:
     n = first.n + second.n
     shares = (first.n / n, second.n / n)
     value = shares[0] * first.value + shares[1] * second.value
-    error = (
-        (shares[0] * first.standard_error) ** 2 + (shares[1] * second.standard_error) ** 2
-    ) ** 0.5
+    errors = (first.standard_error or 0.0, second.standard_error or 0.0)
+    error = math.hypot(shares[0] * errors[0], shares[1] * errors[1])
     low, high = normal_interval(value, error)
     complete = first.complete and second.complete
-    return Cell(value, low, high, error, n, complete, "", [*first.notes, *second.notes])
+    of = (first.of or 0) + (second.of or 0)
+    return Cell(value, low, high, error, n, of, complete, "", [*first.notes, *second.notes])
 
 
 def _overall(group: str, cells: dict[str, Cell]) -> Cell:
@@ -185,19 +199,21 @@ def _overall(group: str, cells: dict[str, Cell]) -> Cell:
         return Cell(reason="needs every row above, in full")
     factors = paper()["overall"][group].get("factors", {})
     value = table_value(group, values, factors)
-    error = (
-        sum((factors.get(name, 1) * cell.standard_error) ** 2 for name, cell in cells.items())
-        ** 0.5 / len(cells)
-    )
+    errors = [
+        factors.get(name, 1) * (cell.standard_error or 0.0) for name, cell in cells.items()
+    ]
+    error = math.hypot(*errors) / len(cells)
     low, high = normal_interval(value, error)
-    return Cell(value, low, high, error, None, True, "")
+    return Cell(value, low, high, error, complete=True, reason="")
 
 
 def _benchmarks_of(group: str) -> list[Benchmark]:
+    """Those whose first table this is; VStyle has two of a kind."""
     return [
         benchmark
         for benchmark in BENCHMARKS.values()
-        if any(row.group == group for subset in benchmark.subsets for row in subset.rows)
+        if benchmark.subsets[0].rows[0].group == group
+        or group.startswith("VStyle") and benchmark.name == "vstyle"
     ]
 
 
@@ -216,7 +232,7 @@ def _notes(group: str, rows: dict[str, tuple[float | None, list[Cell]]]) -> list
     general = [
         note
         for benchmark in _benchmarks_of(group)
-        if any(row.name in shown for s in benchmark.subsets for row in s.rows)
+        if any(row.name in shown for s in benchmark.subsets for row in s.rows if row.group == group)
         for note in benchmark.notes
     ]
     return found + general
@@ -260,12 +276,11 @@ def _values(cell: Cell, published: float | None) -> list[str]:
         return ["not scored", "", "", ""]
     mark = "" if cell.complete else " (incomplete)"
     difference = "" if published is None else f"{cell.value - published:+.2f}"
-    return [
-        f"{cell.value:.2f}{mark}",
-        f"{cell.low:.2f} to {cell.high:.2f}",
-        difference,
-        "" if cell.n is None else str(cell.n),
-    ]
+    interval = "" if cell.low is None else f"{cell.low:.2f} to {cell.high:.2f}"
+    count = "" if cell.n is None else str(cell.n)
+    if cell.n is not None and cell.of is not None and cell.n < cell.of:
+        count = f"{cell.n} of {cell.of}"
+    return [f"{cell.value:.2f}{mark}", interval, difference, count]
 
 
 def _number(value: float | None) -> str:
@@ -313,7 +328,7 @@ def as_json(tables: list[Table], runs: list[Path], target: str | None = None) ->
 
 
 def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
-    """A panel for each table: our values with their intervals, the paper's beside.
+    """A panel for each table: values with their intervals, hollow where incomplete.
 
     Raises:
         FunAudioChatError: matplotlib is missing.
@@ -333,10 +348,11 @@ def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
             if published is not None:
                 panel.plot(published, height, "D", color=_PAPER_COLOR, markersize=5, zorder=3)
             for place, cell in enumerate(cells):
-                if cell.value is None or cell.low is None or cell.high is None:
+                if cell.value is None:
                     continue
                 y = height + 0.18 * (place - (len(cells) - 1) / 2)
-                panel.plot([cell.low, cell.high], [y, y], color=f"C{place}", linewidth=1.5)
+                if cell.low is not None:
+                    panel.plot([cell.low, cell.high], [y, y], color=f"C{place}", linewidth=1.5)
                 face = f"C{place}" if cell.complete else "white"
                 panel.plot(cell.value, y, "o", color=f"C{place}", markerfacecolor=face)
         panel.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)

@@ -14,7 +14,6 @@ import json
 import platform
 import re
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -281,13 +280,3 @@ def _fill(row: Prediction, answer: Produced, folder: Path) -> None:
         (folder / "audio").mkdir(exist_ok=True)
         soundfile.write(folder / name, answer.wave, answer.rate_hz, subtype="PCM_16")
         row.audio_out = name
-
-
-def count_failures(run: Path, pairs: list[tuple[Benchmark, Subset]]) -> Counter[str]:
-    """Failures of the run by reason."""
-    return Counter(
-        prediction.error
-        for benchmark, subset in pairs
-        for prediction in load_predictions(subset_folder(run, benchmark.name, subset.name))
-        if prediction.error is not None
-    )

@@ -101,6 +101,7 @@ def score_subset(
         return None
     known = read_json(folder / "subset.json") if (folder / "subset.json").is_file() else {}
     answers, thoughts = answers_of(folder, predictions)
+    tools.judges.start()
     errors = Counter(p.error for p in predictions if p.error is not None)
     by_item: dict[str, dict[str, Any]] = {answer.id: {} for answer in answers}
     metrics: dict[str, dict[str, Any]] = {}
@@ -123,13 +124,10 @@ def score_subset(
         "settings": sorted({p.settings_hash for p in predictions}),
         "metrics": metrics,
         "rows": [
-            _row(row, metrics, estimates, incomplete, len(answers) < items)
+            _row(row, metrics, estimates, incomplete, len(answers) < max(items, subset.count or 0))
             for row in subset.rows
         ],
-        "judges": {
-            who: sorted(getattr(judge, "answering_models", ())) or [judge.model]
-            for who, judge in tools.judges.by_name.items()
-        },
+        "judges": tools.judges.models(),
         "judge_prompts": dict(tools.judges.prompts.used),
         "judge_replies_per_item": tools.judges.replies_per_item,
     }
@@ -160,8 +158,7 @@ def _score(
             **_estimate_row(found),
             "invalid": sum(not v.parts and not v.missing for v in verdicts),
             "missing": missing,
-            "parts": {k: round(v, 4) for k, v in found.parts.items()},
-            "part_errors": _part_errors(verdicts, metric),
+            "parts": _parts(verdicts, metric),
             "note": metric.note,
             "version": metric.version,
         },
@@ -170,12 +167,14 @@ def _score(
     )
 
 
-def _part_errors(verdicts: list[Verdict], metric: Metric) -> dict[str, float]:
-    errors = {}
+def _parts(verdicts: list[Verdict], metric: Metric) -> dict[str, dict[str, Any]]:
+    """The value of every part by itself."""
+    parts = {}
     for name in metric.weights(verdicts):
         part = estimate(verdicts, {name: 1.0}, metric.scale)
-        errors[name] = round(part.standard_error, 6) if part is not None else 0.0
-    return errors
+        if name and part is not None:
+            parts[name] = _estimate_row(part)
+    return parts
 
 
 def _verdict_row(verdict: Verdict) -> dict[str, Any]:
@@ -186,14 +185,12 @@ def _verdict_row(verdict: Verdict) -> dict[str, Any]:
 
 
 def _estimate_row(found: Estimate) -> dict[str, Any]:
-    low, high = found.interval
-    return {
-        "value": round(found.value, 4),
-        "low": round(low, 4),
-        "high": round(high, 4),
-        "standard_error": round(found.standard_error, 6),
-        "n": found.count,
+    low, high = found.interval or (None, None)
+    row = {
+        "value": found.value, "low": low, "high": high, "standard_error": found.standard_error,
     }
+    rounded = {k: None if v is None else round(v, 6) for k, v in row.items()}
+    return {**rounded, "n": found.count}
 
 
 def _row(
@@ -201,30 +198,28 @@ def _row(
     metrics: dict[str, dict[str, Any]],
     estimates: dict[str, Estimate],
     incomplete: dict[str, int],
-    unanswered: bool,
+    partial: bool,
 ) -> dict[str, Any]:
-    """A row of a table, by the first choice of metrics that could be computed."""
-    made: dict[str, Any] = {"group": row.group, "row": row.name}
+    """A row of a table, by the first choice of metrics that could be computed.
+
+    Args:
+        partial: whether an item of the published set has no answer.
+    """
+    made: dict[str, Any] = {"group": row.group, "row": row.name, "part": row.part}
     for place, names in enumerate(row.choices):
         if not all(name in estimates for name in names):
             continue
         made |= {
             "by": list(names),
             "note": row.note if place else "",
-            "complete": not unanswered and not any(incomplete[name] for name in names),
+            "complete": not partial
+            and not any(incomplete[name] for name in names)
+            and (place == 0 or row.fallback_complete),
         }
-        if "INCOMPLETE" in made["note"]:
-            made["complete"] = False
         if row.part is None:
             return {**made, **_estimate_row(mean_of([estimates[name] for name in names]))}
         part = metrics[names[0]]["parts"].get(row.part)
-        if part is None:
-            return {**made, "not_scored": "no item of it has a score"}
-        error = metrics[names[0]]["part_errors"][row.part]
-        return {
-            **made, "value": part, "low": part - 1.96 * error, "high": part + 1.96 * error,
-            "standard_error": error, "n": None,
-        }
+        return {**made, **(part or {"not_scored": "no item of it has a score"})}
     reasons = [metrics[name]["not_scored"] for names in row.choices for name in names
                if "not_scored" in metrics[name]]
     return {**made, "not_scored": "; ".join(dict.fromkeys(reasons))}

@@ -115,7 +115,7 @@ class LocalModel:
             model_path, tts_path, device=device, dtype=dtype, voice=voice
         )
         self.max_new_tokens = max_new_tokens
-        self.description = {
+        self.description: dict[str, Any] = {
             "model": model_path.name,
             "model_fingerprint": fingerprint(model_path),
             "dtype": str(self.chat.model.dtype).removeprefix("torch."),

@@ -34,7 +34,7 @@ class Kept:
 
     def each(self, answers: list[Answer], make: Callable[[Path], Any]) -> list[Any]:
         """``make`` of every reply's sound, None where there is none."""
-        results = []
+        results: list[Any] = []
         for answer in answers:
             if answer.sound is None:
                 results.append(None)

@@ -32,27 +32,37 @@ class Estimate:
         influence: [N] pull of each answer; its root of summed squares is the standard error.
         proportion: whether the value is a share of yes among N.
         count: answers in the denominator.
-        parts: value of each part.
+        fewest: answers in the smallest part's denominator.
     """
 
     value: float
     influence: np.ndarray
     count: int
-    parts: dict[str, float]
+    fewest: int
     scale: float
     proportion: bool = False
 
     @property
-    def standard_error(self) -> float:
-        return float(np.sqrt((self.influence**2).sum()))
+    def standard_error(self) -> float | None:
+        """None where a single answer tells nothing of the spread."""
+        if self.proportion:
+            low, high = self._wilson()
+            return (high - low) / (2 * _Z)
+        if self.fewest < 2:
+            return None
+        spread = float(np.sqrt((self.influence**2).sum()))
+        return spread * math.sqrt(self.count / (self.count - 1))
 
     @property
-    def interval(self) -> tuple[float, float]:
+    def interval(self) -> tuple[float, float] | None:
         if self.proportion:
-            low, high = wilson(self.value / self.scale, self.count)
-            return self.scale * low, self.scale * high
-        half = _Z * self.standard_error
-        return self.value - half, self.value + half
+            return self._wilson()
+        error = self.standard_error
+        return None if error is None else normal_interval(self.value, error)
+
+    def _wilson(self) -> tuple[float, float]:
+        low, high = wilson(self.value / self.scale, self.count)
+        return self.scale * low, self.scale * high
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
@@ -80,7 +90,7 @@ def estimate(verdicts: list[Verdict], weights: Weights, scale: float) -> Estimat
         weights: of every part that counts.
         scale: 100 for percent.
     """
-    influence, parts, value = np.zeros(len(verdicts)), {}, 0.0
+    influence, value, fewest = np.zeros(len(verdicts)), 0.0, len(verdicts)
     terms: list[tuple[float, float]] = []
     for name, weight in weights.items():
         terms = [verdict.parts.get(name, (0.0, 0.0)) for verdict in verdicts]
@@ -89,14 +99,14 @@ def estimate(verdicts: list[Verdict], weights: Weights, scale: float) -> Estimat
         if not total:
             return None
         ratio = numerators.sum() / total
-        parts[name] = scale * ratio
+        fewest = min(fewest, int(np.count_nonzero(denominators)))
         value += scale * weight * ratio
         influence += scale * weight * (numerators - ratio * denominators) / total
     if not weights:
         return None
     plain = len(weights) == 1 and all(d in (0, 1) and n in (0, d) for n, d in terms)
-    counted = sum(bool(verdict.parts) for verdict in verdicts)
-    return Estimate(float(value), influence, counted, parts, scale, plain)
+    counted = sum(any(name in weights for name in verdict.parts) for verdict in verdicts)
+    return Estimate(float(value), influence, counted, fewest, scale, plain)
 
 
 def mean_of(estimates: list[Estimate]) -> Estimate:
@@ -107,7 +117,7 @@ def mean_of(estimates: list[Estimate]) -> Estimate:
         float(np.mean([e.value for e in estimates])),
         np.mean([e.influence for e in estimates], axis=0),
         min(e.count for e in estimates),
-        {},
+        min(e.fewest for e in estimates),
         estimates[0].scale,
     )
 

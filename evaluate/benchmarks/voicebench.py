@@ -184,7 +184,12 @@ BENCHMARK = Benchmark(
         _subset("commoneval", 200, (_rating,), _row("CommonEval", ("judge",))),
         _subset(
             "sd-qa", 553, (_same_answer, Metric("pedant", _pedant)),
-            _row("SD-QA", ("judge", "pedant"), ("judge",), note="INCOMPLETE: judge only"),
+            (
+                Row(
+                    _GROUP, "SD-QA", (("judge", "pedant"), ("judge",)),
+                    note="judge only, without PEDANT", fallback_complete=False,
+                ),
+            ),
         ),
         _subset(
             "mmsu", 3074, (_chosen_option, *_letter_metrics),

@@ -88,7 +88,7 @@ def _call_error(
 
 def _value_error(schema: dict[str, Any], expected: Any, value: Any) -> str | None:
     declared = schema["type"]
-    wanted = PYTHON_TYPES[declared]
+    wanted: Any = PYTHON_TYPES[declared]
     if declared == "boolean" and isinstance(value, str) and value.lower() in ("true", "false"):
         value = value.lower() == "true"
     if declared == "float" and type(value) is int:

@@ -90,8 +90,8 @@ def _value_error(schema: dict[str, Any], accepted: list[Any], value: Any) -> str
     declared = schema["type"]
     if declared == "object":
         return None
-    wanted = PYTHON_TYPES[declared]
-    item_type = None
+    wanted: Any = PYTHON_TYPES[declared]
+    item_type: Any = None
     if declared in ("array", "tuple"):
         item_type = PYTHON_TYPES[schema["items"]["type"]]
     if declared == "float" and type(value) is int:
@@ -119,7 +119,7 @@ def _texts(accepted: list[Any]) -> list[Any]:
 
 
 def _type_error(
-    value: Any, accepted: list[Any], wanted: type, item_type: type | None
+    value: Any, accepted: list[Any], wanted: Any, item_type: Any
 ) -> tuple[str | None, bool]:
     """The error of a value's type, and whether it is to be looked up in ``accepted`` as it is.
 

@@ -3,7 +3,7 @@
 
 """VStyle's weights of its abilities."""
 
-from collections import Counter
+from collections import defaultdict
 
 ABILITIES = {
     "acoustic_attributes": (
@@ -43,7 +43,8 @@ def overall(means: dict[str, float]) -> tuple[float, float, dict[str, float]]:
     """
     covered = sum(WEIGHTS[ability] for ability in means)
     value = sum(WEIGHTS[ability] * mean for ability, mean in means.items()) / covered
-    sums, used = Counter[str](), Counter[str]()
+    sums: dict[str, float] = defaultdict(float)
+    used: dict[str, float] = defaultdict(float)
     for ability, mean in means.items():
         category = ability.split("/")[0]
         sums[category] += WEIGHTS[ability] * mean

@@ -1,0 +1,108 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Items per second of `eval infer` against the bare model: `python benchmarks/evaluation.py`.
+
+Both answer the same synthetic questions with text, in batches of eight, on a mid-size random model
+in the official shape with the tiny fixture's processor; medians of interleaved pairs. The bare
+model gets its waves ready made and calls `generate`, nothing else. `--items` and `--steps` make a
+short run.
+"""
+
+import argparse
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import soundfile
+import torch
+from common import parameters, ratio
+
+from evaluate.benchmarks import select
+from evaluate.run import InferOptions, infer
+from evaluate.sources import LocalModel, Prompt, render
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.generation_funaudiochat import generate
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from utils.constant import DEFAULT_S2T_PROMPT
+
+BATCH = 8
+TINY = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "tiny_a"
+
+
+def checkpoint(folder: Path) -> Path:
+    """The tiny fixture's folder with a model of about 50 M parameters and its vocabulary."""
+    shutil.copytree(TINY, folder, dirs_exist_ok=True)
+    fields = json.loads((TINY / "config.json").read_text())
+    head = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}
+    fields["text_config"] |= {
+        "hidden_size": 640, "num_hidden_layers": 8, "intermediate_size": 1920, **head,
+    }
+    fields["hidden_size"] = 640
+    fields["audio_config"] |= {
+        "d_model": 384, "encoder_layers": 6, "encoder_attention_heads": 6,
+        "encoder_ffn_dim": 1536, "output_dim": 640,
+    }
+    torch.manual_seed(0)
+    model = FunAudioChatForConditionalGeneration(FunAudioChatConfig(**fields))
+    model.save_pretrained(folder)
+    return folder
+
+
+def questions(folder: Path, count: int) -> list[np.ndarray]:
+    """A LibriSpeech tree of noise of 1 to 4 s -> its waves."""
+    chapter = folder / "LibriSpeech" / "test-clean" / "1" / "2"
+    chapter.mkdir(parents=True)
+    generator, waves, lines = np.random.default_rng(0), [], []
+    for index in range(count):
+        seconds = 1 + 3 * index / max(1, count - 1)
+        wave = 0.1 * generator.standard_normal(int(16000 * seconds)).astype(np.float32)
+        soundfile.write(chapter / f"1-2-{index:04d}.flac", wave, 16000)
+        lines.append(f"1-2-{index:04d} NOISE\n")
+        waves.append(wave)
+    (chapter / "1-2.trans.txt").write_text("".join(lines))
+    return waves
+
+
+def bare(source: LocalModel, waves: list[np.ndarray], instruction: str) -> None:
+    """Processor and `generate` on the same batches."""
+    prompt = Prompt(DEFAULT_S2T_PROMPT, instruction, None, False, 0)
+    text = render(source.chat.processor, prompt)
+    for start in range(0, len(waves), BATCH):
+        part = waves[start : start + BATCH]
+        inputs = source.chat.processor(
+            text=[text] * len(part), audio=part, return_tensors="pt", padding_side="left"
+        )
+        generate(source.chat.model, dict(inputs), source._options(speech=False))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--items", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=20)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        waves = questions(folder / "data", args.items)
+        source = LocalModel(
+            checkpoint(folder / "model"), None, device="cpu", max_new_tokens=args.steps
+        )
+        print(f"model: {parameters(source.chat.model) / 1e6:.0f} M parameters")
+        (benchmark, subset), = select("librispeech/test-clean")
+        runs = iter(range(1000))
+
+        def whole() -> None:
+            run = folder / f"run-{next(runs)}"
+            infer(benchmark, subset, source, InferOptions(folder / "data", run, BATCH))
+
+        instruction = "Please help me transcribe the audio."
+        ours, plain, share = ratio(whole, lambda: bare(source, waves, instruction))
+        print(f"infer: {args.items / ours:.2f} items/s, bare model: {args.items / plain:.2f}")
+        print(f"infer over the bare model: {share:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,103 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Score prediction files of the form the reference's SpeechFCEval writes and reads.
+
+    python evaluate/SpeechFCEval/compute_metrics_speech_fc.py \\
+        --model fun-audio-chat-s2t --dataset SpeechFC-BFCL-Single [--result_dir result]
+    python evaluate/SpeechFCEval/compute_metrics_speech_fc.py --predict_file FILE
+
+A file is JSON lines at ``RESULT_DIR/MODEL/DATASET/predict-MODEL-DATASET.json``; the rows with their
+verdicts go to ``record-...`` beside it. ``funaudiochat eval export --format speechfc`` writes such
+files of a run.
+"""
+
+import argparse
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from evaluate.benchmarks.speech_fc import SETS, check
+from evaluate.exchange import read_rows
+from evaluate.scorers.tool_calls import NotCalls, read_calls
+from funaudiochat.errors import FunAudioChatError
+
+
+def set_of(name: str) -> str:
+    """The set a name says, ``-`` and ``_`` being the same.
+
+    Raises:
+        FunAudioChatError: it names none.
+    """
+    plain = name.replace("-", "_").lower()
+    for known in SETS:
+        if known.lower() in plain:
+            return known
+    raise FunAudioChatError(f"{name} names none of the sets {', '.join(SETS)}; give --dataset")
+
+
+def record(row: dict[str, Any], rules: str) -> dict[str, Any]:
+    """A row with its verdict, in the reference's fields."""
+    reply = str(row.get("predict") or "")
+    verdict = check(rules, row, reply)
+    try:
+        calls = [{call.name: call.arguments} for call in read_calls(reply)]
+    except NotCalls:
+        calls = []
+    return {
+        **row,
+        "valid_flag": verdict.valid,
+        "error_type": verdict.error_type,
+        "error_reasons": [] if verdict.valid else [verdict.error_type],
+        "ground_truth_result": row.get("ground_truth"),
+        "model_predict_result": calls,
+        "model_predict_raw": reply,
+    }
+
+
+def score_file(path: Path, dataset: str) -> tuple[float, int, Counter[str]]:
+    """Write the record file -> accuracy in percent, rows, and the kinds of verdicts.
+
+    Raises:
+        FunAudioChatError: the file cannot be read or is empty, or the set is unknown.
+    """
+    rules = SETS[set_of(dataset)][1]
+    records = [record(row, rules) for row in read_rows(path)]
+    if not records:
+        raise FunAudioChatError(f"{path} holds no predictions")
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in records]
+    target = path.with_name(path.name.replace("predict-", "record-", 1))
+    if target == path:
+        target = path.with_name(f"record-{path.name}")
+    target.write_text("".join(lines), encoding="utf-8")
+    share = sum(row["valid_flag"] for row in records) / len(records)
+    # The reference rounds ACEBench's share to three decimals before it makes percent of it.
+    accuracy = 100 * round(share, 3) if rules == "acebench" else 100 * share
+    return round(accuracy, 2), len(records), Counter(row["error_type"] for row in records)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Score SpeechFCEval prediction files.")
+    parser.add_argument("--model", help="name of the model in the file's path")
+    parser.add_argument("--dataset", help="name of the set, such as SpeechFC-BFCL-Single")
+    parser.add_argument("--result_dir", type=Path, default=Path("result"))
+    parser.add_argument("--predict_file", type=Path, help="a file anywhere else")
+    args = parser.parse_args()
+    path, dataset = args.predict_file, args.dataset
+    if path is None:
+        if not args.model or not dataset:
+            parser.error("give --model and --dataset, or --predict_file")
+        path = args.result_dir / args.model / dataset / f"predict-{args.model}-{dataset}.json"
+    accuracy, count, kinds = score_file(path, dataset or path.stem)
+    for kind, number in kinds.most_common():
+        print(f"{kind}: {number}")
+    print(f"accuracy: {accuracy:.2f} % of {count}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except FunAudioChatError as error:
+        sys.exit(f"error: {error}")

@@ -1,0 +1,30 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Mini data and tiny checkpoints that every test of the evaluation shares."""
+
+import pytest
+from build_tiny_folders import build
+
+from evaluate.sources import LocalModel
+
+
+@pytest.fixture(scope="session")
+def mini(tmp_path_factory):
+    """The synthetic data set in the layout of every benchmark."""
+    for package in ("pyarrow", "nltk", "punkt", "regex", "whisper_normalizer", "compute_wer"):
+        pytest.importorskip(package, reason=f"{package} is missing: make eval-setup")
+    from evaluate.mini_data import build as build_mini
+
+    return build_mini(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Folders of a tiny language model and a tiny detokenizer."""
+    return build(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="session")
+def model(folders):
+    return LocalModel(*folders, device="cpu", max_new_tokens=6)

@@ -1,0 +1,215 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Runs that are stopped, shared and resumed; batches; items that cannot be asked."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import soundfile
+
+from evaluate.benchmarks import BENCHMARKS, select
+from evaluate.core import LayoutError
+from evaluate.records import appending, load_predictions, subset_folder
+from evaluate.run import InferOptions, infer, parse_shard, survey
+from funaudiochat.errors import FunAudioChatError
+
+ROOT = Path(__file__).parents[2]
+
+
+def rows(run, name):
+    """Rows of a subset without what differs from run to run."""
+    (benchmark, subset), = select(name)
+    found = load_predictions(subset_folder(run, benchmark.name, subset.name))
+    return [{**asdict(row), "seconds": None} for row in found]
+
+
+def ask(name, model, mini, run, **options):
+    (benchmark, subset), = select(name)
+    return infer(benchmark, subset, model, InferOptions(mini, run, **options))
+
+
+class Stops:
+    """A model that is stopped after some batches."""
+
+    def __init__(self, model, batches):
+        self.model, self.left, self.description = model, batches, model.description
+
+    def answer(self, prompts):
+        if not self.left:
+            raise KeyboardInterrupt
+        self.left -= 1
+        return self.model.answer(prompts)
+
+
+@pytest.mark.parametrize("name", ["voicebench/commoneval", "ultraeval-audio/trivia_qa"])
+def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(name, model, mini, tmp_path):
+    ask(name, model, mini, tmp_path / "whole", batch_size=3)
+    with pytest.raises(KeyboardInterrupt):
+        ask(name, Stops(model, 1), mini, tmp_path / "stopped", batch_size=1)
+    (benchmark, subset), = select(name)
+    file = subset_folder(tmp_path / "stopped", benchmark.name, subset.name) / "predictions.jsonl"
+    with file.open("a") as torn:
+        torn.write('{"id": "1", "text": "ha')
+    outcome = ask(name, model, mini, tmp_path / "stopped", batch_size=1)
+    assert (outcome.asked, outcome.skipped, outcome.failed) == (2, 1, 0)
+    assert rows(tmp_path / "stopped", name) == rows(tmp_path / "whole", name)
+    assert len(file.read_text().splitlines()) == 3
+    assert ask(name, model, mini, tmp_path / "stopped").asked == 0
+
+
+@pytest.mark.slow
+def test_a_killed_process_loses_no_item_and_asks_none_twice(model, folders, mini, tmp_path):
+    command = [
+        sys.executable, "-m", "funaudiochat.cli", "eval", "infer", "--benchmark", "vstyle/en",
+        "--data", mini, "--out", tmp_path / "run", "--model-path", folders[0], "--tts-path",
+        folders[1], "--device", "cpu", "--max-new-tokens", "6", "--batch-size", "1",
+    ]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen([str(word) for word in command], env=environment)
+    file = tmp_path / "run" / "vstyle" / "en" / "predictions.jsonl"
+    deadline = time.monotonic() + 300
+    while not file.exists() or file.read_bytes().count(b"\n") < 3:
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    subprocess.run([str(word) for word in command], env=environment, check=True)
+    ids = [json.loads(line)["id"] for line in file.read_text().splitlines()]
+    assert sorted(ids) == sorted(set(ids)) and len(ids) == 16
+    ask("vstyle/en", model, mini, tmp_path / "whole", batch_size=8)
+    assert rows(tmp_path / "run", "vstyle/en") == rows(tmp_path / "whole", "vstyle/en")
+
+
+def test_shares_make_up_the_whole(model, mini, tmp_path):
+    ask("voicebench/advbench", model, mini, tmp_path / "whole")
+    for share in ("2/2", "1/2"):
+        ask("voicebench/advbench", model, mini, tmp_path / "shares", shard=parse_shard(share))
+    assert rows(tmp_path / "shares", "voicebench/advbench") == rows(
+        tmp_path / "whole", "voicebench/advbench"
+    )
+    assert ask("voicebench/advbench", model, mini, tmp_path / "shares").asked == 0
+    for wrong in ("0/2", "3/2", "1", "a/b"):
+        with pytest.raises(FunAudioChatError, match="--shard"):
+            parse_shard(wrong)
+
+
+@pytest.mark.parametrize(
+    "name", ["openaudiobench/llama_questions", "ultraeval-audio/web_questions"]
+)
+def test_a_batch_of_mixed_lengths_gives_what_single_runs_give(name, model, mini, tmp_path):
+    ask(name, model, mini, tmp_path / "batch", batch_size=3)
+    ask(name, model, mini, tmp_path / "single", batch_size=1)
+    assert rows(tmp_path / "batch", name) == rows(tmp_path / "single", name)
+    (benchmark, subset), = select(name)
+    for row in rows(tmp_path / "batch", name):
+        assert row["text"] is not None and row["n_text_tokens"]
+        if not benchmark.speech:
+            continue
+        waves = [
+            soundfile.read(subset_folder(tmp_path / run, benchmark.name, subset.name)
+                           / row["audio_out"])[0]
+            for run in ("batch", "single")
+        ]
+        assert len(waves[0]) == 960 * row["n_speech_codes"]
+        assert abs(waves[0] - waves[1]).max() < 1e-3
+
+
+def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, mini, tmp_path):
+    data = tmp_path / "data"
+    folder = data / "SpeechFCEval" / "SpeechFC_BFCL_Single"
+    shutil.copytree(mini / "SpeechFCEval" / "SpeechFC_BFCL_Single", folder)
+    lines = (folder / "metadata.jsonl").read_text().splitlines()
+    broken = ["{no json", '{"utterance": "x"}', json.dumps({**json.loads(lines[0]),
+              "ground_truth": "[", "file_name": "wav/0.wav"}), '["a list"]']
+    (folder / "metadata.jsonl").write_text("\n".join([*lines, *broken]))
+    hidden = (folder / "wav" / "1.wav").rename(tmp_path / "1.wav")
+    (folder / "wav" / "0.wav").write_bytes(b"RIFF no sound")
+    name = "speech-fc/SpeechFC_BFCL_Single"
+    found = survey(*select(name)[0], data)
+    assert (found["items"], found["broken_rows"], found["missing_sounds"]) == (6, 4, 1)
+    assert "metadata.jsonl, line 3: is no JSON" in found["first_problem"]
+    outcome = ask(name, model, data, tmp_path / "run")
+    assert (outcome.asked, outcome.failed) == (6, 6)
+    reasons = [row["error"] for row in rows(tmp_path / "run", name)]
+    for reason, word in zip(
+        reasons,
+        ("not a sound file", "sound file not found", "no JSON", "'file_name'", "line 5",
+         "no JSON object"),
+        strict=True,
+    ):
+        assert word in reason
+    hidden.rename(folder / "wav" / "1.wav")
+    assert ask(name, model, data, tmp_path / "run").asked == 0
+    again = ask(name, model, data, tmp_path / "run", retry_errors=True)
+    assert (again.asked, again.failed) == (6, 5)
+    assert rows(tmp_path / "run", name)[1]["error"] is None
+
+
+def test_other_settings_ask_again(model, mini, tmp_path):
+    ask("mmsu", model, mini, tmp_path)
+    assert ask("mmsu", model, mini, tmp_path, seed=1).asked == 2
+    assert len(rows(tmp_path, "mmsu")) == 2
+
+
+def test_a_limit_takes_the_first_items(model, mini, tmp_path):
+    outcome = ask("voicebench/commoneval", model, mini, tmp_path, limit=2)
+    assert outcome.asked == 2
+    assert [row["index"] for row in rows(tmp_path, "voicebench/commoneval")] == [0, 1]
+
+
+def test_missing_data_says_what_is_to_be_there(mini, model, tmp_path):
+    with pytest.raises(LayoutError, match="no folder"):
+        ask("mmau", model, tmp_path / "nowhere", tmp_path / "run")
+    for benchmark in BENCHMARKS.values():
+        for subset in benchmark.subsets:
+            with pytest.raises(LayoutError):
+                survey(benchmark, subset, tmp_path)
+    with pytest.raises(FunAudioChatError, match="there are: .*voicebench"):
+        select("voicebank")
+    with pytest.raises(FunAudioChatError, match="voicebench/ifeval"):
+        select("voicebench/if")
+    with pytest.raises(FunAudioChatError, match="--predictions"):
+        ask("duplex/trivia_qa", model, mini, tmp_path / "run")
+
+
+def test_two_writers_of_one_file_are_told_apart(tmp_path):
+    with appending(tmp_path / "a.jsonl"):
+        with pytest.raises(FunAudioChatError, match="--shard"):
+            with appending(tmp_path / "a.jsonl"):
+                pass
+
+
+def test_prompts_are_those_of_the_paper(mini):
+    from evaluate.run import prompt_of
+
+    def first(name):
+        benchmark, subset = select(name)[0]
+        item = next(iter(subset.load(benchmark.data_folder(mini))))
+        prompt = prompt_of(benchmark, subset, item, 0)
+        return prompt.system, prompt.user, prompt.speech
+
+    slot = "<|audio_bos|><|AUDIO|><|audio_eos|>"
+    text = "You are asked to generate text tokens."
+    both = "You are asked to generate both text and speech tokens at the same time."
+    assert first("voicebench/ifeval") == (text, slot, False)
+    assert first("librispeech") == (
+        text, f"{slot}\nPlease help me transcribe the audio.", False
+    )
+    assert first("mmau")[1] == (
+        f"{slot}\nWhat is heard? Choose the correct option from the following options:\n"
+        "(A)A dog\n(B)A person\n(C)A car"
+    )
+    assert first("ultraeval-audio") == (both, slot, True)
+    assert first("vstyle")[0].startswith(f"{both} 你的名字是小云。")
+    system, user, _ = first("speech-fc")
+    assert system.startswith(f"{text}\n# Tools\n") and user == slot
+    assert '<tools>\n{"type": "function", "function": {"name": "get_weather"' in system

@@ -1,0 +1,412 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""From answers to tables: judges, what is not scored, intervals, files of other tools."""
+
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_run import ROOT, ask, rows
+from test_scorers import cases
+
+from evaluate.benchmarks import BENCHMARKS, select
+from evaluate.benchmarks.mmau_pro import by_count
+from evaluate.core import Answer, Verdict, points
+from evaluate.exchange import export_predictions, import_predictions
+from evaluate.judges import Judges, fill, parse_judge
+from evaluate.metrics import JudgeTask, read_yes_or_no
+from evaluate.report import build_tables, markdown, paper, write_report
+from evaluate.score import Tools, score_subset, table_value
+from evaluate.sources import ServerModel
+from evaluate.speech import Transcriber
+from evaluate.statistics import equal_weights, estimate, wilson
+from funaudiochat.errors import FunAudioChatError
+
+
+def answer(text="", benchmark="b", subset="s", id_="0", **fields):
+    return Answer(benchmark, subset, id_, fields, "", text, text)
+
+
+class Server(ThreadingHTTPServer):
+    """A real server with OpenAI's chat interface; ``reply`` makes an answer of a request."""
+
+    def __init__(self, reply):
+        self.requests, self.reply = [], reply
+        super().__init__(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(BaseHTTPRequestHandler):
+    def _send(self, status, body):
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self):
+        self._send(200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
+
+    def do_POST(self):
+        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.requests.append(request)
+        reply = self.server.reply(request)
+        if isinstance(reply, int):
+            self._send(reply, {"error": {"message": "refused on purpose"}})
+            return
+        message = {"role": "assistant", "content": reply}
+        choice = {"index": 0, "message": message, "finish_reason": "stop"}
+        self._send(
+            200,
+            {"id": "1", "object": "chat.completion", "created": 0, "model": "judge-2026",
+             "choices": [choice]},
+        )
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    started = []
+
+    def start(reply):
+        started.append(Server(reply))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.shutdown()
+        one.server_close()
+
+
+@pytest.mark.parametrize(("given", "expected"), cases("judge_reply_parsing"))
+def test_judge_replies_make_the_recorded_scores(given, expected, tmp_path):
+    names = {"OpenAudioBench": "openaudiobench", "VoiceBench": "voicebench", "MMAU": "mmau"}
+    name = names[given["benchmark"]]
+    subset = "test-mini" if name == "mmau" else given["subset"]
+    (_, found), = select(f"{name}/{subset}")
+    metric = next(m for m in found.metrics if m.name == "judge")
+    replies = given["judge_replies"]
+    file = tmp_path / "replies.jsonl"
+    file.write_text("".join(
+        json.dumps({"benchmark": name, "subset": subset, "id": str(i), "reply": reply}) + "\n"
+        for i, reply in enumerate(replies)
+    ))
+    tools = Tools(judges=Judges.from_specs([f"file:{file}"], tmp_path))
+    answers = [
+        answer("x", name, subset, str(i), question="q", reference="r", answer="a")
+        for i in range(len(replies))
+    ]
+    verdicts = metric.scorer(answers, tools)
+    value = estimate(verdicts, metric.weights(verdicts), metric.scale)
+    if "raises" in expected:
+        assert value is None
+        return
+    counted = sum(bool(v.parts) for v in verdicts)
+    wanted = expected.get("valid", expected["total"] - expected.get("invalid", 0))
+    assert counted == wanted
+    assert value.value == pytest.approx(expected.get("score", expected.get("acc")), abs=0.005)
+
+
+@pytest.mark.parametrize(("given", "expected"), cases("report_overall"))
+def test_the_last_row_of_the_papers_tables_follows(given, expected):
+    group = next(g for g in paper()["overall"] if g.startswith(given["benchmark"].split()[0]))
+    factors = paper()["overall"][group].get("factors", {})
+    value = table_value(group, given["scores"], factors)
+    assert value == pytest.approx(expected["overall"], abs=0.0101)
+
+
+@pytest.mark.parametrize(("given", "expected"), cases("voicebench_ifeval_aggregate"))
+def test_ifeval_is_the_mean_of_four(given, expected):
+    pytest.importorskip("if_verifiable")
+    (_, subset), = select("voicebench/ifeval")
+    answers = [
+        answer(item["response"], id_=str(i), question=item["prompt"],
+               instructions=item["instruction_id_list"], kwargs=item["kwargs"])
+        for i, item in enumerate(given["items"])
+    ]
+    metric = subset.metrics[0]
+    verdicts = metric.scorer(answers, Tools())
+    value = estimate(verdicts, metric.weights(verdicts), metric.scale)
+    recorded = {key: number for key, number in expected.items() if isinstance(number, float)}
+    assert recorded and value.value == pytest.approx(recorded["final"], abs=0.005)
+
+
+def test_mmau_pro_weighs_categories_by_their_items():
+    (given, expected), = [
+        case.values for case in cases("mmaupro_open_and_overall")
+        if "category_results" in case.values[0]
+    ]
+    verdicts = []
+    for name, result in given["category_results"].items():
+        score = expected["categories"][name]
+        verdicts += [Verdict({name: (score, 1)}) for _ in range(result["count"])]
+    value = estimate(verdicts, by_count(verdicts), 1.0)
+    assert value.value == pytest.approx(expected["overall"])
+
+
+def test_intervals():
+    verdicts = [points(i < 380) for i in range(455)]
+    found = estimate(verdicts, equal_weights(verdicts), 100)
+    assert found.value == pytest.approx(83.52, abs=0.005)
+    low, high = found.interval
+    assert (high - low) / 2 == pytest.approx(3.4, abs=0.05)
+    assert wilson(1.0, 10)[0] < 0.75 and wilson(1.0, 10)[1] == 1.0
+    ratings = [points(r) for r in (1, 5, 3, 4, 2)]
+    found = estimate(ratings, equal_weights(ratings), 1.0)
+    assert found.standard_error == pytest.approx(np.std([1, 5, 3, 4, 2], ddof=1) / 5**0.5)
+    assert estimate([points(3)], {"": 1.0}, 1.0).interval is None
+    assert estimate([Verdict()], {}, 1.0) is None
+
+
+def test_everything_runs_from_questions_to_tables(model, mini, tmp_path):
+    """Every layout, with recorded judges and transcripts."""
+    pairs = select("all")
+    for benchmark, subset in pairs:
+        ask(f"{benchmark.name}/{subset.name}", model, mini, tmp_path, limit=2)
+    judge = f"file:{mini / 'judge.jsonl'}"
+    specs = [judge, f"audio judge={judge}", f"open judge={judge}"]
+    tools = Tools(
+        judges=Judges.from_specs(specs, tmp_path),
+        transcriber=Transcriber(f"file:{mini / 'transcripts.jsonl'}", tmp_path),
+        embedder=lambda texts: np.eye(len(texts)),
+    )
+    needless = {"UTMOS", "pedant", "reference rule"}
+    for benchmark, subset in pairs:
+        summary = score_subset(benchmark, subset, tmp_path, tools)
+        assert summary["answered"] == min(2, summary["items"]) and not summary["failed"]
+        for name, metric in summary["metrics"].items():
+            if name not in needless and not (benchmark.name == "mmau-pro" and "items" in name):
+                assert "value" in metric or benchmark.name == "mmau-pro", (subset.name, metric)
+    text, files = write_report([tmp_path, tmp_path], tmp_path / "report")
+    assert all(file.stat().st_size for file in files)
+    assert "| Llama Q. | 83.33 | 50.00 (incomplete) |" in text
+    assert "| Overall | 83.21 | not scored |" in text
+    assert "judge only, without PEDANT" in text
+    tables = json.loads(files[1].read_text())["tables"]
+    groups = {table["group"] for table in tables}
+    duplex = {group for group in paper()["groups"] if group.startswith("Duplex")}
+    assert groups == set(paper()["groups"]) - duplex - set(paper()["not_public"])
+    assert files[2].read_bytes().startswith(b"\x89PNG")
+
+
+def test_what_is_not_scored_is_no_zero(model, mini, tmp_path):
+    for name in ("voicebench/sd-qa", "ultraeval-audio/llama_questions"):
+        ask(name, model, mini, tmp_path)
+        summary = score_subset(*select(name)[0], tmp_path, Tools())
+        assert all("value" not in metric for metric in summary["metrics"].values())
+        assert all("value" not in row for row in summary["rows"])
+    text = markdown(build_tables([tmp_path]), [tmp_path])
+    assert "| SD-QA | 66.27 | not scored |" in text and "--judge openai:MODEL" in text
+    assert "--asr FOLDER" in text and "--utmos FILE" in text
+    with pytest.raises(FunAudioChatError, match="eval score"):
+        build_tables([tmp_path / "nowhere"])
+
+
+def test_a_table_has_its_last_row_only_when_all_is_there(tmp_path):
+    benchmark = BENCHMARKS["speech-fc"]
+    for missing in (True, False):
+        for subset in benchmark.subsets:
+            folder = tmp_path / benchmark.name / subset.name
+            folder.mkdir(parents=True, exist_ok=True)
+            count = subset.count - (missing and subset.name.endswith("SmartInteract"))
+            made = [
+                {"id": str(i), "index": i, "benchmark": benchmark.name, "subset": subset.name,
+                 "fields": {"function": "[]", "ground_truth": "{}"}, "text": "", "raw_text": ""}
+                for i in range(count)
+            ]
+            (folder / "predictions.jsonl").write_text(
+                "".join(json.dumps(row) + "\n" for row in made)
+            )
+            score_subset(benchmark, subset, tmp_path, Tools())
+        (table,) = build_tables([tmp_path])
+        (_, (cell,)) = table.rows["Overall"]
+        assert (cell.value is None) == missing
+    assert cell.low is not None and cell.high > cell.value
+
+
+def test_a_judge_is_asked_once_retried_and_kept(server, tmp_path):
+    failures = iter([429, 500])
+    judge = server(lambda request: next(failures, "Result: yes"))
+    task = JudgeTask("judge", "chosen_option", lambda a: {"question": "{reply}", "reference": "r",
+                     "reply": a.text}, read_yes_or_no)
+    answers = [answer(f"text {i}", id_=str(i)) for i in range(3)]
+    for _ in range(2):
+        judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path)
+        replies = judges.replies(task, answers)
+        assert [r for r, _ in replies] == [["Result: yes"]] * 3
+        assert judges.models() == {"judge": ["judge-2026"]}
+    assert len(judge.requests) == 5  # three answers, two failures, nothing the second time
+    assert judge.requests[0]["temperature"] == 0 and judge.requests[0]["max_tokens"] == 1024
+    text = judge.requests[0]["messages"][1]["content"]
+    assert "text" in text and "{reply}" in text  # what the user said is not taken for a slot
+    kept = Judges.from_specs([f"file:{tmp_path / 'judge' / 'judge.jsonl'}"], tmp_path)
+    assert kept.replies(task, answers) == replies
+
+
+def test_a_judge_that_is_not_there_leaves_the_set_unscored(server, model, mini, tmp_path):
+    ask("voicebench/commoneval", model, mini, tmp_path)
+    pair, = select("voicebench/commoneval")
+    refusing = server(lambda request: 400)
+    for url, word in ((refusing.url, "refused"), ("http://127.0.0.1:9/v1", "cannot be asked")):
+        judges = Judges.from_specs([f"openai:gpt@{url}"], tmp_path)
+        for judge in judges.by_name.values():
+            judge._client.max_retries = 0
+        summary = score_subset(*pair, tmp_path, Tools(judges=judges))
+        assert word in summary["metrics"]["judge"]["not_scored"]
+    with pytest.raises(FunAudioChatError, match="openai:MODEL"):
+        parse_judge("gpt-4o-mini")
+
+
+def test_three_replies_follow_voicebenchs_own_rule(server, tmp_path):
+    judge = server(lambda request: "Yes, it is")
+    (_, subset), = select("voicebench/sd-qa")
+    judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path, replies_per_item=3)
+    verdict, = subset.metrics[0].scorer([answer("x", question="q", reference="r")],
+                                        Tools(judges=judges))
+    assert verdict.parts == {"": (0.0, 1.0)}  # only a bare "yes" counts
+    assert len(judge.requests) == 3 and judge.requests[0]["temperature"] == 0.5
+
+
+def test_own_prompts_are_used_and_named(tmp_path):
+    (tmp_path / "same_answer.txt").write_text("Q {question} R {reference} A {reply}")
+    judges = Judges.from_specs([], tmp_path, prompts=tmp_path)
+    assert judges.prompts.get("same_answer").startswith("Q {")
+    judges.prompts.get("chosen_option")
+    assert judges.prompts.used == {"same_answer": "given", "chosen_option": "ours"}
+    assert fill('{"a": {reply}} {other}', {"reply": "{other}"}) == '{"a": {other}} {other}'
+    with pytest.raises(FunAudioChatError, match="no folder"):
+        Judges.from_specs([], tmp_path, prompts=tmp_path / "nowhere")
+
+
+def test_a_server_is_asked_with_sound_and_instruction(server, mini, tmp_path):
+    def reply(request):
+        content = request["messages"][1]["content"]
+        assert content[0]["type"] == "input_audio"
+        return 400 if "falling" in str(content[1:]) else f"heard {len(content)} parts"
+
+    served = server(reply)
+    model = ServerModel(served.url, concurrent=2)
+    assert ask("librispeech/test-clean", model, mini, tmp_path).failed == 0
+    assert [row["text"] for row in rows(tmp_path, "librispeech/test-clean")] == [
+        "heard 2 parts"
+    ] * 2
+    system, user = served.requests[0]["messages"]
+    assert system["content"] == "You are asked to generate text tokens."
+    assert user["content"][1]["text"] == "Please help me transcribe the audio."
+    refused = ask("mmsu", model, mini, tmp_path)
+    assert refused.failed == 2 and "400" in refused.first_failure
+    served.shutdown()
+    served.server_close()
+    gone = ServerModel(served.url, "tiny", concurrent=1)
+    gone._client.max_retries = 0
+    with pytest.raises(FunAudioChatError, match="run the command again"):
+        ask("voicebench/commoneval", gone, mini, tmp_path)
+
+
+def test_files_of_other_tools_come_in_and_go_out(model, mini, tmp_path):
+    name = "speech-fc/SpeechFC_BFCL_Single"
+    pair, = select(name)
+    call = {"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}
+    good = f"<tool_call>\n{json.dumps(call)}\n</tool_call><|im_end|>"
+    file = tmp_path / "given.jsonl"
+    replies = [{"index": 1, "predict": good}, {"index": 0, "predict": "北京 " * 3_000_000}]
+    file.write_text("".join(json.dumps(row) + "\n" for row in replies))
+    assert import_predictions(*pair, mini, tmp_path / "run", file) == (2, 0)
+    summary = score_subset(*pair, tmp_path / "run", Tools())
+    assert summary["metrics"]["calls"]["value"] == 50
+    written = export_predictions(*pair, tmp_path / "run", "speechfc", tmp_path / "result")
+    assert written.name == "predict-run-SpeechFC-BFCL-Single.json"
+    done = subprocess.run(
+        [sys.executable, "-m", "evaluate.SpeechFCEval.compute_metrics_speech_fc", "--model",
+         "run", "--dataset", "SpeechFC-BFCL-Single", "--result_dir", tmp_path / "result"],
+        cwd=ROOT, capture_output=True, text=True, check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "accuracy: 50.00 % of 2"
+    records = [json.loads(line) for line in
+               written.with_name(written.name.replace("predict", "record")).read_text().split("\n")
+               if line]
+    assert [row["valid_flag"] for row in records] == [False, True]
+    assert records[1]["model_predict_result"] == [{"get_weather": call["arguments"]}]
+
+    ask("voicebench/advbench", model, mini, tmp_path / "run")
+    pair, = select("voicebench/advbench")
+    for form in ("voicebench", "kimi", "ours"):
+        written = export_predictions(*pair, tmp_path / "run", form, tmp_path / form)
+        import_predictions(*pair, mini, tmp_path / form, written)
+        texts = [[row["text"] for row in rows(tmp_path / run, "voicebench/advbench")]
+                 for run in ("run", form)]
+        assert texts[0] == texts[1]
+
+
+def test_a_broken_predictions_file_is_named_with_its_line(mini, tmp_path):
+    pair, = select("mmau")
+    file = tmp_path / "given.jsonl"
+    for content, word in (
+        ('{"index": 0, "prediction": "x"}\n{oops\n', "line 2"),
+        ('{"a": 1}\n', "no known form"),
+        ("[1]\n", "no JSON object"),
+    ):
+        file.write_text(content)
+        with pytest.raises(FunAudioChatError, match=word):
+            import_predictions(*pair, mini, tmp_path / "run", file)
+    file.write_text('{"index": 0, "prediction": null}\n')
+    assert import_predictions(*pair, mini, tmp_path / "run", file) == (1, 1)
+    summary = score_subset(*pair, tmp_path / "run", Tools())
+    assert summary["failed"] == 1 and summary["rows"][0]["complete"] is False
+
+
+def test_turns_of_a_duplex_model_are_scored_from_a_predictions_file(mini, tmp_path):
+    import soundfile
+
+    name = "duplex/llama_questions"
+    pair, = select(name)
+    lines = (mini / "duplex" / "llama_questions" / "metadata.jsonl").read_text().splitlines()
+    given = []
+    for i, line in enumerate(lines):
+        start_s = json.loads(line)["user_end_s"] + (1.0 if i == 0 else -1.0)
+        wave = np.zeros(16000 * 8)
+        wave[int(start_s * 16000):][:32000] = 0.3
+        soundfile.write(tmp_path / f"{i}.flac", wave, 16000)
+        given.append({"id": str(i), "text": "It is Paris.", "audio_out": f"{i}.flac"})
+    file = tmp_path / "given.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in given))
+    import_predictions(*pair, mini, tmp_path / "run", file)
+    summary = score_subset(*pair, tmp_path / "run", Tools())
+    assert summary["metrics"]["turn taking"]["value"] == 50
+    assert summary["metrics"]["text match"]["value"] == 50
+    assert "not_scored" in summary["metrics"]["transcript match"]
+
+
+def test_the_command_line_says_what_there_is_and_what_is_wrong(mini, folders, tmp_path):
+    def run(*words, code=0):
+        done = subprocess.run(
+            [sys.executable, "-m", "funaudiochat.cli", "eval", *map(str, words)],
+            cwd=ROOT, capture_output=True, text=True,
+        )
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    listed = run("list", "--data", mini)
+    assert "voicebench/mmsu: 3074 items, 2 found" in listed.stdout
+    shown = run("infer", "--benchmark", "mmau", "--data", mini, "--out", tmp_path, "--dry-run",
+                "--model-path", folders[0])
+    assert "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|>\nWhat is heard?" in shown.stdout
+    assert not list(Path(tmp_path).iterdir())
+    wrong = run("score", "--run", tmp_path, code=1)
+    assert wrong.stderr.startswith("error: ") and "eval infer" in wrong.stderr
