@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 TINY := outputs/tiny
 
-.PHONY: setup demo test lint train-setup eval-setup eval-demo
+.PHONY: setup demo test lint train-setup eval-setup eval-demo tiny-recipe
 
 setup: .venv/ready
 
@@ -47,3 +47,10 @@ PIP ?= .venv/bin/pip
 eval-setup:
 	$(PIP) install -q -e '.[eval]'
 	$(PIP) install -q --no-deps if-verifiable==0.1.2
+
+# The recipe of the paper on tiny folders, in about a minute on a CPU.
+tiny-recipe: train-setup
+	.venv/bin/python tests/training/build_tiny_recipe.py $(TINY)
+	LLM=$(CURDIR)/$(TINY)/sources/llm AUDIO_ENCODER=$(CURDIR)/$(TINY)/sources/whisper \
+	  HEAD=$(CURDIR)/$(TINY)/sources/head CODES=125 CONFIG_DIR=configs/tiny SAVES=saves/tiny \
+	  PYTHON=$(CURDIR)/.venv/bin/python bash training/run_shell/core_cocktail.sh

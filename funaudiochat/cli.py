@@ -222,6 +222,25 @@ def train(
     raise typer.Exit(subprocess.run(command).returncode)
 
 
+@train_app.command("plan")
+def plan(
+    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs in all nodes together.")] = 1,
+    gpu_memory: Annotated[str, typer.Option(help="Of one GPU, for example 80GiB.")] = "80GiB",
+    model: Annotated[
+        Path | None, typer.Option(help="config.json, or its folder; default: the config's model.")
+    ] = None,
+    audio_seconds: Annotated[float, typer.Option(help="Sound of the questions of a row.")] = 30.0,
+) -> None:
+    """Say how much memory a config takes on each GPU, and which batch fits."""
+    from training.plan import plan_file
+
+    lines, fits = plan_file(config, gpus, gpu_memory, model, audio_seconds)
+    for line in lines:
+        console.print(line, markup=False)
+    raise typer.Exit(0 if fits else 1)
+
+
 @train_app.command("check-data")
 def check_data(
     file: Annotated[Path, typer.Argument(help="JSONL file of training rows.")],

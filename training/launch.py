@@ -24,19 +24,13 @@ from typing import Any
 
 import torch
 import yaml
-from transformers import TrainerCallback
 
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
+from training.callbacks import PARTS, LossLog, ModelSettings, draw_losses
 
 logger = logging.getLogger(__name__)
 
-# Part -> prefixes of its parameters. The adapter is what joins sound and language model.
-PARTS = {
-    "mel_encoder": ("continuous_audio_tower.",),
-    "adapter": ("continuous_audio_tower.proj.", "audio_tower."),
-    "shared_llm": ("language_model.",),
-    "refined_head": ("audio_invert_tower.",),
-}
 _WORKER = "FUNAUDIOCHAT_TRAIN_WORKER"
 
 
@@ -58,54 +52,6 @@ def read_config(path: str, overrides: list[str]) -> dict[str, Any]:
     return config
 
 
-def freeze_other_parts(model: torch.nn.Module, parts: list[str]) -> None:
-    """Leave only the named parts trainable; a part with the longer prefix owns a parameter."""
-    prefixes = {prefix: part for part, names in PARTS.items() for prefix in names}
-    for name, parameter in model.named_parameters():
-        owner = max((p for p in prefixes if name.startswith(p)), key=len, default=None)
-        parameter.requires_grad_(owner is not None and prefixes[owner] in parts)
-
-
-class ModelSettings(TrainerCallback):
-    """Applies our own config fields before the optimizer is made."""
-
-    def __init__(self, parts: list[str] | None, halve_untranscribed_audio: bool) -> None:
-        self.parts, self.halve = parts, halve_untranscribed_audio
-
-    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        model = kwargs["model"]
-        model.config.halve_untranscribed_audio = self.halve
-        model.lean_speech_loss = True
-        if self.parts is not None:
-            freeze_other_parts(model, self.parts)
-
-
-class LossLog(TrainerCallback):
-    """Adds the mean text and speech loss since the last log to every log."""
-
-    def __init__(self) -> None:
-        self._sums = {"text_loss": [0.0, 0], "speech_loss": [0.0, 0]}
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        kwargs["model"].register_forward_hook(self._collect)
-
-    def _collect(self, module: Any, inputs: Any, output: Any) -> None:
-        if not module.training:
-            return
-        for name, pair in self._sums.items():
-            loss = getattr(output, name, None)
-            if loss is not None:
-                pair[0] = pair[0] + loss.detach()
-                pair[1] += 1
-
-    def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        logs = kwargs.get("logs") or {}
-        for name, pair in self._sums.items():
-            if pair[1]:
-                logs[name] = state.log_history[-1][name] = float(pair[0]) / pair[1]
-                self._sums[name] = [0.0, 0]
-
-
 def _stand_in_for_torchaudio() -> None:
     """LLaMA-Factory imports torchaudio at its top and uses it only where our plugin stands."""
     try:
@@ -117,9 +63,11 @@ def _stand_in_for_torchaudio() -> None:
 
 
 def train(config: dict[str, Any]) -> None:
-    """Run one worker."""
+    """Run one worker; the first one leaves a whole checkpoint folder, and loss curves if asked."""
+    config = dict(config)
     parts = config.pop("train_parts", None)
     halve = config.pop("halve_untranscribed_audio", True)
+    plot = config.pop("plot_loss", False)
     # The pinned transformers is newer than LLaMA-Factory's own limit and works with it.
     os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
     register_funaudiochat()
@@ -129,7 +77,13 @@ def train(config: dict[str, Any]) -> None:
     from training.plugin import register
 
     register()
-    run_exp(config, callbacks=[ModelSettings(parts, halve), LossLog()])
+    run_exp(dict(config), callbacks=[ModelSettings(parts, halve), LossLog()])
+    if int(os.environ.get("RANK", 0)) == 0:
+        output = Path(config["output_dir"])
+        # LLaMA-Factory saves the tokenizer last, without the files other readers need.
+        FunAudioChatProcessor.from_pretrained(config["model_name_or_path"]).save_pretrained(output)
+        if plot:
+            draw_losses(output)
 
 
 def main() -> None:

@@ -82,7 +82,7 @@ def write_head(folder: Path) -> Path:
 
 
 def write_all(folder: Path) -> dict[str, Path]:
-    """The three folders by the option that takes each."""
+    """Write llm/, whisper/ and head/ anew -> each folder by the option that takes it."""
     shutil.rmtree(folder, ignore_errors=True)
     return {
         "llm": write_llm(folder / "llm"),

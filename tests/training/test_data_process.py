@@ -4,6 +4,7 @@
 """A manifest becomes training rows that pass the validator."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -81,3 +82,65 @@ def test_a_stopped_run_goes_on_and_ends_like_an_uninterrupted_one(manifest):
     errors.write_text("")
     assert run(manifest)[0] == whole and errors.read_text() == kept
     assert run(manifest)[0] == whole  # nothing is left to do
+
+
+def process_dataset(output: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, ROOT / "training/process/data_process.py", "--output", output]
+    command += ["--tts-path", TTS, *options]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True,
+                          env={**os.environ, **environment})
+
+
+@pytest.fixture
+def dataset_folder(tmp_path) -> Path:
+    """Parquet with the bytes of sounds, as data sets lie on the hub."""
+    datasets = pytest.importorskip("datasets", reason="needs datasets: `make train-setup`")
+    waves = []
+    for index in range(3):
+        save_wav(tmp_path / "one.wav", 0.1 * np.sin(np.arange(16000) / (5 + index)), 16000)
+        waves.append({"bytes": (tmp_path / "one.wav").read_bytes(), "path": f"{index}.wav"})
+    sound = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    features = datasets.Features({
+        "instruction": datasets.Value("string"), "instruction_audio": sound,
+        "output": datasets.Value("string"), "output_audio": sound,
+    })  # fmt: skip
+    table = datasets.Dataset.from_dict(
+        {"instruction": ["a", "b", "c"], "instruction_audio": waves,
+         "output": ["x", "y", "z"], "output_audio": waves[::-1]}, features=features,
+    )  # fmt: skip
+    for column in ("instruction_audio", "output_audio"):
+        table = table.cast_column(column, datasets.Audio(decode=False))
+    (tmp_path / "spoken").mkdir()
+    table.to_parquet(tmp_path / "spoken" / "train-00000-of-00001.parquet")
+    return tmp_path / "spoken"
+
+
+def test_a_data_set_of_the_hub_becomes_rows(dataset_folder, tmp_path):
+    output = tmp_path / "data" / "train_1k.jsonl"
+    done = process_dataset(output, "--debug", "--datapath", str(dataset_folder),
+                           "--num_samples", "2", "--delay_token_nums", "5")
+    assert done.returncode == 0, done.stderr
+    first, second = (json.loads(line) for line in output.read_text().splitlines())
+    question, answer = map(json.loads, first["audio"])
+    assert question["text"] == "a" and question["token"] == "<|audio_pad|>" * 25
+    assert Path(question["path"]) == tmp_path / "data" / "spoken" / "0000000_question.wav"
+    assert answer["text"] == "x" and answer["token"].count("<|audio_bos|>") == 5
+    assert answer["token"] != json.loads(second["audio"][1])["token"]
+    # The rest is read when more is asked for; what is there is not made again.
+    sound = Path(question["path"])
+    made = sound.stat().st_mtime_ns
+    done = process_dataset(output, "--datapath", str(dataset_folder), "--num_samples", "3")
+    assert done.returncode == 0 and "3 rows" in done.stderr
+    assert sound.stat().st_mtime_ns == made and len(output.read_text().splitlines()) == 3
+
+
+def test_what_keeps_a_data_set_from_being_read_is_said(dataset_folder, tmp_path):
+    unknown = process_dataset(tmp_path / "out.jsonl", "--datapath", str(dataset_folder),
+                              "--columns", "answer_text=nowhere")
+    assert unknown.returncode == 1
+    assert "has the columns instruction, instruction_audio, output" in unknown.stderr
+    offline = process_dataset(tmp_path / "out.jsonl", "--debug", HF_ENDPOINT="http://127.0.0.1:9",
+                              HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    assert offline.returncode == 1 and "Traceback" not in offline.stderr
+    assert "GSQA/spoken-alpaca-gpt4 cannot be read" in offline.stderr
+    assert "parquet" in offline.stderr

@@ -1,12 +1,14 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Make training rows of a manifest of questions and answers.
+"""Make training rows of a data set, or of a manifest of questions and answers.
 
-    python process/data_process.py --manifest pairs.jsonl            # data/train.jsonl
-    python process/data_process.py --manifest pairs.jsonl --debug    # data/train_1k.jsonl
+    python process/data_process.py --debug                     # spoken-alpaca-gpt4, 1000 rows
+    python process/data_process.py --datapath NAME_OR_FOLDER   # another one
+    python process/data_process.py --manifest pairs.jsonl      # your own
 
-The manifest and the rows are described in ``data/README.md``. Rows keep the manifest's order. The
+A data set's sounds and a manifest of them go to ``data/NAME/`` first. The manifest and the rows
+are described in ``data/README.md``. Rows keep the manifest's order. The
 same command goes on where it was stopped. A bad row is skipped and noted in
 ``OUTPUT.errors.jsonl``.
 """
@@ -28,7 +30,10 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from funaudiochat.audio import load_audio  # noqa: E402
 from funaudiochat.cosyvoice3.speech_tokenizer import SAMPLE_RATE_HZ, SpeechTokenizer  # noqa: E402
+from funaudiochat.errors import FunAudioChatError  # noqa: E402
+from funaudiochat.hub import TTS, resolve  # noqa: E402
 from training.check_data import DELAY_CODES  # noqa: E402
+from training.process.hub_data import DATASET, export  # noqa: E402
 from utils.constant import (  # noqa: E402
     AUDIO_BOS_TOKEN,
     AUDIO_PAD_TOKEN,
@@ -79,7 +84,10 @@ def _entry(**fields: str) -> str:
 
 
 def make_row(
-    fields: dict[str, Any], folder: Path, tokenizer: SpeechTokenizer | None
+    fields: dict[str, Any],
+    folder: Path,
+    tokenizer: SpeechTokenizer | None,
+    delay: int = DELAY_CODES,
 ) -> dict[str, Any]:
     """One training row.
 
@@ -87,6 +95,7 @@ def make_row(
         fields: a row of the manifest.
         folder: what its paths are relative to.
         tokenizer: gives the codes of spoken answers.
+        delay: start codes before them.
 
     Raises:
         ValueError: the row is no question with an answer, or its sound cannot be used.
@@ -109,7 +118,7 @@ def make_row(
         path = folder / _text(fields, "answer_audio")
         codes = tokenizer.encode(load_audio(path, SAMPLE_RATE_HZ)).tolist()
         spelled = "".join(f"[AU{code:04d}]" for code in codes)
-        token = AUDIO_BOS_TOKEN * DELAY_CODES + spelled
+        token = AUDIO_BOS_TOKEN * delay + spelled
         audio.append(_entry(path=str(path), text=text, token=token))
         content, prompt = AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT
     messages.append({"role": "assistant", "content": content})
@@ -125,10 +134,10 @@ def _start_worker(tts_path: Path | None, devices: list[str]) -> None:
         _tokenizer = SpeechTokenizer.from_pretrained(tts_path, devices[number % len(devices)])
 
 
-def _work(line: str, folder: Path) -> tuple[bool, str]:
+def _work(line: str, folder: Path, delay: int) -> tuple[bool, str]:
     """Whether a manifest line is good, and the row or the reason as JSON."""
     try:
-        row = make_row(json.loads(line), folder, _tokenizer)
+        row = make_row(json.loads(line), folder, _tokenizer, delay)
         return True, json.dumps(row, sort_keys=True, ensure_ascii=False)
     except (ValueError, TypeError, AttributeError, OSError) as error:
         return False, json.dumps({"error": str(error), "row": line.strip()[:500]})
@@ -144,7 +153,12 @@ def _whole_lines(path: Path) -> int:
 
 
 def process(
-    manifest: Path, output: Path, tts_path: Path | None, workers: int, limit: int | None = None
+    manifest: Path,
+    output: Path,
+    tts_path: Path | None,
+    workers: int,
+    limit: int | None = None,
+    delay: int = DELAY_CODES,
 ) -> tuple[int, int]:
     """Write the rows that are not there yet.
 
@@ -152,6 +166,7 @@ def process(
         tts_path: folder of the speech tokenizer; None if no answer is spoken.
         workers: processes; on several GPUs they take them in turn.
         limit: number of manifest rows to read.
+        delay: start codes before the codes of an answer.
 
     Returns:
         numbers of rows and of skipped rows in all.
@@ -173,7 +188,7 @@ def process(
         output.open("a", encoding="utf-8") as rows,
         errors.open("a", encoding="utf-8") as skipped,
     ):
-        work = partial(_work, folder=manifest.parent.resolve())
+        work = partial(_work, folder=manifest.parent.resolve(), delay=delay)
         results = pool.imap(work, lines(), chunksize=4)
         for good, text in tqdm(results, unit="row", initial=sum(counts)):
             file = rows if good else skipped
@@ -187,23 +202,41 @@ def process(
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Make training rows of a manifest.")
-    parser.add_argument("--manifest", type=Path, required=True, help="JSONL, see data/README.md")
+    parser = argparse.ArgumentParser(description="Make training rows of sounds and texts.")
+    parser.add_argument("--manifest", type=Path, help="JSONL, see data/README.md")
+    parser.add_argument("--datapath", default=DATASET, help="on the hub, or a parquet folder")
+    parser.add_argument("--columns", nargs="+", default=[], metavar="FIELD=COLUMN",
+                        help="columns of the data set, where their names do not tell")
     parser.add_argument("--output", type=Path, help="default: data/train.jsonl")
     parser.add_argument("--tts-path", type=Path, help="folder with the speech tokenizer")
-    parser.add_argument("--workers", type=int, default=max(1, torch.cuda.device_count()))
+    parser.add_argument("--num_workers", "--workers", dest="workers", type=int,
+                        default=max(1, torch.cuda.device_count()))
+    parser.add_argument("--num_samples", type=int, help="rows to read")
+    parser.add_argument("--delay_token_nums", type=int, default=DELAY_CODES,
+                        help="start codes before an answer; checkpoints were trained with 10")
     parser.add_argument("--debug", action="store_true", help="1000 rows, to data/train_1k.jsonl")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    if not args.manifest.is_file():
-        parser.error(f"{args.manifest} does not exist")
+    limit = args.num_samples or (DEBUG_ROWS if args.debug else None)
     output = args.output or DATA / ("train_1k.jsonl" if args.debug else "train.jsonl")
-    limit = DEBUG_ROWS if args.debug else None
-    rows, skipped = process(args.manifest, output, args.tts_path, args.workers, limit)
+    manifest, tts_path = args.manifest, args.tts_path
+    if manifest is None:
+        tts_path = resolve(tts_path, TTS)
+        name = Path(args.datapath).name
+        columns = dict(pair.split("=", 1) for pair in args.columns)
+        manifest = export(args.datapath, output.parent / name, limit, columns or None)
+    elif not manifest.is_file():
+        parser.error(f"{manifest} does not exist")
+    rows, skipped = process(
+        manifest, output, tts_path, args.workers, limit, args.delay_token_nums
+    )
     logger.info("%d rows in %s; %d skipped", rows, output, skipped)
     if skipped:
         logger.info("the reasons are in %s.errors.jsonl", output)
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except FunAudioChatError as error:
+        sys.exit(f"error: {error}")

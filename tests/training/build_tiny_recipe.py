@@ -1,0 +1,54 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What the tiny recipe trains on: `build_tiny_recipe.py DIR` writes sources/ and data/."""
+
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+
+sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
+
+from starting_folders import CODES, write_all  # noqa: E402
+
+from funaudiochat.audio import save_wav  # noqa: E402
+from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
+
+DATASET_INFO = Path(__file__).parents[2] / "training" / "data" / "dataset_info.json"
+WORDS = ("red", "blue", "tall", "old", "warm", "cold", "left", "right")
+
+
+def codes_of(index: int) -> list[int]:
+    """The codes of an answer."""
+    return [(index * 37 + 11 * n) % CODES for n in range(20)]
+
+
+def write_data(folder: Path) -> None:
+    """Eight spoken questions with spoken answers, in the layout of data_process."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index, word in enumerate(WORDS):
+        t = np.arange(16000) / 16000
+        beat = np.sin(2 * np.pi * (2 + index) * t)
+        wave = 0.4 * np.sin(2 * np.pi * (150 + 90 * index) * t) * beat
+        save_wav(folder / f"{index}.wav", wave, 16000)
+        answer = "<|audio_bos|>" * 10 + "".join(f"[AU{code:04d}]" for code in codes_of(index))
+        path = str((folder / f"{index}.wav").resolve())
+        question = {"path": path, "token": "<|audio_pad|>" * 25, "text": ""}
+        roles = ("user", "assistant")
+        rows.append({
+            "system": DEFAULT_S2M_PROMPT,
+            "messages": [{"role": role, "content": AUDIO_TEMPLATE} for role in roles],
+            "audio": [json.dumps(question), json.dumps({"token": answer, "text": word})],
+        })
+    (folder / "tiny.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    info = json.loads(DATASET_INFO.read_text())
+    info = {"tiny": {**info["spoken_alpaca"], "file_name": "tiny.jsonl"}}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+if __name__ == "__main__":
+    write_all(Path(sys.argv[1]) / "sources")
+    write_data(Path(sys.argv[1]) / "data")

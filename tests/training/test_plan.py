@@ -1,0 +1,144 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The memory planner against counted and measured memory."""
+
+import gc
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from build_tiny_folders import MODEL
+from build_tiny_recipe import write_data
+from safetensors import safe_open
+
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.errors import FunAudioChatError
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from training.callbacks import freeze_other_parts
+from training.plan import GIB, Sharding, make_plan, parse_size, read_sharding, static_bytes
+
+CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+ROWS = 8
+
+
+def training_batch(folder: Path) -> dict[str, torch.Tensor]:
+    write_data(folder)
+    processor = FunAudioChatProcessor.from_pretrained(MODEL)
+    rows = [json.loads(line) for line in (folder / "tiny.jsonl").read_text().splitlines()]
+    audios = [entry for row in rows for entry in row["audio"]]
+    texts = [f"{r['system']}\n" + "\n".join(m["content"] for m in r["messages"]) for r in rows]
+    ids = processor.tokenizer(
+        processor.expand_placeholders(texts, audios), return_tensors="pt"
+    ).input_ids
+    assert ids.shape[0] == ROWS
+    audio = processor.encode_audios(audios, "longest", transcripts=True)
+    return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids),
+            **{name: torch.as_tensor(value) for name, value in audio.items()}}
+
+
+def measured_peak(batch: dict, config: FunAudioChatConfig, checkpointing: bool, parts=None) -> int:
+    """Bytes at the highest moment of a training step, as torch's allocator reports them."""
+    model = FunAudioChatForConditionalGeneration(config).train()
+    if parts:
+        freeze_other_parts(model, parts)
+    if checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
+    model(**batch).loss.backward()
+    optimizer.step()  # makes the optimizer's states
+    gc.collect()
+    resident = sum(p.nbytes + (p.grad.nbytes if p.grad is not None else 0)
+                   for p in model.parameters())
+    resident += sum(value.nbytes for state in optimizer.state.values() for value in state.values())
+    with torch.profiler.profile(profile_memory=True) as profile:
+        model(**batch).loss.backward()
+    changes = [event.nbytes() for event in profile.profiler.kineto_results.events()
+               if event.name() == "[memory]"]
+    assert changes
+    return resident + int(torch.tensor(changes).cumsum(0).max())
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("parts", [None, ["mel_encoder", "adapter", "refined_head"]])
+def test_planned_memory_is_what_a_step_takes(tmp_path, checkpointing, parts):
+    batch = training_batch(tmp_path)
+    config = FunAudioChatConfig.from_pretrained(MODEL)
+    measured = measured_peak(batch, config, checkpointing, parts)
+    fields = {"cutoff_len": batch["input_ids"].shape[1], "per_device_train_batch_size": ROWS,
+              "disable_gradient_checkpointing": not checkpointing, "train_parts": parts}
+    plan = make_plan(fields, config, tmp_path, 1, 80 * GIB, audio_seconds=2.0)
+    assert plan.static + plan.activations == pytest.approx(measured, rel=0.2)
+
+
+def test_the_published_sizes_are_counted_exactly():
+    golden = Path(__file__).parents[1] / "golden"
+    for name, parameters in (("8b", 9_424_246_784), ("30b_a3b", 31_657_276_416)):
+        manifest = json.loads((golden / f"manifest_{name}.json").read_text())
+        assert manifest.get("total_parameters_unique", parameters) == parameters
+        fields = json.loads((CONFIGS / f"model_{name}.json").read_text())
+        fields.pop("model_type")
+        with torch.device("meta"):
+            model = FunAudioChatForConditionalGeneration(FunAudioChatConfig(**fields))
+        assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+def test_sharding_divides_what_its_stage_says():
+    def parts(stage, gpus=8, **more):
+        sharding = Sharding(stage=stage, deepspeed=True, bucket=0, live_parameters=0, **more)
+        return static_bytes(sharding, 800, 80, 10, gpus, half=True)
+
+    assert parts(0) == {"parameters": 1760, "gradients": 1600, "optimizer": 9600, "buffers": 0}
+    assert parts(1) == {**parts(0), "optimizer": 1200}
+    assert parts(2) == {**parts(1), "gradients": 200}
+    assert parts(3) == {**parts(2), "parameters": 220}
+    assert parts(3, offload_optimizer=True)["optimizer"] == 0
+    alone = static_bytes(Sharding(), 800, 80, 10, 1, half=False)
+    assert alone == {"parameters": 3520, "gradients": 3200, "optimizer": 6400, "buffers": 0}
+    assert static_bytes(Sharding(), 800, 80, 10, 2, half=False)["buffers"] == 3200
+
+
+def test_config_files_name_their_sharding():
+    folder = CONFIGS.parent
+    assert read_sharding({}, folder).name == "DDP"
+    assert read_sharding({"deepspeed": "configs/ds_z2.json"}, folder).name == "ZeRO-2"
+    assert read_sharding({"deepspeed": "configs/ds_z3.json"}, folder).name == "ZeRO-3"
+    assert read_sharding({"fsdp": "full_shard auto_wrap"}, folder).name == "FSDP"
+    with pytest.raises(FunAudioChatError, match="cannot be read"):
+        read_sharding({"deepspeed": "configs/nowhere.json"}, folder)
+    assert parse_size("80GiB") == parse_size("80") == 80 * GIB and parse_size("24 GB") == 24 * 10**9
+    with pytest.raises(FunAudioChatError, match="is no size"):
+        parse_size("much")
+
+
+def test_adapters_train_little(tmp_path):
+    config = FunAudioChatConfig.from_pretrained(MODEL)
+    fields = {"finetuning_type": "lora", "lora_rank": 4, "lora_target": "q_proj",
+              "train_parts": ["shared_llm"], "cutoff_len": 64}
+    plan = make_plan(fields, config, tmp_path, 1, GIB)
+    with safe_open(MODEL / "model.safetensors", "pt") as file:
+        whole = sum(file.get_tensor(key).numel() for key in file.keys())
+        layers = [file.get_slice(key).get_shape() for key in file.keys()
+                  if key.startswith("language_model.") and key.endswith("q_proj.weight")]
+    assert plan.trainable == sum(4 * (rows + columns) for rows, columns in layers)
+    assert plan.frozen == whole
+
+
+def test_the_command_prints_the_plan_and_fails_if_nothing_fits():
+    def command(*options):
+        return subprocess.run(
+            [sys.executable, "-m", "funaudiochat.cli", "train", "plan",
+             str(CONFIGS / "tiny" / "sft.yaml"), *options], capture_output=True, text=True,
+        )
+
+    done = command("--model", str(MODEL), "--gpu-memory", "4GiB")
+    assert done.returncode == 0, done.stderr
+    assert "optimizer states" in done.stdout and "fits into 4GiB" in done.stdout
+    assert command("--model", str(MODEL), "--gpu-memory", "1GiB").returncode == 1
+    lost = command("--model", "nowhere")
+    assert lost.returncode == 1
+    assert "model_8b.json" in lost.stderr and "Traceback" not in lost.stderr
