@@ -4,21 +4,35 @@
 """A running server and the pages that talk to it, over real sockets."""
 
 import asyncio
+import copy
 import json
+import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import aiohttp
 import numpy as np
 import sphn
+import torch
 from aiohttp import web
 
+from funaudiochat.conversation import (
+    Event,
+    Finished,
+    Reply,
+    SpeechGroup,
+    TextPiece,
+    Timings,
+    VoiceChat,
+    parse_tool_calls,
+)
 from web_demo.server.app import DEMO, make_app
 from web_demo.server.demo import Demo, Options
+from web_demo.server.engine import Models
 
 TIMEOUT_S = 60.0
 
@@ -214,3 +228,87 @@ class ReferencePage(Page):
         "audio_topk": "250", "pad_mult": "0", "text_seed": "42", "audio_seed": "7",
         "repetition_penalty_context": "64", "repetition_penalty": "1",
     }
+
+
+class SpyChat(VoiceChat):
+    """The real conversation, which also notes what it is asked and how its answers end."""
+
+    def __init__(self, log: list[dict[str, Any]], *args: Any) -> None:
+        super().__init__(*args)
+        self.log = log
+
+    def _answer(self, turn: Any, *args: Any) -> Iterator[Event]:
+        wave = turn.wave
+        entry = {
+            "text": turn.content,
+            "tokens": None if wave is None else math.ceil(len(wave) / 16000 * 25),
+            "system": self.system,
+            "history": [t.content for t in self._history],
+            "groups": 0,
+            "closed": False,
+            "threads": set(),
+        }
+        self.log.append(entry)
+        try:
+            for event in super()._answer(turn, *args):
+                entry["threads"].add(threading.current_thread().name)
+                entry["groups"] += isinstance(event, SpeechGroup)
+                yield event
+        finally:
+            entry["closed"] = True
+
+
+def spying(models: Models) -> tuple[Models, list[dict[str, Any]]]:
+    """The same models with a log of what they are asked."""
+    chat, log = models.new_chat(), []
+    return replace(models, new_chat=lambda: SpyChat(log, chat.model, chat.processor)), log
+
+
+class ScriptedChat:
+    """A conversation whose answers a test writes: `script(question)` gives the events.
+
+    A text in the script is a piece of text, a list of numbers a group of codes; anything else that
+    can be called is called, to wait or to fail in the middle.
+    """
+
+    def __init__(self, script: Callable[[Any], Iterator[Any]]) -> None:
+        self.script, self.system, self.heard = script, None, []
+
+    def branch(self) -> "ScriptedChat":
+        other = copy.copy(self)
+        other.heard = list(self.heard)
+        return other
+
+    def correct_answer(self, heard: str) -> None:
+        self.heard[-1] = heard
+
+    def spoken(self, codes: torch.Tensor) -> torch.Tensor:
+        return codes
+
+    def stream(self, question: Any, *args: Any, tools: Any = None, **kwargs: Any):
+        return self._events(("tools", question) if tools else question)
+
+    def stream_tool_result(self, result: Any, *args: Any):
+        return self._events(("result", result))
+
+    def _events(self, question: Any) -> Iterator[Event]:
+        text = ""
+        try:
+            for item in self.script(question):
+                if isinstance(item, str):
+                    text += item
+                    yield TextPiece(item)
+                elif isinstance(item, list):
+                    yield SpeechGroup(torch.tensor(item))
+                else:
+                    item()
+        finally:
+            self.heard.append(text)
+        calls, problems = parse_tool_calls(text)
+        none = torch.empty(0, dtype=torch.long)
+        yield Finished(Reply(text, none, None, 24000, calls, problems, Timings()))
+
+
+def scripted(models: Models, script: Callable[[Any], Iterator[Any]]) -> Models:
+    """Models that answer by a script, with the real detokenizer."""
+    return replace(models, new_chat=lambda: ScriptedChat(script))

@@ -179,8 +179,10 @@ class Session:
 
     async def _end(self) -> None:
         self._interrupt("disconnect")
-        if self._settling is not None:
-            await asyncio.wait({self._settling})
+        # Neither what must be let go of nor what is being recorded is cut short.
+        last = {task for task in (self._settling, self._turn_task) if task is not None}
+        if last:
+            await asyncio.wait(last)
         for task in self._tasks:
             task.cancel()
         if self._tasks:
@@ -377,6 +379,8 @@ class Session:
             await turn.settle()
             if running:
                 await self._record(turn)
+            else:
+                await asyncio.wait({task})  # it may still be recorded
 
         self._turn = self._turn_task = None
         self._settling = self._spawn(settle())

@@ -1,0 +1,46 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tiny models, loaded once, and a server on them."""
+
+import pytest
+import torch
+from build_tiny_folders import build
+from safetensors.torch import save_file
+from web_clients import running, spying
+
+from web_demo.server.engine import Models
+
+
+@pytest.fixture(scope="session")
+def folders(tmp_path_factory):
+    """Folders of the official format with two voices."""
+    model, tts = build(tmp_path_factory.mktemp("models"))
+    generator = torch.Generator().manual_seed(0)
+    voices = {name: torch.randn(192, generator=generator) for name in ("anna", "ben")}
+    save_file(voices, tts / "voices.safetensors")
+    return model, tts
+
+
+@pytest.fixture(scope="session")
+def models(folders):
+    return Models.load(*folders, device="cpu", tts_device="cpu", voice="anna")
+
+
+@pytest.fixture(scope="session")
+def watched(models):
+    """The models, and the log of what they are asked."""
+    return spying(models)
+
+
+@pytest.fixture
+def asked(watched):
+    """What the models of `server` were asked in this test."""
+    watched[1].clear()
+    return watched[1]
+
+
+@pytest.fixture(scope="session")
+def server(watched):
+    with running(watched[0], max_sessions=8) as found:
+        yield found
