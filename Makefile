@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 TINY := outputs/tiny
 
-.PHONY: setup demo test lint train-setup
+.PHONY: setup demo test lint train-setup page page-test
 
 setup: .venv/ready
 
@@ -28,3 +28,19 @@ lint: setup
 train-setup: setup
 	.venv/bin/pip install -q -r requirements-train.txt
 	.venv/bin/pip install -q --no-deps llamafactory==0.9.5
+
+# The web demo's page, which the server serves: needs node 20.19 or newer.
+page: web_demo/client/dist/index.html
+
+PAGE_SOURCES := $(shell find web_demo/client/src web_demo/client/public -type f)
+
+web_demo/client/dist/index.html: web_demo/client/node_modules/.package-lock.json $(PAGE_SOURCES) \
+  web_demo/client/index.html web_demo/client/vite.config.ts
+	cd web_demo/client && npm run build
+
+web_demo/client/node_modules/.package-lock.json: web_demo/client/package-lock.json
+	cd web_demo/client && npm ci
+	touch $@
+
+page-test: page
+	cd web_demo/client && npm test
