@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 TINY := outputs/tiny
 
-.PHONY: setup demo test lint train-setup eval-setup eval-demo tiny-recipe
+.PHONY: setup demo test lint train-setup eval-setup eval-demo tiny-recipe page page-test nano
 
 setup: .venv/ready
 
@@ -54,3 +54,19 @@ tiny-recipe: train-setup
 	LLM=$(CURDIR)/$(TINY)/sources/llm AUDIO_ENCODER=$(CURDIR)/$(TINY)/sources/whisper \
 	  HEAD=$(CURDIR)/$(TINY)/sources/head CODES=125 CONFIG_DIR=configs/tiny SAVES=saves/tiny \
 	  PYTHON=$(CURDIR)/.venv/bin/python bash training/run_shell/core_cocktail.sh
+
+# The web demo's page, which the server serves: needs node 20.19 or newer.
+page: web_demo/client/dist/index.html
+
+PAGE_SOURCES := $(shell find web_demo/client/src web_demo/client/public -type f)
+
+web_demo/client/dist/index.html: web_demo/client/node_modules/.package-lock.json $(PAGE_SOURCES) \
+  web_demo/client/index.html web_demo/client/vite.config.ts
+	cd web_demo/client && npm run build
+
+web_demo/client/node_modules/.package-lock.json: web_demo/client/package-lock.json
+	cd web_demo/client && npm ci
+	touch $@
+
+page-test: page
+	cd web_demo/client && npm test

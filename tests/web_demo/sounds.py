@@ -46,7 +46,7 @@ def sounding_s(samples: np.ndarray, rate_hz: int, level: float = 1e-3) -> float:
 
 
 def likeness(samples: np.ndarray, part: np.ndarray) -> float:
-    """Highest correlation of the loudness curves (20 ms, 24 kHz) of `part` and a piece of `samples`.
+    """Highest correlation of the loudness (20 ms, 24 kHz) of `part` and of a piece of `samples`.
 
     A microphone's echo and noise removal change the samples, not how loud speech comes and goes.
     """

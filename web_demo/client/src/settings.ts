@@ -20,6 +20,7 @@ export interface Settings {
   topK: number | null;
   repetitionPenalty: number | null;
   seed: number | null;
+  maxNewTokens: number | null;
   inputId: string;
   outputId: string;
   volume: number;
@@ -48,6 +49,7 @@ export const DEFAULTS: Settings = {
   topK: null,
   repetitionPenalty: null,
   seed: null,
+  maxNewTokens: null,
   inputId: "",
   outputId: "",
   volume: 1,
@@ -101,6 +103,7 @@ export function serverSettings(settings: Settings, server: { voices: string[]; v
     top_k: settings.topK,
     repetition_penalty: settings.repetitionPenalty,
     seed: settings.seed,
+    max_new_tokens: settings.maxNewTokens,
     text_greedy: settings.sampleText ? false : null,
   };
   return {

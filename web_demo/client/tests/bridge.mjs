@@ -80,6 +80,7 @@ async function open({ url, wav, deny = false, context: options = {} }) {
     headless: true,
     // Without this flag and without a permission, a headless browser denies the microphone.
     args: [...FLAGS, ...(deny ? [] : ["--use-fake-ui-for-media-stream"]), ...(wav ? [`--use-file-for-fake-audio-capture=${wav}`] : [])],
+    reducedMotion: "reduce", // less to draw for a loaded machine
     locale: "en-US",
     viewport: { width: 1280, height: 800 },
     acceptDownloads: true,

@@ -165,6 +165,11 @@ function Sampling({ settings, onChange }: GroupProps) {
           {...{ placeholder, min: 0, max: 2147483647, step: 1, value: settings.seed }}
           onChange={(seed) => onChange({ seed })}
         />
+        <OptionalNumber
+          label={text.maxNewTokens}
+          {...{ placeholder, min: 1, max: 2048, step: 1, value: settings.maxNewTokens }}
+          onChange={(maxNewTokens) => onChange({ maxNewTokens })}
+        />
       </div>
     </section>
   );

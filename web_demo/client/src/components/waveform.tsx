@@ -6,13 +6,14 @@ const BAR_PX = 3;
 const GAP_PX = 2;
 const BAR_MS = 40;
 const CALM_BAR_MS = 250;
+const MAX_BARS = 120;
 
 /** Loudness on the ear's scale: 0 at -50 dB and below, 1 at full scale. */
 export function loudness(level: number): number {
   return level > 0 ? Math.max(0, Math.min(1, 1 + (20 * Math.log10(level)) / 50)) : 0;
 }
 
-function draw(canvas: HTMLCanvasElement, bars: number[], reversed: boolean): void {
+function draw(canvas: HTMLCanvasElement, bars: number[], colour: string, reversed: boolean): void {
   const scale = window.devicePixelRatio || 1;
   const { clientWidth: width, clientHeight: height } = canvas;
   if (canvas.width !== Math.round(width * scale)) canvas.width = Math.round(width * scale);
@@ -21,7 +22,7 @@ function draw(canvas: HTMLCanvasElement, bars: number[], reversed: boolean): voi
   if (!context) return;
   context.setTransform(scale, 0, 0, scale, 0, 0);
   context.clearRect(0, 0, width, height);
-  context.fillStyle = getComputedStyle(canvas).color;
+  context.fillStyle = colour;
   const count = Math.ceil(width / (BAR_PX + GAP_PX));
   for (let i = 0; i < count; i++) {
     const bar = Math.max(BAR_PX, (bars[bars.length - 1 - i] ?? 0) * height);
@@ -54,16 +55,23 @@ export function Waveform({ level, className, reversed = false }: Props) {
     let due = performance.now();
     let peak = 0;
     let request = 0;
+    let drawnLook = ""; // silence is not drawn again unless it would look different
     const tick = (nowMs: number) => {
       peak = Math.max(peak, latest.current());
       if (nowMs >= due) {
         // With reduced motion one level for all bars: a meter that breathes instead of a river.
         if (calm) bars.fill(loudness(peak));
         bars.push(loudness(peak));
-        if (bars.length > 400) bars.shift();
+        if (bars.length > MAX_BARS) bars.shift();
         peak = 0;
         due = Math.max(due + barMs, nowMs - barMs);
-        if (canvas.current) draw(canvas.current, bars, reversed);
+        const element = canvas.current;
+        if (element) {
+          const colour = getComputedStyle(element).color;
+          const look = bars.some((bar) => bar > 0) ? "" : `${colour} ${element.clientWidth}`;
+          if (!look || look !== drawnLook) draw(element, bars, colour, reversed);
+          drawnLook = look;
+        }
       }
       request = requestAnimationFrame(tick);
     };

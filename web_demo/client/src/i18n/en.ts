@@ -245,6 +245,7 @@ export const en = {
   repetitionPenalty: "Repetition penalty",
   sampleText: "Vary the words too, not only how they sound",
   seed: "Seed",
+  maxNewTokens: "Longest answer (tokens)",
   modelDefault: "model's own",
   reset: "Back to the defaults",
   actsNext: "Settings act from the next turn.",

@@ -229,6 +229,7 @@ export const zh: Text = {
   repetitionPenalty: "重复惩罚",
   sampleText: "用词也随机，而不只是声音",
   seed: "随机种子",
+  maxNewTokens: "最长回答（词元数）",
   modelDefault: "模型默认",
   reset: "恢复默认",
   actsNext: "设置从下一轮起生效。",

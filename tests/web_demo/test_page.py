@@ -1,0 +1,292 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The page in Chromium, talking with the real server on tiny weights."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+pytest.importorskip("sphn")
+pytest.importorskip("aiohttp")
+
+import browser as browsers  # noqa: E402
+import sounds  # noqa: E402
+from web_clients import running  # noqa: E402
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(browsers.missing() is not None, reason=str(browsers.missing())),
+]
+
+ROOT = Path(__file__).parents[2]
+TOKENS = 12  # of an answer: 2.4 s
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[browsers.Browser]:
+    running_browser = browsers.Browser()
+    yield running_browser
+    running_browser.close()
+
+
+@pytest.fixture
+def speaking(tmp_path: Path) -> Path:
+    said = sounds.question(sounds.MICROPHONE_HZ)
+    return sounds.microphone(tmp_path / "said.wav", said, silence_s=2.0)
+
+
+def prefer(page: browsers.Page, **settings: object) -> None:
+    """Settings as an earlier visit would have left them."""
+    stored = json.dumps({"maxNewTokens": TOKENS, **settings})
+    page.evaluate(f"localStorage.setItem('fun-audio-chat.settings', {json.dumps(stored)})")
+    page.call("reload")
+
+
+def visit(browser: browsers.Browser, url: str, wav: Path | None = None, **settings: object):
+    """A page that is connected."""
+    page = browser.open(url, wav)
+    prefer(page, **settings)
+    page.see("text=is ready")
+    page.press("Start talking")
+    page.see(".is-listening")
+    return page
+
+
+def wait_s(page: browsers.Page, seconds: float) -> None:
+    """Let time pass in the page."""
+    page.evaluate(f"new Promise(resume => setTimeout(resume, {1000 * seconds}))")
+
+
+def type_in(page: browsers.Page, words: str) -> None:
+    page.call("fill", "role=textbox[name='Type a message']", words)
+    page.press("Send")
+
+
+def test_two_spoken_turns_are_heard_and_read(browser, server, speaking):
+    page = visit(browser, server.url, speaking, seed=1)
+    for turn in (1, 2):
+        before = page.heard()[0].size
+        wait_s(page, 3)
+        page.press("Done, send it")
+        page.wait_until("document.querySelector('.is-speaking, .is-idle')")
+        page.see("role=button[name='Speak']")
+        heard, rate = page.heard()
+        assert sounds.sounding_s(heard[before:], rate) == pytest.approx(TOKENS / 5, abs=0.7)
+        captions = page.captions()
+        assert len(captions) == turn
+        assert captions[-1][1].strip()
+        page.press("Speak")
+        page.see(".is-listening")
+    assert "made sound" in page.see(".latency")
+    assert "network and buffer" in page.see(".latency")
+    assert page.call("problems") == []
+    page.call("quit")
+
+
+def test_typed_words_and_a_file_are_questions_and_all_of_it_is_saved(
+    browser, server, asked, tmp_path
+):
+    page = visit(browser, server.url)
+    type_in(page, "Where is 北京?")
+    page.see("role=button[name='Speak']")
+    page.call("setInputFiles", "input[type=file]", str(sounds.QUESTION))
+    page.wait_until("document.querySelectorAll('.turn').length == 2")
+    page.see("role=button[name='Speak']")
+    captions = page.captions()
+    assert [question for question, _ in captions] == ["Where is 北京?", "question.wav"]
+    assert "sound file" in page.see(".turn:last-child .you h3")
+
+    page.call("click", "summary[aria-label=Download]")
+    page.call("download", "text=Data (JSON)", str(tmp_path / "talk.json"))
+    turns = json.loads((tmp_path / "talk.json").read_text())["turns"]
+    assert [(turn["source"], turn["end"]) for turn in turns] == [("text", "done"), ("file", "done")]
+    page.call("click", "summary[aria-label=Download]")
+    page.call("download", "text=Sound (WAV", str(tmp_path / "talk.wav"))
+    saved, rate = soundfile.read(tmp_path / "talk.wav", dtype="float32")
+    heard, _ = page.heard()
+    assert rate == 24000 and saved.shape[1] == 2
+    assert sounds.sounding_s(saved[:, 1], rate) == pytest.approx(
+        sounds.sounding_s(heard, rate), abs=0.5
+    )
+    page.call("quit")
+
+
+def test_an_interruption_is_silent_within_250_ms_and_keeps_what_was_heard(browser, server):
+    page = visit(browser, server.url, maxNewTokens=400)
+    type_in(page, "Tell me everything.")
+    page.wait_until("heard.loudUntilS > 0")
+    wait_s(page, 1)
+    page.evaluate(
+        "document.getElementById('main-button').addEventListener('click', "
+        "() => { window.clickedS = heard.context.currentTime }, { capture: true, once: true })"
+    )
+    page.press("Interrupt")
+    page.see(".is-listening")
+    page.see(".turn .bot h3 >> text=interrupted")
+    page.wait_until("heard.context.currentTime > clickedS + 1.5")
+    assert page.evaluate("heard.loudUntilS - clickedS") < 0.25
+    page.call("quit")
+
+
+def test_hands_free_hears_where_a_question_ends(browser, server, speaking):
+    page = visit(browser, server.url, speaking, handsFree=True)
+    page.see("text=Just speak. A pause ends your turn.")
+    page.see(".turn .you h3 >> text=spoken", 60)
+    page.call("quit")
+
+
+def test_settings_act_from_the_next_turn(browser, server):
+    page = visit(browser, server.url)
+    page.press("Settings")
+    page.call("selectOption", "dialog >> role=combobox[name='Answer in']", "text")
+    page.press("Close")
+    type_in(page, "Only write, please.")
+    page.wait_until("document.querySelector('.turn .bot p:not(.dots)')?.innerText.trim()")
+    page.see("role=button[name='Speak']")
+    heard, rate = page.heard()
+    assert sounds.sounding_s(heard, rate) == 0
+    assert "to the first text" in page.see(".latency")
+    page.call("quit")
+
+
+def test_all_places_taken_means_a_place_in_the_queue(browser, models):
+    with running(models, max_sessions=1) as small:
+        first = visit(browser, small.url)
+        second = browser.open(small.url)
+        second.see("text=All places are taken")
+        second.press("Start talking")
+        assert "You are next" in second.see(".banner")
+        first.press("End")
+        first.see("text=The conversation is over.")
+        second.see(".is-listening")
+        first.call("quit")
+        second.call("quit")
+
+
+def test_a_server_that_wants_a_token_is_told_it(browser, models):
+    with running(models, token="open sesame") as guarded:
+        page = browser.open(guarded.url)
+        page.see("text=The server wants an access token.")
+        page.call("fill", "input[type=password]", "open sesame")
+        page.see("text=is ready")
+        page.press("Start talking")
+        page.see(".is-listening")
+        page.call("quit")
+
+
+def start_server(folders: tuple[Path, Path], port: int) -> subprocess.Popen[bytes]:
+    model, tts = folders
+    command = [sys.executable, "-m", "web_demo.server.server", "--model-path", str(model)]
+    command += ["--tts-path", str(tts), "--port", str(port)]
+    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_a_lost_server_is_told_and_found_again(browser, folders):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    process = start_server(folders, port)
+    try:
+        page = None
+        while page is None:
+            assert process.poll() is None
+            try:
+                page = browser.open(f"http://localhost:{port}/")
+            except browsers.BrowserError:
+                continue
+        prefer(page)
+        page.press("Start talking")
+        page.see(".is-listening", 60)
+        type_in(page, "Are you there?")
+        page.see("role=button[name='Speak']", 60)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert "The connection was lost" in page.see(".banner")
+        process = start_server(folders, port)
+        page.see(".is-listening", 120)
+        assert "no longer knows" in page.see(".banner")
+        type_in(page, "Are you there again?")
+        page.see("role=button[name='Speak']", 60)
+        assert [question for question, _ in page.captions()] == [
+            "Are you there?", "Are you there again?",
+        ]
+        page.call("quit")
+    finally:
+        process.kill()
+        process.wait()
+
+
+BARRIERS = """axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'] })
+.then(found => found.violations.flatMap(
+    ({ id, nodes }) => nodes.map(node => `${id}: ${node.target} ${node.failureSummary}`)))"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_nothing_bars_people_who_hear_see_or_move_otherwise(browser, server, theme):
+    page = browser.open(server.url)
+    prefer(page, theme=theme)
+    page.call("addScriptTag", {"path": str(browsers.CLIENT / "node_modules/axe-core/axe.min.js")})
+    page.see("text=is ready")
+    assert page.evaluate(BARRIERS) == []
+    page.press("Start talking")
+    page.see(".is-listening")
+    type_in(page, "Hello")
+    page.see("role=button[name='Speak']")
+    assert page.evaluate(BARRIERS) == []
+    page.press("Settings")
+    page.see("role=dialog")
+    assert page.evaluate(BARRIERS) == []
+    page.call("quit")
+
+
+def test_the_keyboard_alone_does_everything_on_a_phone_wide_page(browser, server):
+    page = browser.open(server.url, context={"viewport": {"width": 360, "height": 740}})
+    prefer(page)
+    page.see("text=is ready")
+
+    def tab_to(name: str) -> None:
+        for _ in range(40):
+            page.call("keyboard.press", "Tab")
+            shown = page.evaluate(
+                "(element => element.ariaLabel ?? element.innerText)(document.activeElement)"
+            )
+            if name in (shown or ""):
+                return
+        raise AssertionError(f"Tab never reaches {name}")
+
+    tab_to("Start talking")
+    page.call("keyboard.press", "Enter")
+    page.see(".is-listening")
+    assert page.evaluate("document.activeElement.id") == "main-button"
+    tab_to("Settings")
+    page.call("keyboard.press", "Enter")
+    page.see("role=dialog")
+    page.call("keyboard.press", "Escape")
+    page.wait_until("!document.querySelector('dialog')")
+    page.evaluate("document.activeElement.blur()")
+    wait_s(page, 1)
+    page.call("keyboard.press", "Space")
+    page.see(".is-thinking, .is-speaking, .is-idle")
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+    page.call("quit")
+
+
+def test_what_is_heard_has_no_gap_or_repetition(browser, server):
+    page = visit(browser, server.url, seed=3)
+    type_in(page, "Sing.")
+    page.see("role=button[name='Speak']")
+    heard, _ = page.heard()
+    blocks = heard.reshape(-1, 128)
+    loud = blocks[np.abs(blocks).max(1) > 1e-3]
+    assert len({block.tobytes() for block in loud}) == len(loud)
+    page.call("quit")
