@@ -4,6 +4,7 @@
 """The command ``funaudiochat``."""
 
 import json
+import shutil
 import subprocess
 import sys
 import warnings
@@ -58,6 +59,8 @@ train_app = typer.Typer(
 )
 app.add_typer(train_app, name="train")
 app.add_typer(eval_app, name="eval")
+# Of macOS, PulseAudio, PipeWire and ALSA.
+_PLAYERS = ("afplay", "paplay", "pw-play", "aplay")
 console = Console(highlight=False, soft_wrap=True)
 
 ModelPath = Annotated[Path | None, typer.Option(help="Language model's folder; Nano by default.")]
@@ -105,6 +108,13 @@ def _show(events) -> Reply:
     return reply
 
 
+def _play(path: Path) -> None:
+    """Play a wave by the first program there is; without one, or a sound device, do nothing."""
+    player = next(filter(None, map(shutil.which, _PLAYERS)), None)
+    if player:
+        subprocess.run([player, path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
 @app.command()
 def s2t(
     audio: Annotated[Path, typer.Argument(help="Sound file with the question.")],
@@ -132,6 +142,7 @@ def s2s(
     tts_device: Annotated[str | None, typer.Option(help="Of the detokenizer.")] = None,
     max_new_tokens: MaxNewTokens = None,
     repetition_penalty: Penalty = None,
+    play: Annotated[bool, typer.Option(help="Play the answers where a sound device is.")] = False,
 ) -> None:
     """Answer spoken questions with text and speech; waves go to the output folder."""
     chat = _load(model_path, tts_path, True, device=device, tts_device=tts_device, voice=voice)
@@ -148,6 +159,8 @@ def s2s(
         target = output / f"answer_{number}.wav"
         save_wav(target, reply.wave, reply.sample_rate_hz)
         console.print(str(target), markup=False)
+        if play:
+            _play(target)
 
 
 @app.command()
