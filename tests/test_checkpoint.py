@@ -188,19 +188,15 @@ print(peak() - before)
 @pytest.mark.slow
 def test_loading_needs_the_weights_and_one_shard(tmp_path):
     config = FunAudioChatConfig.from_pretrained(FOLDER)
-    config.text_config.vocab_size = 400_000
-    config.text_config.tie_word_embeddings = False
-    config.text_config.num_hidden_layers = 8
-    config.text_config.layer_types = None
+    config.text_config.vocab_size = 600_000
     config.text_config.intermediate_size = 60_000
     model = FunAudioChatForConditionalGeneration(config)
     weights_mib = sum(p.numel() for p in model.parameters()) * 4 / 2**20
-    model.save_pretrained(tmp_path, max_shard_size="100MB")
+    model.save_pretrained(tmp_path, max_shard_size="160MB")
     del model
-    assert weights_mib > 400 and len(list(tmp_path.glob("*.safetensors"))) > 3
+    assert weights_mib > 400 and len(list(tmp_path.glob("*.safetensors"))) >= 3
     done = subprocess.run(
         [sys.executable, "-c", MEASURE, str(FOLDER), str(tmp_path)], check=True,
         capture_output=True, text=True, cwd=Path(__file__).parents[1],
     )
-    # The tensor of the vocabulary is a shard of its own.
-    assert float(done.stdout) < weights_mib + 100 + 50
+    assert float(done.stdout) < weights_mib + 160 + 40
