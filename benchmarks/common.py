@@ -119,14 +119,23 @@ def chat_model() -> FunAudioChatForConditionalGeneration:
     return FunAudioChatForConditionalGeneration(config).eval().requires_grad_(False)
 
 
-def detokenizer() -> CosyVoice3Detokenizer:
-    """About 50 M parameters in the official shape."""
+def detokenizer() -> tuple[CosyVoice3Detokenizer, int]:
+    """A detokenizer in the official shape, and its parameters in use (about 50 M).
+
+    The time layers, a third more, are evaluated once and dropped.
+    """
     torch.manual_seed(0)
-    flow = Flow(FlowConfig(dim=512, depth=12, heads=8, lookahead_channels=512))
+    flow = Flow(FlowConfig(dim=640, depth=13, heads=10, lookahead_channels=512))
     hift = Hift(HiftConfig(base_channels=256, f0_channels=256))
     for model in (flow, hift):
         model.eval().requires_grad_(False)
-    return CosyVoice3Detokenizer(flow, hift)
+    estimator = flow.decoder.estimator
+    dropped = parameters(
+        estimator.time_embed, estimator.norm_out,
+        *(block.attn_norm for block in estimator.transformer_blocks),
+    )
+    used = parameters(flow, hift) - dropped
+    return CosyVoice3Detokenizer(flow, hift), used
 
 
 def seconds_of(run: Callable[[], object]) -> float:

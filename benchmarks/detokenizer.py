@@ -17,7 +17,6 @@ from common import (
     THREADS,
     Report,
     detokenizer,
-    parameters,
     ratio,
     seconds_of,
     style_of_report,
@@ -94,9 +93,8 @@ def long_reply(model: CosyVoice3Detokenizer, seconds: int, report: Report) -> No
         report.add(f"state before second {second + 1}", state_bytes(stream) / 2**20, "MiB")
 
 
-def measure(model: CosyVoice3Detokenizer) -> Report:
-    size = parameters(model.flow, model.hift) / 1e6
-    report = Report(f"random flow and vocoder of {size:.0f} M parameters")
+def measure(model: CosyVoice3Detokenizer, size: int) -> Report:
+    report = Report(f"random flow and vocoder of {size / 1e6:.0f} M parameters in use")
     ids = codes(8)
     first_sound(model, ids)  # warm up
     first = statistics.median(first_sound(model, ids) for _ in range(PAIRS))
@@ -120,7 +118,7 @@ def measure(model: CosyVoice3Detokenizer) -> Report:
 def main() -> None:
     style = style_of_report(__doc__.splitlines()[0])
     torch.set_num_threads(THREADS)
-    measure(detokenizer()).show(style)
+    measure(*detokenizer()).show(style)
 
 
 if __name__ == "__main__":

@@ -389,6 +389,7 @@ class VoiceChat(Conversation):
             settings.update(do_sample=False)
         options = GenerationOptions.from_config(
             settings,
+            prompt,
             text_greedy=sampling.text_greedy or not speech,
             disable_speech=not speech,
             force_text_abos=speech,

@@ -77,21 +77,23 @@ class GenerationOptions:
     only_crq_sampling: bool = True
 
     @classmethod
-    def from_config(cls, config: Any, **speech: bool) -> GenerationOptions:
+    def from_config(
+        cls, config: Any, prompt_length: int = 0, **speech: bool
+    ) -> GenerationOptions:
         """Settings of a checkpoint's ``generation_config.json``, changed by the caller's.
 
         Args:
             config: a ``GenerationConfig``.
+            prompt_length: turns its ``max_length`` and ``min_length`` into new tokens, where it
+                does not count those itself.
             speech: ``text_greedy``, ``disable_speech``, ``force_text_abos``,
                 ``only_crq_sampling``.
 
         Raises:
-            ValueError: beam search, or neither an end id nor a length is known.
+            ValueError: beam search or another setting that parallel decoding does not know, no
+                end id, or a prompt as long as ``max_length``.
         """
-        if (config.num_beams or 1) > 1:
-            raise ValueError(
-                "beam search cannot decode text and speech in parallel; use num_beams=1"
-            )
+        _refuse_unknown_settings(config)
         found: dict[str, Any] = {f.name: getattr(config, f.name, None) for f in fields(cls)}
         ends = config.eos_token_id
         found["eos_token_ids"] = tuple(ends if isinstance(ends, list) else [ends])
@@ -100,7 +102,17 @@ class GenerationOptions:
         found["pad_token_id"] = config.pad_token_id
         if config.pad_token_id is None:
             found["pad_token_id"] = found["eos_token_ids"][0]
-        found["max_new_tokens"] = config.max_new_tokens or 512
+        if config.max_new_tokens is None:
+            longest = getattr(config, "max_length", None)
+            # 20 is what older configs say when nothing was said.
+            found["max_new_tokens"] = 512 if longest in (None, 20) else longest - prompt_length
+        if found["max_new_tokens"] < 1:
+            raise ValueError(
+                f"the prompt's {prompt_length} tokens leave no room for an answer; raise "
+                "max_new_tokens or max_length"
+            )
+        if not config.min_new_tokens and getattr(config, "min_length", None):
+            found["min_new_tokens"] = max(0, config.min_length - prompt_length)
         found["bad_words_ids"] = tuple(tuple(word) for word in config.bad_words_ids or ())
         found["do_sample"] = bool(config.do_sample)
         if config.top_k is None:
@@ -123,7 +135,7 @@ class GenerationOptions:
             _extend((text,), NoBadWordsLogitsProcessor(words, list(self.eos_token_ids)))
         if self.min_new_tokens:
             _extend(
-                (text,),
+                both,
                 MinNewTokensLengthLogitsProcessor(
                     prompt_length, self.min_new_tokens, list(self.eos_token_ids), str(device)
                 ),
@@ -138,6 +150,31 @@ class GenerationOptions:
             if self.min_p is not None:
                 _extend(both, MinPLogitsWarper(self.min_p))
         return text, codes
+
+
+# Settings of transformers that would change the answer; left out, they must not be ignored.
+_UNKNOWN_SETTINGS = (
+    "assistant_early_exit", "begin_suppress_tokens", "constraints", "diversity_penalty",
+    "dola_layers", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "epsilon_cutoff",
+    "eta_cutoff", "exponential_decay_length_penalty", "force_words_ids", "forced_bos_token_id",
+    "forced_eos_token_id", "guidance_scale", "max_time", "penalty_alpha",
+    "prompt_lookup_num_tokens", "sequence_bias", "stop_strings", "suppress_tokens", "top_h",
+    "typical_p", "watermarking_config",
+)
+_NEUTRAL: tuple[Any, ...] = (None, 0, 1, [])  # also False, 0.0 and 1.0
+
+
+def _refuse_unknown_settings(config: Any) -> None:
+    if (config.num_beams or 1) > 1:
+        raise ValueError("beam search cannot decode text and speech in parallel; use num_beams=1")
+    if (getattr(config, "num_return_sequences", None) or 1) > 1:
+        raise ValueError("one answer per row is decoded; repeat the row for more")
+    unknown = [n for n in _UNKNOWN_SETTINGS if getattr(config, n, None) not in _NEUTRAL]
+    if unknown:
+        raise ValueError(
+            f"parallel decoding of text and speech does not know {', '.join(unknown)}; leave out "
+            f"{'it' if len(unknown) == 1 else 'them'}, or take it from generation_config.json"
+        )
 
 
 def _extend(lists: tuple[Any, ...], processor: Any) -> None:
@@ -169,7 +206,7 @@ class DecodingState:
     speech: list[Tensor]  # per row, codes so far with end groups
     has_group: Tensor  # bool [B], the last step gave the row a group
     # transformers types its lists for LongTensor, which no indexing of a Tensor yields.
-    text_processors: Any
+    text_processors: list[Any]  # one for all rows, or one per row if some are padded
     code_processors: Any
     head: SpeechHeadState | None = None
     generator: Randomness = None
@@ -240,7 +277,8 @@ def prefill(
         **audio,
     )
     off = torch.zeros(len(rows), dtype=torch.bool, device=rows.device)
-    text_processors, code_processors = options.processors(rows.shape[1], rows.device)
+    padding = [0] if mask is None else (mask == 0).sum(1).tolist()
+    processors = [options.processors(rows.shape[1] - count, rows.device) for count in padding]
     return DecodingState(
         rows=rows,
         mask=mask,
@@ -253,8 +291,8 @@ def prefill(
         ends=torch.tensor(options.eos_token_ids, device=rows.device),
         speech=[rows.new_empty(0) for _ in rows],
         has_group=off.clone(),
-        text_processors=text_processors,
-        code_processors=code_processors,
+        text_processors=[text for text, _ in processors],
+        code_processors=processors[0][1],
         generator=generator,
     )
 
@@ -269,13 +307,16 @@ def step(
     state.in_speech = (state.in_speech | opened) & ~state.ended
     if state.step_count:
         _advance_backbone(model, state, options)
-    codes = None if options.disable_speech else _head_group(model, state, options)
+    codes: Tensor | None = None
+    code_scores: Tensor | None = None
+    if not options.disable_speech:
+        codes, code_scores = _head_group(model, state, options)
 
-    scores = model.language_model.lm_head(state.hidden[:, -1]).float()
+    scores = model.language_model.lm_head(state.hidden[:, -1]).float().to(state.rows.device)
     if options.text_greedy:
         text_ids = scores.argmax(-1)
     else:
-        text_ids = _choose(state.text_processors(state.rows, scores), options, state.generator)
+        text_ids = _choose(_process_text(state, scores), options, state.generator)
     if state.step_count == 0 and options.force_text_abos and not options.disable_speech:
         text_ids = torch.full_like(text_ids, text_config.audio_bos_index)
     text_ids = text_ids.masked_fill(state.ended, options.pad_token_id)
@@ -283,12 +324,15 @@ def step(
     appended = text_ids
     groups: list[Tensor | None] = [None] * len(text_ids)
     if codes is not None:
+        speaking = state.in_speech.tolist()
+        if code_scores is not None and any(speaking):
+            codes = _choose_again(state, code_scores, codes, speaking, options)
         state.has_group = state.in_speech
         finishing = (codes == audio_config.eos_token_id).any(1) & state.in_speech
         codes = codes.masked_fill(finishing[:, None], audio_config.eos_token_id)
         appended = appended.masked_fill(finishing, text_config.audio_eos_index)
-        for row, speaking in enumerate(state.in_speech.tolist()):
-            if speaking:
+        for row, on in enumerate(speaking):
+            if on:
                 groups[row] = codes[row]
                 state.speech[row] = torch.cat([state.speech[row], codes[row]])
         state.in_speech = state.in_speech & ~finishing
@@ -318,7 +362,7 @@ def _advance_backbone(
                     for codes, on in zip(state.speech, flags, strict=True)
                 ]
             )
-            vectors = model.audio_tower(last).last_hidden_state
+            vectors = model.audio_tower(last).last_hidden_state.to(embeds.device)
             inputs = torch.where(speaking[:, None, None], (embeds + vectors) / 2, embeds)
     state.hidden = model.language_model.model(
         inputs_embeds=inputs,
@@ -332,11 +376,15 @@ def _advance_backbone(
 
 def _head_group(
     model: FunAudioChatForConditionalGeneration, state: DecodingState, options: GenerationOptions
-) -> Tensor:
-    """Choose G codes [B, G], one cached pass each (rules 42-45, 47)."""
+) -> tuple[Tensor, Tensor | None]:
+    """Choose G codes [B, G], one cached pass each (rules 42-45, 47).
+
+    Also gives their raw scores [B, G, C] if the returned group is to be chosen anew from them.
+    """
     head, audio = model.audio_invert_tower, model.config.audio_config
     group = audio.group_size
-    fine = head.expand(state.hidden + state.text_embeds)
+    # A device map may have put the head elsewhere; choices are made beside the text rows.
+    fine = head.expand(state.hidden + state.text_embeds.to(state.hidden.device))
     if state.head is None:
         codes = state.rows.new_full((len(fine),), audio.bos_token_id)
         state.head = SpeechHeadState(DynamicCache(), codes)
@@ -359,24 +407,48 @@ def _head_group(
             state.head.cache,
             None if mask is None else mask[:, :seen],
             positions,
-        )
+        ).to(state.rows.device)
         start = stop
         raw.append(scores)
         if state.code_processors:
             scores = _process_codes(state, chosen, scores)
         state.head.last_codes = _choose(scores, options, state.generator)
         chosen.append(state.head.last_codes)
-    if options.only_crq_sampling:
-        return torch.stack(chosen, dim=1)
-    # The checkpoint's own rule for this option: the flat history is cut into G equal runs, so
-    # each position sees the codes of another stretch of the reply, not of its own column.
-    scores_rows = torch.stack(raw, dim=1)
-    own = state.generator
-    generators = own if isinstance(own, list) else [own] * len(state.speech)
-    return torch.stack(
+    again = None if options.only_crq_sampling else torch.stack(raw, dim=1)
+    return torch.stack(chosen, dim=1), again
+
+
+def _choose_again(
+    state: DecodingState, scores: Tensor, codes: Tensor, speaking: list[bool],
+    options: GenerationOptions,
+) -> Tensor:
+    """The groups of speaking rows chosen anew from scores [B, G, C] (rule 55): [B, G].
+
+    The checkpoint's own rule: the flat history is cut into G equal runs, so each position sees
+    the codes of another stretch of the reply, not of its own column.
+    """
+    group, own = codes.shape[1], state.generator
+    generators = own if isinstance(own, list) else [own] * len(codes)
+    rows = [
+        _choose(state.code_processors(history.view(group, -1), rows), options, generator)
+        if on else kept
+        for history, rows, kept, on, generator in zip(
+            state.speech, scores, codes, speaking, generators, strict=True
+        )
+    ]
+    return torch.stack(rows)
+
+
+def _process_text(state: DecodingState, scores: Tensor) -> Tensor:
+    """[B, V] -> [B, V]; padding is no part of a row, or the row would not equal its single run."""
+    if state.mask is None:
+        return state.text_processors[0](state.rows, scores)
+    return torch.cat(
         [
-            _choose(state.code_processors(history.view(group, -1), rows), options, generator)
-            for history, rows, generator in zip(state.speech, scores_rows, generators, strict=True)
+            process(row[kept.bool()][None], one[None])
+            for process, row, kept, one in zip(
+                state.text_processors, state.rows, state.mask, scores, strict=True
+            )
         ]
     )
 
@@ -436,8 +508,8 @@ def stream(
 ) -> Iterator[TextPiece | SpeechGroup]:
     """Decode one row, yielding text and speech as they are made; leave the loop to cancel.
 
-    The pieces joined are the text ``generate`` gives, special tokens left out, and the groups
-    joined are its codes.
+    The pieces joined are the text ``generate`` gives, without special tokens and those that
+    steer speech (start, end, silence), and the groups joined are its codes.
 
     Args:
         tokenizer: of the text backbone, a fast one.
@@ -446,19 +518,22 @@ def stream(
     if len(inputs["input_ids"]) != 1:
         raise ValueError("stream decodes one row; call prefill and step for a batch")
     state = prefill(model, inputs, options, generator)
-    prompt = state.rows.shape[1]
+    text = model.config.text_config
+    silent = {text.audio_bos_index, text.audio_eos_index, text.sil_index}
+    said: list[int] = []
     decoder, emitted = DecodeStream(skip_special_tokens=True), 0
     while state.step_count < options.max_new_tokens and not bool(state.ended.all()):
         out = step(model, state, options)
-        piece = decoder.step(tokenizer.backend_tokenizer, int(state.rows[0, -1]))
-        if piece:
-            emitted += len(piece)
-            yield TextPiece(piece)
+        token = int(state.rows[0, -1])
+        if token not in silent:
+            said.append(token)
+            piece = decoder.step(tokenizer.backend_tokenizer, token)
+            if piece:
+                emitted += len(piece)
+                yield TextPiece(piece)
         if out.groups[0] is not None:
             yield SpeechGroup(out.groups[0])
     # What the decoder still holds back is a character that never became whole.
-    rest = tokenizer.backend_tokenizer.decode(
-        state.rows[0, prompt:].tolist(), skip_special_tokens=True
-    )[emitted:]
+    rest = tokenizer.backend_tokenizer.decode(said, skip_special_tokens=True)[emitted:]
     if rest:
         yield TextPiece(rest)

@@ -4,16 +4,20 @@
 """Where checkpoints live, and how the official ones get there."""
 
 import hashlib
-import logging
+import http.client
+import json
 import os
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 
-from funaudiochat.errors import CheckpointError, DownloadError
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-logger = logging.getLogger(__name__)
+from funaudiochat.errors import CheckpointError, DownloadError
 
 ROOT = Path(__file__).resolve().parents[1]
 VOICES_FILE = ROOT / "utils" / "new_spk2info.pt"
@@ -29,20 +33,30 @@ _BLOCK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Repository:
-    """A published folder: its name, the files not needed, and what is known of the others."""
+    """A published folder.
+
+    Attributes:
+        name: of the folder and of the repository.
+        unused: patterns of files not fetched.
+        needed: files without which the folder is of no use.
+        known: file -> bytes and, where it is published, sha256. Both pin the release: the hubs
+            take full commit hashes only, and the known one is abbreviated.
+    """
 
     name: str
-    revision: str | None = None
     unused: tuple[str, ...] = ()
-    known: dict[str, tuple[int, str]] = field(default_factory=dict)  # file -> bytes, sha256
+    needed: tuple[str, ...] = ()
+    known: dict[str, tuple[int, str | None]] = field(default_factory=dict)
 
 
-MODEL = Repository("Fun-Audio-Chat-8B")
+MODEL = Repository(
+    "Fun-Audio-Chat-8B", needed=("config.json", "model.safetensors.index.json")
+)
 TTS = Repository(
     "Fun-CosyVoice3-0.5B-2512",
-    revision="29e01c4e",
     unused=("llm*.pt", "*.batch.onnx", "flow.decoder.*", "CosyVoice-BlankEN/*", "asset/*"),
     known={
+        "cosyvoice3.yaml": (6934, None),
         "flow.pt": (
             1329116148, "a6fab32a7825e5b0bc855ddd948f8db9370b0a786fbc249caa4595e95b608e4b",
         ),
@@ -124,6 +138,7 @@ def download(source: str = "huggingface", only: str | None = None) -> list[Path]
         if only in (None, key):
             folder = models_folder() / repository.name
             _snapshot(source, repository, folder)
+            _check_complete(repository, folder)
             for name, (size, digest) in repository.known.items():
                 verify(folder / name, size, digest)
             done.append(folder)
@@ -135,26 +150,9 @@ def download(source: str = "huggingface", only: str | None = None) -> list[Path]
 
 def _snapshot(source: str, repository: Repository, folder: Path) -> None:
     name = f"FunAudioLLM/{repository.name}"
+    fetch = _from_modelscope if source == "modelscope" else _from_huggingface
     try:
-        if source == "modelscope":
-            try:
-                from modelscope import snapshot_download as from_modelscope
-            except ImportError as error:
-                raise DownloadError(
-                    "ModelScope needs its package: pip install 'funaudiochat[hub]'"
-                ) from error
-            from_modelscope(
-                name, local_dir=str(folder), ignore_patterns=list(repository.unused)
-            )
-        else:
-            from huggingface_hub import snapshot_download
-
-            snapshot_download(
-                name,
-                revision=repository.revision,
-                local_dir=folder,
-                ignore_patterns=list(repository.unused),
-            )
+        fetch(name, repository, folder)
     except DownloadError:
         raise
     except Exception as error:  # both libraries raise many kinds
@@ -164,7 +162,46 @@ def _snapshot(source: str, repository: Repository, folder: Path) -> None:
         ) from error
 
 
-def verify(path: Path, size_bytes: int, sha256: str) -> None:
+def _from_modelscope(name: str, repository: Repository, folder: Path) -> None:
+    try:
+        from modelscope import snapshot_download
+    except ImportError as error:
+        raise DownloadError(
+            "ModelScope needs its package: pip install 'funaudiochat[hub]'"
+        ) from error
+    snapshot_download(name, local_dir=str(folder), ignore_patterns=list(repository.unused))
+
+
+def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
+    """Fetch file by file: the library's own download begins a file anew in every process."""
+    from huggingface_hub import HfApi, hf_hub_url
+
+    info = HfApi().model_info(name, files_metadata=True)
+    for file in info.siblings or []:
+        path = file.rfilename
+        if any(fnmatch(path, pattern) for pattern in repository.unused):
+            continue
+        fetch_file(
+            hf_hub_url(name, path, revision=info.sha), folder / path, file.size or 0,
+            file.lfs.sha256 if file.lfs else None,
+        )
+
+
+def _check_complete(repository: Repository, folder: Path) -> None:
+    """Raise DownloadError if files are missing: offline, the libraries call any folder whole."""
+    wanted = set(repository.needed)
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        wanted.update(json.loads(index.read_text())["weight_map"].values())
+    missing = sorted(name for name in wanted if not (folder / name).is_file())
+    if missing:
+        raise DownloadError(
+            f"{folder} is not complete, {', '.join(missing)} missing; run `funaudiochat download` "
+            "again when the source can be reached"
+        )
+
+
+def verify(path: Path, size_bytes: int, sha256: str | None) -> None:
     """Check a file against its published size and hash; a wrong one is removed.
 
     Raises:
@@ -172,18 +209,23 @@ def verify(path: Path, size_bytes: int, sha256: str) -> None:
     """
     if not path.is_file():
         raise DownloadError(f"{path} was not fetched; run `funaudiochat download` again")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    if path.stat().st_size != size_bytes or digest != sha256:
+    found = path.stat().st_size
+    problem = "" if found == size_bytes else f"{found} bytes, expected {size_bytes}"
+    if not problem and sha256 is not None:
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            problem = f"sha256 {digest[:12]}..., expected {sha256[:12]}..."
+    if problem:
         path.unlink()
         raise DownloadError(
-            f"{path.name} is not the published file (sha256 {digest[:12]}..., expected "
-            f"{sha256[:12]}...) and was removed; run `funaudiochat download` again"
+            f"{path.name} is not the published file ({problem}) and was removed; run `funaudiochat "
+            "download` again"
         )
 
 
-def fetch_file(url: str, path: Path, size_bytes: int, sha256: str) -> None:
-    """Fetch one file, resuming a partial one, and check it.
+def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> None:
+    """Fetch one file, resuming a partial one as long as bytes arrive, and check it.
 
     Raises:
         DownloadError: the transfer failed, or the content is not the published one.
@@ -192,22 +234,39 @@ def fetch_file(url: str, path: Path, size_bytes: int, sha256: str) -> None:
         return verify(path, size_bytes, sha256)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".part")
-    have = partial.stat().st_size if partial.exists() else 0
+    partial.touch()
+    columns = TextColumn("{task.description}"), BarColumn(), DownloadColumn()
+    with Progress(*columns, TransferSpeedColumn(), console=Console(stderr=True)) as progress:
+        task = progress.add_task(path.name, total=size_bytes)
+
+        def show(done_bytes: int) -> None:
+            progress.update(task, completed=done_bytes)
+
+        while (have := partial.stat().st_size) < size_bytes:
+            problem = _append(url, partial, size_bytes, show)
+            if partial.stat().st_size <= have:
+                raise DownloadError(
+                    f"fetching {url} failed after {have} of {size_bytes} bytes ({problem}); run "
+                    "the command again to go on"
+                )
+    verify(partial, size_bytes, sha256)
+    partial.rename(path)
+
+
+def _append(url: str, partial: Path, size_bytes: int, show: Callable[[int], None]) -> str:
+    """Add what one request gives to a partial file -> why it ended, if before the end."""
+    have = partial.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
-            resumed = response.status == 206
-            with partial.open("ab" if resumed else "wb") as file:
+            with partial.open("ab" if response.status == 206 else "wb") as file:
                 while block := response.read(_BLOCK_BYTES):
                     file.write(block)
+                    show(file.tell())
                     if file.tell() > size_bytes:  # another file; verify will say so
                         break
     except urllib.error.HTTPError as error:
-        if error.code != 416:  # 416: the partial file is already whole
-            raise DownloadError(f"{url} answered {error.code} {error.reason}") from error
-    except OSError as error:
-        raise DownloadError(
-            f"fetching {url} failed ({error}); run the command again to go on"
-        ) from error
-    verify(partial, size_bytes, sha256)
-    partial.rename(path)
+        raise DownloadError(f"{url} answered {error.code} {error.reason}") from error
+    except (OSError, http.client.HTTPException) as error:
+        return str(error)
+    return "the connection ended"

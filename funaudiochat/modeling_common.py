@@ -22,6 +22,7 @@ class FunAudioChatPreTrainedModel(PreTrainedModel):
     config_class: type[PretrainedConfig] = FunAudioChatConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    _no_split_modules = ["FunAudioChatAudioEncoderLayer", "FunAudioChatDecoder"]
     _supports_sdpa = True
     _supports_flash_attn = True
 

@@ -81,6 +81,16 @@ _MODEL_INPUTS = (
 )
 
 
+def _of_backbone(quantization_config: Any) -> Any:
+    """A copy of the settings that leaves everything but the backbone's layers as it is."""
+    settings = copy.deepcopy(quantization_config)
+    for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if hasattr(settings, name) and not getattr(settings, name):
+            kept = ["continuous_audio_tower", "audio_tower", "audio_invert_tower", "lm_head"]
+            setattr(settings, name, kept)
+    return settings
+
+
 @dataclass
 class _MergedAudio:
     """What merging the audios of a batch yields, for the backbone and for the losses."""
@@ -138,6 +148,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
     ) -> Any:
         """Load a checkpoint folder strictly, from safetensors only.
 
+        A ``quantization_config`` of transformers that names no modules to leave out acts on the
+        text backbone alone.
+
         Raises:
             CheckpointError: not a Fun-Audio-Chat folder, or tensors are missing, too many,
                 damaged or of another shape; the message names them.
@@ -145,6 +158,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         folder = pretrained_model_name_or_path
         if config is None:
             config = FunAudioChatConfig.from_pretrained(folder)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = _of_backbone(kwargs["quantization_config"])
         kwargs["use_safetensors"] = True
         kwargs["ignore_mismatched_sizes"] = True  # reported below, by name
         try:
@@ -206,7 +221,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         unknown = settings.update(**kwargs)
         if unknown:
             raise ValueError(f"generate() knows no setting or input named {sorted(unknown)}")
-        options = GenerationOptions.from_config(settings, **self.sp_gen_kwargs)
+        length = inputs["input_ids"].shape[1]
+        options = GenerationOptions.from_config(settings, length, **self.sp_gen_kwargs)
         rows, speech = generate(self, inputs, options, streamer=streamer)
         pad = self.config.audio_config.pad_token_id
         return rows, nn.utils.rnn.pad_sequence(speech, batch_first=True, padding_value=pad)
@@ -367,6 +383,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 speech_maxlen=codes.shape[1],
             ).last_hidden_state
         vectors = self.audio_tower(codes, features, feature_exist_mask).last_hidden_state
+        vectors = vectors.to(token_embeds.device)
 
         groups = -(-valid.sum(1) // audio.group_size)
         chosen = torch.arange(vectors.shape[1], device=groups.device) < groups[:, None]

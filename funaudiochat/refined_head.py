@@ -70,10 +70,10 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         Returns:
             [B, C] in float32.
         """
+        codebook = self.lm_head.weight
+        before = F.embedding(last_codes.to(codebook.device), codebook)[:, None]
         out = self.crq_transformer(
-            inputs_embeds=self.input_matching(
-                fine + F.embedding(last_codes, self.lm_head.weight)[:, None]
-            ),
+            inputs_embeds=self.input_matching(fine + before),
             attention_mask=attention_mask,
             position_ids=position_ids,
             past_key_values=cache,

@@ -6,16 +6,23 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_modeling import GOLDEN, load_case, load_model
+from transformers import BitsAndBytesConfig
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import CheckpointError
-from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.modeling_funaudiochat import (
+    FunAudioChatForConditionalGeneration,
+    _of_backbone,
+)
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 
@@ -146,3 +153,50 @@ def test_experts_are_saved_under_the_published_names(tmp_path):
         torch.testing.assert_close(
             load(tmp_path).eval()(**inputs).logits, model(**inputs).logits, atol=1e-5, rtol=0
         )
+
+
+def test_a_device_map_places_the_model_and_decodes_the_same():
+    pytest.importorskip("accelerate", reason="device maps need accelerate")
+    case, inputs, outputs = load_case("f1_s2s_greedy")
+    for device_map in ("auto", {"": "cpu"}):
+        model = load(FOLDER, device_map=device_map, dtype=torch.float32).eval()
+        _, speech = model.generate(**inputs, **case["kwargs"])
+        assert speech.tolist() == outputs["audio_ids"].tolist()
+
+
+def test_quantisation_leaves_all_but_the_backbone_alone():
+    given = BitsAndBytesConfig(load_in_8bit=True)
+    kept = _of_backbone(given).llm_int8_skip_modules
+    assert {"continuous_audio_tower", "audio_tower", "audio_invert_tower"} <= set(kept)
+    assert given.llm_int8_skip_modules is None
+    own = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
+    assert _of_backbone(own).llm_int8_skip_modules == ["lm_head"]
+
+
+MEASURE = """
+import resource, sys
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration as Model
+small, large = sys.argv[1:]
+peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+Model.from_pretrained(small)
+before = peak()
+model = Model.from_pretrained(large)
+print(peak() - before)
+"""
+
+
+@pytest.mark.slow
+def test_loading_needs_the_weights_and_one_shard(tmp_path):
+    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    config.text_config.vocab_size = 600_000
+    config.text_config.intermediate_size = 60_000
+    model = FunAudioChatForConditionalGeneration(config)
+    weights_mib = sum(p.numel() for p in model.parameters()) * 4 / 2**20
+    model.save_pretrained(tmp_path, max_shard_size="160MB")
+    del model
+    assert weights_mib > 400 and len(list(tmp_path.glob("*.safetensors"))) >= 3
+    done = subprocess.run(
+        [sys.executable, "-c", MEASURE, str(FOLDER), str(tmp_path)], check=True,
+        capture_output=True, text=True, cwd=Path(__file__).parents[1],
+    )
+    assert float(done.stdout) < weights_mib + 160 + 40

@@ -27,11 +27,14 @@ def tts(tmp_path_factory):
     return folder
 
 
-def run(*arguments, cwd, code=0, stdin=""):
+def run(*arguments, cwd, code=0, stdin="", path=""):
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=cwd, capture_output=True, text=True, input=stdin,
-        env={**os.environ, "PYTHONPATH": str(ROOT), "FUNAUDIOCHAT_HOME": str(cwd / "models")},
+        env={
+            **os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}",
+            "FUNAUDIOCHAT_HOME": str(cwd / "models"),
+        },
     )
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
@@ -118,3 +121,16 @@ def test_doctor_names_what_is_missing_and_what_to_do(tmp_path):
     done = run(*CLI, "doctor", cwd=tmp_path, code=1)
     assert "torch" in done.stdout and "GiB of memory" in done.stdout
     assert "-> funaudiochat download" in done.stdout
+
+
+def test_doctor_finds_a_broken_torchaudio(tmp_path):
+    packages = tmp_path / "packages"
+    (packages / "torchaudio").mkdir(parents=True)
+    (packages / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.13')")
+    (packages / "torchaudio-2.0.dist-info").mkdir()
+    (packages / "torchaudio-2.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.0\n"
+    )
+    done = run(*CLI, "doctor", cwd=tmp_path, code=1, path=str(packages))
+    assert "2.0, broken: OSError: libcudart.so.13" in done.stdout
+    assert "-> pip uninstall torchaudio" in done.stdout

@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 import torch
 from test_modeling import GOLDEN, load_case, load_model, names
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
+from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.generation_funaudiochat import (
     GenerationOptions,
     SpeechGroup,
@@ -21,9 +22,10 @@ from funaudiochat.generation_funaudiochat import (
     stream,
 )
 
-# f10 and f11 recorded what the original does to a row after its own end.
-EXACT = [n for n in names("e") + names("f") if n[:3] not in ("f10", "f11")]
-BATCHES = ["f10_s2s_batch_equal", "f11_s2s_batch_text_eos", "e4_s2t_batch_leftpad"]
+# f10 and f11 recorded what the original does to a row after its own end, f12 what padding does
+# to its head.
+BATCHES = [n for n in names("f1") if n[:3] in ("f10", "f11", "f12")] + ["e4_s2t_batch_leftpad"]
+EXACT = [n for n in names("e") + names("f") if n[:3] not in ("f10", "f11", "f12")]
 
 
 def options_of(case: dict) -> GenerationOptions:
@@ -47,19 +49,49 @@ def test_ids_equal_recorded(name):
     assert all(torch.equal(inputs[key], value) for key, value in before.items())
 
 
+@pytest.mark.parametrize("name", EXACT)
+def test_scores_equal_recorded(name, monkeypatch):
+    """What reaches each choice, and the codes the head chose, thrown away or not."""
+    case, inputs, outputs = load_case(name)
+    found, choose = {"text": [], "crq": [], "outer": []}, generation._choose
+    codes = iter(outputs.get("crq_tokens_all", torch.empty(1, 0))[0].tolist())
+
+    def recording(scores, options, generator):
+        if scores.shape[0] > 1:
+            found["outer"].append(scores)
+        else:
+            found["crq" if scores.shape[1] == 129 else "text"].append(scores)
+        return choose(scores, options, generator)
+
+    monkeypatch.setattr(generation, "_choose", recording)
+    options = options_of(case)
+    options = replace(options, max_new_tokens=min(16, options.max_new_tokens))
+    generate(load_model(), inputs, options)
+    for kind, key in (("text", "text_scores"), ("crq", "crq_scores")):
+        if found[kind]:
+            expected = outputs[key][0]
+            actual = torch.cat(found[kind])[: len(expected)]
+            assert len(actual) == min(len(expected), len(found[kind]))
+            torch.testing.assert_close(actual, expected, atol=1e-3, rtol=0)
+    chosen = [scores.argmax(-1).item() for scores in found["crq"]]
+    assert chosen == [next(codes) for _ in chosen]
+    if "outer_scores" in outputs:
+        actual = torch.stack(found["outer"])
+        expected = outputs["outer_scores"].view(-1, *actual.shape[1:])[: len(actual)]
+        torch.testing.assert_close(actual[: len(expected)], expected, atol=1e-3, rtol=0)
+
+
 def single(inputs: dict, row: int) -> dict:
-    """One row of a batch without its padding; each row of these cases has one audio."""
-    one = {key: value[row : row + 1] for key, value in inputs.items()}
-    kept = one["attention_mask"][0].bool()
-    for key in ("input_ids", "attention_mask"):
-        one[key] = one[key][:, kept]
-    return one
+    """One row of a batch without its padding, with its own audios."""
+    kept = inputs["attention_mask"][row].bool()
+    one = {key: inputs[key][row : row + 1, kept] for key in ("input_ids", "attention_mask")}
+    opened = (inputs["input_ids"] == 388).sum(1).tolist()
+    audios = slice(sum(opened[:row]), sum(opened[: row + 1]))
+    return one | {key: value[audios] for key, value in inputs.items() if key not in one}
 
 
-@pytest.mark.parametrize("name", BATCHES)
-def test_batch_rows_equal_single_runs(name):
-    case, inputs, _ = load_case(name)
-    model, options = load_model(), options_of(case)
+def assert_rows_equal_single_runs(inputs, options):
+    model = load_model()
     rows, speech = generate(model, inputs, options)
     for index in range(len(rows)):
         alone, alone_speech = generate(model, single(inputs, index), options)
@@ -67,6 +99,23 @@ def test_batch_rows_equal_single_runs(name):
         prompt = inputs["input_ids"].shape[1]
         assert rows[index, prompt : prompt + steps].tolist() == alone[0, -steps:].tolist()
         assert speech[index].tolist() == alone_speech[0].tolist()
+
+
+@pytest.mark.parametrize("penalty", [None, 1.3])
+@pytest.mark.parametrize("name", BATCHES)
+def test_batch_rows_equal_single_runs(name, penalty):
+    case, inputs, _ = load_case(name)
+    options = replace(options_of(case), repetition_penalty=penalty, text_greedy=False)
+    assert_rows_equal_single_runs(inputs, options)
+
+
+def test_padded_rows_with_one_and_two_audios_equal_single_runs():
+    _, inputs, _ = load_case("c3_forward_batch_leftpad")
+    assert (inputs["input_ids"] == 388).sum(1).tolist() == [2, 1]
+    options = GenerationOptions(
+        20, (382, 380), 380, repetition_penalty=1.2, no_repeat_ngram_size=2, min_new_tokens=12
+    )
+    assert_rows_equal_single_runs(inputs, options)
 
 
 def test_interleaved_talkers_equal_what_each_gives_alone():
@@ -135,6 +184,69 @@ def test_generate_refuses_what_it_does_not_do():
         model.generate(**inputs, num_beams=3)
     with pytest.raises(ValueError, match="temprature"):
         model.generate(**inputs, temprature=0.5)
+
+
+@pytest.mark.parametrize(
+    "setting", [{"typical_p": 0.5}, {"suppress_tokens": [3]}, {"num_return_sequences": 2}]
+)
+def test_settings_that_would_be_ignored_are_refused(setting):
+    config = GenerationConfig(eos_token_id=1, do_sample=True, **setting)
+    with pytest.raises(ValueError, match=f"{next(iter(setting))}|one answer per row"):
+        GenerationOptions.from_config(config)
+
+
+def test_lengths_may_count_the_prompt():
+    _, inputs, _ = load_case("e1_s2t_greedy")
+    prompt, model = inputs["input_ids"].shape[1], load_model()
+    model.generation_config.max_new_tokens = None
+    model.sp_gen_kwargs.update(disable_speech=True)
+    rows, _ = model.generate(**inputs, max_length=prompt + 3)
+    assert rows.shape[1] == prompt + 3
+    with pytest.raises(ValueError, match="leave no room"):
+        model.generate(**inputs, max_length=prompt)
+
+
+@pytest.mark.parametrize("setting", ["min_new_tokens", "min_length"])
+def test_a_least_length_holds_back_the_end(setting):
+    case, inputs, outputs = load_case("f6_s2s_text_eos_first")
+    assert outputs["generated_ids"].shape[1] < 30
+    model, prompt = load_model(), inputs["input_ids"].shape[1]
+    length = 30 + (prompt if setting == "min_length" else 0)
+    rows, _ = model.generate(**inputs, **case["kwargs"], **{setting: length})
+    assert rows.shape[1] >= prompt + 30
+    assert not torch.isin(rows[:, prompt : prompt + 29], torch.tensor([380, 382])).any()
+
+
+def test_choices_read_nothing_back_to_the_host(monkeypatch):
+    """A step reads two flags a row, however many codes it chooses."""
+    case, inputs, _ = load_case("f2_s2s_reppen12")
+    model, options = load_model(), options_of(case)
+    state = prefill(model, inputs, options)
+    for _ in range(3):
+        step(model, state, options)
+    reads = []
+    for name in ("tolist", "item", "__bool__", "__int__", "__float__", "cpu", "numpy"):
+        original = getattr(torch.Tensor, name)
+
+        def counted(self, *args, original=original, name=name):
+            reads.append(name)
+            return original(self, *args)
+
+        monkeypatch.setattr(torch.Tensor, name, counted)
+    step(model, state, options)
+    assert reads == ["tolist", "tolist"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_decodes_and_streams_the_same(dtype):
+    case, inputs, _ = load_case("f12_s2s_batch_leftpad_quirk")
+    model, options = load_model().to(dtype), options_of(case)
+    rows, speech = generate(model, inputs, options)
+    assert rows.dtype == torch.long and all(len(codes) % 5 == 0 for codes in speech)
+    one = single(inputs, 0)
+    events = list(stream(model, load_tokenizer(), one, options))
+    codes = torch.cat([e.codes for e in events if isinstance(e, SpeechGroup)])
+    assert codes.tolist() == generate(model, one, options)[1][0].tolist()
 
 
 class Recorder:

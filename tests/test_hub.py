@@ -1,14 +1,21 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Downloads over real sockets: whole, resumed, wrong, missing, refused."""
+"""Downloads over real sockets: files and whole folders, resumed, wrong, missing, refused."""
 
 import hashlib
 import http.server
+import json
+import os
 import socket
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
+from hub_server import running_hub
 
 from funaudiochat.errors import CheckpointError, DownloadError
 from funaudiochat.hub import (
@@ -16,6 +23,7 @@ from funaudiochat.hub import (
     NANO_MODEL,
     NANO_TTS,
     TTS,
+    _check_complete,
     fetch_file,
     resolve_model,
     resolve_pair,
@@ -72,7 +80,8 @@ def test_a_partial_file_is_resumed(server, tmp_path, have):
     path = tmp_path / "voice.pt"
     path.with_name("voice.pt.part").write_bytes(CONTENT[:have])
     fetch_file(url(server), path, len(CONTENT), DIGEST)
-    assert path.read_bytes() == CONTENT and server.ranges == [f"bytes={have}-"]
+    assert path.read_bytes() == CONTENT
+    assert server.ranges == ([f"bytes={have}-"] if have < len(CONTENT) else [])
 
 
 def test_another_file_is_removed_and_named(server, tmp_path):
@@ -119,3 +128,135 @@ def test_a_model_of_ones_own_never_gets_the_detokenizer_of_nano(tmp_path, monkey
 def test_a_missing_folder_names_the_command_that_gets_it(tmp_path):
     with pytest.raises(CheckpointError, match="funaudiochat download"):
         resolve_model(tmp_path / "nothing")
+
+
+# The client reads HF_ENDPOINT when it is imported, so each download is a process of its own.
+SCRIPT = """
+import json, sys
+from dataclasses import replace
+from funaudiochat import hub
+known = {name: tuple(value) for name, value in json.loads(sys.argv[2]).items()}
+hub.REPOSITORIES = {"model": hub.MODEL, "tts": replace(hub.TTS, known=known)}
+try:
+    print(*hub.download(only=sys.argv[1]))
+except hub.DownloadError as error:
+    sys.exit(f"error: {error}")
+"""
+MODEL_FILES = {
+    "config.json": b"{}",
+    "model.safetensors.index.json": json.dumps(
+        {"weight_map": {"a": "model-1.safetensors", "b": "model-2.safetensors"}}
+    ).encode(),
+    "model-1.safetensors": CONTENT,
+    "model-2.safetensors": CONTENT[::-1],
+    "speech_tokenizer/tokenizer.json": b"{}",
+}
+TTS_FILES = {"cosyvoice3.yaml": b"x: 1", "flow.pt": CONTENT, "llm.pt": CONTENT, "asset/a.png": b"p"}
+KNOWN = {"cosyvoice3.yaml": (4, None), "flow.pt": (len(CONTENT), DIGEST)}
+
+
+@pytest.fixture
+def hub():
+    with running_hub(
+        {
+            "FunAudioLLM/Fun-Audio-Chat-8B": dict(MODEL_FILES),
+            "FunAudioLLM/Fun-CosyVoice3-0.5B-2512": dict(TTS_FILES),
+        }
+    ) as running:
+        yield running
+
+
+def start(only, home, endpoint, known=KNOWN):
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, only, json.dumps(known)],
+        cwd=Path(__file__).parents[1], text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        env={**os.environ, "HF_ENDPOINT": endpoint, "FUNAUDIOCHAT_HOME": str(home),
+             "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home / "hf")},
+    )
+
+
+def fetch(*arguments):
+    process = start(*arguments)
+    out, err = process.communicate(timeout=300)
+    return subprocess.CompletedProcess([], process.returncode, out, err)
+
+
+def test_a_folder_is_fetched_whole_and_nothing_is_fetched_twice(hub, tmp_path):
+    for _ in range(2):
+        done = fetch("model", tmp_path, hub.url)
+        assert done.returncode == 0, done.stderr
+    folder = tmp_path / "Fun-Audio-Chat-8B"
+    assert done.stdout.strip() == str(folder)
+    for name, content in MODEL_FILES.items():
+        assert (folder / name).read_bytes() == content
+    assert sorted(name for name, _ in hub.sent) == sorted(MODEL_FILES)
+
+
+def test_unused_files_stay_away_and_published_ones_are_verified(hub, tmp_path):
+    done = fetch("tts", tmp_path, hub.url)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "Fun-CosyVoice3-0.5B-2512"
+    assert {p.name for p in folder.iterdir() if p.is_file()} == set(KNOWN)
+    for name, wrong in (("flow.pt", (len(CONTENT), "0" * 64)), ("cosyvoice3.yaml", (5, None))):
+        done = fetch("tts", tmp_path, hub.url, KNOWN | {name: wrong})
+        assert done.returncode == 1 and f"{name} is not the published file" in done.stderr
+        assert not (folder / name).exists()
+    assert fetch("tts", tmp_path, hub.url).returncode == 0
+    assert (folder / "flow.pt").read_bytes() == CONTENT
+
+
+def test_an_interrupted_download_goes_on_where_it_stopped(hub, tmp_path):
+    """Once cut by the network, which the client mends itself, then killed and run again."""
+    name, content = "model-1.safetensors", CONTENT * 8
+    hub.repositories["FunAudioLLM/Fun-Audio-Chat-8B"][name] = content
+    hub.cut_after[name] = 3 << 20
+    hub.stall_after[name] = 7 << 20
+    killed = start("model", tmp_path, hub.url)
+    partial = tmp_path / "Fun-Audio-Chat-8B" / f"{name}.part"
+    deadline = time.monotonic() + 120
+    while not partial.exists() or partial.stat().st_size < 4 << 20:
+        assert killed.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    killed.kill()
+    killed.communicate()
+    hub.release.set()
+    have = partial.stat().st_size
+    done = fetch("model", tmp_path, hub.url)
+    assert done.returncode == 0, done.stderr
+    assert [begin for file, begin in hub.sent if file == name] == [0, 3 << 20, have]
+    assert (tmp_path / "Fun-Audio-Chat-8B" / name).read_bytes() == content
+
+
+def test_a_file_whose_hash_the_hub_does_not_confirm_is_removed(hub, tmp_path):
+    (tmp_path / "Fun-Audio-Chat-8B").mkdir()
+    (tmp_path / "Fun-Audio-Chat-8B" / "model-1.safetensors").write_bytes(CONTENT[:-1] + b"x")
+    done = fetch("model", tmp_path, hub.url)
+    assert done.returncode == 1 and "model-1.safetensors is not the published" in done.stderr
+    assert fetch("model", tmp_path, hub.url).returncode == 0
+
+
+def test_a_folder_without_one_of_its_shards_is_not_called_whole(tmp_path):
+    for name in ("config.json", "model.safetensors.index.json", "model-1.safetensors"):
+        (tmp_path / name).write_bytes(MODEL_FILES[name])
+    with pytest.raises(DownloadError, match="not complete, model-2.safetensors missing"):
+        _check_complete(MODEL, tmp_path)
+
+
+def test_an_incomplete_folder_and_an_unreachable_hub_are_named(hub, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        nowhere = f"http://127.0.0.1:{free.getsockname()[1]}"
+        done = fetch("model", tmp_path, nowhere)
+        assert done.returncode == 1
+        assert "error: " in done.stderr and "again" in done.stderr
+        assert fetch("model", tmp_path, hub.url).returncode == 0
+        (tmp_path / "Fun-Audio-Chat-8B" / "model-2.safetensors").unlink()
+        done = fetch("model", tmp_path, nowhere)
+    assert done.returncode == 1 and "again" in done.stderr
+
+
+def test_a_repository_that_is_not_there_is_named(hub, tmp_path):
+    hub.repositories.clear()
+    done = fetch("model", tmp_path, hub.url)
+    assert done.returncode == 1 and "Fun-Audio-Chat-8B" in done.stderr

@@ -100,12 +100,76 @@ def test_training_step_equals_recorded_and_leaves_inputs_alone(name, attention):
             assert getattr(result, key) is None
         else:
             assert getattr(result, key).item() == pytest.approx(expected, rel=1e-5)
+    if result.speech_logits is not None and "speech_logits" in outputs:
+        kept = inputs["attention_mask"].bool()
+        for value, expected, mask in (
+            (result.logits, outputs["text_logits"], kept),
+            (result.speech_logits, outputs["speech_logits"], kept.repeat_interleave(5, dim=1)),
+            (result.inputs_embeds, outputs["lm_inputs_embeds"], kept),
+        ):
+            torch.testing.assert_close(value[mask], expected[mask], atol=1e-4, rtol=1e-4)
     parameters = dict(model.named_parameters())
+    for part, expected in case["grad_norms"].items():
+        grads = [
+            p.grad for key, p in parameters.items()
+            if p.grad is not None and (part == "total" or key.startswith(f"{part}."))
+        ]
+        norm = torch.cat([g.flatten() for g in grads]).norm().item() if grads else 0.0
+        assert norm == pytest.approx(expected, rel=1e-4), part
+    assert parameters["continuous_audio_tower.audio_bos_eos_token.weight"].grad is None
     for key, expected in outputs.items():
         if key.startswith("grad."):
             actual = parameters[key.removeprefix("grad.")].grad
             limit = 1e-4 * expected.abs().max().item()
             torch.testing.assert_close(actual, expected, atol=limit, rtol=0)
+
+
+@pytest.mark.parametrize("name", names("d"))
+def test_each_part_sees_the_recorded_labels(name):
+    _, inputs, outputs = load_case(name)
+    model, seen = load_model(), []
+    compute = model._cross_entropy
+
+    def recording(logits, labels, shift):
+        seen.append(labels)
+        return compute(logits, labels, shift)
+
+    model._cross_entropy = recording
+    model(**inputs)
+    assert torch.equal(seen[0], outputs["text_labels"])
+    if "speech_labels" in outputs:
+        assert torch.equal(seen[1], outputs["speech_labels"])
+
+
+@pytest.mark.parametrize("name", ["c1_forward_1audio", "d3_train_text_only"])
+def test_the_head_is_fed_the_recorded_vectors(name):
+    _, inputs, outputs = load_case(name)
+    model, fed = load_model(), []
+    model.audio_invert_tower.crq_transformer.register_forward_pre_hook(
+        lambda module, args, kwargs: fed.append(kwargs["inputs_embeds"]), with_kwargs=True
+    )
+    with torch.no_grad():
+        model(**inputs)
+    torch.testing.assert_close(fed[0], outputs["crq_inputs_embeds"], atol=1e-4, rtol=1e-4)
+
+
+def test_packed_rows_reach_the_back_ends_as_restarting_positions_without_a_mask():
+    """What flash attention needs to keep samples apart; the others understand it too."""
+    _, inputs, _ = load_case("d4_train_packed")
+    model, calls = load_model(), []
+    for part in (model.language_model.model, model.audio_invert_tower.crq_transformer):
+        part.register_forward_pre_hook(
+            lambda module, args, kwargs: calls.append(kwargs), with_kwargs=True
+        )
+    with torch.no_grad():
+        model(**inputs)
+    ids = inputs["attention_mask"][inputs["attention_mask"] > 0]
+    for call, repeat in zip(calls, (1, 5), strict=True):
+        lengths = [repeat * int((ids == n).sum()) for n in ids.unique()]
+        expected = torch.cat([torch.arange(n) for n in lengths])[None]
+        assert torch.equal(call["position_ids"], expected)
+        assert call.get("attention_mask") is None
+        assert call["inputs_embeds"].shape[:2] == expected.shape
 
 
 def test_keys_and_shapes_equal_the_8b_manifest():

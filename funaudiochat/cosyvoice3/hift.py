@@ -109,7 +109,8 @@ class HiftConfig:
         blocks = zip(self.resblock_kernels, self.resblock_dilations, strict=True)
         blocks_reach = max(reach(kernel, dilations) for kernel, dilations in blocks)
         column = -(self.n_fft // (2 * self.hop_samples)) - (POST_KERNEL - 1)
-        stride, reaches = 1, []
+        stride = 1
+        reaches: list[StageReach] = []
         for index in reversed(range(len(self.upsample_rates))):
             column -= blocks_reach
             kernel = self.source_resblock_kernels[index]
