@@ -1,0 +1,179 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The web demo's server for 1, 2 and 4 talkers, over real sockets: `python benchmarks/serving.py`.
+
+The server is a process of its own; every talker asks spoken questions in turn, each sent in real
+time as a page does, and interrupts the last. First sound counts from the end of the question to the
+arrival of the first sound message; stages are the server's own clock.
+"""
+
+import argparse
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import aiohttp
+import numpy as np
+import sphn
+
+from funaudiochat.audio import load_audio
+
+ROOT = Path(__file__).parents[1]
+RATE_HZ, FRAME = 24000, 960
+STAGES = ("first_text_ms", "first_codes_ms", "first_audio_ms")
+
+
+@dataclass
+class Figures:
+    """What the talkers measured; milliseconds."""
+
+    first_sound: list[float] = field(default_factory=list)
+    stages: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in STAGES})
+    real_time_factor: list[float] = field(default_factory=list)
+    stalls: list[float] = field(default_factory=list)
+    silence: list[float] = field(default_factory=list)
+
+
+def percentile(values: list[float], share: float) -> float:
+    """Nearest rank; NaN of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+class Talker:
+    """One page; its messages arrive in a task of their own."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._writer = sphn.OpusStreamWriter(RATE_HZ)
+        self.sounds: list[float] = []
+        self._events: asyncio.Queue[dict] = asyncio.Queue()
+        self.reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            if message.data[0] == 1:
+                self.sounds.append(time.monotonic())
+            elif message.data[0] == 4:
+                await self._events.put(json.loads(message.data[1:]))
+
+    async def event(self, name: str) -> dict:
+        while (event := await self._events.get())["event"] != name:
+            if event["event"] == "error":
+                raise RuntimeError(event["message"])
+        return event
+
+    async def say(self, samples: np.ndarray) -> None:
+        """In real time."""
+        began = time.monotonic()
+        for index, start in enumerate(range(0, len(samples) - FRAME + 1, FRAME)):
+            page = self._writer.append_pcm(samples[start : start + FRAME])
+            await self._socket.send_bytes(b"\x01" + page)
+            await asyncio.sleep(max(0.0, began + 0.04 * (index + 1) - time.monotonic()))
+
+    async def press(self, control: int) -> float:
+        await self._socket.send_bytes(bytes([3, control]))
+        return time.monotonic()
+
+    async def settings(self, **values: object) -> None:
+        await self._socket.send_bytes(b"\x04" + json.dumps(values).encode())
+
+
+async def talk(url: str, question: np.ndarray, turns: int, steps: int, figures: Figures) -> None:
+    """Ask `turns` questions, then one more that is interrupted after a second of its answer."""
+    async with aiohttp.ClientSession() as http:
+        async with http.ws_connect(f"{url}/api/chat?protocol=2", max_msg_size=0) as socket:
+            talker = Talker(socket)
+            await talker.event("ready")
+            await talker.settings(sampling={"greedy": True, "max_new_tokens": steps})
+            for turn in range(turns + 1):
+                await talker.press(3 if turn else 0)  # every question is the first of its talk
+                talker.sounds.clear()
+                await talker.say(question)
+                asked = await talker.press(2)
+                if turn == turns:
+                    await talker.event("first_audio")
+                    await asyncio.sleep(1)
+                    pressed = await talker.press(0)
+                    await talker.event("turn_end")
+                    await asyncio.sleep(0.5)
+                    figures.silence.append(1000 * max(0.0, talker.sounds[-1] - pressed))
+                else:
+                    collect(await talker.event("turn_end"), asked, talker.sounds, figures)
+            talker.reading.cancel()
+
+
+def collect(end: dict, asked: float, sounds: list[float], figures: Figures) -> None:
+    """Figures of one whole turn."""
+    if not sounds:
+        raise RuntimeError("an answer had no sound; give --steps or another model")
+    figures.first_sound.append(1000 * (sounds[0] - asked))
+    for stage in STAGES:
+        figures.stages[stage].append(end["stages"][stage])
+    figures.real_time_factor.append(end["stages"]["real_time_factor"])
+    # A listener who starts with the first sound: how long the sound was missing in all.
+    plays_until, missing = sounds[0], 0.0
+    for at in sounds:
+        missing += max(0.0, at - plays_until)
+        plays_until = max(plays_until, at) + 0.04
+    figures.stalls.append(1000 * missing)
+
+
+async def measure(url: str, talkers: int, args: argparse.Namespace) -> None:
+    """Run one row and print it."""
+    question = load_audio(args.question, RATE_HZ)
+    figures = Figures()
+    await asyncio.gather(
+        *(talk(url, question, args.turns, args.steps, figures) for _ in range(talkers))
+    )
+    cells = [str(talkers)]
+    for values in (figures.first_sound, *figures.stages.values(), figures.stalls, figures.silence):
+        cells.append(f"{percentile(values, 0.5):.0f} / {percentile(values, 0.95):.0f}")
+    cells.append(f"{statistics.median(figures.real_time_factor):.2f}")
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--question", type=Path, default=ROOT / "examples" / "question.wav")
+    parser.add_argument("--talkers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40, help="longest answer, 5 a second")
+    args, server_flags = parser.parse_known_args()  # what is left goes to the server
+    command = [
+        sys.executable, "-m", "web_demo.server.server", "--port", "0", "--log-json",
+        "--max-sessions", str(max(args.talkers)), *server_flags,
+    ]
+    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        lines = (json.loads(line) for line in server.stderr if line.startswith("{"))
+        opened = next((x["message"] for x in lines if x["message"].startswith("open ")), None)
+        if opened is None:
+            raise SystemExit("the server did not start")
+        url = opened.removeprefix("open ")
+        asyncio.run(measure_all(url, args))
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def measure_all(url: str, args: argparse.Namespace) -> None:
+    """One turn to warm up, then the table; times in ms, p50 / p95."""
+    question = load_audio(args.question, RATE_HZ)
+    await talk(url, question, 1, args.steps, Figures())
+    names = ("talkers", "first sound", "server: text", "codes", "sound", "stalls",
+             "interrupt to silence", "real-time factor")
+    print("| " + " | ".join(names) + " |\n" + "| ---: " * len(names) + "|")
+    for talkers in args.talkers:
+        await measure(url, talkers, args)
+
+
+if __name__ == "__main__":
+    main()
