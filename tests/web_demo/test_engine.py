@@ -150,6 +150,7 @@ def test_what_a_model_raises_ends_its_answer_alone():
             with pytest.raises(ValueError, match="bad question"):
                 await take(found.submit(refusing))
             assert len(await take(good)) == 20
+            await asyncio.wait_for(good.closed.wait(), TIMEOUT_S)
             assert found.alive and found.jobs == 0
 
     asyncio.run(run())

@@ -532,11 +532,10 @@ def test_a_page_that_stops_reading_is_let_go(models, monkeypatch):
             await page.event("turn_start")
             page._reader.cancel()
             async with asyncio.timeout(TIMEOUT_S):
-                while len(server.demo.sessions) > 1:
+                while len(server.demo.sessions) > 1 or server.demo.engine.jobs:
                     await asyncio.sleep(0.05)
             await other.send(6)
             await other.until(lambda: [m for m in other.received if m.kind == 6])
-            assert server.demo.engine.jobs == 0
 
     with running(scripted(models, script)) as server:
         asyncio.run(talk(server))
