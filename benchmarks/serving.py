@@ -1,139 +1,178 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Text answers to spoken questions: ``vllm serve`` against our own batch, both on this machine.
+"""The web demo's server for 1, 2 and 4 talkers, over real sockets: `python benchmarks/serving.py`.
 
-    python benchmarks/serving.py --model-path FOLDER [--url http://127.0.0.1:8000]
-
-Every answer has the same number of tokens (ends are ignored on both sides). The server gets its
-requests over HTTP with sound inside, and keeps so many in flight; our batch is one ``generate``
-over as many rows, in this process, mel features included. Without ``--url`` a server is started
-for the folder. Needs the environment of ``requirements-vllm.txt``.
+The server is a process of its own; every talker asks spoken questions in turn, each sent in real
+time as a page does, and interrupts the last. First sound counts from the end of the question to the
+arrival of the first sound message; stages are the server's own clock.
 """
 
 import argparse
 import asyncio
+import json
 import statistics
+import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import aiohttp
 import numpy as np
-import soundfile
+import sphn
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+from funaudiochat.audio import load_audio
 
-from openai import AsyncOpenAI  # noqa: E402
-from serving.builders import QUESTIONS, speak_questions  # noqa: E402
-from serving.vllm_server import vllm_server  # noqa: E402
-
-from funaudiochat.conversation import VoiceChat  # noqa: E402
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate  # noqa: E402
-from funaudiochat.llm_server import sound_part  # noqa: E402
-from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2T_PROMPT  # noqa: E402
-
-CONCURRENCY = (1, 8, 32)
-TOKENS = 32  # of every answer
-NO_END = -1  # no token has this id
+ROOT = Path(__file__).parents[1]
+RATE_HZ, FRAME = 24000, 960
+STAGES = ("first_text_ms", "first_codes_ms", "first_audio_ms")
 
 
 @dataclass
-class Result:
-    """Of one run: answers a second, and the median wait for the first text."""
+class Figures:
+    """What the talkers measured; milliseconds."""
 
-    answers_per_s: float
-    first_text_ms: float | None = None
-
-
-async def _ask_all(url: str, waves: list[np.ndarray], at_once: int) -> list[float]:
-    """Seconds until the first text of every answer."""
-    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
-    model = (await client.models.list()).data[0].id
-    places = asyncio.Semaphore(at_once)
-
-    async def ask(wave: np.ndarray) -> float:
-        messages = [
-            {"role": "system", "content": DEFAULT_S2T_PROMPT},
-            {"role": "user", "content": [sound_part(wave)]},
-        ]
-        async with places:
-            start, first = time.perf_counter(), None
-            answer = await client.chat.completions.create(
-                model=model, messages=messages, temperature=0, max_tokens=TOKENS, stream=True,
-                extra_body={"ignore_eos": True},
-            )  # fmt: skip
-            async for _ in answer:
-                first = first or time.perf_counter() - start
-            return first
-
-    return await asyncio.gather(*map(ask, waves))
+    first_sound: list[float] = field(default_factory=list)
+    stages: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in STAGES})
+    real_time_factor: list[float] = field(default_factory=list)
+    stalls: list[float] = field(default_factory=list)
+    silence: list[float] = field(default_factory=list)
 
 
-def server_run(url: str, waves: list[np.ndarray], at_once: int) -> Result:
-    """All questions over HTTP, so many in flight."""
-    start = time.perf_counter()
-    first = asyncio.run(_ask_all(url, waves, at_once))
-    seconds = time.perf_counter() - start
-    return Result(len(waves) / seconds, 1000 * statistics.median(first))
+def percentile(values: list[float], share: float) -> float:
+    """Nearest rank; NaN of nothing."""
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
-def batch_run(chat: VoiceChat, waves: list[np.ndarray], rows: int) -> Result:
-    """All questions in batches of so many rows."""
-    turns = [
-        {"role": "system", "content": DEFAULT_S2T_PROMPT},
-        {"role": "user", "content": AUDIO_TEMPLATE},
-    ]
-    text = chat.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-    chat.processor.tokenizer.padding_side = "left"
-    options = GenerationOptions.from_config(
-        chat.model.generation_config, text_greedy=True, disable_speech=True
+class Talker:
+    """One page; its messages arrive in a task of their own."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+        self._writer = sphn.OpusStreamWriter(RATE_HZ)
+        self.sounds: list[float] = []
+        self._events: asyncio.Queue[dict] = asyncio.Queue()
+        self.reading = asyncio.create_task(self._read())
+
+    async def _read(self) -> None:
+        async for message in self._socket:
+            if message.data[0] == 1:
+                self.sounds.append(time.monotonic())
+            elif message.data[0] == 4:
+                await self._events.put(json.loads(message.data[1:]))
+
+    async def event(self, name: str) -> dict:
+        while (event := await self._events.get())["event"] != name:
+            if event["event"] == "error":
+                raise RuntimeError(event["message"])
+        return event
+
+    async def say(self, samples: np.ndarray) -> None:
+        """In real time."""
+        began = time.monotonic()
+        for index, start in enumerate(range(0, len(samples) - FRAME + 1, FRAME)):
+            page = self._writer.append_pcm(samples[start : start + FRAME])
+            await self._socket.send_bytes(b"\x01" + page)
+            await asyncio.sleep(max(0.0, began + 0.04 * (index + 1) - time.monotonic()))
+
+    async def press(self, control: int) -> float:
+        await self._socket.send_bytes(bytes([3, control]))
+        return time.monotonic()
+
+    async def settings(self, **values: object) -> None:
+        await self._socket.send_bytes(b"\x04" + json.dumps(values).encode())
+
+
+async def talk(url: str, question: np.ndarray, turns: int, steps: int, figures: Figures) -> None:
+    """Ask `turns` questions, then one more that is interrupted after a second of its answer."""
+    async with aiohttp.ClientSession() as http:
+        async with http.ws_connect(f"{url}/api/chat?protocol=2", max_msg_size=0) as socket:
+            talker = Talker(socket)
+            await talker.event("ready")
+            await talker.settings(sampling={"greedy": True, "max_new_tokens": steps})
+            for turn in range(turns + 1):
+                await talker.press(3 if turn else 0)  # every question is the first of its talk
+                talker.sounds.clear()
+                await talker.say(question)
+                asked = await talker.press(2)
+                if turn == turns:
+                    await talker.event("first_audio")
+                    await asyncio.sleep(1)
+                    pressed = await talker.press(0)
+                    await talker.event("turn_end")
+                    await asyncio.sleep(0.5)
+                    figures.silence.append(1000 * max(0.0, talker.sounds[-1] - pressed))
+                else:
+                    collect(await talker.event("turn_end"), asked, talker.sounds, figures)
+            talker.reading.cancel()
+
+
+def collect(end: dict, asked: float, sounds: list[float], figures: Figures) -> None:
+    """Figures of one whole turn."""
+    if not sounds:
+        raise RuntimeError("an answer had no sound; give --steps or another model")
+    figures.first_sound.append(1000 * (sounds[0] - asked))
+    for stage in STAGES:
+        figures.stages[stage].append(end["stages"][stage])
+    figures.real_time_factor.append(end["stages"]["real_time_factor"])
+    # A listener who starts with the first sound: how long the sound was missing in all.
+    plays_until, missing = sounds[0], 0.0
+    for at in sounds:
+        missing += max(0.0, at - plays_until)
+        plays_until = max(plays_until, at) + 0.04
+    figures.stalls.append(1000 * missing)
+
+
+async def measure(url: str, talkers: int, args: argparse.Namespace) -> None:
+    """Run one row and print it."""
+    question = load_audio(args.question, RATE_HZ)
+    figures = Figures()
+    await asyncio.gather(
+        *(talk(url, question, args.turns, args.steps, figures) for _ in range(talkers))
     )
-    options = replace(options, max_new_tokens=TOKENS, eos_token_ids=(NO_END,))
-    start = time.perf_counter()
-    for index in range(0, len(waves), rows):
-        part = waves[index : index + rows]
-        inputs = chat.processor(text=[text] * len(part), audio=part, return_tensors="pt")
-        generate(chat.model, dict(inputs), options)
-    return Result(len(waves) / (time.perf_counter() - start))
-
-
-def best(run: Callable[[], Result], repeats: int) -> Result:
-    """The fastest of several runs after one to warm up: what the machine can, undisturbed."""
-    run()
-    return max((run() for _ in range(repeats)), key=lambda result: result.answers_per_s)
+    cells = [str(talkers)]
+    for values in (figures.first_sound, *figures.stages.values(), figures.stalls, figures.silence):
+        cells.append(f"{percentile(values, 0.5):.0f} / {percentile(values, 0.95):.0f}")
+    cells.append(f"{statistics.median(figures.real_time_factor):.2f}")
+    print("| " + " | ".join(cells) + " |", flush=True)
 
 
 def main() -> None:
-    """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Throughput of vllm serve and of our own batch.")
-    parser.add_argument("--model-path", type=Path, required=True, help="folder to serve")
-    parser.add_argument("--url", help="a server of that folder that runs already")
-    parser.add_argument("--questions", type=int, default=32, help="asked in every run")
-    parser.add_argument("--repeats", type=int, default=3, help="of every run")
-    args = parser.parse_args()
-    paths = speak_questions(QUESTIONS, args.questions)
-    waves = [soundfile.read(path, dtype="float32")[0] for path in paths]
-    chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
-    log = QUESTIONS.parent / "benchmark.log"
-    start_or_use = nullcontext(args.url) if args.url else vllm_server(args.model_path, log)
-    print(f"{args.questions} questions, {sum(map(len, waves)) / 16000:.0f} s of sound, "
-          f"{TOKENS} tokens an answer")
-    print("| at once | vLLM, answers/s | first text, ms | vLLM, tokens/s "
-          "| our batch, answers/s | our batch, tokens/s |\n|---|---|---|---|---|---|")
-    with start_or_use as url:
-        for count in CONCURRENCY:
-            theirs = best(partial(server_run, url, waves, count), args.repeats)
-            ours = best(partial(batch_run, chat, waves, count), args.repeats)
-            print(
-                f"| {count} | {theirs.answers_per_s:.2f} | {theirs.first_text_ms:.0f} "
-                f"| {TOKENS * theirs.answers_per_s:.0f} | {ours.answers_per_s:.2f} "
-                f"| {TOKENS * ours.answers_per_s:.0f} |",
-                flush=True,
-            )
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--question", type=Path, default=ROOT / "examples" / "question.wav")
+    parser.add_argument("--talkers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--turns", type=int, default=5)
+    parser.add_argument("--steps", type=int, default=40, help="longest answer, 5 a second")
+    args, server_flags = parser.parse_known_args()  # what is left goes to the server
+    command = [
+        sys.executable, "-m", "web_demo.server.server", "--port", "0", "--log-json",
+        "--max-sessions", str(max(args.talkers)), *server_flags,
+    ]
+    server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    assert server.stderr is not None
+    try:
+        lines = (json.loads(line) for line in server.stderr if line.startswith("{"))
+        opened = next((x["message"] for x in lines if x["message"].startswith("open ")), None)
+        if opened is None:
+            raise SystemExit("the server did not start")
+        url = opened.removeprefix("open ")
+        asyncio.run(measure_all(url, args))
+    finally:
+        server.terminate()
+        server.wait()
+
+
+async def measure_all(url: str, args: argparse.Namespace) -> None:
+    """One turn to warm up, then the table; times in ms, p50 / p95."""
+    question = load_audio(args.question, RATE_HZ)
+    await talk(url, question, 1, args.steps, Figures())
+    names = ("talkers", "first sound", "server: text", "codes", "sound", "stalls",
+             "interrupt to silence", "real-time factor")
+    print("| " + " | ".join(names) + " |\n" + "| ---: " * len(names) + "|")
+    for talkers in args.talkers:
+        await measure(url, talkers, args)
 
 
 if __name__ == "__main__":

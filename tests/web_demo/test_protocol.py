@@ -166,7 +166,7 @@ def test_a_small_message_cannot_hold_minutes_of_sound():
     head = b"OpusHead\x01\x01\x00\x00" + (24000).to_bytes(4, "little") + bytes(3)
     tags = b"OpusTags" + bytes(8)
     bomb = page(0, [head], 2) + page(1, [tags])
-    bomb += b"".join(page(n, [b"\x08\x00"] * 200) for n in range(2, 22))
+    bomb += b"".join(page(n, [b"\x08\x00"] * 50) for n in range(2, 70))
     with pytest.raises(BadAudio, match="more than 60 s"):
         OpusDecoder().decode(bomb)
 

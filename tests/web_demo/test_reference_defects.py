@@ -109,11 +109,10 @@ def test_05_a_disconnect_stops_the_model(server, asked):
             await page.set(sampling=LONG)
             await page.ask(tone(1))
             await page.event("first_audio")
-        await until(lambda: asked[0]["closed"])
+        await until(lambda: asked[0]["closed"] and not server.demo.engine.jobs)
 
     asyncio.run(talk())
     assert asked[0]["groups"] < 150
-    assert server.demo.engine.jobs == 0
 
 
 def test_06_a_malformed_page_is_reported_and_the_connection_lives(server):

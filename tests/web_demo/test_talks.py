@@ -19,8 +19,11 @@ from web_clients import (
     ReferencePage,
     running,
     scripted,
+    spying,
     tone,
 )
+
+from web_demo.server import outbox
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "web_demo"
@@ -52,7 +55,7 @@ async def get(server, path, **query):
         return reply.status, await reply.text()
 
 
-def test_a_reference_page_holds_a_talk_of_two_turns(server, asked):
+def test_a_reference_page_holds_a_talk_of_two_turns(models):
     """Frame by frame what that page sends: its recorder's pages, the buttons, a persona."""
     recorded = (GOLDEN / "opus_recorder_speech.bin").read_bytes()
     pages, start = [], 0
@@ -61,7 +64,7 @@ def test_a_reference_page_holds_a_talk_of_two_turns(server, asked):
         pages.append(recorded[start + 4 : start + 4 + size])
         start += 4 + size
 
-    async def talk():
+    async def talk(server):
         async with ReferencePage(server, path="/api/simplex") as page:
             await page.until(lambda: page.received)
             assert (page.received[0].kind, page.received[0].payload) == (0, b"\x00\x00")
@@ -82,9 +85,11 @@ def test_a_reference_page_holds_a_talk_of_two_turns(server, asked):
             assert page.text().startswith("[Processing...]")
             assert len(page.sound()) > 26 * 960
 
-    asyncio.run(talk())
-    paused = (len(pages) - 2) - 5  # two header pages, 40 ms in each of the others
-    assert [entry["tokens"] for entry in asked] == [len(pages) // 2 - 2, paused - asked[0]["tokens"]]
+    limited, asked = spying(models, most_steps=6)
+    with running(limited) as server:
+        asyncio.run(talk(server))
+    first = len(pages) // 2 - 2  # two header pages; 40 ms, one token, in each of the others
+    assert [entry["tokens"] for entry in asked] == [first, len(pages) - 2 - first - 5]
     assert asked[0]["system"].endswith("at the same time. You are kind.")
 
 
@@ -152,7 +157,7 @@ def test_history_keeps_what_was_played(models):
             await page.send(2, "last")
             await page.event("turn_end", turn=4, reason="done")
             (session,) = server.demo.sessions
-            chats.append((session.talk.chat.heard, page.events("turn_end")))
+            chats.append((list(session.talk.chat.heard), page.events("turn_end")))
 
     with running(scripted(models, words)) as server:
         asyncio.run(talk(server))
@@ -510,6 +515,29 @@ def test_health_figures_info_and_a_page_that_says_how_to_build_it(models, tmp_pa
             assert (await get(server, path))[0] == 404
 
     with running(scripted(models, words), page=tmp_path / "dist") as server:
+        asyncio.run(talk(server))
+
+
+def test_a_page_that_stops_reading_is_let_go(models, monkeypatch):
+    monkeypatch.setattr(outbox, "SEND_TIMEOUT_S", 0.5)
+
+    def script(question):
+        for _ in range(400):
+            yield "x" * 100_000
+
+    async def talk(server):
+        async with Page(server) as page, Page(server) as other:
+            await page.set(answer="text")
+            await page.send(2, "hello")
+            await page.event("turn_start")
+            page._reader.cancel()
+            async with asyncio.timeout(TIMEOUT_S):
+                while len(server.demo.sessions) > 1 or server.demo.engine.jobs:
+                    await asyncio.sleep(0.05)
+            await other.send(6)
+            await other.until(lambda: [m for m in other.received if m.kind == 6])
+
+    with running(scripted(models, script)) as server:
         asyncio.run(talk(server))
 
 

@@ -30,6 +30,7 @@ from funaudiochat.conversation import (
     VoiceChat,
     parse_tool_calls,
 )
+from funaudiochat.generation_funaudiochat import GenerationOptions
 from web_demo.server.app import DEMO, make_app
 from web_demo.server.demo import Demo, Options
 from web_demo.server.engine import Models
@@ -233,9 +234,13 @@ class ReferencePage(Page):
 class SpyChat(VoiceChat):
     """The real conversation, which also notes what it is asked and how its answers end."""
 
-    def __init__(self, log: list[dict[str, Any]], *args: Any) -> None:
+    def __init__(self, log: list[dict[str, Any]], most_steps: int, *args: Any) -> None:
         super().__init__(*args)
-        self.log = log
+        self.log, self.most_steps = log, most_steps
+
+    def _options(self, *args: Any) -> GenerationOptions:
+        options = super()._options(*args)
+        return replace(options, max_new_tokens=min(options.max_new_tokens, self.most_steps))
 
     def _answer(self, turn: Any, *args: Any) -> Iterator[Event]:
         wave = turn.wave
@@ -258,10 +263,13 @@ class SpyChat(VoiceChat):
             entry["closed"] = True
 
 
-def spying(models: Models) -> tuple[Models, list[dict[str, Any]]]:
-    """The same models with a log of what they are asked."""
+def spying(
+    models: Models, most_steps: int = 2048
+) -> tuple[Models, list[dict[str, Any]]]:
+    """The same models with a log of what they are asked, and a limit to what they answer."""
     chat, log = models.new_chat(), []
-    return replace(models, new_chat=lambda: SpyChat(log, chat.model, chat.processor)), log
+    new_chat = lambda: SpyChat(log, most_steps, chat.model, chat.processor)  # noqa: E731
+    return replace(models, new_chat=new_chat), log
 
 
 class ScriptedChat:
@@ -288,7 +296,7 @@ class ScriptedChat:
     def stream(self, question: Any, *args: Any, tools: Any = None, **kwargs: Any):
         return self._events(("tools", question) if tools else question)
 
-    def stream_tool_result(self, result: Any, *args: Any):
+    def stream_tool_result(self, result: Any, *args: Any, **kwargs: Any):
         return self._events(("result", result))
 
     def _events(self, question: Any) -> Iterator[Event]:

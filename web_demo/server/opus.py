@@ -10,7 +10,7 @@ MODEL_RATE_HZ = 16000
 REPLY_RATE_HZ = 24000
 FRAME_MS = 40
 FRAME_SAMPLES = REPLY_RATE_HZ * FRAME_MS // 1000
-SLICE_BYTES = 4096
+SLICE_BYTES = 512  # more than five seconds at once is more than the reader takes
 MAX_MESSAGE_SECONDS = 60
 
 

@@ -30,15 +30,8 @@ class Outbox:
         session: name of the talk in the log.
     """
 
-    def __init__(
-        self,
-        socket: web.WebSocketResponse,
-        session: str,
-        metrics: Metrics,
-        send_timeout_s: float = SEND_TIMEOUT_S,
-    ) -> None:
+    def __init__(self, socket: web.WebSocketResponse, session: str, metrics: Metrics) -> None:
         self._socket, self._session, self._metrics = socket, session, metrics
-        self._timeout_s = send_timeout_s
         self._began = self._last = time.monotonic()
 
     async def send(self, message: bytes) -> None:
@@ -51,7 +44,7 @@ class Outbox:
         if self._socket.closed:
             raise ConnectionResetError("the page is gone")
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with asyncio.timeout(SEND_TIMEOUT_S):
                 await self._socket.send_bytes(message)
         except TimeoutError as error:
             raise SlowReader("the page stopped reading") from error

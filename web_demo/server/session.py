@@ -118,7 +118,7 @@ class Session:
             if self._turn_task is not None and self._turn is not None:
                 async with asyncio.timeout(seconds):
                     await asyncio.wait({self._turn_task})
-                    await asyncio.sleep(self._turn.playback.lead_s)
+                    await asyncio.sleep(self._turn.speaker.lead_s)
             if self._turn is not None and self._turn.in_play and time.monotonic() >= ends_at:
                 await self._outbox.error("draining", "the server shut down during the reply")
         await self.close(1001, "the server shuts down")
@@ -227,7 +227,7 @@ class Session:
         if given.get("event") == "played":
             turn, ms = self._turn, given.get("ms")
             if turn is not None and turn.number == given.get("turn") and isinstance(ms, int):
-                turn.heard = max(0, ms) * REPLY_RATE_HZ // 1000
+                turn.speaker.heard = max(0, ms) * REPLY_RATE_HZ // 1000
             return
         try:
             new = self.talk.settings.changed(
@@ -310,7 +310,7 @@ class Session:
         if turn is None or not turn.in_play:
             return
         self._interrupt("voice")
-        if not turn.started and turn.source == "voice":
+        if not turn.speaker.started and turn.source == "voice":
             # The user had only paused: what was said before belongs to the question.
             assert isinstance(turn.question, tuple)
             self._listener.put_back(turn.question[0])

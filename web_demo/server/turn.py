@@ -25,19 +25,14 @@ from funaudiochat.errors import FunAudioChatError
 from web_demo.server import tools
 from web_demo.server.engine import Engine, Job
 from web_demo.server.metrics import Metrics
-from web_demo.server.opus import FRAME_SAMPLES, REPLY_RATE_HZ, Framer, OpusEncoder
+from web_demo.server.opus import FRAME_SAMPLES, REPLY_RATE_HZ, OpusEncoder
 from web_demo.server.outbox import Outbox
-from web_demo.server.protocol import Kind, encode
 from web_demo.server.settings import Settings
+from web_demo.server.speaker import Chunk, Speaker, Text
 
 logger = logging.getLogger(__name__)
 
-# Sound sent ahead of what plays: bridges a network hiccup, and is what an old page may still play
-# after an interruption.
-LEAD_S = 1.0
 QUEUE_CHUNKS = 64
-# The reference's page starts, and starts again, only with 480 ms; silence pushes the tail through.
-FLUSH_FRAMES = 13
 CALL_OPENS = "<tool_call>"
 MODEL_FAILED = "the model failed on this turn; the talk goes on, please ask again"
 
@@ -54,29 +49,6 @@ class Talk:
     turns: int = 0
 
 
-class Playback:
-    """What the page has heard, by the server's clock: sound plays when it comes, without gaps."""
-
-    def __init__(self) -> None:
-        self.sent_samples = 0
-        self._ends_at = 0.0
-
-    def add(self, samples: int) -> None:
-        """Samples were sent."""
-        self._ends_at = max(self._ends_at, time.monotonic()) + samples / REPLY_RATE_HZ
-        self.sent_samples += samples
-
-    @property
-    def lead_s(self) -> float:
-        """Sound sent and not yet played."""
-        return max(0.0, self._ends_at - time.monotonic())
-
-    @property
-    def played_samples(self) -> int:
-        """Sound played."""
-        return max(0, self.sent_samples - round(self.lead_s * REPLY_RATE_HZ))
-
-
 @dataclass
 class Stages:
     """Milliseconds from the question to what happened; None for what did not."""
@@ -89,14 +61,6 @@ class Stages:
     real_time_factor: float | None = None
 
 
-@dataclass(frozen=True)
-class _Text:
-    """A piece of text and the sample it belongs to."""
-
-    text: str
-    start: int
-
-
 @dataclass
 class Turn:
     """One question and its answer, which the talk's conversation takes over as far as it is heard.
@@ -105,7 +69,6 @@ class Turn:
         before: what must end first, the turn that this one interrupted.
         old_page: gets silence behind the sound.
         recording: collects the sound of the answer.
-        heard: what the page said it played, in samples.
         answer: text of the answer; after an interruption as far as it was heard.
         reason: how it ended.
         made: the models have done their work, or the turn is over.
@@ -123,19 +86,21 @@ class Turn:
     old_page: bool
     before: asyncio.Task[None] | None = None
     recording: list[np.ndarray] | None = None
-    heard: int | None = None
     answer: str = ""
     reason: str | None = None
-    playback: Playback = field(default_factory=Playback)
     stages: Stages = field(default_factory=Stages)
     made: asyncio.Event = field(default_factory=asyncio.Event)
     _chat: VoiceChat | None = None
     _parent: VoiceChat | None = None
     _job: Job | None = None
     _began: float = field(default_factory=time.monotonic)
-    _pieces: list[_Text] = field(default_factory=list)
-    _shown: int = 0
     _compute_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.speaker = Speaker(
+            self.outbox, self.encoder, self.speech, self.old_page, self.recording,
+            lambda: self._mark("first_audio"),
+        )
 
     @property
     def speech(self) -> bool:
@@ -143,20 +108,9 @@ class Turn:
         return self.settings.answer == "speech"
 
     @property
-    def played_samples(self) -> int:
-        """As the page said, else by the server's clock."""
-        played = self.playback.played_samples
-        return played if self.heard is None else min(self.heard, self.playback.sent_samples)
-
-    @property
-    def started(self) -> bool:
-        """The user has had something of the answer."""
-        return self.playback.sent_samples > 0 or (not self.speech and self._shown > 0)
-
-    @property
     def in_play(self) -> bool:
         """It is being made, sent or played."""
-        return self.reason is None or (self.reason == "done" and self.playback.lead_s > 0)
+        return self.reason is None or (self.reason == "done" and self.speaker.lead_s > 0)
 
     async def run(self) -> None:
         """Answer; cancel the task to interrupt, then :meth:`settle`.
@@ -179,7 +133,7 @@ class Turn:
             self._chat = self._parent.branch()
             if not (self.settings.tools and await self._call_tool()):
                 await self._give(self._ask)
-            self.answer = "".join(piece.text for piece in self._pieces)
+            self.answer = self.speaker.text
             self._adopt()
             await self.end("done")
         except FunAudioChatError as error:
@@ -194,10 +148,8 @@ class Turn:
 
     def cut(self) -> None:
         """Keep as the answer what was heard."""
-        # A text and the codes of its step begin together, so a piece that began was heard.
-        played = self.played_samples
-        heard = [p for p in self._pieces[: self._shown] if not self.speech or p.start < played]
-        self.answer = "".join(piece.text for piece in heard)
+        self.speaker.heard = self.speaker.played_samples
+        self.answer = self.speaker.heard_text()
 
     async def settle(self) -> None:
         """After an interruption: tell the page, let go of the models, keep what was heard."""
@@ -207,7 +159,7 @@ class Turn:
         if self.before is not None:
             await asyncio.wait({self.before})
         await self._let_go()
-        if self.started and self._chat is not None:
+        if self.speaker.started and self._chat is not None:
             self._chat.correct_answer(self.answer)
             if not finished:
                 self._adopt()
@@ -222,7 +174,7 @@ class Turn:
         if self.reason is None:
             self.metrics.turns.labels(reason).inc()
         self.reason = reason
-        stages, sent_s = self.stages, self.playback.sent_samples / REPLY_RATE_HZ
+        stages, sent_s = self.stages, self.speaker.sent_samples / REPLY_RATE_HZ
         stages.total_ms = stages.total_ms or self._elapsed_ms()
         compute_s = self._compute_s + (0 if self._job is None else self._job.compute_s)
         stages.compute_ms = round(compute_s * 1000)
@@ -235,7 +187,7 @@ class Turn:
             reason=reason,
             text=self.answer,
             audio_ms=round(sent_s * 1000),
-            played_ms=round(self.played_samples / REPLY_RATE_HZ * 1000),
+            played_ms=round(self.speaker.played_samples / REPLY_RATE_HZ * 1000),
             stages=asdict(stages),
         )
 
@@ -326,28 +278,15 @@ class Turn:
     async def _give(self, begin: Callable[[], Iterator[Event]]) -> None:
         """Make an answer and send it, both at once: sound waits for its time, the models do not."""
         job = await self._submit(begin)
-        chunks: asyncio.Queue[np.ndarray | _Text | Exception | None] = asyncio.Queue(QUEUE_CHUNKS)
-        making, framer = asyncio.create_task(self._make(job, chunks)), Framer()
+        chunks: asyncio.Queue[Chunk] = asyncio.Queue(QUEUE_CHUNKS)
+        making = asyncio.create_task(self._make(job, chunks))
         try:
-            while (chunk := await chunks.get()) is not None:
-                if isinstance(chunk, Exception):
-                    raise chunk
-                if isinstance(chunk, _Text):
-                    self._pieces.append(chunk)
-                    await self._show(self.playback.sent_samples)
-                else:
-                    await self._play(framer.push(chunk))
-            await self._play(framer.finish())
-            await self._show(None)
-            if self.old_page and self.playback.sent_samples:
-                await self._flush_old_page()
+            await self.speaker.send(chunks)
         finally:
             making.cancel()
             await asyncio.gather(making, return_exceptions=True)
 
-    async def _make(
-        self, job: Job, chunks: asyncio.Queue[np.ndarray | _Text | Exception | None]
-    ) -> None:
+    async def _make(self, job: Job, chunks: asyncio.Queue[Chunk]) -> None:
         """Take a job's events; its codes become sound here. What fails is passed on as the last."""
         assert self._chat is not None
         try:
@@ -360,7 +299,7 @@ class Turn:
             async for event in job:
                 if isinstance(event, TextPiece):
                     await self._mark("first_text")
-                    await chunks.put(_Text(event.text, codes * FRAME_SAMPLES))
+                    await chunks.put(Text(event.text, codes * FRAME_SAMPLES))
                 elif isinstance(event, SpeechGroup) and voice is not None:
                     await self._mark("first_codes")
                     spoken = self._chat.spoken(event.codes)
@@ -375,28 +314,3 @@ class Turn:
             await chunks.put(error)
         finally:
             self.made.set()
-
-    async def _play(self, frames: list[np.ndarray]) -> None:
-        for frame in frames:
-            # Sleeps at least once a frame, so that nobody waits for a whole chunk's encoding.
-            await asyncio.sleep(max(0.0, self.playback.lead_s - LEAD_S))
-            await self._mark("first_audio")
-            await self.outbox.send(encode(Kind.AUDIO, self.encoder.encode(frame)))
-            if self.recording is not None:
-                self.recording.append(frame)
-            self.playback.add(len(frame))
-            await self._show(self.playback.sent_samples)
-
-    async def _flush_old_page(self) -> None:
-        """Silence that pushes the tail of a reply through the reference page's buffer."""
-        silence = np.zeros(FRAME_SAMPLES, np.float32)
-        for _ in range(FLUSH_FRAMES):
-            await self.outbox.send(encode(Kind.AUDIO, self.encoder.encode(silence)))
-
-    async def _show(self, sent_samples: int | None) -> None:
-        """Send the text that belongs to the sound sent; all of it for None."""
-        for piece in self._pieces[self._shown :]:
-            if self.speech and sent_samples is not None and piece.start > sent_samples:
-                break
-            self._shown += 1
-            await self.outbox.text(piece.text)

@@ -1,0 +1,156 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The engine's fairness, limits and cancelling, without models."""
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+
+import pytest
+from web_clients import TIMEOUT_S
+
+from funaudiochat.conversation import TextPiece
+from web_demo.server.engine import QUEUE_EVENTS, Engine
+
+
+@asynccontextmanager
+async def engine():
+    found = Engine(None)
+    try:
+        yield found
+    finally:
+        async with asyncio.timeout(TIMEOUT_S):
+            await found.close()
+
+
+def answer(steps, name, count):
+    """Events that note in `steps` who was stepped."""
+    try:
+        for number in range(count):
+            steps.append(name)
+            yield TextPiece(f"{name}{number}")
+    finally:
+        steps.append(name.upper())
+
+
+async def take(job, count=10**6):
+    pieces = []
+    async for event in job:
+        pieces.append(event.text)
+        if len(pieces) == count:
+            break
+    return pieces
+
+
+def test_two_talkers_are_stepped_in_turn():
+    """No gap between one's steps exceeds one step of the other, so two step times."""
+    steps = []
+
+    async def run():
+        async with engine() as found:
+            jobs = [found.submit(lambda n=name: answer(steps, n, 40)) for name in "ab"]
+            taken = await asyncio.gather(*map(take, jobs))
+            assert taken == [[f"{name}{n}" for n in range(40)] for name in "ab"]
+
+    asyncio.run(run())
+    both = "".join(steps)
+    both = both[max(both.index("a"), both.index("b")) : min(both.index("A"), both.index("B"))]
+    assert len(both) > 60 and "aaa" not in both and "bbb" not in both
+    assert both.count("aa") + both.count("bb") <= 2  # where the second joins and the first ends
+
+
+def test_a_long_prompt_delays_nobody():
+    go = threading.Event()
+
+    def slow():
+        go.wait(TIMEOUT_S)
+        yield TextPiece("late")
+
+    async def run():
+        async with engine() as found:
+            late, quick = found.submit(slow), None
+            await asyncio.sleep(0)
+            # A second prompt waits its turn, but an answer in the making goes on.
+            first = asyncio.create_task(take(late))
+            assert not first.done()
+            go.set()
+            quick = found.submit(lambda: answer([], "q", 30))
+            assert len(await take(quick)) == 30
+            assert await first == ["late"]
+
+    asyncio.run(run())
+
+
+def test_steps_go_on_while_a_prompt_is_read():
+    go, reading = threading.Event(), threading.Event()
+
+    def slow():
+        reading.set()
+        go.wait(TIMEOUT_S)
+        yield TextPiece("late")
+
+    async def run():
+        async with engine() as found:
+            running = found.submit(lambda: answer([], "q", 200))
+            assert await take(running, 1) == ["q0"]
+            late = found.submit(slow)
+            await asyncio.to_thread(reading.wait, TIMEOUT_S)
+            assert len(await take(running)) == 199
+            go.set()
+            assert await take(late) == ["late"]
+
+    asyncio.run(run())
+
+
+def test_a_reader_behind_stops_only_its_own_answer():
+    steps = []
+
+    async def run():
+        async with engine() as found:
+            behind = found.submit(lambda: answer(steps, "a", 500))
+            assert len(await take(found.submit(lambda: answer(steps, "b", 300)))) == 300
+            assert steps.count("a") <= QUEUE_EVENTS
+            assert len(await take(behind)) == 500
+
+    asyncio.run(run())
+
+
+def test_a_cancelled_answer_is_closed_and_gives_nothing_more():
+    steps = []
+
+    async def run():
+        async with engine() as found:
+            job = found.submit(lambda: answer(steps, "a", 500))
+            await take(job, 3)
+            job.cancel()
+            await asyncio.wait_for(job.closed.wait(), TIMEOUT_S)
+            assert found.jobs == 0 and steps[-1] == "A" and steps.count("a") < 200
+            early = found.submit(lambda: answer(steps, "c", 5))
+            early.cancel()
+            await asyncio.wait_for(early.closed.wait(), TIMEOUT_S)
+            assert "c" not in steps
+
+    asyncio.run(run())
+
+
+def test_what_a_model_raises_ends_its_answer_alone():
+    def failing():
+        yield TextPiece("one")
+        raise RuntimeError("no memory")
+
+    def refusing():
+        raise ValueError("bad question")
+
+    async def run():
+        async with engine() as found:
+            bad, good = found.submit(failing), found.submit(lambda: answer([], "g", 20))
+            with pytest.raises(RuntimeError, match="no memory"):
+                await take(bad)
+            with pytest.raises(ValueError, match="bad question"):
+                await take(found.submit(refusing))
+            assert len(await take(good)) == 20
+            await asyncio.wait_for(good.closed.wait(), TIMEOUT_S)
+            assert found.alive and found.jobs == 0
+
+    asyncio.run(run())

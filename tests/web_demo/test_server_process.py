@@ -1,0 +1,187 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The server as a process: its command, TLS, signals, and that it runs for long."""
+
+import asyncio
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import aiohttp
+import pytest
+from web_clients import TIMEOUT_S, Page, running, scripted, tone
+
+ROOT = Path(__file__).parents[2]
+
+
+class Process:
+    """What `Page` needs of a server in another process."""
+
+    def __init__(self, process, url):
+        self.process, self.url = process, url
+
+
+@contextmanager
+def started(folders, *flags):
+    """`funaudiochat serve` on a free port, ended at the end of the block."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "funaudiochat.cli", "serve", "--model-path", folders[0],
+         "--tts-path", folders[1], "--port", "0", "--log-json", *flags],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+    )
+    try:
+        lines = (json.loads(line) for line in process.stderr if line.startswith("{"))
+        url = next(line["message"] for line in lines if line["message"].startswith("open "))
+        yield Process(process, url.removeprefix("open "))
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.communicate(timeout=TIMEOUT_S)
+
+
+def test_sigterm_lets_a_reply_end_then_says_goodbye(folders):
+    async def talk(server):
+        async with Page(server) as page, Page(server) as idle:
+            await idle.event("ready")
+            await page.set(sampling={"greedy": True, "max_new_tokens": 12})
+            await page.send(2, "hello")
+            await page.event("turn_start")
+            server.process.send_signal(signal.SIGTERM)
+            await page.event("going_away")
+            assert await idle.until_closed() == 1001
+            assert await page.until_closed() == 1001
+            assert page.events("turn_end")[0]["reason"] == "done"
+
+    with started(folders, "--drain-seconds", "60") as server:
+        asyncio.run(talk(server))
+        assert server.process.wait(TIMEOUT_S) == 0
+
+
+def test_a_reply_that_takes_too_long_at_the_end_is_cut_and_told(models):
+    def script(question):
+        for _ in range(1000):
+            yield [1] * 5
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            await page.event("first_audio")
+            drained = asyncio.wrap_future(
+                asyncio.run_coroutine_threadsafe(server.demo.drain(), server.loop)
+            )
+            await page.send(2, "one more")
+            await page.event("error", code="draining")
+            assert await page.until_closed() == 1001
+            assert len(page.errors()) == 2 and set(page.errors()) == {"draining"}
+            await drained
+            async with aiohttp.ClientSession() as http, http.get(server.url + "/healthz") as found:
+                assert found.status == 503
+
+    with running(scripted(models, script), drain_seconds=1.0) as server:
+        asyncio.run(talk(server))
+
+
+def test_flags_that_cannot_work_are_refused_in_one_line(tmp_path):
+    (tmp_path / "bad.pem").write_text("no certificate")
+    for flags, told in (
+        (["--sample-rate", "44100"], "24000 Hz"),
+        (["--ssl-cert", "x.pem"], "go together"),
+        (["--ssl-cert", tmp_path / "bad.pem", "--ssl-key", tmp_path / "bad.pem"], "PEM"),
+        (["--model-path", tmp_path / "nowhere"], "funaudiochat download"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-m", "web_demo.server.server", *map(str, flags)],
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+            text=True,
+        )
+        assert done.returncode and "Traceback" not in done.stderr
+        assert told in done.stderr
+
+
+def test_https_is_served_with_a_certificate(folders, tmp_path):
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
+         "/CN=localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"],
+        check=True, capture_output=True,
+    )
+
+    async def talk(server):
+        assert server.url.startswith("https://")
+        async with aiohttp.ClientSession() as http:
+            async with http.get(server.url + "/healthz", ssl=False) as reply:
+                assert reply.status == 200
+
+    with started(
+        folders, "--ssl-cert", tmp_path / "cert.pem", "--ssl-key", tmp_path / "key.pem"
+    ) as server:
+        asyncio.run(talk(server))
+
+
+async def figures(server):
+    async with aiohttp.ClientSession() as http, http.get(server.url + "/metrics") as reply:
+        text = await reply.text()
+    return {
+        name: float(value) for name, value in re.findall(r"^(\w+) ([\d.e+]+)$", text, re.MULTILINE)
+    }
+
+
+async def one_talk(server, rng):
+    """A question by sound or text; heard out, interrupted, or left without a word."""
+    async with Page(server) as page:
+        await page.set(sampling={"greedy": True, "max_new_tokens": rng.choice((4, 60))})
+        if rng.random() < 0.5:
+            await page.ask(tone(0.5))
+        else:
+            await page.send(2, "hello")
+        await page.event("turn_start")
+        fate = rng.choice(("hear", "interrupt", "leave", "vanish"))
+        if fate == "hear":
+            await page.set(sampling={"greedy": True, "max_new_tokens": 4})
+            await page.start()
+            await page.send(2, "hello")
+            await page.event("turn_end", turn=2, reason="done")
+        elif fate == "interrupt":
+            await asyncio.sleep(rng.random())
+            await page.start()
+        elif fate == "vanish":
+            page.socket._response.connection.transport.abort()
+
+
+async def quiet(server):
+    """Until nothing is going on -> the figures then."""
+    deadline = time.monotonic() + TIMEOUT_S
+    while (now := await figures(server))["funaudiochat_jobs"] or now["funaudiochat_sessions"]:
+        assert time.monotonic() < deadline, now
+        await asyncio.sleep(0.1)
+    return now
+
+
+@pytest.mark.slow
+def test_fifty_talks_in_a_row_and_four_at_once_leave_nothing_behind(folders):
+    async def soak(server):
+        rng = random.Random(0)
+        for _ in range(5):  # lazy imports, pools and caches come to their size
+            await one_talk(server, rng)
+        await asyncio.gather(*(one_talk(server, rng) for _ in range(4)))
+        before = await quiet(server)
+        for _ in range(50):
+            await one_talk(server, rng)
+        for _ in range(5):
+            await asyncio.gather(*(one_talk(server, rng) for _ in range(4)))
+        after = await quiet(server)
+        for name in ("tasks", "threads", "sessions", "jobs", "queue_length"):
+            assert after[f"funaudiochat_{name}"] <= before[f"funaudiochat_{name}"]
+        grown = after["process_resident_memory_bytes"] - before["process_resident_memory_bytes"]
+        assert grown < 50 * 2**20
+        assert after["process_open_fds"] <= before["process_open_fds"]
+
+    with started(folders, "--max-sessions", "4") as server:
+        asyncio.run(soak(server))
