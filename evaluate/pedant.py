@@ -36,7 +36,8 @@ def pedant_verdicts(answers: list[Answer], python: Path, models: Path | None) ->
         }
         for answer in answers
     ]
-    command = [str(python), str(_WORKER), *([str(models)] if models else [])]
+    # -I: this folder's modules must not stand in for those of the standard library.
+    command = [str(python), "-I", str(_WORKER), *([str(models)] if models else [])]
     try:
         done = subprocess.run(
             command, input=json.dumps(rows), capture_output=True, text=True, timeout=_TIMEOUT_S

@@ -22,7 +22,7 @@ _RATE_HZ = 16_000
 
 
 class Kept:
-    """Results by the name and the hash of a sound, in a JSONL file of the run."""
+    """Results by the item and the size of its sound, in a JSONL file of the run."""
 
     def __init__(self, path: Path, maker: str) -> None:
         self._path, self._maker = path, maker

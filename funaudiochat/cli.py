@@ -27,16 +27,7 @@ from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 try:
     from evaluate.cli import app as eval_app
 except ImportError:  # a package of the public index has the same name
-    eval_app = typer.Typer(help="Hidden by another package named evaluate.")
-
-    @eval_app.callback(invoke_without_command=True)
-    def hidden() -> None:
-        """Say what to do."""
-        raise FunAudioChatError(
-            "another package named `evaluate` hides the toolkit's: pip uninstall evaluate, or run "
-            "`python -m funaudiochat.cli eval` in the toolkit's folder"
-        )
-
+    eval_app = None
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make one.")
@@ -58,7 +49,8 @@ train_app = typer.Typer(
     help="Train by a LLaMA-Factory config (train CONFIG [key=value ...]), or check data.",
 )
 app.add_typer(train_app, name="train")
-app.add_typer(eval_app, name="eval")
+if eval_app is not None:
+    app.add_typer(eval_app, name="eval")
 # Of macOS, PulseAudio, PipeWire and ALSA.
 _PLAYERS = ("afplay", "paplay", "pw-play", "aplay")
 console = Console(highlight=False, soft_wrap=True)
@@ -356,6 +348,17 @@ def new_voice(
     target = file or folder / "voices.safetensors"
     add_voice(name, prompt, folder / "campplus.onnx", target)
     console.print(f"{name} -> {target}", markup=False)
+
+
+if eval_app is None:
+
+    @app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    def hidden_eval() -> None:
+        """Hidden by another package named evaluate."""
+        raise FunAudioChatError(
+            "another package named `evaluate` hides the toolkit's: pip uninstall evaluate, or run "
+            "`python -m funaudiochat.cli eval` in the toolkit's folder"
+        )
 
 
 def main() -> None:
