@@ -7,6 +7,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from importlib.metadata import version
 
 import pytest
 
@@ -82,10 +83,8 @@ def in_process(chat, questions):
 def test_the_repair_is_announced_where_it_was_needed(url, log):
     if not log.is_file():
         pytest.skip("the server of FUNAUDIOCHAT_SERVING_URL has its log elsewhere")
-    from vllm import __version__
-
     announced = "cannot load the q, k and v weights of the mel encoder" in log.read_text()
-    assert announced or not __version__.startswith(("0.32.", "0.33."))
+    assert announced or not version("vllm").startswith(("0.32.", "0.33."))
 
 
 def decoded(chat, answer) -> str:
