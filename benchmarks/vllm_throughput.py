@@ -3,7 +3,7 @@
 
 """Text answers to spoken questions: ``vllm serve`` against our own batch, both on this machine.
 
-    python benchmarks/serving.py --model-path FOLDER [--url http://127.0.0.1:8000]
+    python benchmarks/vllm_throughput.py --model-path FOLDER [--url http://127.0.0.1:8000]
 
 Every answer has the same number of tokens (ends are ignored on both sides). The server gets its
 requests over HTTP with sound inside, and keeps so many in flight; our batch is one ``generate``
@@ -25,7 +25,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-sys.path.append(str(Path(__file__).parents[1] / "tests"))
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT), str(ROOT / "tests")]
 
 from openai import AsyncOpenAI  # noqa: E402
 from serving.builders import QUESTIONS, speak_questions  # noqa: E402
