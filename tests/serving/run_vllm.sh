@@ -37,4 +37,4 @@ build_tiny_model(Path('$model'))"
 fi
 FUNAUDIOCHAT_SERVING_MODEL=$model $venv/bin/python -m pytest -q -s tests/serving \
   tests/test_vllm_plugin.py tests/test_llm_server.py
-$venv/bin/python benchmarks/serving.py --model-path "$model"
+$venv/bin/python benchmarks/vllm_throughput.py --model-path "$model"

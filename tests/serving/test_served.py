@@ -7,6 +7,7 @@ import json
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
+from importlib.metadata import version
 
 import pytest
 
@@ -80,13 +81,10 @@ def in_process(chat, questions):
 
 
 def test_the_repair_is_announced_where_it_was_needed(url, log):
-    from vllm import __version__
-
     if not log.is_file():
         pytest.skip("the server of FUNAUDIOCHAT_SERVING_URL has its log elsewhere")
     announced = "cannot load the q, k and v weights of the mel encoder" in log.read_text()
-    if __version__.startswith(("0.32.", "0.33.")):
-        assert announced
+    assert announced or not version("vllm").startswith(("0.32.", "0.33."))
 
 
 def decoded(chat, answer) -> str:
@@ -136,9 +134,16 @@ def test_tools_reach_the_model_as_its_own_prompt(client, chat, questions):
     assert named == [(c.name, c.arguments) for c in expected.tool_calls]
 
 
-def test_a_required_call_is_well_formed(client, questions):
+def test_a_required_call_is_well_formed(client, chat, questions):
+    tokenizer = chat.processor.tokenizer
+    strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
+    # A random model would fill the call with the blanks that JSON allows, and never end.
+    blanks = [i for i in range(len(tokenizer)) if tokenizer.decode(i).isspace()]
+    bias = {**dict.fromkeys(blanks, -100), tokenizer.convert_tokens_to_ids("<|im_end|>"): 100}
     given = client.chat.completions.create(
-        **request(questions[4][0], tools=TOOLS, tool_choice="required", max_tokens=200)
+        **request(
+            questions[4][0], tools=strict, tool_choice="required", max_tokens=120, logit_bias=bias
+        )
     )
     (call,) = given.choices[0].message.tool_calls
     assert call.function.name == "get_weather"

@@ -1,0 +1,141 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Text answers to spoken questions: ``vllm serve`` against our own batch, both on this machine.
+
+    python benchmarks/vllm_throughput.py --model-path FOLDER [--url http://127.0.0.1:8000]
+
+Every answer has the same number of tokens (ends are ignored on both sides). The server gets its
+requests over HTTP with sound inside, and keeps so many in flight; our batch is one ``generate``
+over as many rows, in this process, mel features included. Without ``--url`` a server is started
+for the folder. Needs the environment of ``requirements-vllm.txt``.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+ROOT = Path(__file__).parents[1]
+sys.path += [str(ROOT), str(ROOT / "tests")]
+
+from openai import AsyncOpenAI  # noqa: E402
+from serving.builders import QUESTIONS, speak_questions  # noqa: E402
+from serving.vllm_server import vllm_server  # noqa: E402
+
+from funaudiochat.conversation import VoiceChat  # noqa: E402
+from funaudiochat.generation_funaudiochat import GenerationOptions, generate  # noqa: E402
+from funaudiochat.llm_server import sound_part  # noqa: E402
+from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2T_PROMPT  # noqa: E402
+
+CONCURRENCY = (1, 8, 32)
+TOKENS = 32  # of every answer
+NO_END = -1  # no token has this id
+
+
+@dataclass
+class Result:
+    """Of one run: answers a second, and the median wait for the first text."""
+
+    answers_per_s: float
+    first_text_ms: float | None = None
+
+
+async def _ask_all(url: str, waves: list[np.ndarray], at_once: int) -> list[float]:
+    """Seconds until the first text of every answer."""
+    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
+    model = (await client.models.list()).data[0].id
+    places = asyncio.Semaphore(at_once)
+
+    async def ask(wave: np.ndarray) -> float:
+        messages = [
+            {"role": "system", "content": DEFAULT_S2T_PROMPT},
+            {"role": "user", "content": [sound_part(wave)]},
+        ]
+        async with places:
+            start, first = time.perf_counter(), None
+            answer = await client.chat.completions.create(
+                model=model, messages=messages, temperature=0, max_tokens=TOKENS, stream=True,
+                extra_body={"ignore_eos": True},
+            )  # fmt: skip
+            async for _ in answer:
+                first = first or time.perf_counter() - start
+            return first
+
+    return await asyncio.gather(*map(ask, waves))
+
+
+def server_run(url: str, waves: list[np.ndarray], at_once: int) -> Result:
+    """All questions over HTTP, so many in flight."""
+    start = time.perf_counter()
+    first = asyncio.run(_ask_all(url, waves, at_once))
+    seconds = time.perf_counter() - start
+    return Result(len(waves) / seconds, 1000 * statistics.median(first))
+
+
+def batch_run(chat: VoiceChat, waves: list[np.ndarray], rows: int) -> Result:
+    """All questions in batches of so many rows."""
+    turns = [
+        {"role": "system", "content": DEFAULT_S2T_PROMPT},
+        {"role": "user", "content": AUDIO_TEMPLATE},
+    ]
+    text = chat.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    chat.processor.tokenizer.padding_side = "left"
+    options = GenerationOptions.from_config(
+        chat.model.generation_config, text_greedy=True, disable_speech=True
+    )
+    options = replace(options, max_new_tokens=TOKENS, eos_token_ids=(NO_END,))
+    start = time.perf_counter()
+    for index in range(0, len(waves), rows):
+        part = waves[index : index + rows]
+        inputs = chat.processor(text=[text] * len(part), audio=part, return_tensors="pt")
+        generate(chat.model, dict(inputs), options)
+    return Result(len(waves) / (time.perf_counter() - start))
+
+
+def best(run: Callable[[], Result], repeats: int) -> Result:
+    """The fastest of several runs after one to warm up: what the machine can, undisturbed."""
+    run()
+    return max((run() for _ in range(repeats)), key=lambda result: result.answers_per_s)
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Throughput of vllm serve and of our own batch.")
+    parser.add_argument("--model-path", type=Path, required=True, help="folder to serve")
+    parser.add_argument("--url", help="a server of that folder that runs already")
+    parser.add_argument("--questions", type=int, default=32, help="asked in every run")
+    parser.add_argument("--repeats", type=int, default=3, help="of every run")
+    args = parser.parse_args()
+    paths = speak_questions(QUESTIONS, args.questions)
+    waves = [soundfile.read(path, dtype="float32")[0] for path in paths]
+    chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
+    log = QUESTIONS.parent / "benchmark.log"
+    start_or_use = nullcontext(args.url) if args.url else vllm_server(args.model_path, log)
+    print(f"{args.questions} questions, {sum(map(len, waves)) / 16000:.0f} s of sound, "
+          f"{TOKENS} tokens an answer")
+    print("| at once | vLLM, answers/s | first text, ms | vLLM, tokens/s "
+          "| our batch, answers/s | our batch, tokens/s |\n|---|---|---|---|---|---|")
+    with start_or_use as url:
+        for count in CONCURRENCY:
+            theirs = best(partial(server_run, url, waves, count), args.repeats)
+            ours = best(partial(batch_run, chat, waves, count), args.repeats)
+            print(
+                f"| {count} | {theirs.answers_per_s:.2f} | {theirs.first_text_ms:.0f} "
+                f"| {TOKENS * theirs.answers_per_s:.0f} | {ours.answers_per_s:.2f} "
+                f"| {TOKENS * ours.answers_per_s:.0f} |",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
