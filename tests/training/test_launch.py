@@ -176,6 +176,23 @@ def test_two_processes_and_packed_rows_train(sources, start, tmp_path):
         assert entry["loss"] == pytest.approx(parts, rel=0.01)
 
 
+@pytest.mark.slow
+@pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="needs deepspeed: `pip install deepspeed`"
+)
+def test_zero_2_on_two_processes_gives_the_losses_of_plain_ddp(sources, start, tmp_path):
+    """The first run compiles DeepSpeed's operators, which takes minutes and g++."""
+    losses = []
+    for name, fields in (("ddp", []), ("zero", ["deepspeed=configs/ds_z2.json"])):
+        out = tmp_path / name
+        run("run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
+            f"output_dir={out}", "max_steps=3", "logging_steps=1", *fields,
+            "per_device_train_batch_size=2", CONFIG_FILE=str(TINY / "sft.yaml"),
+            NPROC_PER_NODE="2")
+        losses.append([entry["loss"] for entry in log_of(out)])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-3)
+
+
 def test_only_the_named_parts_change(sources, start, tmp_path):
     parts = ["adapter", "refined_head"]
     moved = changed(start, train_here(sources, start, tmp_path, train_parts=parts))

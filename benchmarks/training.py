@@ -1,0 +1,184 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Speed of training on a mid-size random model: `python benchmarks/training.py [--batches N]`.
+
+Needs `make train-setup`. Two threads, float32, AdamW. First the plugin: tokens per second of
+loading, collating and stepping against the same steps on batches made beforehand. Then group size
+5 against 1: a step on equal seconds of sound, models otherwise the same.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import chat_model, parameters, ratio, seconds_of
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from funaudiochat.audio import save_wav  # noqa: E402
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration  # noqa: E402
+from funaudiochat.register import register_funaudiochat  # noqa: E402
+from training.init_model import speech_tokenizer  # noqa: E402
+from training.launch import _stand_in_for_torchaudio  # noqa: E402
+from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
+
+FIXTURE = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "tiny_a"
+ROWS = 4
+QUESTION_SECONDS, ANSWER_SECONDS = 6, 8
+
+
+def write_rows(folder: Path, count: int) -> None:
+    """Spoken questions and answers in the layout of data_process."""
+    draw = np.random.default_rng(0)
+    info = Path(__file__).parents[1] / "training" / "data" / "dataset_info.json"
+    layout = json.loads(info.read_text())["spoken_alpaca"]
+    lines = []
+    for index in range(count):
+        path = folder / f"{index}.wav"
+        save_wav(path, 0.1 * draw.standard_normal(16000 * QUESTION_SECONDS), 16000)
+        codes = draw.integers(0, 6561, 25 * ANSWER_SECONDS)
+        token = "<|audio_bos|>" * 10 + "".join(f"[AU{code:04d}]" for code in codes)
+        lines.append(json.dumps({
+            "system": DEFAULT_S2M_PROMPT,
+            "messages": [{"role": role, "content": AUDIO_TEMPLATE}
+                         for role in ("user", "assistant")],
+            "audio": [json.dumps({"path": str(path), "token": "<|audio_pad|>" * 150, "text": ""}),
+                      json.dumps({"token": token, "text": "a short answer"})],
+        }))
+    (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
+    info = {"rows": {**layout, "file_name": "rows.jsonl"}}
+    (folder / "dataset_info.json").write_text(json.dumps(info))
+
+
+def plugin_parts(model: Any, model_folder: Path, data: Path) -> tuple[Any, Any]:
+    """LLaMA-Factory's rows and collator with our plugin, as a training run makes them."""
+    register_funaudiochat()
+    _stand_in_for_torchaudio()
+    from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset
+    from llamafactory.data import get_template_and_fix_tokenizer as get_template
+    from llamafactory.hparams import get_train_args
+    from llamafactory.model import load_tokenizer
+
+    from training.plugin import NAME, register
+
+    register()
+    model_args, data_args, training_args, _, _ = get_train_args({
+        "model_name_or_path": str(model_folder), "stage": "sft", "do_train": True,
+        "template": NAME, "dataset": "rows", "dataset_dir": str(data), "use_cpu": True,
+        "output_dir": str(data / "out"), "report_to": "none", "cutoff_len": 2048,
+    })  # fmt: skip
+    tokens = load_tokenizer(model_args)
+    template = get_template(tokens["tokenizer"], data_args)
+    rows = get_dataset(template, model_args, data_args, training_args, stage="sft", **tokens)
+    collate = SFTDataCollatorWith4DAttentionMask(
+        template=template, model=model, pad_to_multiple_of=8, label_pad_token_id=-100, **tokens
+    )
+    return rows["train_dataset"], collate
+
+
+def train_step(model: Any, optimizer: Any, batch: dict[str, torch.Tensor]) -> None:
+    model(**batch).loss.backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def plugin_overhead(folder: Path, batches: int) -> None:
+    """Print what loading and collating add to bare steps."""
+    from transformers import AutoProcessor
+
+    register_funaudiochat()
+    model = training_model(5)
+    model.save_pretrained(folder / "model")
+    # The fixture's text tokenizer with the official codes; its special ids must be the model's.
+    processor = AutoProcessor.from_pretrained(FIXTURE)
+    processor.speech_tokenizer = speech_tokenizer()
+    processor.save_pretrained(folder / "model")
+    (folder / "data").mkdir()
+    write_rows(folder / "data", ROWS * batches)
+    rows, collate = plugin_parts(model, folder / "model", folder / "data")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    loading, stepping, tokens = [], [], 0
+    for start in range(0, len(rows), ROWS):
+        made: dict[str, Any] = {}
+        loading.append(seconds_of(
+            lambda start=start, made=made: made.update(
+                collate([dict(rows[i]) for i in range(start, start + ROWS)])
+            )
+        ))  # fmt: skip
+        tokens += int(made["attention_mask"].sum())
+        stepping.append(seconds_of(lambda made=made: train_step(model, optimizer, made)))
+    bare, whole = tokens / sum(stepping), tokens / (sum(loading) + sum(stepping))
+    print(f"{parameters(model) / 1e6:.0f} M parameters, {batches} batches of {ROWS} rows")
+    print(f"bare steps {bare:.1f} tokens/s, with loading and collating {whole:.1f} tokens/s")
+    share = statistics.median(a / (a + b) for a, b in zip(loading, stepping, strict=True))
+    print(f"loading and collating: {100 * share:.2f} % of the time (goal: under 5 %)")
+
+
+def training_model(group_size: int) -> FunAudioChatForConditionalGeneration:
+    """The mid-size model with another group size, trainable, with the fixture's special ids."""
+    config = chat_model().config
+    config.audio_config.group_size = group_size
+    config.audio_token_index = 387
+    config.text_config.audio_bos_index, config.text_config.audio_eos_index = 388, 389
+    config.text_config.sil_index, config.text_config.eos_token_id = 391, 380
+    torch.manual_seed(0)
+    return FunAudioChatForConditionalGeneration(config).train()
+
+
+def spoken_batch(group_size: int) -> dict[str, torch.Tensor]:
+    """A question and an answer of equal seconds for any group size."""
+    counts = [25 * QUESTION_SECONDS, 25 * ANSWER_SECONDS]
+    text = torch.arange(40)
+    question, answer = (torch.full((n // group_size,), 387) for n in counts)
+    ids = torch.cat([text, question, text[:8], torch.tensor([388]), answer, torch.tensor([389])])
+    labels = ids.clone()
+    labels[: len(text) + len(question) + 8] = -100
+    codes = torch.randint(0, 6561, (2 * ROWS, max(counts)))
+    mask = torch.zeros_like(codes)
+    for row in range(2 * ROWS):
+        mask[row, : counts[row % 2]] = 1
+    frames = 100 * QUESTION_SECONDS
+    return {
+        "input_ids": ids.repeat(ROWS, 1), "labels": labels.repeat(ROWS, 1),
+        "attention_mask": torch.ones(ROWS, len(ids), dtype=torch.long),
+        "speech_ids": codes.masked_fill(mask == 0, 6563), "speech_attention_mask": mask,
+        "input_features": torch.randn(ROWS, 128, frames),
+        "feature_attention_mask": torch.ones(ROWS, frames, dtype=torch.long),
+        "feature_exist_mask": torch.tensor([True, False] * ROWS),
+        "text_ids": torch.full((2 * ROWS, 10), 5),
+        "text_attention_mask": torch.tensor([False, True] * ROWS),
+    }
+
+
+def group_sizes() -> None:
+    """Print a step at group size 5 against one at group size 1."""
+    runs = []
+    for size in (5, 1):
+        model, batch = training_model(size), spoken_batch(size)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+        runs.append(lambda m=model, o=optimizer, b=batch: train_step(m, o, b))
+    five, one, quotient = ratio(*runs)
+    seconds = ROWS * (QUESTION_SECONDS + ANSWER_SECONDS)
+    print(f"{seconds} s of sound: group size 5 {five:.2f} s, group size 1 {one:.2f} s a step; "
+          f"ratio {quotient:.2f} (the paper: about half the GPU hours)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Speed of training.")
+    parser.add_argument("--batches", type=int, default=8)
+    args = parser.parse_args()
+    torch.set_num_threads(2)
+    with tempfile.TemporaryDirectory() as folder:
+        plugin_overhead(Path(folder), args.batches)
+    group_sizes()
+
+
+if __name__ == "__main__":
+    main()

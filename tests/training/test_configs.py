@@ -1,0 +1,59 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The configs name only what is there, in so far as no GPU is needed to see it."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from build_tiny_folders import MODEL
+
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from training.callbacks import PARTS, part_of
+from training.launch import read_config
+
+TRAINING = Path(__file__).parents[2] / "training"
+CONFIGS = sorted((TRAINING / "configs").rglob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def model():
+    with torch.device("meta"):
+        return FunAudioChatForConditionalGeneration(FunAudioChatConfig.from_pretrained(MODEL))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_files_and_data_sets_that_a_config_names_are_there(path):
+    config = read_config(str(path), [])
+    assert config["template"] == "funaudiochat" and config["stage"] == "sft"
+    if "deepspeed" in config:
+        json.loads((TRAINING / config["deepspeed"]).read_text())
+    if config["dataset_dir"] == "data":
+        known = json.loads((TRAINING / "data" / "dataset_info.json").read_text())
+        assert config["dataset"] in known
+
+
+def test_every_parameter_belongs_to_a_part(model):
+    owners = {part_of(name) for name, _ in model.named_parameters()}
+    assert owners == set(PARTS)
+    assert part_of("continuous_audio_tower.proj.weight") == "adapter"
+    assert part_of("base_model.model.language_model.lm_head.weight") == "shared_llm"
+
+
+def test_fsdp_wraps_layers_that_the_model_has(model):
+    wrapped = json.loads((TRAINING / "configs" / "fsdp.json").read_text())
+    present = {type(module).__name__ for module in model.modules()}
+    assert set(wrapped["transformer_layer_cls_to_wrap"]) <= present
+
+
+def test_unknown_parts_and_odd_arguments_are_refused(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("train_parts: [ears]\n")
+    with pytest.raises(ValueError, match="knows no \\['ears'\\]"):
+        read_config(str(path), [])
+    assert read_config(str(path), ["train_parts=null", "bf16=true"])["bf16"] is True
+    with pytest.raises(ValueError, match="is no key=value"):
+        read_config(str(path), ["bf16"])
