@@ -63,8 +63,12 @@ class Browser:
             raise BrowserError(f"{method}{args}: {answer['error']}")
         return answer["result"]
 
+    def close_pages(self) -> None:
+        """End the browsers; the bridge stays for others."""
+        self.request(None, "closeAll")
+
     def close(self) -> None:
-        """End the browsers."""
+        """End all."""
         assert self.process.stdin is not None
         self.process.stdin.close()
         try:

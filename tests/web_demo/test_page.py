@@ -33,10 +33,16 @@ TOKENS = 12  # of an answer: 2.4 s
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[browsers.Browser]:
-    running_browser = browsers.Browser()
-    yield running_browser
-    running_browser.close()
+def bridge() -> Iterator[browsers.Browser]:
+    started = browsers.Browser()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def browser(bridge: browsers.Browser) -> Iterator[browsers.Browser]:
+    yield bridge
+    bridge.close_pages()
 
 
 @pytest.fixture
@@ -88,9 +94,8 @@ def test_two_spoken_turns_are_heard_and_read(browser, server, speaking):
         page.press("Speak")
         page.see(".is-listening")
     assert "made sound" in page.see(".latency")
-    assert "network and buffer" in page.see(".latency")
+    assert "way to you" in page.see(".latency")
     assert page.call("problems") == []
-    page.call("quit")
 
 
 def test_typed_words_and_a_file_are_questions_and_all_of_it_is_saved(
@@ -118,7 +123,6 @@ def test_typed_words_and_a_file_are_questions_and_all_of_it_is_saved(
     assert sounds.sounding_s(saved[:, 1], rate) == pytest.approx(
         sounds.sounding_s(heard, rate), abs=0.5
     )
-    page.call("quit")
 
 
 def test_an_interruption_is_silent_within_250_ms_and_keeps_what_was_heard(browser, server):
@@ -135,14 +139,12 @@ def test_an_interruption_is_silent_within_250_ms_and_keeps_what_was_heard(browse
     page.see(".turn .bot h3 >> text=interrupted")
     page.wait_until("heard.context.currentTime > clickedS + 1.5")
     assert page.evaluate("heard.loudUntilS - clickedS") < 0.25
-    page.call("quit")
 
 
 def test_hands_free_hears_where_a_question_ends(browser, server, speaking):
     page = visit(browser, server.url, speaking, handsFree=True)
     page.see("text=Just speak. A pause ends your turn.")
     page.see(".turn .you h3 >> text=spoken", 60)
-    page.call("quit")
 
 
 def test_settings_act_from_the_next_turn(browser, server):
@@ -156,7 +158,6 @@ def test_settings_act_from_the_next_turn(browser, server):
     heard, rate = page.heard()
     assert sounds.sounding_s(heard, rate) == 0
     assert "to the first text" in page.see(".latency")
-    page.call("quit")
 
 
 def test_all_places_taken_means_a_place_in_the_queue(browser, models):
@@ -169,8 +170,6 @@ def test_all_places_taken_means_a_place_in_the_queue(browser, models):
         first.press("End")
         first.see("text=The conversation is over.")
         second.see(".is-listening")
-        first.call("quit")
-        second.call("quit")
 
 
 def test_a_server_that_wants_a_token_is_told_it(browser, models):
@@ -181,7 +180,6 @@ def test_a_server_that_wants_a_token_is_told_it(browser, models):
         page.see("text=is ready")
         page.press("Start talking")
         page.see(".is-listening")
-        page.call("quit")
 
 
 def start_server(folders: tuple[Path, Path], port: int) -> subprocess.Popen[bytes]:
@@ -220,7 +218,6 @@ def test_a_lost_server_is_told_and_found_again(browser, folders):
         assert [question for question, _ in page.captions()] == [
             "Are you there?", "Are you there again?",
         ]
-        page.call("quit")
     finally:
         process.kill()
         process.wait()
@@ -246,7 +243,6 @@ def test_nothing_bars_people_who_hear_see_or_move_otherwise(browser, server, the
     page.press("Settings")
     page.see("role=dialog")
     assert page.evaluate(BARRIERS) == []
-    page.call("quit")
 
 
 def test_the_keyboard_alone_does_everything_on_a_phone_wide_page(browser, server):
@@ -278,7 +274,6 @@ def test_the_keyboard_alone_does_everything_on_a_phone_wide_page(browser, server
     page.call("keyboard.press", "Space")
     page.see(".is-thinking, .is-speaking, .is-idle")
     assert page.evaluate("document.documentElement.scrollWidth") <= 360
-    page.call("quit")
 
 
 def test_what_is_heard_has_no_gap_or_repetition(browser, server):
@@ -289,4 +284,3 @@ def test_what_is_heard_has_no_gap_or_repetition(browser, server):
     blocks = heard.reshape(-1, 128)
     loud = blocks[np.abs(blocks).max(1) > 1e-3]
     assert len({block.tobytes() for block in loud}) == len(loud)
-    page.call("quit")

@@ -11,8 +11,8 @@ import { chromium } from "playwright-core";
 import { preview } from "vite";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
-const golden = readFileSync(here("../tests/unit/golden/sine440_24k_10x40ms.ogg"));
-const lengths = JSON.parse(readFileSync(here("../tests/unit/golden/meta.json"), "utf8")).message_lengths;
+const voice = readFileSync(here("voice.ogg"));
+const question = here("../../../examples/question.wav");
 
 const INFO = {
   protocol: 2,
@@ -50,32 +50,43 @@ function metadata(socket, data) {
   socket.send(Buffer.concat([Buffer.of(4), Buffer.from(JSON.stringify({ t_ms: 0, ...data }))]));
 }
 
+/** The assistant's voice, twice: one message for each page. */
 function sound(socket) {
-  let at = 0;
-  for (const length of lengths) socket.send(Buffer.concat([Buffer.of(1), golden.subarray(at, (at += length))]));
+  for (let round = 0; round < 2; round++) {
+    for (let at = 0; at < voice.length; ) {
+      const next = voice.indexOf("OggS", at + 4);
+      const end = next < 0 ? voice.length : next;
+      socket.send(Buffer.concat([Buffer.of(1), voice.subarray(at, end)]));
+      at = end;
+    }
+  }
 }
 
-async function converse(socket, turns) {
-  metadata(socket, { event: "listening", on: false, hands_free: false });
+async function converse(page, socket, turns) {
   for (const [i, [question, answer]] of turns.entries()) {
     const turn = i + 1;
+    const last = turn === turns.length;
+    if (last) {
+      metadata(socket, { event: "listening", on: true, hands_free: false });
+      await page.waitForTimeout(2500);
+      metadata(socket, { event: "listening", on: false, hands_free: false });
+    }
     metadata(socket, { event: "turn_start", turn, source: "voice", seconds: 1.6 + 1.3 * i });
     if (turn === 2) {
       metadata(socket, { event: "tool_call", turn, name: "get_weather", arguments: { city: "Lisbon" } });
       metadata(socket, { event: "tool_result", turn, name: "get_weather", result: { celsius: 24, sky: "sunny" } });
     }
     metadata(socket, { event: "transcript", turn, text: question });
-    await new Promise((resume) => setTimeout(resume, 320));
-    metadata(socket, { event: "first_text", turn, ms: 96 });
-    metadata(socket, { event: "first_codes", turn, ms: 131 });
-    metadata(socket, { event: "first_audio", turn, ms: 288 });
-    sound(socket);
+    if (last) {
+      metadata(socket, { event: "first_text", turn, ms: 96 });
+      metadata(socket, { event: "first_codes", turn, ms: 131 });
+      metadata(socket, { event: "first_audio", turn, ms: 288 });
+      await page.waitForTimeout(300);
+      sound(socket);
+    }
     socket.send(Buffer.concat([Buffer.of(2), Buffer.from(answer)]));
-    if (turn < turns.length) metadata(socket, { event: "turn_end", turn, reason: "done", text: answer });
-    await new Promise((resume) => setTimeout(resume, 500));
+    if (!last) metadata(socket, { event: "turn_end", turn, reason: "done", text: answer });
   }
-  const song = setInterval(() => sound(socket), 350);
-  socket.onClose(() => clearInterval(song));
 }
 
 const VIEWS = {
@@ -103,9 +114,9 @@ async function take(browser, url, view, language) {
   await shot("start");
   await page.click(".button.big");
   await page.waitForSelector(".is-listening");
-  await converse(socket, TURNS[language]);
+  await converse(page, socket, TURNS[language]);
   await page.waitForSelector(".is-speaking");
-  await page.waitForTimeout(1500);
+  await page.waitForTimeout(1200);
   await shot("conversation");
   if (view === "light" && language === "en") {
     await page.click("role=button[name=Settings]");
@@ -134,7 +145,7 @@ const server = await preview({ root: here(".."), preview: { port: 4179 } });
 const url = server.resolvedUrls.local[0];
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"],
+  args: ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", `--use-file-for-fake-audio-capture=${question}`],
 });
 try {
   for (const view of Object.keys(VIEWS)) await take(browser, url, view, "en");

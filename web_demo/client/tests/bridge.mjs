@@ -7,6 +7,7 @@
  *   {"id": 1, "method": "open", "args": [{"url": ..., "wav": ..., "deny": false, "context": {}}]}
  *   {"id": 2, "page": 0, "method": "click", "args": ["text=Start"]}    any method of a page
  *   {"id": 3, "page": 0, "method": "heard", "args": []}                what its loudspeaker got
+ *   {"id": 4, "page": null, "method": "closeAll", "args": []}          the browsers end
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -34,12 +35,25 @@ const contexts = [];
 /** Runs in the page before its own code: an audio worklet keeps a copy of all a loudspeaker gets. */
 function listenIn() {
   const tap = `registerProcessor("test-tap", class extends AudioWorkletProcessor {
-    process([[samples]]) {
-      if (samples) this.port.postMessage({ atS: currentTime, samples });
+    constructor() {
+      super();
+      this.samples = new Float32Array(4096);
+      this.filled = 0;
+      this.loudUntilS = 0;
+    }
+    process([[block]]) {
+      if (!block) return true;
+      this.samples.set(block, this.filled);
+      this.filled += block.length;
+      if (block.some((sample) => Math.abs(sample) > 1e-3)) this.loudUntilS = currentTime;
+      if (this.filled === this.samples.length) {
+        this.port.postMessage({ samples: this.samples.slice(), loudUntilS: this.loudUntilS });
+        this.filled = 0;
+      }
       return true;
     }
   });`;
-  const heard = { blocks: [], context: null, loudUntilS: 0 };
+  const heard = { pieces: [], context: null, loudUntilS: 0 };
   window.heard = heard;
   const { addModule } = AudioWorklet.prototype;
   AudioWorklet.prototype.addModule = async function (...args) {
@@ -52,8 +66,8 @@ function listenIn() {
       const node = new AudioWorkletNode(target.context, "test-tap", { numberOfOutputs: 0 });
       heard.context = target.context;
       node.port.onmessage = ({ data }) => {
-        heard.blocks.push(data.samples);
-        if (data.samples.some((sample) => Math.abs(sample) > 1e-3)) heard.loudUntilS = data.atS;
+        heard.pieces.push(data.samples);
+        heard.loudUntilS = data.loudUntilS;
       };
       connect.call(this, node);
     }
@@ -63,9 +77,9 @@ function listenIn() {
 
 /** The copy, as base64 of float32 samples. */
 function takeHeard() {
-  const { context, blocks } = window.heard;
-  const samples = new Float32Array(blocks.length * 128);
-  blocks.forEach((block, i) => samples.set(block, i * 128));
+  const { context, pieces } = window.heard;
+  const samples = new Float32Array(pieces.length * 4096);
+  pieces.forEach((piece, i) => samples.set(piece, i * 4096));
   const bytes = new Uint8Array(samples.buffer);
   let text = "";
   for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
@@ -100,12 +114,17 @@ async function open({ url, wav, deny = false, context: options = {} }) {
   return pages.length - 1;
 }
 
+async function closeAll() {
+  while (contexts.length) await contexts.pop().close().catch(() => {});
+  while (folders.length) rmSync(folders.pop(), { recursive: true, force: true });
+}
+
 async function answer({ page: number, method, args }) {
   if (method === "open") return open(args[0]);
+  if (method === "closeAll") return closeAll();
   const { page, problems } = pages[number];
   if (method === "problems") return problems;
   if (method === "heard") return page.evaluate(takeHeard);
-  if (method === "quit") return page.context().close();
   if (method === "download") {
     const [download] = await Promise.all([page.waitForEvent("download"), page.click(args[0])]);
     await download.saveAs(args[1]);
@@ -125,5 +144,4 @@ for await (const line of createInterface({ input: process.stdin })) {
   );
   process.stdout.write(`${JSON.stringify(reply)}\n`);
 }
-for (const context of contexts) await context.close().catch(() => {});
-for (const folder of folders) rmSync(folder, { recursive: true, force: true });
+await closeAll();

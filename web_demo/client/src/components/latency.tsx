@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** How long the answer took, and where the time went. */
 
+import { useState } from "react";
 import { useText } from "../i18n/text";
 import type { Latency, State } from "../session/state";
 
@@ -42,11 +43,12 @@ export function median(values: number[]): number | null {
 
 export function LatencyCard({ state }: { state: State }) {
   const text = useText();
+  const [wide] = useState(() => window.matchMedia("(min-width: 821px)").matches); // phones need the room
   const timed = state.turns.filter(({ latency }) => latency.soundMs !== undefined || latency.textMs !== undefined);
   const last = timed.at(-1);
   const middle = median(timed.flatMap(({ latency }) => latency.soundMs ?? []));
   return (
-    <details className="latency card" open>
+    <details className="latency card" open={wide}>
       <summary>
         <h2>{text.latency}</h2>
         {last && <strong>{Math.round(last.latency.soundMs ?? last.latency.textMs!)} ms</strong>}
@@ -72,12 +74,11 @@ function Figure({ name, value }: { name: string; value: string }) {
 
 function LastTurn({ latency }: { latency: Latency }) {
   const text = useText();
-  const { soundMs, textMs } = latency;
-  if (soundMs === undefined) return <p className="hint">{text.latencyTextOnly(Math.round(textMs ?? 0))}</p>;
+  if (latency.soundMs === undefined) return <p className="hint">{text.latencyTextOnly}</p>;
   const stages = stagesOf(latency);
   return (
     <>
-      <p className="hint">{text.latencyTotal(Math.round(soundMs))}</p>
+      <p className="hint">{text.latencyTotal}</p>
       <div className="stage-bar" aria-hidden="true">
         {stages.map(({ stage, ms }) => (
           <span key={stage} className={`part-${stage}`} style={{ flexGrow: Math.max(1, ms) }} />

@@ -214,14 +214,14 @@ export const en = {
 
   latency: "Response time",
   latencyNone: "Shown after the first answer.",
-  latencyTotal: (ms: number) => `${ms} ms from the end of the question to the first sound`,
-  latencyTextOnly: (ms: number) => `${ms} ms from the end of the question to the first text`,
+  latencyTotal: "from the end of the question to the first sound",
+  latencyTextOnly: "from the end of the question to the first text",
   stages: {
     text: "first text",
     codes: "speech codes",
     sound: "made sound",
     answer: "answer arrives",
-    play: "network and buffer",
+    play: "way to you",
   },
   median: "Middle of all turns",
   buffer: "Play buffer",

@@ -204,9 +204,9 @@ export const zh: Text = {
 
   latency: "响应时间",
   latencyNone: "第一次回答后显示。",
-  latencyTotal: (ms: number) => `从提问结束到第一声：${ms} 毫秒`,
-  latencyTextOnly: (ms: number) => `从提问结束到第一个字：${ms} 毫秒`,
-  stages: { text: "首个文字", codes: "语音码", sound: "合成声音", answer: "回答到达", play: "网络与缓冲" },
+  latencyTotal: "从提问结束到第一声",
+  latencyTextOnly: "从提问结束到第一个字",
+  stages: { text: "首个文字", codes: "语音码", sound: "合成声音", answer: "回答到达", play: "传输与缓冲" },
   median: "各轮中位数",
   buffer: "播放缓冲",
   stalls: "卡顿",

@@ -36,7 +36,9 @@ export class Mouth {
     this.accepting = false;
   }
 
+  /** A reply comes; what may be left of the one before is not heard with it. */
   beginReply(): void {
+    this.clear();
     this.accepting = true;
     this.replyFromMs = this.totalMs();
   }
@@ -58,7 +60,7 @@ export class Mouth {
   /** Silence, now. Nothing is said until the next reply begins. */
   hush(): void {
     this.accepting = false;
-    this.player.clear();
+    this.clear();
   }
 
   /** So much of the reply has been heard. */
@@ -69,6 +71,11 @@ export class Mouth {
   close(): void {
     this.player.close();
     this.decoder.free();
+  }
+
+  private clear(): void {
+    this.last = { playedMs: this.totalMs(), bufferedMs: 0, atMs: performance.now(), playing: false };
+    this.player.clear();
   }
 
   private totalMs(): number {

@@ -244,7 +244,8 @@ export function reduce(state: State, change: Change): State {
       return { ...state, microphone: change.microphone };
     case "sound": {
       const sounding = { ...state, sounding: change.on };
-      if (!change.on) return sounding;
+      const packet = state.turns.findLast((turn) => turn.number === current(state))?.latency.packetMs;
+      if (!change.on || packet === undefined) return sounding;
       return withLatency(sounding, current(state), "soundMs", (turn) => change.nowMs - turn.askedAtMs);
     }
     case "playout":

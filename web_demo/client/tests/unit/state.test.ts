@@ -27,6 +27,7 @@ describe("a conversation's state", () => {
       [{ kind: "complete" }, "thinking"],
       [listening(false), "thinking"],
       [asked(1), "thinking"],
+      [{ kind: "packet", nowMs: 4 }, "thinking"],
       [{ kind: "sound", on: true, nowMs: 5 }, "speaking"],
       [{ kind: "sound", on: false, nowMs: 6 }, "speaking"], // a stall
       [ended(1, "Yes."), "idle"],
