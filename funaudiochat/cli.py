@@ -352,7 +352,9 @@ def new_voice(
 
 if eval_app is None:
 
-    @app.command("eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+    @app.command(
+        "eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+    )
     def hidden_eval() -> None:
         """Hidden by another package named evaluate."""
         raise FunAudioChatError(

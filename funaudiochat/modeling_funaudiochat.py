@@ -249,6 +249,10 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         past_key_values: Any = None,
         use_cache: bool = False,
         disable_speech: bool = False,
+        inputs_embeds: None = None,
+        output_attentions: bool | None = None,
+        output_hidden_states: bool | None = None,
+        return_dict: bool | None = None,
     ) -> FunAudioChatOutput:
         """Run backbone and head over whole rows; with labels also both losses.
 
@@ -264,6 +268,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             text_ids: [N, *] transcripts (training), ``text_attention_mask`` bool [N].
             labels: [B, L].
             disable_speech: leave the head out.
+            inputs_embeds, output_attentions, output_hidden_states, return_dict: PEFT's wrapper
+                names them in every call; without effect.
 
         Raises:
             ValueError: placeholders and audio groups differ in number.
