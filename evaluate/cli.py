@@ -136,12 +136,9 @@ def infer(
             server, server_model, api_key, max_new_tokens, concurrent=batch_size
         )
     else:
-        folders = (
-            hub.resolve_pair(model_path, tts_path)
-            if speech
-            else (hub.resolve_model(model_path), None)
-        )
-        source = LocalModel(*folders, device, dtype, voice, max_new_tokens)
+        folder = hub.resolve_model(model_path)
+        tts = hub.resolve_pair(model_path, tts_path)[1] if speech else None
+        source = LocalModel(folder, tts, device, dtype, voice, max_new_tokens)
     _infer_all(pairs, source, options)
 
 
@@ -166,12 +163,12 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
         name = f"{one.name}/{subset.name}"
         with Progress(*columns, console=errors) as bar:
             task = bar.add_task(name, total=None)
-            outcome = run(
-                one, subset, source, options,
-                lambda done, total, task=task, bar=bar: bar.update(
-                    task, completed=done, total=total
-                ),
-            )
+
+
+            def show(done: int, total: int, bar: Any = bar, task: Any = task) -> None:
+                bar.update(task, completed=done, total=total)
+
+            outcome = run(one, subset, source, options, show)
         failed += outcome.failed
         _say(f"{name}: {outcome.asked} asked, {outcome.skipped} done before")
         if outcome.failed:

@@ -120,7 +120,7 @@ def json_list(path: Path) -> Iterator[RowOfData]:
 def csv_rows(path: Path, separator: str = ",") -> Iterator[RowOfData]:
     """Rows of a CSV or TSV file with a header."""
     # Tab-separated corpora write quotation marks as they are.
-    quoting = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
+    quoting: Any = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
     with _open(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
         table: Any = csv.DictReader(file, delimiter=separator, quoting=quoting)
         for number, columns in enumerate(table, 2):

@@ -27,7 +27,7 @@ from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 try:
     from evaluate.cli import app as eval_app
 except ImportError:  # a package of the public index has the same name
-    eval_app = None
+    eval_app = None  # type: ignore[assignment]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make one.")

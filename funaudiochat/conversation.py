@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -246,7 +246,7 @@ class Conversation:
         turn = _Turn("user", f"<tool_response>\n{body}\n</tool_response>")
         return self._answer(turn, speech, sampling, schedule)
 
-    def branch(self) -> VoiceChat:
+    def branch(self) -> Self:
         """A conversation that goes on from here and leaves this one as it is; models are shared."""
         return copy.copy(self)
 
@@ -254,10 +254,6 @@ class Conversation:
         """Replace the last answer in the history by what of it was heard."""
         if self._history:
             self._history = [*self._history[:-1], _Turn("assistant", heard)]
-
-    def spoken(self, codes: Tensor) -> Tensor:
-        """Codes [T] of a group without those of start, end and padding, which are no sound."""
-        return codes[codes < self.model.config.audio_config.bos_token_id].cpu()
 
     def _max_seconds(self) -> float | None:
         """Longest sound that can be asked with."""
@@ -347,6 +343,10 @@ class VoiceChat(Conversation):
             found = voices_file or find_voices_file(Path(tts_path))
             speaker = choose_voice(load_voices(found), voice)
         return cls(model, processor, detokenizer, speaker, system)
+
+    def spoken(self, codes: Tensor) -> Tensor:
+        """Codes [T] of a group without those of start, end and padding, which are no sound."""
+        return codes[codes < self.model.config.audio_config.bos_token_id].cpu()
 
     def _max_seconds(self) -> float:
         return self.model.config.text_config.max_position_embeddings / _GROUPS_PER_SECOND

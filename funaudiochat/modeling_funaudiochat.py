@@ -276,23 +276,23 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         """
         merged = None
         text_embeds = self.get_input_embeddings()(input_ids)
-        inputs_embeds = text_embeds
+        embeds = text_embeds
         if speech_ids is not None and input_ids.shape[1] > 1 and speech_ids.numel():
             merged = self._merge_audio(
                 input_ids, text_embeds, speech_ids, speech_attention_mask, input_features,
                 feature_attention_mask, feature_exist_mask, text_ids, text_attention_mask,
             )
-            inputs_embeds, text_embeds = merged.inputs_embeds, merged.text_embeds
+            embeds, text_embeds = merged.inputs_embeds, merged.text_embeds
         cache = past_key_values
         if use_cache and cache is None:
             cache = DynamicCache()
         if attention_mask is not None:
             attention_mask = sample_ids(attention_mask)
         if attention_mask is not None and is_packed(attention_mask):
-            hidden = run_packed(self.language_model.model, inputs_embeds, attention_mask)
+            hidden = run_packed(self.language_model.model, embeds, attention_mask)
         else:
             backbone = self.language_model.model(
-                inputs_embeds=inputs_embeds,
+                inputs_embeds=embeds,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 past_key_values=cache,
@@ -303,7 +303,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         output = FunAudioChatOutput(
             logits=logits,
             last_hidden_state=hidden,
-            inputs_embeds=inputs_embeds,
+            inputs_embeds=embeds,
             cache=cache,
         )
         speech_labels = None

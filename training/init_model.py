@@ -216,7 +216,8 @@ def _write_weights(
     shards = weight_files(llm)
     names = [f"model-{n + 1:05d}-of-{len(shards) + 1:05d}.safetensors" for n in range(len(shards))]
     last = names[0].replace("00001-of", f"{len(names) + 1:05d}-of")
-    weight_map, parameters = {}, 0
+    weight_map: dict[str, str] = {}
+    parameters = 0
     for shard, name in zip(shards, names, strict=True):
         tensors = {}
         with safe_open(shard, "pt") as file:
@@ -261,7 +262,8 @@ def init_model(
     tokenizer = AutoTokenizer.from_pretrained(llm)
     before = len(tokenizer)
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
-    ids = {token: tokenizer.convert_tokens_to_ids(token) for token in SPECIAL}
+    vocabulary = tokenizer.get_vocab()
+    ids = {token: vocabulary[token] for token in SPECIAL}
     config = _joint_config(text, whisper, head_config, ids, codes)
     generator = torch.Generator().manual_seed(seed)
     encoder_weights = _encoder_weights(audio_encoder)
@@ -272,7 +274,8 @@ def init_model(
     new = [index for index in ids.values() if index >= before]
     rows = config.text_config.vocab_size
     table_rows = partial(_with_rows, rows=rows, new=new, generator=generator)
-    backbone = _write_weights(llm, audio, text.dtype or torch.float32, table_rows, out)
+    dtype = text.dtype if isinstance(text.dtype, torch.dtype) else torch.float32
+    backbone = _write_weights(llm, audio, dtype, table_rows, out)
     config.save_pretrained(out)
     end, pad = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>"))
     GenerationConfig(

@@ -10,7 +10,7 @@ gradients and optimizer states is arithmetic (:func:`static_bytes`).
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -209,7 +209,7 @@ class _Traced(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def kept_bytes(run: Callable[[], Any], parameters: list[Tensor]) -> int:
+def kept_bytes(run: Callable[[], Any], parameters: Sequence[Tensor]) -> int:
     """Bytes that a forward pass keeps for its backward pass, parameters left out."""
     own = {p.untyped_storage()._cdata for p in parameters}
     kept: dict[int, Any] = {}
@@ -266,7 +266,7 @@ def trace_row(
 
     def loss(scores: Tensor, shift: int) -> Tensor:
         labels = torch.empty(scores.shape[:2], dtype=torch.long, device="meta")
-        return model._cross_entropy(scores, labels, shift)
+        return model._cross_entropy(scores[:, :-shift], labels[:, shift:])
 
     def text() -> Tensor:
         return loss(model.language_model.lm_head(empty(1, tokens, width)), 1)
@@ -299,7 +299,7 @@ def trace_row(
 def _on_meta(config: FunAudioChatConfig, half: bool) -> FunAudioChatForConditionalGeneration:
     with torch.device("meta"):
         model = FunAudioChatForConditionalGeneration(config)
-    model.to(torch.bfloat16 if half else torch.float32)
+    model.to(torch.bfloat16 if half else torch.float32)  # type: ignore
     return model.train()
 
 
