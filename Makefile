@@ -13,11 +13,10 @@ setup: .venv/ready
 	.venv/bin/pip install -q --no-deps if-verifiable==0.1.2
 	touch $@
 
-# A spoken question, as Nano hears it, and Nano's spoken answer.
 demo: setup
-	.venv/bin/funaudiochat s2t examples/question.wav \
-	  --instruction "Please help me transcribe the audio."
-	.venv/bin/funaudiochat s2s examples/question.wav --play
+	.venv/bin/python tests/build_tiny_folders.py $(TINY)
+	.venv/bin/python examples/infer_s2s.py --model-path $(TINY)/Fun-Audio-Chat-Tiny \
+	  --tts-path $(TINY)/Fun-CosyVoice3-Tiny --greedy --max-new-tokens 20
 
 test: setup
 	.venv/bin/python -m pytest -q
