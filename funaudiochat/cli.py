@@ -344,7 +344,7 @@ def new_voice(
     file: Annotated[Path | None, typer.Option(help="Voice file, safetensors.")] = None,
 ) -> None:
     """Make a voice from a prompt wave."""
-    _, folder = hub.resolve_pair(None, tts_path)
+    folder = hub.resolve_tts(tts_path)
     target = file or folder / "voices.safetensors"
     add_voice(name, prompt, folder / "campplus.onnx", target)
     console.print(f"{name} -> {target}", markup=False)

@@ -92,6 +92,18 @@ def resolve_model(path: str | Path | None) -> Path:
     return official if official.is_dir() else _existing(NANO_MODEL)
 
 
+def resolve_tts(path: str | Path | None) -> Path:
+    """The detokenizer's folder given, else the official one if it was downloaded, else Nano's.
+
+    Raises:
+        CheckpointError: there is no such folder; the message says how to get it.
+    """
+    if path is not None:
+        return _existing(Path(path))
+    official = models_folder() / TTS.name
+    return official if official.is_dir() else _existing(NANO_TTS)
+
+
 def resolve_pair(
     model_path: str | Path | None, tts_path: str | Path | None
 ) -> tuple[Path, Path]:
@@ -104,10 +116,9 @@ def resolve_pair(
         CheckpointError: there is no such folder; the message says how to get it.
     """
     model = resolve_model(model_path)
-    if tts_path is not None:
-        return model, _existing(Path(tts_path))
-    is_nano = model.resolve() == NANO_MODEL
-    return model, _existing(NANO_TTS if is_nano else models_folder() / TTS.name)
+    if tts_path is None:
+        tts_path = NANO_TTS if model.resolve() == NANO_MODEL else models_folder() / TTS.name
+    return model, resolve_tts(tts_path)
 
 
 def _existing(folder: Path) -> Path:

@@ -130,15 +130,15 @@ def test_each_part_sees_the_recorded_labels(name):
     model, seen = load_model(), []
     compute = model._cross_entropy
 
-    def recording(logits, labels, shift):
-        seen.append(labels)
-        return compute(logits, labels, shift)
+    def recording(logits, targets):
+        seen.append(targets)
+        return compute(logits, targets)
 
     model._cross_entropy = recording
     model(**inputs)
-    assert torch.equal(seen[0], outputs["text_labels"])
+    assert torch.equal(seen[0], outputs["text_labels"][:, 1:])
     if "speech_labels" in outputs:
-        assert torch.equal(seen[1], outputs["speech_labels"])
+        assert torch.equal(seen[1], outputs["speech_labels"][:, 5:])
 
 
 @pytest.mark.parametrize("name", ["c1_forward_1audio", "d3_train_text_only"])

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from funaudiochat.audio import load_audio  # noqa: E402
 from funaudiochat.cosyvoice3.speech_tokenizer import SAMPLE_RATE_HZ, SpeechTokenizer  # noqa: E402
 from funaudiochat.errors import FunAudioChatError  # noqa: E402
-from funaudiochat.hub import TTS, resolve  # noqa: E402
+from funaudiochat.hub import resolve_tts  # noqa: E402
 from training.check_data import DELAY_CODES  # noqa: E402
 from training.process.hub_data import DATASET, export  # noqa: E402
 from utils.constant import (  # noqa: E402
@@ -221,7 +221,7 @@ def main() -> None:
     output = args.output or DATA / ("train_1k.jsonl" if args.debug else "train.jsonl")
     manifest, tts_path = args.manifest, args.tts_path
     if manifest is None:
-        tts_path = resolve(tts_path, TTS)
+        tts_path = resolve_tts(tts_path)
         name = Path(args.datapath).name
         columns = dict(pair.split("=", 1) for pair in args.columns)
         manifest = export(args.datapath, output.parent / name, limit, columns or None)
