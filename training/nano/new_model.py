@@ -40,6 +40,8 @@ from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
 # Room for every word of the domain: a transcript must not outlast its speech at 5 Hz.
 TEXT_TOKENS = 2000
+# Of the matrix behind the mel encoder: its vectors begin as large as those of text.
+SOUND_GAIN = 0.15
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>",
     "<|audio_extra|>", "<|sil|>",
@@ -144,6 +146,8 @@ def begin(work: Path, llm: Path) -> None:
         if name.startswith("encoder.")
     }
     model.continuous_audio_tower.load_state_dict(encoder)
+    torch.manual_seed(0)
+    torch.nn.init.orthogonal_(model.audio_tower.continual_output_matching.weight, SOUND_GAIN)
     model.save_pretrained(work / "models" / "begin")
     FunAudioChatProcessor.from_pretrained(llm).save_pretrained(work / "models" / "begin")
 
