@@ -136,6 +136,7 @@ async def figures(server):
 async def one_talk(server, rng):
     """A question by sound or text; heard out, interrupted, or left without a word."""
     async with Page(server) as page:
+        await page.event("ready")  # whoever vanished may hold a place for a moment longer
         await page.set(sampling={"greedy": True, "max_new_tokens": rng.choice((4, 60))})
         if rng.random() < 0.5:
             await page.ask(tone(0.5))

@@ -43,11 +43,15 @@ class Outbox:
         """
         if self._socket.closed:
             raise ConnectionResetError("the page is gone")
-        try:
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await self._socket.send_bytes(message)
-        except TimeoutError as error:
-            raise SlowReader("the page stopped reading") from error
+        # All that wait for a connection to drain share one future of aiohttp's, and to cancel one of
+        # them would cancel it for all: a task of its own goes on when its sender is interrupted.
+        sending = asyncio.ensure_future(self._socket.send_bytes(message))
+        sending.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if not (await asyncio.wait({sending}, timeout=SEND_TIMEOUT_S))[0]:
+            raise SlowReader("the page stopped reading")
+        if sending.cancelled():
+            raise ConnectionResetError("the connection was closed meanwhile")
+        sending.result()
         self._last = time.monotonic()
 
     async def text(self, text: str) -> None:

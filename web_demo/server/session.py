@@ -112,15 +112,16 @@ class Session:
 
     async def drain(self, seconds: float) -> None:
         """Let a running reply end and play, at most this long, then close."""
-        ends_at = time.monotonic() + seconds
-        with contextlib.suppress(ConnectionError, TimeoutError):
+        with contextlib.suppress(ConnectionError):
             await self._outbox.event("going_away", seconds=seconds)
-            if self._turn_task is not None and self._turn is not None:
-                async with asyncio.timeout(seconds):
-                    await asyncio.wait({self._turn_task})
-                    await asyncio.sleep(self._turn.speaker.lead_s)
-            if self._turn is not None and self._turn.in_play and time.monotonic() >= ends_at:
-                await self._outbox.error("draining", "the server shut down during the reply")
+            turn, task = self._turn, self._turn_task
+            if turn is not None and task is not None:
+                try:
+                    async with asyncio.timeout(seconds):
+                        await asyncio.wait({task})
+                        await asyncio.sleep(turn.speaker.lead_s)
+                except TimeoutError:
+                    await self._outbox.error("draining", "the server shut down during the reply")
         await self.close(1001, "the server shuts down")
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
