@@ -267,6 +267,7 @@ class Session:
         if not text or len(text) > limit:
             message = f"a question by text has 1 to {limit} characters, not {len(text)}"
             return await self._outbox.error("bad_question", message)
+        await self._put_microphone_aside()
         await self._ask(text, "text")
 
     async def _take_file(self, data: bytes) -> None:
@@ -277,6 +278,7 @@ class Session:
             )
         except AudioError as error:
             return await self._outbox.error("bad_question", str(error))
+        await self._put_microphone_aside()
         await self._ask((samples, MODEL_RATE_HZ), "file")
 
     # The microphone
@@ -297,6 +299,13 @@ class Session:
         self._listener.clear()
         self._listener.on = True
         await self._tell_listening()
+
+    async def _put_microphone_aside(self) -> None:
+        """A question asked in another way takes the place of one that was being spoken."""
+        self._listener.clear()
+        if self._listener.on and not self._listener.hands_free:
+            self._listener.on = False
+            await self._tell_listening()
 
     async def _pause(self) -> None:
         if not self._listener.on:

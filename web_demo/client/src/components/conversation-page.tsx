@@ -63,7 +63,6 @@ export function ConversationPage({ session, settings, onChange, onAgain, onBack 
   const over = state.link.kind === "ended";
   useSpaceBar(session);
   useWakeLock(!over);
-  useEffect(() => document.getElementById("main-button")?.focus(), []);
   useEffect(() => {
     if (state.microphone === "on") setWithout(false);
   }, [state.microphone]);

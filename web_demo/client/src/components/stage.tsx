@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** Who speaks, both voices, and the one button that matters. */
 
+import { useEffect, useRef } from "react";
+
 import { useText } from "../i18n/text";
 import { phaseOf, type State } from "../session/state";
 import type { Session } from "../session/session";
@@ -41,6 +43,12 @@ export function Stage({ session, state, settings, onChange }: Props) {
   const hint = (state.handsFree && handsFreeHints[phase]) || text.hints[phase];
   const vad = state.server?.vad ?? false;
   const heard = state.listening && state.microphone === "on";
+  const disabled = action === "wait" || (state.microphone !== "on" && action !== "interrupt");
+  const button = useRef<HTMLButtonElement>(null);
+  // A button loses the focus while it is disabled: the keyboard finds it again when nothing else took it.
+  useEffect(() => {
+    if (!disabled && document.activeElement === document.body) button.current?.focus();
+  }, [disabled]);
   return (
     <section className={`stage card is-${phase}`} aria-label={`${text.you}, ${text.assistant}`}>
       <div className="lane you">
@@ -49,10 +57,11 @@ export function Stage({ session, state, settings, onChange }: Props) {
       </div>
       <div className="stage-middle">
         <button
+          ref={button}
           type="button"
           id="main-button"
           className="main-button"
-          disabled={action === "wait" || (state.microphone !== "on" && action !== "interrupt")}
+          disabled={disabled}
           aria-describedby="stage-hint"
           onClick={() => session.toggle()}
         >
