@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 TINY := outputs/tiny
 
-.PHONY: setup demo test lint train-setup eval-setup eval-demo tiny-recipe page page-test judge-setup serve nano
+.PHONY: setup demo test test-slow lint train-setup eval-setup eval-demo tiny-recipe page page-test judge-setup serve nano
 
 setup: .venv/ready
 
@@ -19,7 +19,11 @@ demo: setup
 	  --tts-path $(TINY)/Fun-CosyVoice3-Tiny --greedy --max-new-tokens 20
 
 test: setup
-	.venv/bin/python -m pytest -q
+	.venv/bin/python -m pytest -q -m "not slow"
+
+# Whole recipes, the page in Chromium, long soaks.
+test-slow: setup
+	.venv/bin/python -m pytest -q -m slow
 
 # Made-up questions in the layout of every benchmark, a tiny random model, recorded judges.
 eval-demo: setup

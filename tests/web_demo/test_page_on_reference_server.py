@@ -117,7 +117,7 @@ def test_two_pages_at_once_hear_their_own_answers(browser, server, url, tmp_path
     for page, pitch_hz in zip(pages, (500, 1100), strict=True):
         ask_file(page, tmp_path / f"{pitch_hz}.wav", sounds.tone(RATE_HZ, pitch_hz, 2.0))
     for page, pitch_hz in zip(pages, (500, 1100), strict=True):
-        page.see("text=Press to interrupt")
+        page.see("text=I heard 2")
         page.see("role=button[name='Speak']")
         heard, rate = page.heard()
         assert sounds.pitch(heard, rate) == pytest.approx(pitch_hz, abs=10)
