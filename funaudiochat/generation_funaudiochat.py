@@ -54,7 +54,7 @@ class GenerationOptions:
         bad_words_ids: sequences banned from the text.
         text_greedy: text takes the arg-max of its raw scores; codes keep the settings above.
         disable_speech: text only; the refined head never runs.
-        force_text_abos: the first text id is the one that opens speech.
+        force_text_abos: the first text id is the one that opens speech, spoken or not (rule 48).
         only_crq_sampling: return the codes the head fed itself; else choose each group anew
             from its five score rows (rule 55).
     """
@@ -73,7 +73,7 @@ class GenerationOptions:
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     text_greedy: bool = False
     disable_speech: bool = False
-    force_text_abos: bool = True
+    force_text_abos: bool = False
     only_crq_sampling: bool = True
 
     @classmethod
@@ -261,12 +261,24 @@ def prefill(
     """Run the prompt through the backbone.
 
     Args:
-        inputs: what the processor gives: ``input_ids`` [B, L], ``attention_mask`` and audio.
+        inputs: what the processor gives: ``input_ids`` [B, L], ``attention_mask`` and audio; rows
+            padded on the right are padded on the left in the state.
+
+    Raises:
+        ValueError: an empty prompt, or speech is wanted of a checkpoint without refined head.
     """
     rows = inputs["input_ids"]
+    if not rows.numel():
+        raise ValueError("the prompt holds no tokens; build it with the processor")
+    if not options.disable_speech and not model.config.audio_config.enable_audio_invert_tower:
+        raise ValueError("this checkpoint has no refined head and cannot speak; disable_speech")
     mask = inputs.get("attention_mask")
     if mask is not None and bool(mask.all()):
         mask = None  # lets the attention kernels run without one
+    elif mask is not None and not bool(mask[:, -1].all()):
+        # Every row goes on from its last place, so padding on the right moves to the left.
+        order = mask.argsort(dim=1, stable=True)
+        rows, mask = rows.gather(1, order), mask.gather(1, order)
     cache = DynamicCache()
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     hidden = model.encode(
@@ -317,7 +329,7 @@ def step(
         text_ids = scores.argmax(-1)
     else:
         text_ids = _choose(_process_text(state, scores), options, state.generator)
-    if state.step_count == 0 and options.force_text_abos and not options.disable_speech:
+    if state.step_count == 0 and options.force_text_abos:
         text_ids = torch.full_like(text_ids, text_config.audio_bos_index)
     text_ids = text_ids.masked_fill(state.ended, options.pad_token_id)
 

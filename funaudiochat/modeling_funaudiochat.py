@@ -129,11 +129,13 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if audio.enable_audio_invert_tower:
             self.audio_invert_tower = FunAudioChatDecoder(audio)
+        else:
+            self._tied_weights_keys = {}
         self.sp_gen_kwargs = {
             "text_greedy": False,
             "only_crq_sampling": True,
             "disable_speech": False,
-            "force_text_abos": True,
+            "force_text_abos": False,
         }
         self.post_init()
 
@@ -171,10 +173,12 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 f"the weights in {folder} cannot be read ({error}); a file is missing or was cut "
                 "off: download the folder again with `funaudiochat download`"
             ) from error
-        except (TypeError, AssertionError, ZeroDivisionError) as error:
+        except (CheckpointError, ImportError):  # a missing package is named as it is
+            raise
+        except Exception as error:  # the backbones raise many kinds
             raise CheckpointError(
-                f"no model can be built from config.json in {folder} ({error}); download the "
-                "folder again with `funaudiochat download`"
+                f"no model can be built from config.json in {folder} with the options given "
+                f"({error}); check them, or download the folder again with `funaudiochat download`"
             ) from error
         model, info = loaded
         problems = [
@@ -210,13 +214,12 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             spoke less filled with the code padding; width 0 if none spoke.
 
         Raises:
-            ValueError: an unknown setting, or beam search.
+            ValueError: no prompt, an unknown setting, or beam search.
         """
-        inputs = {
-            name: kwargs.pop(name)
-            for name in list(kwargs)
-            if name in _MODEL_INPUTS and kwargs[name] is not None
-        }
+        given = {name: kwargs.pop(name, None) for name in _MODEL_INPUTS}
+        inputs = {name: value for name, value in given.items() if value is not None}
+        if "input_ids" not in inputs:
+            raise ValueError("generate() needs input_ids; give it what the processor returns")
         settings = copy.deepcopy(generation_config or self.generation_config)
         unknown = settings.update(**kwargs)
         if unknown:
