@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_modeling import GOLDEN, load_case, load_model
 from transformers import BitsAndBytesConfig
+from transformers.core_model_loading import revert_weight_conversion
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import CheckpointError
@@ -128,6 +129,38 @@ def test_half_precision_stays_near_float32(dtype):
     torch.testing.assert_close(logits.float(), outputs["text_logits"], atol=0.3, rtol=0.1)
 
 
+def test_a_checkpoint_without_refined_head_is_saved_and_loads_again(tmp_path):
+    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    config.audio_config.enable_audio_invert_tower = False
+    FunAudioChatForConditionalGeneration(config).save_pretrained(tmp_path)
+    model = load(tmp_path).eval()
+    assert not hasattr(model, "audio_invert_tower")
+    _, inputs, _ = load_case("c1_forward_1audio")
+    with torch.no_grad():
+        assert model(**inputs).speech_logits is None
+
+
+def pattern(key: str) -> str:
+    return re.sub(r"experts\.\d+", "experts.{E}", re.sub(r"layers\.\d+", "layers.{L}", key))
+
+
+def test_keys_and_shapes_equal_the_30b_manifest():
+    """As they are saved: in memory transformers keeps all experts of a layer together."""
+    config = Path(__file__).parents[1] / "training" / "configs" / "model_30b_a3b.json"
+    with torch.device("meta"):
+        model = FunAudioChatForConditionalGeneration(
+            FunAudioChatConfig(**json.loads(config.read_text()))
+        )
+    found: dict[str, list] = {}
+    for key, value in revert_weight_conversion(model, model.state_dict()).items():
+        found.setdefault(pattern(key), []).append(list(value.shape))
+    manifest = json.loads((GOLDEN / "manifest_30b_a3b.json").read_text())
+    wanted = {k: [v["shape"]] * v["count"] for k, v in manifest["key_patterns"].items()}
+    assert found == wanted
+    assert sum(map(len, found.values())) == manifest["num_keys"]
+    assert sum(p.numel() for p in model.parameters()) == manifest["total_parameters_unique"]
+
+
 def test_experts_are_saved_under_the_published_names(tmp_path):
     """Key patterns of the mixture of experts, and that its folder loads again equal."""
     config = FunAudioChatConfig.from_pretrained(FOLDER)
@@ -144,8 +177,7 @@ def test_experts_are_saved_under_the_published_names(tmp_path):
     model = FunAudioChatForConditionalGeneration(moe).eval()
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        found = {re.sub(r"layers\.\d+", "layers.{L}", key) for key in file.keys()}
-    found = {re.sub(r"experts\.\d+", "experts.{E}", key) for key in found}
+        found = {pattern(key) for key in file.keys()}
     manifest = json.loads((GOLDEN / "manifest_30b_a3b.json").read_text())
     assert found == set(manifest["key_patterns"]) - set(manifest["keys_absent_from_saved_file"])
     _, inputs, _ = load_case("c1_forward_1audio")
@@ -160,6 +192,7 @@ def test_a_device_map_places_the_model_and_decodes_the_same():
     case, inputs, outputs = load_case("f1_s2s_greedy")
     for device_map in ("auto", {"": "cpu"}):
         model = load(FOLDER, device_map=device_map, dtype=torch.float32).eval()
+        model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
         _, speech = model.generate(**inputs, **case["kwargs"])
         assert speech.tolist() == outputs["audio_ids"].tolist()
 
