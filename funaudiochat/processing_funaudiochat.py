@@ -18,7 +18,7 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from funaudiochat.audio import load_audio
-from funaudiochat.errors import AudioError, CheckpointError
+from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 
 CODES_PER_SECOND = 25
 
@@ -51,7 +51,8 @@ class FunAudioChatProcessor(ProcessorMixin):
         chat_template: Jinja template of a conversation.
 
     Raises:
-        CheckpointError: the folder's ``speech_tokenizer/`` is missing or another tokenizer.
+        CheckpointError: the folder's ``speech_tokenizer/`` is missing or another tokenizer, or
+            the group size is none.
     """
 
     speech_tokenizer: Any
@@ -87,6 +88,11 @@ class FunAudioChatProcessor(ProcessorMixin):
         self.audio_group_size = int(
             speech_tokenizer.init_kwargs.get("audio_group_size", audio_group_size)
         )
+        if self.audio_group_size < 1:
+            raise CheckpointError(
+                f"audio_group_size is {self.audio_group_size}; it counts the codes of one "
+                "placeholder. Download the folder again with `funaudiochat download`"
+            )
 
     @property
     def model_input_names(self) -> list[str]:
@@ -144,9 +150,12 @@ class FunAudioChatProcessor(ProcessorMixin):
 
         Raises:
             AudioError: wrong rate, wrong shape, NaN, or an entry without codes and sound.
-            ValueError: placeholders and audios differ in number.
+            FunAudioChatError: no text, or placeholders and audios differ in number.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else text
+        listed = isinstance(texts, list | tuple) and len(texts) > 0
+        if not listed or not all(isinstance(one, str) for one in texts):
+            raise FunAudioChatError(f"text must be one text or a list of texts, not {text!r:.80}")
         if sampling_rate != self.feature_extractor.sampling_rate:
             raise AudioError(
                 f"the waves are said to be at {sampling_rate} Hz, the model needs "
@@ -165,11 +174,11 @@ class FunAudioChatProcessor(ProcessorMixin):
         """Repeat every ``<|AUDIO|>`` once per group of its audio; enclose those that stand bare.
 
         Raises:
-            ValueError: placeholders and audios differ in number.
+            FunAudioChatError: placeholders and audios differ in number.
         """
         placeholders = sum(text.count(self.audio_token) for text in texts)
         if placeholders != len(entries):
-            raise ValueError(
+            raise FunAudioChatError(
                 f"Found {placeholders} {self.audio_token} tokens in provided text but received "
                 f"{len(entries)} audio{'s' if len(entries) != 1 else ''}"
             )
@@ -277,6 +286,12 @@ class FunAudioChatProcessor(ProcessorMixin):
         encoder hears all of it; the original cuts at 30 s.
         """
         piece = self.feature_extractor.n_samples
+        shortest = self.feature_extractor.n_fft // 2 + 1
+        if padding != "max_length" and max(map(len, waves)) < shortest:
+            raise AudioError(
+                f"no wave of the batch has the {shortest} samples that a spectrum needs; leave "
+                "out sounds shorter than one code (40 ms)"
+            )
 
         def mel(pieces: list[np.ndarray], padding: str) -> tuple[np.ndarray, np.ndarray]:
             out = self.feature_extractor(
