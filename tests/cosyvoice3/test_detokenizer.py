@@ -19,10 +19,10 @@ from funaudiochat.cosyvoice3.detokenizer import (
     CosyVoice3Detokenizer,
     UniformRows,
     draw_noise,
-    segments,
 )
 from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig
 from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
+from funaudiochat.cosyvoice3.pieces import pieces
 from funaudiochat.errors import VoiceError
 
 SCHEDULES = [RECORDED_MASK, ChunkSchedule(), ChunkSchedule(1, 1.5, 9, 12)]
@@ -110,9 +110,23 @@ def test_sequences_of_calls_equal_recorded(detokenizer, data, speaker, name):
                 assert snr_db(wave, expected) >= 25
 
 
-def test_speed_gives_the_recorded_length(detokenizer, data, speaker):
+def test_speed_gives_the_recorded_sound(detokenizer, data, speaker, monkeypatch):
+    monkeypatch.setattr(detokenizer, "_noise", data["cfm.noise"])
+    monkeypatch.setattr(
+        "funaudiochat.cosyvoice3.detokenizer.UniformRows",
+        lambda *_: RecordedRows(data["hift.sine_noise"][0]),
+    )
     wave = detokenizer.decode(data["flow.tokens"][0, :20], speaker, speed=1.25)
-    assert len(wave) == data["t2w.speed1p25.wav"].shape[1]
+    expected = data["t2w.speed1p25.wav"][0]
+    assert len(wave) == len(expected) and snr_db(wave, expected) >= 25
+    with pytest.raises(ValueError, match="speed"):
+        detokenizer.decode([1], speaker, speed=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_the_shortest_replies_are_whole_at_once(detokenizer, speaker, count):
+    wave = detokenizer.decode(range(count), speaker)
+    assert len(wave) == 960 * count and bool(wave.isfinite().all())
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -155,7 +169,7 @@ def test_every_code_becomes_960_samples(detokenizer, speaker, pushes, first, gro
 
 @pytest.mark.parametrize("count", [749, 750, 751, 799, 800, 1500, 1501, 3000])
 def test_long_replies_are_cut_by_the_30_s_rule(count):
-    bounds = segments(count)
+    bounds = pieces(count, 25, 2)
     assert [a for a, _ in bounds[1:]] == [b for _, b in bounds[:-1]]
     assert bounds[0][0] == 0 and bounds[-1][1] == count
     assert len(bounds) == -(-count // 750)
