@@ -21,8 +21,8 @@ from torch import Tensor
 from funaudiochat.audio import load_audio
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.flow import ChunkSchedule
-from funaudiochat.cosyvoice3.voices import choose_voice, find_voices_file, load_voices
-from funaudiochat.errors import AudioError, FunAudioChatError
+from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_voices
+from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.generation_funaudiochat import (
     GenerationOptions,
     SpeechGroup,
@@ -42,6 +42,9 @@ from utils.constant import (
 
 _SAMPLE_RATE_HZ = 16000
 _GROUPS_PER_SECOND = 5
+_SAMPLING_LIMITS = {
+    "temperature": 100.0, "top_p": 1.0, "repetition_penalty": 100.0, "max_new_tokens": 1 << 20,
+}
 _TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
@@ -53,6 +56,9 @@ class Sampling:
         greedy: arg-max for text and codes.
         text_greedy: arg-max for the text of a spoken answer.
         seed: makes a sampled answer repeatable.
+
+    Raises:
+        FunAudioChatError: a value that nothing can be chosen by.
     """
 
     greedy: bool = False
@@ -63,6 +69,12 @@ class Sampling:
     repetition_penalty: float | None = None
     max_new_tokens: int | None = None
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in _SAMPLING_LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise FunAudioChatError(f"{name} is {value}; it must be above 0, at most {most}")
 
 
 @dataclass(frozen=True)
@@ -151,12 +163,23 @@ def parse_tool_calls(text: str) -> tuple[list[ToolCall], list[str]]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is the first of CUDA, MPS and CPU that is there."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """``auto`` is the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        FunAudioChatError: no such device, or not on this machine.
+    """
+    if device == "auto":
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise FunAudioChatError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}); take auto, cpu, "
+            "cuda, cuda:N or mps; `funaudiochat doctor` lists what there is"
+        ) from error
+    return place
 
 
 class Conversation:
@@ -340,8 +363,9 @@ class VoiceChat(Conversation):
             detokenizer = CosyVoice3Detokenizer.from_pretrained(
                 tts_path, place if tts_device is None else resolve_device(tts_device)
             )
-            found = voices_file or find_voices_file(Path(tts_path))
-            speaker = choose_voice(load_voices(found), voice)
+            voices = load_voices(voices_file) if voices_file else installed_voices(tts_path)
+            speaker = choose_voice(voices, voice)
+        _check_fit(model, processor, detokenizer)
         return cls(model, processor, detokenizer, speaker, system)
 
     def spoken(self, codes: Tensor) -> Tensor:
@@ -451,6 +475,25 @@ class VoiceChat(Conversation):
                 problems=problems,
                 timings=timings,
             )
+        )
+
+
+def _check_fit(
+    model: FunAudioChatForConditionalGeneration,
+    processor: FunAudioChatProcessor,
+    detokenizer: CosyVoice3Detokenizer | None,
+) -> None:
+    """Raise CheckpointError for parts of different checkpoints."""
+    audio = model.config.audio_config
+    if processor.audio_group_size != audio.group_size:
+        raise CheckpointError(
+            f"the processor's files say {processor.audio_group_size} codes for a placeholder, "
+            f"config.json says {audio.group_size}; take all files from one checkpoint"
+        )
+    if detokenizer is not None and audio.bos_token_id > detokenizer.flow.config.vocab_size:
+        raise CheckpointError(
+            f"the model speaks {audio.bos_token_id} codes and the detokenizer knows "
+            f"{detokenizer.flow.config.vocab_size}; name the one made for it with --tts-path"
         )
 
 
