@@ -12,12 +12,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoModel, DynamicCache
+from transformers import CONFIG_MAPPING, AutoModel, DynamicCache, PretrainedConfig
 from transformers.utils import ModelOutput
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_common import FunAudioChatPreTrainedModel, is_packed, run_packed
+
+_HEAD_FIELDS = (
+    "output_dim", "group_size", "codebook_size", "bos_token_id", "eos_token_id", "pad_token_id",
+    "crq_transformer_config",
+)
 
 
 class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
@@ -25,7 +30,11 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
 
     config_class = FunAudioChatAudioEncoderConfig
 
-    def __init__(self, config: FunAudioChatAudioEncoderConfig) -> None:
+    def __init__(self, config: Any) -> None:
+        """``config``: the audio config, or what has its fields as attributes."""
+        if not isinstance(config, PretrainedConfig):
+            fields = {name: getattr(config, name) for name in _HEAD_FIELDS}
+            config = FunAudioChatAudioEncoderConfig(**fields)
         super().__init__(config)
         fields = dict(config.crq_transformer_config or {})
         attention = fields.pop("_attn_implementation", None) or config._attn_implementation
