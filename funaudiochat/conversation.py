@@ -31,6 +31,7 @@ from funaudiochat.generation_funaudiochat import (
 )
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.register import register_funaudiochat
 from utils.constant import (
     AUDIO_TEMPLATE,
     DEFAULT_S2M_GEN_KWARGS,
@@ -349,6 +350,7 @@ class VoiceChat(Conversation):
         Raises:
             CheckpointError, VoiceError: a folder or voice cannot be used; says what to do.
         """
+        register_funaudiochat()  # or the tokenizers' loader warns of an unknown config
         place = resolve_device(device)
         if dtype == "auto" and place.type == "cpu":
             dtype = torch.float32
@@ -485,11 +487,15 @@ def _check_fit(
 ) -> None:
     """Raise CheckpointError for parts of different checkpoints."""
     audio = model.config.audio_config
-    if processor.audio_group_size != audio.group_size:
-        raise CheckpointError(
-            f"the processor's files say {processor.audio_group_size} codes for a placeholder, "
-            f"config.json says {audio.group_size}; take all files from one checkpoint"
-        )
+    for what, said, wanted in (
+        ("codes in a group", processor.audio_group_size, audio.group_size),
+        ("mel bins", processor.feature_extractor.feature_size, audio.num_mel_bins),
+    ):
+        if said != wanted:
+            raise CheckpointError(
+                f"the processor's files say {said} {what}, config.json says {wanted}; take all "
+                "files from one checkpoint"
+            )
     if detokenizer is not None and audio.bos_token_id > detokenizer.flow.config.vocab_size:
         raise CheckpointError(
             f"the model speaks {audio.bos_token_id} codes and the detokenizer knows "

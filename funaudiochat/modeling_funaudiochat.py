@@ -10,18 +10,19 @@ Shapes: ``B`` batch, ``L`` text positions (5 Hz where they hold audio), ``G`` gr
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin
 from transformers.utils import ModelOutput
 
 from funaudiochat.audio_encoders import FunAudioChatAudioEncoder, FunAudioChatDiscreteEncoder
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.errors import CheckpointError
+from funaudiochat.errors import CheckpointError, FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
@@ -91,6 +92,16 @@ def _of_backbone(quantization_config: Any) -> Any:
     return settings
 
 
+def _not_floats(folder: Any) -> list[str]:
+    """Tensors of a folder that are no floats, which transformers would convert without a word."""
+    found = []
+    for path in Path(folder).glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}
+        found += [key for key, kind in kinds.items() if kind not in ("F64", "F32", "F16", "BF16")]
+    return found
+
+
 @dataclass
 class _MergedAudio:
     """What merging the audios of a batch yields, for the backbone and for the losses."""
@@ -155,7 +166,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
 
         Raises:
             CheckpointError: not a Fun-Audio-Chat folder, or tensors are missing, too many,
-                damaged or of another shape; the message names them.
+                damaged, no floats or of another shape; the message names them.
         """
         folder = pretrained_model_name_or_path
         if config is None:
@@ -165,6 +176,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         kwargs["use_safetensors"] = True
         kwargs["ignore_mismatched_sizes"] = True  # reported below, by name
         try:
+            strange = [] if hasattr(config, "quantization_config") else _not_floats(folder)
             loaded: Any = super().from_pretrained(
                 folder, *args, config=config, output_loading_info=True, **kwargs
             )
@@ -173,8 +185,12 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 f"the weights in {folder} cannot be read ({error}); a file is missing or was cut "
                 "off: download the folder again with `funaudiochat download`"
             ) from error
-        except (CheckpointError, ImportError):  # a missing package is named as it is
+        except CheckpointError:
             raise
+        except ImportError as error:
+            raise FunAudioChatError(
+                f"{error} Install the package, or leave out the option that needs it"
+            ) from error
         except Exception as error:  # the backbones raise many kinds
             raise CheckpointError(
                 f"no model can be built from config.json in {folder} with the options given "
@@ -188,6 +204,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 ("missing", info["missing_keys"]),
                 ("not known", info["unexpected_keys"]),
                 ("of another shape", info["mismatched_keys"]),
+                ("not of floats", strange),
             )
             if names
         ]
@@ -214,16 +231,16 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             spoke less filled with the code padding; width 0 if none spoke.
 
         Raises:
-            ValueError: no prompt, an unknown setting, or beam search.
+            FunAudioChatError: no prompt, an unknown setting, or beam search.
         """
         given = {name: kwargs.pop(name, None) for name in _MODEL_INPUTS}
         inputs = {name: value for name, value in given.items() if value is not None}
         if "input_ids" not in inputs:
-            raise ValueError("generate() needs input_ids; give it what the processor returns")
+            raise FunAudioChatError("generate() needs input_ids; give what the processor returns")
         settings = copy.deepcopy(generation_config or self.generation_config)
         unknown = settings.update(**kwargs)
         if unknown:
-            raise ValueError(f"generate() knows no setting or input named {sorted(unknown)}")
+            raise FunAudioChatError(f"generate() knows no setting or input named {sorted(unknown)}")
         length = inputs["input_ids"].shape[1]
         options = GenerationOptions.from_config(settings, length, **self.sp_gen_kwargs)
         rows, speech = generate(self, inputs, options, streamer=streamer)
@@ -275,7 +292,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 names them in every call; without effect.
 
         Raises:
-            ValueError: placeholders and audio groups differ in number.
+            FunAudioChatError: placeholders and audio groups differ in number.
         """
         merged = None
         text_embeds = self.get_input_embeddings()(input_ids)
@@ -398,7 +415,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         chosen = torch.arange(vectors.shape[1], device=groups.device) < groups[:, None]
         placeholder = input_ids == self.config.audio_token_index
         if int(placeholder.sum()) != int(chosen.sum()):
-            raise ValueError(
+            raise FunAudioChatError(
                 f"the text holds {int(placeholder.sum())} audio placeholders, but the audios "
                 f"have {int(chosen.sum())} groups; build both with the processor"
             )

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
@@ -169,6 +170,20 @@ class FunAudioChatProcessor(ProcessorMixin):
         if entries:
             data.update(self.encode_audios(entries, audio_padding))
         return BatchFeature(data, tensor_type=return_tensors)
+
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+        """A conversation as text; see transformers.
+
+        Raises:
+            CheckpointError: the folder's template is damaged or refuses the conversation.
+        """
+        try:
+            return super().apply_chat_template(*args, **kwargs)
+        except jinja2.TemplateError as error:
+            raise CheckpointError(
+                f"the chat template cannot be filled ({error}); is chat_template.jinja damaged? "
+                "Download the folder again with `funaudiochat download`"
+            ) from error
 
     def expand_placeholders(self, texts: Sequence[str], entries: Sequence[Any]) -> list[str]:
         """Repeat every ``<|AUDIO|>`` once per group of its audio; enclose those that stand bare.

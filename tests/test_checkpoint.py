@@ -65,6 +65,14 @@ def test_a_wrong_group_size_is_found_by_the_shapes(copied):
         load(copied)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.float8_e4m3fn])
+def test_tensors_that_are_no_floats_are_named(copied, dtype):
+    key = "audio_tower.output_matching.weight"
+    change_weights(copied, lambda w: w.update({key: w[key].to(dtype)}))
+    with pytest.raises(CheckpointError, match=f"1 not of floats: {key}"):
+        load(copied)
+
+
 def test_cut_off_weights_are_reported(copied):
     data = (copied / "model.safetensors").read_bytes()
     (copied / "model.safetensors").write_bytes(data[: len(data) // 2])

@@ -22,6 +22,7 @@ from funaudiochat.conversation import (
     parse_tool_calls,
 )
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
 GREEDY = Sampling(greedy=True, max_new_tokens=12)
@@ -187,6 +188,10 @@ def test_parts_of_different_checkpoints_are_refused(folders, tmp_path):
     path.write_text(json.dumps(json.loads(path.read_text()) | {"audio_group_size": 4}))
     with pytest.raises(CheckpointError, match="say 4 codes.*says 5"):
         VoiceChat.from_pretrained(tmp_path / "model", device="cpu")
+    path = tmp_path / "model" / "chat_template.jinja"
+    path.write_text("{% for message in %}")
+    with pytest.raises(CheckpointError, match="chat_template.jinja"):
+        FunAudioChatProcessor.from_pretrained(tmp_path / "model").apply_chat_template([])
     tts = build_cosyvoice3_folder(tmp_path / "tts")
     weights = torch.load(tts / "flow.pt", weights_only=True)
     weights["input_embedding.weight"] = weights["input_embedding.weight"][:100].clone()
