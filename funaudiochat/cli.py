@@ -72,11 +72,13 @@ Penalty = Annotated[float | None, typer.Option(help="Repetition penalty.")]
 def _load(
     model_path: Path | None, tts_path: Path | None, speech: bool, **options: Any
 ) -> "VoiceChat":
+    if speech:
+        folders: tuple[Path, ...] = hub.resolve_pair(model_path, tts_path)
+    else:
+        folders = (hub.resolve_model(model_path),)
     from funaudiochat.conversation import VoiceChat
 
-    if not speech:
-        return VoiceChat.from_pretrained(hub.resolve_model(model_path), **options)
-    return VoiceChat.from_pretrained(*hub.resolve_pair(model_path, tts_path), **options)
+    return VoiceChat.from_pretrained(*folders, **options)
 
 
 def _show(events: Any) -> "Reply":

@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.utils import ModelOutput
 
 from funaudiochat.audio_encoders import FunAudioChatAudioEncoder, FunAudioChatDiscreteEncoder
@@ -48,7 +49,8 @@ class FunAudioChatOutput(ModelOutput):
 
     Attributes:
         loss: text loss plus speech loss, scalar.
-        text_loss, speech_loss: mean cross-entropies, scalars.
+        text_loss, speech_loss: mean cross-entropies, scalars; the text loss with the router's
+            if the backbone is a mixture of experts that asks for it.
         logits: [B, L, V].
         speech_logits: [B, L*G, C], None when the head did not run or only ran for its loss.
         last_hidden_state: [B, L, H] after the backbone's final norm.
@@ -308,17 +310,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             cache = DynamicCache()
         if attention_mask is not None:
             attention_mask = sample_ids(attention_mask)
-        if attention_mask is not None and is_packed(attention_mask):
-            hidden = run_packed(self.language_model.model, embeds, attention_mask)
-        else:
-            backbone = self.language_model.model(
-                inputs_embeds=embeds,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=use_cache,
-            )
-            hidden = backbone.last_hidden_state
+        backbone = self._run_backbone(embeds, attention_mask, position_ids, cache, use_cache)
+        hidden = backbone.last_hidden_state
         logits = self.language_model.lm_head(hidden)
         output = FunAudioChatOutput(
             logits=logits,
@@ -330,6 +323,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         if labels is not None:
             text_labels, speech_labels = self._targets(labels, merged)
             output.text_loss = self._cross_entropy(logits[:, :-1], text_labels[:, 1:])
+            if getattr(self.config.text_config, "output_router_logits", False):
+                router_loss = self._router_loss(backbone.router_logits, attention_mask)
+                output.text_loss = output.text_loss + router_loss
             output.loss = output.text_loss
         if disable_speech or not self.config.audio_config.enable_audio_invert_tower:
             return output
@@ -474,6 +470,31 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         speech = speech.masked_fill(unlabelled[..., None], ignore)
         ends = labels == self.config.text_config.audio_eos_index
         return text, speech.masked_fill(ends[..., None], audio.eos_token_id).flatten(1)
+
+    def _run_backbone(
+        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any,
+        use_cache: bool,
+    ) -> Any:
+        """Whole rows [B, L, H], packed ones sample by sample -> the backbone's output."""
+        if mask is not None and is_packed(mask):
+            return run_packed(self.language_model.model, embeds, mask)
+        return self.language_model.model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=use_cache,
+        )
+
+    def _router_loss(self, router_logits: Any, mask: Tensor | None) -> Tensor:
+        """What a mixture of experts adds to its text loss for uneven use of them (rule 32)."""
+        experts = self.language_model
+        if mask is not None and is_packed(mask):
+            mask = None  # padding was not run
+        balance = load_balancing_loss_func(
+            router_logits, experts.num_experts, experts.num_experts_per_tok, mask
+        )
+        return experts.router_aux_loss_coef * balance
 
     def _teacher_embeds(self, speech_labels: Tensor) -> Tensor:
         """Embedding of the code before each position's target, [B, L*G, H] (rule 31).

@@ -169,8 +169,8 @@ def test_keys_and_shapes_equal_the_30b_manifest():
     assert sum(p.numel() for p in model.parameters()) == manifest["total_parameters_unique"]
 
 
-def test_experts_are_saved_under_the_published_names(tmp_path):
-    """Key patterns of the mixture of experts, and that its folder loads again equal."""
+def mixture() -> FunAudioChatForConditionalGeneration:
+    """A tiny model whose backbone is a mixture of experts."""
     config = FunAudioChatConfig.from_pretrained(FOLDER)
     fields = {**config.text_config.to_dict(), "model_type": "qwen3_moe"}
     fields |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -182,7 +182,32 @@ def test_experts_are_saved_under_the_published_names(tmp_path):
         audio_token_index=config.audio_token_index,
     )
     torch.manual_seed(0)
-    model = FunAudioChatForConditionalGeneration(moe).eval()
+    return FunAudioChatForConditionalGeneration(moe).eval()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_routers_loss_is_in_the_text_loss_as_the_backbone_itself_has_it(padded):
+    model = mixture()
+    ids = torch.arange(24).view(2, 12)
+    mask, labels = torch.ones_like(ids), ids.clone()
+    if padded:
+        mask[1, 7:], labels[1, 7:] = 0, -100
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    plain = model(**inputs).text_loss
+    model.config.text_config.output_router_logits = True
+    routed = model(**inputs)
+    expected = model.language_model(**inputs, output_router_logits=True).loss
+    torch.testing.assert_close(routed.text_loss, expected, rtol=1e-5, atol=0)
+    assert routed.text_loss > plain and torch.equal(routed.loss, routed.text_loss)
+    packed = {**inputs, "attention_mask": torch.tensor([[1] * 7 + [2] * 5, [1] * 7 + [0] * 5])}
+    model(**packed).loss.backward()
+    gates = [p for name, p in model.named_parameters() if name.endswith("mlp.gate.weight")]
+    assert gates and all(p.grad is not None for p in gates)
+
+
+def test_experts_are_saved_under_the_published_names(tmp_path):
+    """Key patterns of the mixture of experts, and that its folder loads again equal."""
+    model = mixture()
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
         found = {pattern(key) for key in file.keys()}
