@@ -72,13 +72,12 @@ Penalty = Annotated[float | None, typer.Option(help="Repetition penalty.")]
 def _load(
     model_path: Path | None, tts_path: Path | None, speech: bool, **options: Any
 ) -> "VoiceChat":
-    if speech:
-        folders: tuple[Path, ...] = hub.resolve_pair(model_path, tts_path)
-    else:
-        folders = (hub.resolve_model(model_path),)
+    model, tts = (
+        hub.resolve_pair(model_path, tts_path) if speech else (hub.resolve_model(model_path), None)
+    )
     from funaudiochat.conversation import VoiceChat
 
-    return VoiceChat.from_pretrained(*folders, **options)
+    return VoiceChat.from_pretrained(model, tts, **options)
 
 
 def _show(events: Any) -> "Reply":

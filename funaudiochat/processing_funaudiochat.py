@@ -22,6 +22,7 @@ from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 
 CODES_PER_SECOND = 25
+_FEATURE_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "n_samples")
 
 # For checkpoints that store no template: ChatML; content may be a list of audio and text parts.
 _CHAT_TEMPLATE = (
@@ -53,7 +54,7 @@ class FunAudioChatProcessor(ProcessorMixin):
 
     Raises:
         CheckpointError: the folder's ``speech_tokenizer/`` is missing or another tokenizer, or
-            the group size is none.
+            a size is none.
     """
 
     speech_tokenizer: Any
@@ -75,6 +76,13 @@ class FunAudioChatProcessor(ProcessorMixin):
         super().__init__(
             feature_extractor, tokenizer, speech_tokenizer, chat_template=chat_template
         )
+        sizes = {name: getattr(feature_extractor, name) for name in _FEATURE_SIZES}
+        wrong = [f"{n} is {v!r}" for n, v in sizes.items() if type(v) is not int or v < 1]
+        if wrong:
+            raise CheckpointError(
+                f"preprocessor_config.json is wrong: {'; '.join(wrong)}. Download the folder "
+                "again with `funaudiochat download`"
+            )
         # transformers falls back to the text tokenizer when the folder has no speech tokenizer.
         if speech_tokenizer.pad_token != audio_pad_token:
             raise CheckpointError(

@@ -242,6 +242,22 @@ def test_a_folder_without_speech_tokenizer_is_named(tmp_path):
         FunAudioChatProcessor.from_pretrained(tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    "name, field, value",
+    [
+        ("preprocessor_config.json", "n_samples", 0),
+        ("preprocessor_config.json", "hop_length", -160),
+        ("speech_tokenizer/tokenizer_config.json", "audio_group_size", 0),
+    ],
+)
+def test_sizes_that_are_none_are_refused(tmp_path, name, field, value):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value, "chunk_length": 0}))
+    with pytest.raises(CheckpointError, match=f"{field} is"):
+        FunAudioChatProcessor.from_pretrained(tmp_path / "model")
+
+
 @pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json"])
 def test_damaged_processor_files_are_one_clear_error(tmp_path, name):
     shutil.copytree(FOLDER, tmp_path / "model")
