@@ -340,6 +340,17 @@ def test_half_precision_decodes_and_streams_the_same(dtype):
     assert codes.tolist() == generate(model, one, options)[1][0].tolist()
 
 
+@pytest.mark.parametrize("name", ["f2_s2s_reppen12", "f12_s2s_batch_leftpad_quirk"])
+def test_eager_attention_decodes_the_same(name):
+    case, inputs, _ = load_case(name)
+    options = replace(options_of(case), max_new_tokens=12)
+    (rows, speech), (eager_rows, eager_speech) = (
+        generate(load_model(attention), inputs, options) for attention in ("sdpa", "eager")
+    )
+    assert torch.equal(rows, eager_rows)
+    assert [c.tolist() for c in speech] == [c.tolist() for c in eager_speech]
+
+
 class Recorder:
     def __init__(self):
         self.calls = []

@@ -64,14 +64,16 @@ class SpeechTokenizer:
             path = path / FILE_NAME
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; fetch it with `funaudiochat download`")
-        provider = _PROVIDERS.get(device.split(":")[0])
+        kind, _, index = device.partition(":")
+        provider = _PROVIDERS.get(kind)
         if provider not in onnxruntime.get_available_providers():
             raise CheckpointError(
                 f"onnxruntime cannot run on {device!r} here; use device='cpu', or for CUDA "
                 "`pip install onnxruntime-gpu` in place of onnxruntime"
             )
         try:
-            session = onnxruntime.InferenceSession(str(path), providers=[provider])
+            options = {"device_id": index} if kind == "cuda" and index else {}
+            session = onnxruntime.InferenceSession(str(path), providers=[(provider, options)])
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise CheckpointError(
                 f"{path} is damaged or no ONNX file; fetch it again with `funaudiochat download`"

@@ -24,6 +24,7 @@ from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig
 from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
 from funaudiochat.cosyvoice3.pieces import pieces
 from funaudiochat.errors import VoiceError
+from utils.cosyvoice_detokenizer import get_audio_detokenizer, token2wav, tts_infer_streaming
 
 SCHEDULES = [RECORDED_MASK, ChunkSchedule(), ChunkSchedule(1, 1.5, 9, 12)]
 
@@ -194,6 +195,20 @@ def test_offline_sessions_give_the_one_shot_sound(detokenizer, data, speaker):
     assert len(stream.push(codes[:20])) == len(stream.push(codes[20:])) == 0
     assert torch.equal(stream.finish(), detokenizer.decode(codes, speaker))
     assert len(detokenizer.stream(speaker, None).finish()) == 0
+
+
+def test_the_known_names_leave_out_what_is_no_sound(detokenizer, data, speaker, tmp_path):
+    codes = data["flow.tokens"][0, :12]
+    groups = [torch.tensor([6561] * 5), codes[:5], codes[5:10], [*codes[10:].tolist(), 6562, -1]]
+    mixed = torch.cat([torch.as_tensor(group) for group in groups])
+    wave = token2wav(detokenizer, mixed, speaker)
+    assert torch.equal(wave, detokenizer.decode(codes, speaker)[None])
+    stream = detokenizer.stream(speaker)
+    expected = torch.cat([stream.push(codes), stream.finish()])
+    close(torch.cat([*tts_infer_streaming(detokenizer, groups, speaker)], dim=1)[0], expected, 5e-4)
+    folder = build_cosyvoice3_folder(tmp_path / "tts")
+    assert torch.equal(get_audio_detokenizer(folder).decode([5, 6], speaker),
+                       detokenizer.decode([5, 6], speaker))
 
 
 def test_two_replies_interleaved_do_not_mix(detokenizer, data, speaker):
