@@ -12,12 +12,17 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoModel, DynamicCache
+from transformers import CONFIG_MAPPING, AutoModel, DynamicCache, PretrainedConfig
 from transformers.utils import ModelOutput
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_common import FunAudioChatPreTrainedModel, is_packed, run_packed
+
+_HEAD_FIELDS = (
+    "output_dim", "group_size", "codebook_size", "bos_token_id", "eos_token_id", "pad_token_id",
+    "crq_transformer_config",
+)
 
 
 class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
@@ -25,7 +30,11 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
 
     config_class = FunAudioChatAudioEncoderConfig
 
-    def __init__(self, config: FunAudioChatAudioEncoderConfig) -> None:
+    def __init__(self, config: Any) -> None:
+        """``config``: the audio config, or what has its fields as attributes."""
+        if not isinstance(config, PretrainedConfig):
+            fields = {name: getattr(config, name) for name in _HEAD_FIELDS}
+            config = FunAudioChatAudioEncoderConfig(**fields)
         super().__init__(config)
         fields = dict(config.crq_transformer_config or {})
         attention = fields.pop("_attn_implementation", None) or config._attn_implementation
@@ -188,14 +197,15 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         if position_ids is not None:
             position_ids = self._fine_positions(position_ids)
         if mask is not None and is_packed(mask):
-            hidden = run_packed(self.crq_transformer, hidden, mask)
+            output = run_packed(self.crq_transformer, hidden, mask)
         else:
-            hidden = self.crq_transformer(
+            output = self.crq_transformer(
                 inputs_embeds=hidden,
                 attention_mask=mask,
                 position_ids=position_ids,
                 use_cache=False,
-            ).last_hidden_state
+            )
+        hidden = output.last_hidden_state
         if wanted is not None:
             hidden = hidden[wanted]
         return self.lm_head(self.output_matching(hidden))

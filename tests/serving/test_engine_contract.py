@@ -12,6 +12,7 @@ import copy
 import runpy
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +57,16 @@ def decoder():
     weights["lm_head.weight"] = tensors["audio_tower.embed_tokens.weight"]
     decoder.load_state_dict(weights)
     return decoder
+
+
+def test_the_head_is_built_of_any_object_with_the_fields_as_attributes(decoder):
+    config = SimpleNamespace(
+        **{name: getattr(decoder.config, name) for name in (
+            "output_dim", "group_size", "codebook_size", "bos_token_id", "eos_token_id",
+            "pad_token_id", "crq_transformer_config",
+        )}
+    )
+    FunAudioChatDecoder(config).load_state_dict(decoder.state_dict())
 
 
 @dataclass

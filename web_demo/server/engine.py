@@ -29,8 +29,7 @@ from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.voices import (
     DEFAULT_VOICE,
     choose_voice,
-    find_voices_file,
-    load_voices,
+    installed_voices,
 )
 
 logger = logging.getLogger(__name__)
@@ -68,7 +67,7 @@ class Models:
             model_path, tts_path, device=device, tts_device=tts_device, voice=voice
         )
         assert chat.detokenizer is not None
-        voices = load_voices(find_voices_file(tts_path))
+        voices = installed_voices(tts_path)
         chosen = choose_voice(voices, voice)
         default = voice or next(
             name for name in (DEFAULT_VOICE, *voices) if voices.get(name) is chosen
