@@ -65,6 +65,8 @@ def list_benchmarks(
                 _say(f"{line}; {error}", "yellow")
                 continue
             _say(f"{line}, {found['items']} found")
+            if found["expected"] not in (None, found["items"]):
+                _say("        not the published set, which has another number", "yellow")
             if found["first_problem"]:
                 wrong = True
                 count = found["broken_rows"] + found["missing_sounds"]
@@ -109,6 +111,9 @@ def infer(
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n shares.")] = "1/1",
     limit: Annotated[int | None, typer.Option(min=1, help="Items of each subset.")] = None,
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed before.")] = False,
+    time_in_prompt: Annotated[
+        bool, typer.Option(help="Add the field `time` of function-call items to their prompt.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Show the first prompts and stop.")] = False,
 ) -> None:
     """Ask the questions; a run that was stopped goes on where it was."""
@@ -119,7 +124,7 @@ def infer(
 
     pairs = select(benchmark)
     options = InferOptions(
-        data, out, batch_size, parse_shard(shard), limit, seed, retry_errors
+        data, out, batch_size, parse_shard(shard), limit, seed, retry_errors, time_in_prompt
     )
     if dry_run:
         _show_prompts(pairs, options, None if server or predictions else model_path)

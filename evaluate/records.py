@@ -127,11 +127,21 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def load_predictions(folder: Path) -> list[Prediction]:
+def load_predictions(folder: Path, settings: str | None = None) -> list[Prediction]:
     """All rows of a subset, of every shard, one for each item, in the order of the data.
 
-    Of several rows of an item the newest answer counts, or else the newest failure.
+    Of several rows of an item those of the settings count before others, then answers before
+    failures, then later ones.
+
+    Args:
+        settings: hash of the settings; None for those that the subset was last asked with.
     """
+    if settings is None and (folder / "subset.json").is_file():
+        settings = read_json(folder / "subset.json").get("settings")
+
+    def rank(row: Prediction) -> tuple[bool, bool]:
+        return row.settings_hash == settings, row.error is None
+
     found: dict[str, Prediction] = {}
     for path in sorted(folder.glob("predictions*.jsonl")):
         for row in json_rows(path):
@@ -140,7 +150,7 @@ def load_predictions(folder: Path) -> list[Prediction]:
             except TypeError as error:
                 raise FunAudioChatError(f"{path} is not of this version: {error}") from error
             old = found.get(new.id)
-            if old is None or old.error is not None or new.error is None:
+            if old is None or rank(new) >= rank(old):
                 found[new.id] = new
     return sorted(found.values(), key=lambda p: p.index)
 
