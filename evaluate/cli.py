@@ -127,7 +127,7 @@ def infer(
         data, out, batch_size, parse_shard(shard), limit, seed, retry_errors, time_in_prompt
     )
     if dry_run:
-        _show_prompts(pairs, options, None if server or predictions else model_path)
+        _show_prompts(pairs, options, None if server else hub.resolve_model(model_path))
         return
     if predictions is not None:
         if len(pairs) != 1:
@@ -182,12 +182,15 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
 
 
 def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> None:
-    """The exact text of the first items, by the checkpoint's own template."""
+    """The exact text of the first items, by the checkpoint's own template.
+
+    Without a checkpoint, as a server gets them, which has a template of its own.
+    """
     from evaluate.run import prompt_of, shown
     from evaluate.sources import render
     from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
-    processor = FunAudioChatProcessor.from_pretrained(hub.resolve_model(model_path))
+    processor = model_path and FunAudioChatProcessor.from_pretrained(model_path)
     for one, subset in pairs:
         items = shown(subset.load(one.data_folder(options.data)), options)
         for number, item in enumerate(items):
@@ -199,7 +202,10 @@ def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> No
                 _say(item.problem, "yellow")
                 continue
             prompt = prompt_of(one, subset, item, options.seed)
-            _say(render(processor, prompt))
+            if processor is None:
+                _say(f"system: {prompt.system}\nuser: {prompt.user}")
+            else:
+                _say(render(processor, prompt))
 
 
 @app.command()

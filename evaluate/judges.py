@@ -306,9 +306,9 @@ class Judges:
         self, judge: Judge, task: JudgeTask, prompt: str, answer: Answer
     ) -> tuple[list[str], str]:
         count = self.replies_per_item if task.several else 1
-        request = request_of(task, prompt, answer, count > 1)
         replies: list[str] = []
         try:
+            request = request_of(task, prompt, answer, count > 1)
             for sample in range(count):
                 replies.append(judge.ask(answer, task, sample, request))
             for sample in range(count, task.tries):
@@ -324,12 +324,19 @@ class Judges:
 def request_of(
     task: JudgeTask, prompt: str, answer: Answer, several: bool
 ) -> dict[str, Any]:
-    """The body of a chat request, without the model's name."""
+    """The body of a chat request, without the model's name.
+
+    Raises:
+        Unanswered: a sound that the judge should hear cannot be used.
+    """
     text = fill(prompt, task.slots(answer))
     sounds = task.sounds(answer)
     content: Any = text
     if sounds:
-        content = [{"type": "text", "text": text}, *map(_sound_part, sounds)]
+        try:
+            content = [{"type": "text", "text": text}, *map(_sound_part, sounds)]
+        except (FunAudioChatError, soundfile.LibsndfileError) as error:
+            raise Unanswered(f"the judge cannot hear it: {error}") from error
     return {
         "messages": [
             {"role": "system", "content": ASSISTANT},

@@ -165,21 +165,26 @@ def write_predictions(path: Path, predictions: list[Prediction]) -> None:
 
 
 def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer], int]:
-    """What the scorers see of the answered ones, and from how many a thought was cut."""
+    """What the scorers see of the answered ones, and from how many a thought was cut.
+
+    A spoken answer whose sound is gone is one that failed: silence would be scored as wrong.
+    """
     answers, thoughts = [], 0
     for p in predictions:
+        sound = folder / p.audio_out if p.audio_out else None
+        if sound is not None and not sound.is_file():
+            p.error = p.error or "the sound of the answer is missing"
         if p.error is not None:
             continue
         text, raw_text = p.text, p.raw_text or p.text
         if "<think>" in raw_text:
             thoughts += 1
             text, raw_text = _THOUGHT.sub("", text).strip(), _THOUGHT.sub("", raw_text)
-        sound = folder / p.audio_out if p.audio_out else None
         question = Path(p.audio) if p.audio and Path(p.audio).is_file() else None
         answers.append(
             Answer(
-                p.benchmark, p.subset, p.id, p.fields, p.instruction, text, raw_text,
-                sound if sound is not None and sound.is_file() else None, question,
+                p.benchmark, p.subset, p.id, p.fields, p.instruction, text, raw_text, sound,
+                question,
             )
         )
     return answers, thoughts

@@ -32,7 +32,11 @@ class Kept:
         }
 
     def each(self, answers: list[Answer], make: Callable[[Path], Any]) -> list[Any]:
-        """``make`` of every reply's sound, None where there is none."""
+        """``make`` of every reply's sound, None where there is none.
+
+        Raises:
+            NotScored: a sound cannot be used.
+        """
         results: list[Any] = []
         for answer in answers:
             if answer.sound is None:
@@ -40,7 +44,10 @@ class Kept:
                 continue
             digest = hashlib.sha256(answer.sound.read_bytes()).hexdigest()
             if digest not in self._known:
-                self._known[digest] = make(answer.sound)
+                try:
+                    self._known[digest] = make(answer.sound)
+                except FunAudioChatError as error:
+                    raise NotScored(f"{answer.sound}: {error}") from error
                 row = {
                     "benchmark": answer.benchmark, "subset": answer.subset, "id": answer.id,
                     "sha256": digest, "maker": self._maker, "result": self._known[digest],

@@ -95,7 +95,7 @@ BENCHMARK = Benchmark(
     notes=(
         "ACEBench's rules do not compare numbers and booleans at the top level, and round shares "
         "to three decimals (66.3 for 66.35)",
-        "the field `time` is in no published prompt and is left out; --time-in-prompt adds it",
+        "the field `time` is in no published prompt; it is asked with only by --time-in-prompt",
     ),
     hub=(HubData("FunAudioLLM/SpeechFCEval"),),
     subsets=tuple(

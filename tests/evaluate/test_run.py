@@ -20,6 +20,7 @@ import soundfile
 
 from evaluate.benchmarks import BENCHMARKS, select
 from evaluate.core import LayoutError
+from evaluate.data import RowError, find_file
 from evaluate.records import appending, load_predictions, subset_folder
 from evaluate.run import InferOptions, infer, parse_shard, survey
 from funaudiochat.errors import FunAudioChatError
@@ -223,6 +224,16 @@ def test_the_time_joins_the_prompt_of_a_function_call_on_demand(model, mini, tmp
     without, added = (rows(tmp_path / run, name)[0] for run in ("without", "with"))
     assert added["system"] == f"{without['system']}\nnoon on Monday"
     assert added["settings_hash"] != without["settings_hash"]
+
+
+def test_files_are_found_below_the_data_folder_only(tmp_path):
+    (tmp_path / "a.wav").touch()
+    assert find_file("a.wav", tmp_path / "x", tmp_path) == tmp_path / "a.wav"
+    assert find_file(str(tmp_path / "a.wav"), tmp_path) == tmp_path / "a.wav"
+    assert find_file("b.wav", tmp_path / "x", tmp_path) == tmp_path / "x" / "b.wav"
+    for name in ("/a.wav", "../a.wav", f"{tmp_path}/../a.wav"):
+        with pytest.raises(RowError, match="below the data folder"):
+            find_file(name, tmp_path)
 
 
 def test_a_limit_takes_the_first_items(model, mini, tmp_path):
