@@ -21,7 +21,6 @@ from evaluate.score import table_value
 from evaluate.statistics import normal_interval
 from funaudiochat.errors import FunAudioChatError
 
-TARGETS = ("8B", "30B-A3B")
 _PAPER_COLOR = "#c03b2b"
 # How many sets a row of the tables is about.
 _ROW_SUBSETS = Counter(
@@ -70,8 +69,9 @@ def run_names(runs: list[Path]) -> list[str]:
 def target_of(run: Path, target: str | None) -> str:
     """The paper's column to compare with: the one asked for, or by the model's name."""
     if target is not None:
-        if target not in TARGETS:
-            raise FunAudioChatError(f"--target is one of {', '.join(TARGETS)}, not {target!r}")
+        columns = paper()["columns"]
+        if target not in columns:
+            raise FunAudioChatError(f"--target is one of {', '.join(columns)}, not {target!r}")
         return target
     known = read_json(run / "run.json") if (run / "run.json").is_file() else {}
     models = [
@@ -93,7 +93,7 @@ def build_tables(runs: list[Path], target: str | None = None) -> list[Table]:
             raise FunAudioChatError(
                 f"{run} holds no scores; run `funaudiochat eval score --run {run}` first"
             )
-    column = TARGETS.index(target_of(runs[0], target))
+    column = paper()["columns"].index(target_of(runs[0], target))
     tables = []
     for group, published in paper()["groups"].items():
         if not any(cell_group == group for cells in by_run for cell_group, _ in cells):
@@ -256,6 +256,10 @@ def _notes(group: str, rows: dict[str, tuple[float | None, list[Cell]]]) -> list
         if any(row.name in shown for s in benchmark.subsets for row in s.rows if row.group == group)
         for note in benchmark.notes
     ]
+    lower = paper()["lower_is_better"]
+    if group in lower:
+        found.append("lower is better")
+    found += [f"{name}: lower is better" for name in rows if name in lower]
     return found + general
 
 
