@@ -270,8 +270,11 @@ class Judges:
         return cls(judges, PromptFiles(prompts), replies_per_item)
 
     def start(self) -> None:
-        """Begin to note which judges and prompts are used."""
+        """Begin to note which judges, models and prompts are used."""
         self.used.clear()
+        for judge in self.by_name.values():
+            if isinstance(judge, OpenAIJudge):
+                judge.answering_models.clear()
         self.prompts.used.clear()
 
     def models(self) -> dict[str, list[str]]:
