@@ -169,7 +169,6 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
         with Progress(*columns, console=errors) as bar:
             task = bar.add_task(name, total=None)
 
-
             def show(done: int, total: int, bar: Any = bar, task: Any = task) -> None:
                 bar.update(task, completed=done, total=total)
 
