@@ -47,19 +47,20 @@ def _load(folder: Path) -> Iterator[Item]:
         }
         return {
             "id": row.get("id"),
-            "audio": find_file(row.columns["audio_path"][0], folder, folder / "data"),
+            "audio": find_file(_sounds(row)[0], folder, folder / "data"),
             "instruction": choice_instruction(question, choices) if closed else question,
             "fields": fields,
         }
 
-    def one_sound(row: RowOfData) -> bool:
-        paths = row.get("audio_path")
-        return not isinstance(paths, list) or len(paths) == 1
-
     rows = parquet_rows(parquet_files(folder, "test*.parquet"))
     return items_of(
-        (row for row in rows if one_sound(row)), lambda row: _without_none(item(row))
+        (row for row in rows if len(_sounds(row)) < 2), lambda row: _without_none(item(row))
     )
+
+
+def _sounds(row: RowOfData) -> list[str]:
+    paths = row.get("audio_path") or []
+    return [paths] if isinstance(paths, str) else paths
 
 
 def _without_none(made: dict[str, Any]) -> dict[str, Any]:
