@@ -95,6 +95,13 @@ class Received:
     at: float
 
 
+async def until(found: Callable[[], Any]) -> None:
+    """For what shows only inside the server."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not found():
+            await asyncio.sleep(0.01)
+
+
 def tone(seconds: float, pitch_hz: float = 440.0, rate_hz: int = 24000) -> np.ndarray:
     time_s = np.arange(int(seconds * rate_hz)) / rate_hz
     return (0.3 * np.sin(2 * np.pi * pitch_hz * time_s)).astype(np.float32)
