@@ -80,7 +80,7 @@ def test_a_talk_without_questions_ends(models):
             assert await page.until_closed() == 4000
             assert page.errors() == ["idle"]
 
-    with running(scripted(models, words), idle_seconds=0.5) as server:
+    with running(scripted(models, short), idle_seconds=0.5) as server:
         asyncio.run(talk(server))
 
 

@@ -550,9 +550,8 @@ def test_health_figures_info_and_a_page_that_says_how_to_build_it(models, tmp_pa
         (tmp_path / "secret").write_text("no")
         assert (await get(server, "/"))[1] == "<p>built</p>"
         assert (await get(server, "/app.js"))[1] == "1"
-        for path in (
-            "/../secret", "/%2e%2e/secret", "/%2e%2e%2fsecret", "/nothing.js", "/%00", "/" + "x" * 999
-        ):
+        strange = ("/nothing.js", "/%00", "/" + "x" * 999)
+        for path in ("/../secret", "/%2e%2e/secret", "/%2e%2e%2fsecret", *strange):
             assert (await get(server, path))[0] == 404, path
 
     with running(scripted(models, words), page=tmp_path / "dist") as server:

@@ -16,7 +16,8 @@ from web_demo.server.tools import CONDITIONS, DEFINITIONS, FUNCTIONS, run
 def test_every_definition_has_its_function_and_answers():
     assert {tool["name"] for tool in DEFINITIONS} == set(FUNCTIONS)
     for tool in DEFINITIONS:
-        result = run(ToolCall(tool["name"], {name: "Rome" for name in tool["parameters"]["required"]}))
+        arguments = dict.fromkeys(tool["parameters"]["required"], "Rome")
+        result = run(ToolCall(tool["name"], arguments))
         assert result and "error" not in result
         json.dumps(result)
 

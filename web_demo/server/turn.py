@@ -21,7 +21,7 @@ from funaudiochat.conversation import (
     ToolCall,
     VoiceChat,
 )
-from funaudiochat.errors import AudioError
+from funaudiochat.errors import FunAudioChatError
 from web_demo.server import tools
 from web_demo.server.engine import Engine, Job
 from web_demo.server.metrics import Metrics
@@ -136,7 +136,7 @@ class Turn:
             self.answer = self.speaker.text
             self._adopt()
             await self.end("done")
-        except AudioError as error:
+        except FunAudioChatError as error:
             await self._fail("bad_question", str(error))
         except ConnectionError:
             raise
