@@ -12,6 +12,7 @@ import pytest
 import soundfile
 import sounds
 from reference_server import RATE_HZ, ReferenceServer
+from web_clients import tone
 
 pytestmark = browsers.MARKS
 
@@ -71,7 +72,7 @@ def test_a_spoken_question_is_answered_in_sound_and_text(browser, server, url, s
 
 def test_a_file_is_said_and_even_the_shortest_reply_plays(browser, server, url, tmp_path):
     page = start(browser, url)
-    ask_file(page, tmp_path / "short.wav", sounds.tone(RATE_HZ, 880, 0.2))
+    ask_file(page, tmp_path / "short.wav", tone(0.2, 880))
     page.see("text=Press to interrupt")
     page.see("role=button[name='Speak']")
     [asked] = server.questions
@@ -84,7 +85,7 @@ def test_a_file_is_said_and_even_the_shortest_reply_plays(browser, server, url, 
 def test_two_pages_at_once_hear_their_own_answers(browser, server, url, tmp_path):
     pages = [start(browser, url), start(browser, url)]
     for page, pitch_hz in zip(pages, (500, 1100), strict=True):
-        ask_file(page, tmp_path / f"{pitch_hz}.wav", sounds.tone(RATE_HZ, pitch_hz, 2.0))
+        ask_file(page, tmp_path / f"{pitch_hz}.wav", tone(2.0, pitch_hz))
     for page, pitch_hz in zip(pages, (500, 1100), strict=True):
         page.see("text=I heard 2")
         page.see("role=button[name='Speak']")
@@ -97,7 +98,7 @@ def test_an_interruption_is_silent_at_once_though_the_server_goes_on(
     browser, server, url, tmp_path
 ):
     page = start(browser, url)
-    ask_file(page, tmp_path / "long.wav", sounds.tone(RATE_HZ, 700, 6.0))
+    ask_file(page, tmp_path / "long.wav", tone(6.0, 700))
     page.see("text=Press to interrupt")
     page.wait_until("heard.loudUntilS > 0")
     late_s = page.silence_s("Interrupt")
@@ -106,7 +107,7 @@ def test_an_interruption_is_silent_at_once_though_the_server_goes_on(
 
     # The next question is answered as ever.
     before = page.heard()[0].size
-    ask_file(page, tmp_path / "next.wav", sounds.tone(RATE_HZ, 1200, 1.0))
+    ask_file(page, tmp_path / "next.wav", tone(1.0, 1200))
     page.see("role=button[name='Speak']")
     heard, rate = page.heard()
     assert sounds.pitch(heard[before:], rate) == pytest.approx(1200, abs=10)
@@ -118,5 +119,5 @@ def test_a_denied_microphone_is_explained_and_not_needed(browser, server, url, t
     assert "Set “Microphone” to “Allow”" in page.see("role=alert")
     page.press("Go on without a microphone")
     page.wait_until("document.querySelector('.composer button')?.disabled === false")
-    ask_file(page, tmp_path / "tone.wav", sounds.tone(RATE_HZ, 600, 1.0))
+    ask_file(page, tmp_path / "tone.wav", tone(1.0, 600))
     page.see(".turn .bot >> text=I heard 1.0 seconds")

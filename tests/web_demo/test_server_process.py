@@ -119,6 +119,8 @@ def test_https_is_served_with_a_certificate(folders, tmp_path):
         async with aiohttp.ClientSession() as http:
             async with http.get(server.url + "/healthz", ssl=False) as reply:
                 assert reply.status == 200
+            async with http.ws_connect(server.url + "/api/chat", ssl=False) as socket:
+                assert await socket.receive_bytes() == b"\x00\x00\x00"
 
     with started(
         folders, "--ssl-cert", tmp_path / "cert.pem", "--ssl-key", tmp_path / "key.pem"
