@@ -9,10 +9,16 @@ import browser as browsers
 import pytest
 import torch
 from build_tiny_folders import build
+from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 from web_clients import running, spying
 
 from web_demo.server.engine import Models
+
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

@@ -149,6 +149,13 @@ def test_what_a_model_raises_ends_its_answer_alone():
     def refusing():
         raise ValueError("bad question")
 
+    class Panic(BaseException):
+        """What a Rust library raises."""
+
+    def panicking():
+        yield TextPiece("one")
+        raise Panic
+
     async def run():
         async with engine() as found:
             bad, good = found.submit(failing), found.submit(lambda: answer([], "g", 20))
@@ -156,6 +163,8 @@ def test_what_a_model_raises_ends_its_answer_alone():
                 await take(bad)
             with pytest.raises(ValueError, match="bad question"):
                 await take(found.submit(refusing))
+            with pytest.raises(RuntimeError, match="Panic"):
+                await take(found.submit(panicking))
             assert len(await take(good)) == 20
             await asyncio.wait_for(good.closed.wait(), TIMEOUT_S)
             assert found.alive and found.jobs == 0

@@ -162,18 +162,24 @@ def test_a_bad_page_costs_only_itself():
     assert len(decoder.decode(pages[3])) == 640
 
 
+PAGES = pages_of(tone(24))
+
+
 @given(st.randoms(use_true_random=False))
-def test_no_damage_to_a_page_breaks_the_decoder(rng):
-    decoder, pages = OpusDecoder(), pages_of(tone(0.4))
-    for page in pages[:-1]:
+def test_no_damage_to_pages_breaks_the_decoder(rng):
+    decoder = OpusDecoder()
+    for page in PAGES[:9]:
         damaged = bytearray(page)
         for _ in range(rng.randrange(8)):
             damaged[rng.randrange(len(damaged))] = rng.randrange(256)
         with contextlib.suppress(BadAudio):
             decoder.decode(bytes(damaged[: rng.randrange(1, len(damaged) + 1)]))
-    with contextlib.suppress(BadAudio):
-        decoder.decode(b"no page")  # what an unfinished page waited for
-    assert len(decoder.decode(pages[-1])) == 640
+    # A false header may promise 64 KiB, as much as a page can hold; after that all is well.
+    for page in PAGES[9:]:
+        with contextlib.suppress(BadAudio):
+            if len(decoder.decode(page)) == 640:
+                return
+    raise AssertionError("the decoder never came back")
 
 
 def test_a_stream_may_begin_anew():

@@ -35,7 +35,7 @@ from web_demo.server.app import DEMO, make_app
 from web_demo.server.demo import Demo, Options
 from web_demo.server.engine import Models
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0  # nothing takes so long but on a machine that is very busy
 
 
 @dataclass
