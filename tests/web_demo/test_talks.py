@@ -129,7 +129,7 @@ def test_history_keeps_what_was_played(models, monkeypatch):
 
     def script(question):
         words = forever(question)
-        return itertools.islice(words, 200) if "long" in question else words
+        return itertools.islice(words, 80) if "long" in question else words
 
     def words_in(end):
         """A word begins every 200 ms; milliseconds are rounded."""
@@ -156,7 +156,7 @@ def test_history_keeps_what_was_played(models, monkeypatch):
             await page.send(2, "as long as a tail")
             await page.event("turn_end", turn=3, reason="done")
             await page.start()
-            assert words_in(await page.event("turn_end", turn=3, reason="interrupted")) < 100
+            assert words_in(await page.event("turn_end", turn=3, reason="interrupted")) < 40
             await page.send(2, "and as long again")
             await page.event("turn_end", turn=4, reason="done")
             (session,) = server.demo.sessions
