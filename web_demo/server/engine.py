@@ -173,7 +173,12 @@ class Engine:
     ) -> T:
         def run() -> tuple[T, float]:
             began = time.monotonic()
-            return function(*args), time.monotonic() - began
+            try:
+                return function(*args), time.monotonic() - began
+            except Exception:
+                raise
+            except BaseException as error:  # a Rust library's panic, which would end the engine
+                raise RuntimeError(repr(error)) from error
 
         result, seconds = await asyncio.get_running_loop().run_in_executor(executor, run)
         job.compute_s += seconds
