@@ -47,6 +47,23 @@ def sound_part(wave: np.ndarray) -> dict[str, Any]:
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 
 
+def api_address(url: str) -> str:
+    """Of the protocol's routes on a server, given with or without ``/v1``."""
+    return url.rstrip("/").removesuffix("/v1") + "/v1"
+
+
+def greedy_fields(owner: str | None, max_tokens: int, context_length: int | None) -> dict[str, Any]:
+    """Fields of a request for a greedy answer.
+
+    Args:
+        owner: the server's ``owned_by`` of the model. vLLM takes the repetition penalty of a
+            folder's generation_config.json unless told otherwise; others do not know the field.
+        context_length: of the model, if known; vLLM refuses to be asked for more.
+    """
+    fields = {"temperature": 0.0, "max_tokens": min(max_tokens, context_length or max_tokens)}
+    return fields | ({"repetition_penalty": 1.0} if owner == "vllm" else {})
+
+
 class LlmServer:
     """A server that speaks OpenAI's chat protocol.
 
@@ -63,7 +80,7 @@ class LlmServer:
     def __init__(
         self, url: str, model: str | None = None, api_key: str = "none", timeout_s: float = 60
     ) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
+        self.url = api_address(url)
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
@@ -76,6 +93,7 @@ class LlmServer:
         self.model = model or next(iter(served))
         # vLLM tells how long a conversation may be; others do not.
         self.context_length: int | None = served[self.model].get("max_model_len")
+        self._owner: str | None = served[self.model].get("owned_by")
 
     def stream(self, messages: list[dict[str, Any]], max_tokens: int) -> Generator[str]:
         """Pieces of the greedy answer to a conversation; leave the loop to cancel it.
@@ -87,9 +105,8 @@ class LlmServer:
             ServerError: it cannot be reached, refuses, falls silent or breaks off.
         """
         request = {
-            "model": self.model, "messages": messages, "max_tokens": max_tokens, "stream": True,
-            # A folder's generation_config.json would otherwise set both; text answers are greedy.
-            "temperature": 0, "repetition_penalty": 1.0,
+            "model": self.model, "messages": messages, "stream": True,
+            **greedy_fields(self._owner, max_tokens, self.context_length),
         }
         url = f"{self.url}/chat/completions"
         with self._errors(), self._client.stream("POST", url, json=request) as response:

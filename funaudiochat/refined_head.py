@@ -7,12 +7,13 @@ Shapes: ``B`` rows, ``L`` or ``S`` 5 Hz positions, ``G`` group size (5), ``H`` t
 codebook size.
 """
 
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, AutoModel, DynamicCache
+from transformers import CONFIG_MAPPING, AutoModel, DynamicCache, PretrainedConfig
 from transformers.utils import ModelOutput
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
@@ -25,7 +26,12 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
 
     config_class = FunAudioChatAudioEncoderConfig
 
-    def __init__(self, config: FunAudioChatAudioEncoderConfig) -> None:
+    def __init__(self, config: Any) -> None:
+        """``config``: ours, or an engine's own, of any class that has its fields as attributes."""
+        if not isinstance(config, PretrainedConfig):
+            names = signature(FunAudioChatAudioEncoderConfig.__init__).parameters
+            fields = {name: getattr(config, name) for name in names if hasattr(config, name)}
+            config = FunAudioChatAudioEncoderConfig(**fields)
         super().__init__(config)
         fields = dict(config.crq_transformer_config or {})
         attention = fields.pop("_attn_implementation", None) or config._attn_implementation

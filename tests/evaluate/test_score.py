@@ -314,9 +314,11 @@ def test_a_server_is_asked_with_sound_and_instruction(server, mini, tmp_path):
     assert user["content"][1]["text"] == "Please help me transcribe the audio."
     refused = ask("mmsu", model, mini, tmp_path)
     assert refused.failed == 2 and "400" in refused.first_failure
+    with pytest.raises(FunAudioChatError, match="serves tiny, not 'large'"):
+        ServerModel(served.url, "large")
+    gone = ServerModel(served.url, "tiny", concurrent=1)
     served.shutdown()
     served.server_close()
-    gone = ServerModel(served.url, "tiny", concurrent=1)
     gone._client.max_retries = 0
     with pytest.raises(FunAudioChatError, match="run the command again"):
         ask("voicebench/commoneval", gone, mini, tmp_path)
