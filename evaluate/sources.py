@@ -25,7 +25,7 @@ from funaudiochat.audio import load_audio
 from funaudiochat.conversation import VoiceChat
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
-from funaudiochat.llm_server import api_address, greedy_fields, sound_part
+from funaudiochat.llm_server import api_address, greedy_fields, longest_sound_s, sound_part
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
 
@@ -252,10 +252,10 @@ class ServerModel:
                 f"the server {url} serves {', '.join(served) or 'no model'}, not {model!r}"
             )
         self.model = model or next(iter(served))
-        entry = served[self.model]
-        self._greedy = greedy_fields(
-            getattr(entry, "owned_by", None), max_new_tokens, getattr(entry, "max_model_len", None)
-        )
+        entry = served[self.model].to_dict()
+        known: Any = (entry.get("owned_by"), entry.get("max_model_len"))
+        self._greedy = greedy_fields(max_new_tokens, *known)
+        self._longest_s = longest_sound_s(*known)
         self.url, self.concurrent = url, concurrent
         self.description = {"server_model": self.model, "max_new_tokens": max_new_tokens}
 
@@ -269,6 +269,10 @@ class ServerModel:
             return list(pool.map(self._ask, prompts))
 
     def _ask(self, prompt: Prompt) -> Produced | str:
+        assert prompt.wave is not None
+        seconds = len(prompt.wave) / QUESTION_RATE_HZ
+        if self._longest_s is not None and seconds > self._longest_s:
+            return f"the sound has {seconds:.1f} s, of which the server hears {self._longest_s:g}"
         try:
             reply = self._client.chat.completions.create(**self._request(prompt))
         except (self._errors.APIConnectionError, self._errors.AuthenticationError) as error:
@@ -289,7 +293,6 @@ class ServerModel:
         return Produced(text.strip(), text, wave, rate_hz, tokens)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
-        assert prompt.wave is not None
         content = [sound_part(prompt.wave)]
         if prompt.instruction is not None:
             content.append({"type": "text", "text": prompt.instruction})

@@ -34,6 +34,7 @@ from funaudiochat.generation_funaudiochat import TextPiece
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
 
 _RATE_HZ = 16000
+_VLLM_HEARS_S = 30  # its model of this family encodes no more of a sound
 _POSITIONS_PER_SECOND = 5
 _CONNECT_TIMEOUT_S = 10
 _DATA, _DONE = "data: ", "[DONE]"
@@ -52,7 +53,9 @@ def api_address(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1") + "/v1"
 
 
-def greedy_fields(owner: str | None, max_tokens: int, context_length: int | None) -> dict[str, Any]:
+def greedy_fields(
+    max_tokens: int, owner: str | None, context_length: int | None
+) -> dict[str, Any]:
     """Fields of a request for a greedy answer.
 
     Args:
@@ -62,6 +65,14 @@ def greedy_fields(owner: str | None, max_tokens: int, context_length: int | None
     """
     fields = {"temperature": 0.0, "max_tokens": min(max_tokens, context_length or max_tokens)}
     return fields | ({"repetition_penalty": 1.0} if owner == "vllm" else {})
+
+
+def longest_sound_s(owner: str | None, context_length: int | None) -> float | None:
+    """Of a question, so that all of it is heard; None if that is not known."""
+    limits = [context_length / _POSITIONS_PER_SECOND] if context_length else []
+    if owner == "vllm":
+        limits.append(_VLLM_HEARS_S)
+    return min(limits, default=None)
 
 
 class LlmServer:
@@ -92,8 +103,8 @@ class LlmServer:
             raise ServerError(f"{self.url} serves {', '.join(served) or 'no model'}, not {model!r}")
         self.model = model or next(iter(served))
         # vLLM tells how long a conversation may be; others do not.
-        self.context_length: int | None = served[self.model].get("max_model_len")
-        self._owner: str | None = served[self.model].get("owned_by")
+        self._known = (served[self.model].get("owned_by"), served[self.model].get("max_model_len"))
+        self.max_seconds = longest_sound_s(*self._known)
 
     def stream(self, messages: list[dict[str, Any]], max_tokens: int) -> Generator[str]:
         """Pieces of the greedy answer to a conversation; leave the loop to cancel it.
@@ -106,7 +117,7 @@ class LlmServer:
         """
         request = {
             "model": self.model, "messages": messages, "stream": True,
-            **greedy_fields(self._owner, max_tokens, self.context_length),
+            **greedy_fields(max_tokens, *self._known),
         }
         url = f"{self.url}/chat/completions"
         with self._errors(), self._client.stream("POST", url, json=request) as response:
@@ -167,8 +178,7 @@ class ServerChat(Conversation):
         self.server = server
 
     def _max_seconds(self) -> float | None:
-        length = self.server.context_length
-        return None if length is None else length / _POSITIONS_PER_SECOND
+        return self.server.max_seconds
 
     def _answer(
         self, turn: _Turn, speech: bool, sampling: Sampling, schedule: ChunkSchedule | None

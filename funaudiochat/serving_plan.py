@@ -10,9 +10,9 @@ audio encoders is on every GPU, the refined head on none.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
@@ -73,13 +73,14 @@ def plan_serving(
             )
     with torch.device("meta"):
         model = FunAudioChatForConditionalGeneration(config)
-    attention = sum(_count(layer.self_attn) for layer in model.continuous_audio_tower.layers)
-    encoders = _count(model.continuous_audio_tower) + _count(model.audio_tower)
-    # A stage of the pipeline may hold one layer more than another.
+    backbone, tower = model.language_model, model.continuous_audio_tower
+    attention = audio.encoder_layers * _count(tower.layers[0].self_attn)
+    encoders = _count(tower) + _count(model.audio_tower)
+    # The fullest stage of the pipeline, which holds one of the two tables if there are two.
     layers = -(-text.num_hidden_layers // pipeline_parallel)
-    stage = _count(model.language_model) - (text.num_hidden_layers - layers) * _count(
-        model.language_model.model.layers[0]
-    )
+    stage = _count(backbone) - (text.num_hidden_layers - layers) * _count(backbone.model.layers[0])
+    if pipeline_parallel > 1 and not text.tie_word_embeddings:
+        stage -= text.vocab_size * text.hidden_size
     weights = _VALUE_BYTES * (encoders - attention + (attention + stage) // tensor_parallel)
     kv_heads = text.num_key_value_heads // tensor_parallel
     position = _VALUE_BYTES * 2 * layers * kv_heads * text.head_dim
@@ -110,5 +111,5 @@ def plan_lines(
     return [*lines, f"{plan.positions} positions fit, {hours:.1f} hours of sound in all"], True
 
 
-def _count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+def _count(module: Any) -> int:
+    return sum(int(p.numel()) for p in module.parameters())

@@ -58,6 +58,7 @@ def test_the_demo_answers_with_text(url, chat):
             await page.set(sampling={"max_new_tokens": TOKENS})
             await page.send(2, "hello")
             typed = await page.event("turn_end", turn=1)
+            await page.start()
             await page.ask(tone(1.5))
             spoken = await page.event("turn_end", turn=2)
             assert not page.errors() and not page.audio_messages()

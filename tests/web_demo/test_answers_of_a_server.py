@@ -40,6 +40,7 @@ def test_typed_and_spoken_questions_get_the_answers_of_the_model_there():
             assert page.events("settings")[-1]["settings"]["answer"] == "text"
             await page.send(2, "hello")
             typed = await page.event("turn_end", turn=1, reason="done")
+            await page.start()
             await page.ask(tone(1.0))
             spoken = await page.event("turn_end", turn=2, reason="done")
             assert page.text() == typed["text"] + spoken["text"] and spoken["text"]
