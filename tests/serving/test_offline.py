@@ -3,6 +3,8 @@
 
 """vLLM's own engine reads our folders, and answers spoken questions as we do, token for token."""
 
+from importlib.util import find_spec
+
 import pytest
 
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
@@ -10,6 +12,10 @@ from funaudiochat.vllm_plugin import loads_attention
 from serving.compare import NOISE, compare, engine_answers, own_answers
 
 MOST_TOKENS = 24
+
+pytestmark = pytest.mark.skipif(
+    find_spec("vllm") is None, reason="needs an environment of its own: run_vllm.sh"
+)
 
 
 @pytest.fixture(scope="module")
