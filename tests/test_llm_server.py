@@ -263,7 +263,7 @@ def test_only_vllm_is_sent_the_field_that_only_it_knows(owner, penalty):
 
 
 def test_what_vllm_would_not_hear_to_the_end_is_not_sent():
-    long = (np.zeros(31 * 8000, np.float32), 8000)
+    long = (np.full(31 * 8000, 0.1, np.float32), 8000)
     with serving(reports_an_error, owner="vllm") as url:
         with pytest.raises(AudioError, match="30 s"):
             ServerChat(LlmServer(url)).ask(long, speech=False)
