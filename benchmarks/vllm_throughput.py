@@ -3,8 +3,9 @@
 
 """Text answers to spoken questions: ``vllm serve`` against our own batch, both on this machine.
 
-    python benchmarks/vllm_throughput.py --model-path FOLDER [--url http://127.0.0.1:8000]
+    python benchmarks/vllm_throughput.py --model-path FOLDER [--url URL] [SOUNDS ...]
 
+SOUNDS are files, folders or JSONL of dialogues; without any, questions are spoken here.
 Every answer has the same number of tokens (ends are ignored on both sides). The server gets its
 requests over HTTP with sound inside, and keeps so many in flight; our batch is one ``generate``
 over as many rows, in this process, mel features included. Without ``--url`` a server is started
@@ -23,19 +24,19 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 ROOT = Path(__file__).parents[1]
 sys.path += [str(ROOT), str(ROOT / "tests")]
 
 from openai import AsyncOpenAI  # noqa: E402
-from serving.builders import QUESTIONS, speak_questions  # noqa: E402
+from serving.builders import QUESTIONS  # noqa: E402
+from serving.compare import RATE_HZ, prompt_of, read_sounds  # noqa: E402
 from serving.vllm_server import vllm_server  # noqa: E402
 
 from funaudiochat.conversation import VoiceChat  # noqa: E402
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate  # noqa: E402
 from funaudiochat.llm_server import sound_part  # noqa: E402
-from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2T_PROMPT  # noqa: E402
+from utils.constant import DEFAULT_S2T_PROMPT  # noqa: E402
 
 CONCURRENCY = (1, 8, 32)
 TOKENS = 32  # of every answer
@@ -65,11 +66,12 @@ async def _ask_all(url: str, waves: list[np.ndarray], at_once: int) -> list[floa
             start, first = time.perf_counter(), None
             answer = await client.chat.completions.create(
                 model=model, messages=messages, temperature=0, max_tokens=TOKENS, stream=True,
-                extra_body={"ignore_eos": True},
+                extra_body={"ignore_eos": True, "repetition_penalty": 1.0},
             )  # fmt: skip
-            async for _ in answer:
-                first = first or time.perf_counter() - start
-            return first
+            async for chunk in answer:
+                if first is None and chunk.choices and chunk.choices[0].delta.content:
+                    first = time.perf_counter() - start
+            return first or time.perf_counter() - start
 
     return await asyncio.gather(*map(ask, waves))
 
@@ -84,11 +86,7 @@ def server_run(url: str, waves: list[np.ndarray], at_once: int) -> Result:
 
 def batch_run(chat: VoiceChat, waves: list[np.ndarray], rows: int) -> Result:
     """All questions in batches of so many rows."""
-    turns = [
-        {"role": "system", "content": DEFAULT_S2T_PROMPT},
-        {"role": "user", "content": AUDIO_TEMPLATE},
-    ]
-    text = chat.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    text = prompt_of(chat)
     chat.processor.tokenizer.padding_side = "left"
     options = GenerationOptions.from_config(
         chat.model.generation_config, text_greedy=True, disable_speech=True
@@ -111,17 +109,17 @@ def best(run: Callable[[], Result], repeats: int) -> Result:
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Throughput of vllm serve and of our own batch.")
+    parser.add_argument("sounds", nargs="*", type=Path, help="sounds, folders, JSONL of dialogues")
     parser.add_argument("--model-path", type=Path, required=True, help="folder to serve")
     parser.add_argument("--url", help="a server of that folder that runs already")
     parser.add_argument("--questions", type=int, default=32, help="asked in every run")
     parser.add_argument("--repeats", type=int, default=3, help="of every run")
     args = parser.parse_args()
-    paths = speak_questions(QUESTIONS, args.questions)
-    waves = [soundfile.read(path, dtype="float32")[0] for path in paths]
+    waves = read_sounds(args.sounds, args.questions)
     chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
     log = QUESTIONS.parent / "benchmark.log"
     start_or_use = nullcontext(args.url) if args.url else vllm_server(args.model_path, log)
-    print(f"{args.questions} questions, {sum(map(len, waves)) / 16000:.0f} s of sound, "
+    print(f"{len(waves)} questions, {sum(map(len, waves)) / RATE_HZ:.0f} s of sound, "
           f"{TOKENS} tokens an answer")
     print("| at once | vLLM, answers/s | first text, ms | vLLM, tokens/s "
           "| our batch, answers/s | our batch, tokens/s |\n|---|---|---|---|---|---|")

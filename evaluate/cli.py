@@ -96,7 +96,7 @@ def infer(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     server: Annotated[
-        str | None, typer.Option(help="URL, with /v1, of an OpenAI-compatible server.")
+        str | None, typer.Option(help="URL of an OpenAI-compatible server.")
     ] = None,
     server_model: Annotated[str | None, typer.Option(help="Name of the model there.")] = None,
     api_key: Annotated[

@@ -25,6 +25,7 @@ from funaudiochat.audio import load_audio
 from funaudiochat.conversation import VoiceChat
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
+from funaudiochat.llm_server import api_address, greedy_fields, longest_sound_s, sound_part
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
 
@@ -213,7 +214,7 @@ class ServerModel:
     """A server with OpenAI's chat interface and sound input, vLLM among them.
 
     Args:
-        url: up to and with ``/v1``.
+        url: with or without ``/v1``.
         model: name on the server; None for the first it lists.
         concurrent: requests at a time.
 
@@ -238,15 +239,24 @@ class ServerModel:
             ) from error
         self._errors = openai
         self._client = openai.OpenAI(
-            base_url=url, api_key=api_key or "none", timeout=timeout_s, max_retries=4
+            base_url=api_address(url), api_key=api_key or "none", timeout=timeout_s, max_retries=4
         )
         try:
-            self.model = model or self._client.models.list().data[0].id
-        except (openai.OpenAIError, IndexError) as error:
+            served = {each.id: each for each in self._client.models.list().data}
+        except openai.OpenAIError as error:
             raise FunAudioChatError(
-                f"the server {url} names no model ({error}); start it, or give --server-model"
+                f"the server {url} names no model ({error}); is it running there?"
             ) from error
-        self.url, self.max_new_tokens, self.concurrent = url, max_new_tokens, concurrent
+        if not served or model is not None and model not in served:
+            raise FunAudioChatError(
+                f"the server {url} serves {', '.join(served) or 'no model'}, not {model!r}"
+            )
+        self.model = model or next(iter(served))
+        entry = served[self.model].to_dict()
+        known: Any = (entry.get("owned_by"), entry.get("max_model_len"))
+        self._greedy = greedy_fields(max_new_tokens, *known)
+        self._longest_s = longest_sound_s(*known)
+        self.url, self.concurrent = url, concurrent
         self.description = {"server_model": self.model, "max_new_tokens": max_new_tokens}
 
     def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
@@ -259,6 +269,10 @@ class ServerModel:
             return list(pool.map(self._ask, prompts))
 
     def _ask(self, prompt: Prompt) -> Produced | str:
+        assert prompt.wave is not None
+        seconds = len(prompt.wave) / QUESTION_RATE_HZ
+        if self._longest_s is not None and seconds > self._longest_s:
+            return f"the sound has {seconds:.1f} s, of which the server hears {self._longest_s:g}"
         try:
             reply = self._client.chat.completions.create(**self._request(prompt))
         except self._errors.APITimeoutError:
@@ -288,9 +302,7 @@ class ServerModel:
         return Produced(text.strip(), text, wave, rate_hz, tokens)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
-        assert prompt.wave is not None
-        sound = {"data": encode_wav(prompt.wave, QUESTION_RATE_HZ), "format": "wav"}
-        content: list[dict[str, Any]] = [{"type": "input_audio", "input_audio": sound}]
+        content = [sound_part(prompt.wave)]
         if prompt.instruction is not None:
             content.append({"type": "text", "text": prompt.instruction})
         request: dict[str, Any] = {
@@ -299,22 +311,14 @@ class ServerModel:
                 {"role": "system", "content": prompt.system},
                 {"role": "user", "content": content},
             ],
-            "temperature": 0.0,
-            "max_tokens": self.max_new_tokens,
             "seed": prompt.seed,
+            "extra_body": self._greedy,
         }
         if prompt.speech:
             request |= {
                 "modalities": ["text", "audio"], "audio": {"format": "wav", "voice": "default"},
             }
         return request
-
-
-def encode_wav(samples: np.ndarray, rate_hz: int) -> str:
-    """Mono samples [S] as the base64 text of a 16-bit WAV file."""
-    file = io.BytesIO()
-    soundfile.write(file, samples, rate_hz, subtype="PCM_16", format="WAV")
-    return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def _decode(data: str) -> tuple[np.ndarray, int]:

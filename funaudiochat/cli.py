@@ -308,6 +308,26 @@ def serve(context: typer.Context) -> None:
     run(context.args)
 
 
+@app.command("plan-serving")
+def plan_serving(
+    model: Annotated[Path, typer.Argument(help="Model's folder, or its config.json.")],
+    gpu_memory: Annotated[str, typer.Option(help="Of one GPU, for example 80GiB.")] = "80GiB",
+    tensor_parallel: Annotated[int, typer.Option(min=1, help="As given to vLLM.")] = 1,
+    pipeline_parallel: Annotated[int, typer.Option(min=1, help="As given to vLLM.")] = 1,
+    utilization: Annotated[float, typer.Option(help="vLLM's share of the memory.")] = 0.85,
+) -> None:
+    """Say how much memory `vllm serve` takes on each GPU, and how much talk fits."""
+    from funaudiochat.serving_plan import plan_lines
+    from training.plan import parse_size
+
+    lines, fits = plan_lines(
+        model, parse_size(gpu_memory), tensor_parallel, pipeline_parallel, utilization
+    )
+    for line in lines:
+        console.print(line, markup=False)
+    raise typer.Exit(0 if fits else 1)
+
+
 @app.command("init")
 def init_checkpoint(
     llm: Annotated[Path, typer.Option(help="Qwen3 folder: backbone and tokenizer.")],

@@ -34,6 +34,7 @@ from funaudiochat.generation_funaudiochat import TextPiece
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
 
 _RATE_HZ = 16000
+_VLLM_HEARS_S = 30  # its model of this family encodes no more of a sound
 _POSITIONS_PER_SECOND = 5
 _CONNECT_TIMEOUT_S = 10
 _DATA, _DONE = "data: ", "[DONE]"
@@ -45,6 +46,33 @@ def sound_part(wave: np.ndarray) -> dict[str, Any]:
     soundfile.write(file, wave, _RATE_HZ, format="WAV", subtype="FLOAT")
     data = base64.b64encode(file.getvalue()).decode()
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
+
+
+def api_address(url: str) -> str:
+    """Of the protocol's routes on a server, given with or without ``/v1``."""
+    return url.rstrip("/").removesuffix("/v1") + "/v1"
+
+
+def greedy_fields(
+    max_tokens: int, owner: str | None, context_length: int | None
+) -> dict[str, Any]:
+    """Fields of a request for a greedy answer.
+
+    Args:
+        owner: the server's ``owned_by`` of the model. vLLM takes the repetition penalty of a
+            folder's generation_config.json unless told otherwise; others do not know the field.
+        context_length: of the model, if known; vLLM refuses to be asked for more.
+    """
+    fields = {"temperature": 0.0, "max_tokens": min(max_tokens, context_length or max_tokens)}
+    return fields | ({"repetition_penalty": 1.0} if owner == "vllm" else {})
+
+
+def longest_sound_s(owner: str | None, context_length: int | None) -> float | None:
+    """Of a question, so that all of it is heard; None if that is not known."""
+    limits = [context_length / _POSITIONS_PER_SECOND] if context_length else []
+    if owner == "vllm":
+        limits.append(_VLLM_HEARS_S)
+    return min(limits, default=None)
 
 
 class LlmServer:
@@ -63,7 +91,7 @@ class LlmServer:
     def __init__(
         self, url: str, model: str | None = None, api_key: str = "none", timeout_s: float = 60
     ) -> None:
-        self.url = url.rstrip("/").removesuffix("/v1") + "/v1"
+        self.url = api_address(url)
         self._client = httpx.Client(
             headers={"Authorization": f"Bearer {api_key}"},
             timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
@@ -75,7 +103,8 @@ class LlmServer:
             raise ServerError(f"{self.url} serves {', '.join(served) or 'no model'}, not {model!r}")
         self.model = model or next(iter(served))
         # vLLM tells how long a conversation may be; others do not.
-        self.context_length: int | None = served[self.model].get("max_model_len")
+        self._known = (served[self.model].get("owned_by"), served[self.model].get("max_model_len"))
+        self.max_seconds = longest_sound_s(*self._known)
 
     def stream(self, messages: list[dict[str, Any]], max_tokens: int) -> Generator[str]:
         """Pieces of the greedy answer to a conversation; leave the loop to cancel it.
@@ -87,9 +116,8 @@ class LlmServer:
             ServerError: it cannot be reached, refuses, falls silent or breaks off.
         """
         request = {
-            "model": self.model, "messages": messages, "max_tokens": max_tokens, "stream": True,
-            # A folder's generation_config.json would otherwise set both; text answers are greedy.
-            "temperature": 0, "repetition_penalty": 1.0,
+            "model": self.model, "messages": messages, "stream": True,
+            **greedy_fields(max_tokens, *self._known),
         }
         url = f"{self.url}/chat/completions"
         with self._errors(), self._client.stream("POST", url, json=request) as response:
@@ -150,8 +178,7 @@ class ServerChat(Conversation):
         self.server = server
 
     def _max_seconds(self) -> float | None:
-        length = self.server.context_length
-        return None if length is None else length / _POSITIONS_PER_SECOND
+        return self.server.max_seconds
 
     def _answer(
         self, turn: _Turn, speech: bool, sampling: Sampling, schedule: ChunkSchedule | None

@@ -7,6 +7,7 @@ Shapes: ``B`` rows, ``L`` or ``S`` 5 Hz positions, ``G`` group size (5), ``H`` t
 codebook size.
 """
 
+from inspect import signature
 from typing import Any
 
 import torch
@@ -19,11 +20,6 @@ from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConf
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_common import FunAudioChatPreTrainedModel, is_packed, run_packed
 
-_HEAD_FIELDS = (
-    "output_dim", "group_size", "codebook_size", "bos_token_id", "eos_token_id", "pad_token_id",
-    "crq_transformer_config",
-)
-
 
 class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
     """Refined head: each 5 Hz hidden state is widened to G positions that predict codes."""
@@ -31,9 +27,10 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
     config_class = FunAudioChatAudioEncoderConfig
 
     def __init__(self, config: Any) -> None:
-        """``config``: the audio config, or what has its fields as attributes."""
+        """``config``: ours, or an engine's own, of any class that has its fields as attributes."""
         if not isinstance(config, PretrainedConfig):
-            fields = {name: getattr(config, name) for name in _HEAD_FIELDS}
+            names = signature(FunAudioChatAudioEncoderConfig.__init__).parameters
+            fields = {name: getattr(config, name) for name in names if hasattr(config, name)}
             config = FunAudioChatAudioEncoderConfig(**fields)
         super().__init__(config)
         fields = dict(config.crq_transformer_config or {})

@@ -36,12 +36,13 @@ DONE = b"data: [DONE]\n\n"
 
 
 @contextmanager
-def serving(answer, max_model_len=4096):
+def serving(answer, max_model_len=4096, owner="someone"):
     """A server whose answers are the bytes that ``answer(request)`` yields; gives its address."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self):
-            models = [{"id": "tiny", "max_model_len": max_model_len}, {"id": "other"}]
+            tiny = {"id": "tiny", "max_model_len": max_model_len, "owned_by": owner}
+            models = [tiny, {"id": "other"}]
             self.send_response(200)
             self.end_headers()
             self.wfile.write(json.dumps({"object": "list", "data": models}).encode())
@@ -244,3 +245,27 @@ def test_limits_of_the_server_are_kept():
             chat.ask(question(1.2), speech=False)
         with pytest.raises(ServerError, match="speech=False"):
             chat.ask("hello")
+
+
+@pytest.mark.parametrize(("owner", "penalty"), [("vllm", 1.0), ("someone", None)])
+def test_only_vllm_is_sent_the_field_that_only_it_knows(owner, penalty):
+    requests = []
+
+    def answer(request):
+        requests.append(request)
+        yield DONE
+
+    with serving(answer, max_model_len=100, owner=owner) as url:
+        ServerChat(LlmServer(url)).ask("hello", speech=False)
+        ServerChat(LlmServer(url, "other")).ask("hello", speech=False)
+    assert [r.get("repetition_penalty") for r in requests] == [penalty, None]
+    assert [r["max_tokens"] for r in requests] == [100, 512]  # no more than the context
+
+
+def test_what_vllm_would_not_hear_to_the_end_is_not_sent():
+    long = (np.full(31 * 8000, 0.1, np.float32), 8000)
+    with serving(reports_an_error, owner="vllm") as url:
+        with pytest.raises(AudioError, match="30 s"):
+            ServerChat(LlmServer(url)).ask(long, speech=False)
+    with serving(reports_an_error) as url, pytest.raises(ServerError, match="out of memory"):
+        ServerChat(LlmServer(url)).ask(long, speech=False)

@@ -19,6 +19,7 @@ from torch import nn
 from funaudiochat.vllm_plugin import loads_attention, register
 
 ROOT = Path(__file__).parents[1]
+FOLDER = ROOT / "tests" / "golden" / "model" / "models" / "tiny_a"
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, funaudiochat
 for module in pkgutil.walk_packages(funaudiochat.__path__, "funaudiochat."):
@@ -55,6 +56,33 @@ def test_without_vllm_it_does_nothing():
         capture_output=True, text=True,
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+REGISTER_LIKE_OTHERS = """
+import sys
+from transformers import AutoConfig, AutoProcessor, PretrainedConfig
+from funaudiochat.register import register_funaudiochat
+
+class Theirs(PretrainedConfig):
+    model_type = "funaudiochat"
+
+AutoConfig.register("funaudiochat", Theirs)
+register_funaudiochat()
+print(type(AutoConfig.from_pretrained(sys.argv[1])).__module__)
+AutoConfig.register("funaudiochat", Theirs, exist_ok=True)  # as vLLM does when it reads a folder
+print(type(AutoConfig.from_pretrained(sys.argv[1])).__name__)
+print(type(AutoProcessor.from_pretrained(sys.argv[1])).__name__)
+"""
+
+
+def test_another_programs_registration_of_the_type_breaks_nothing():
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTER_LIKE_OTHERS, FOLDER],
+        env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True,
+    )
+    assert done.stdout.split() == [
+        "funaudiochat.configuration_funaudiochat", "Theirs", "FunAudioChatProcessor",
+    ], done.stderr
 
 
 class Sound(nn.Module):

@@ -23,7 +23,10 @@ _SPREAD = 0.2  # weights wide enough that the scores of two texts differ by more
 
 
 def build_tiny_model(folder: Path) -> Path:
-    """The golden folder's tokenizers with random weights of a size vLLM's CPU build takes."""
+    """The golden folder's tokenizers with random weights of a size vLLM's CPU build takes.
+
+    Its generation_config.json has settings that a server would take from it unless told otherwise.
+    """
     shutil.copytree(TINY_A, folder, dirs_exist_ok=True)
     config = FunAudioChatConfig.from_pretrained(TINY_A)
     config.text_config.head_dim = _HEAD_DIM
@@ -33,7 +36,8 @@ def build_tiny_model(folder: Path) -> Path:
         if parameter.dim() > 1:
             torch.nn.init.normal_(parameter, std=_SPREAD)
     settings = json.loads((TINY_A / "generation_config.json").read_text())
-    model.generation_config.update(**settings)
+    sampled = {"do_sample": True, "temperature": 0.8, "top_p": 0.9, "repetition_penalty": 1.2}
+    model.generation_config.update(**settings, **sampled)
     model.save_pretrained(folder)
     return folder
 

@@ -1,22 +1,27 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is asked, and the folder served: FUNAUDIOCHAT_SERVING_MODEL, or a tiny random one."""
+"""The folder served: FUNAUDIOCHAT_SERVING_MODEL, or a tiny random one. What it is asked: the
+sounds of FUNAUDIOCHAT_SERVING_SOUNDS (files, folders, JSONL of dialogues; as in a PATH), or
+questions spoken here.
+"""
 
 import os
+from contextlib import nullcontext
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-import soundfile
 
 from funaudiochat.conversation import VoiceChat
-from serving.builders import QUESTIONS, build_tiny_model, speak_questions
+from serving.builders import QUESTIONS, build_tiny_model
+from serving.compare import RATE_HZ, read_sounds
+from serving.vllm_server import vllm_server
 
 
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory) -> Path:
-    if find_spec("vllm") is None:
+    if find_spec("vllm") is None and "FUNAUDIOCHAT_SERVING_URL" not in os.environ:
         pytest.skip("needs vLLM in an environment of its own: tests/serving/run_vllm.sh")
     given = os.environ.get("FUNAUDIOCHAT_SERVING_MODEL")
     return Path(given) if given else build_tiny_model(tmp_path_factory.mktemp("model"))
@@ -25,12 +30,25 @@ def model_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def questions() -> list[tuple]:
     """Fifty spoken questions, (samples, rate)."""
-    paths = [QUESTIONS / f"{index:02d}.wav" for index in range(50)]
-    if not all(path.is_file() for path in paths):
-        if find_spec("hibari") is None:
-            pytest.skip("needs the voice of `pip install hibari-tts==0.2.1` to speak questions")
-        paths = speak_questions(QUESTIONS, 50)
-    return [soundfile.read(path, dtype="float32") for path in paths]
+    given = os.environ.get("FUNAUDIOCHAT_SERVING_SOUNDS", "")
+    sources = [Path(part) for part in given.split(os.pathsep) if part]
+    spoken = all((QUESTIONS / f"{index:02d}.wav").is_file() for index in range(50))
+    if not sources and not spoken and find_spec("hibari") is None:
+        pytest.skip("needs the voice of `pip install hibari-tts==0.2.1` to speak questions")
+    return [(wave, RATE_HZ) for wave in read_sounds(sources, 50)]
+
+
+@pytest.fixture(scope="session")
+def log(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("server") / "vllm.log"
+
+
+@pytest.fixture(scope="session")
+def url(model_folder, log):
+    """Of a server of the folder: FUNAUDIOCHAT_SERVING_URL, or one of our own."""
+    given = os.environ.get("FUNAUDIOCHAT_SERVING_URL")
+    with nullcontext(given) if given else vllm_server(model_folder, log) as url:
+        yield url
 
 
 @pytest.fixture(scope="session")

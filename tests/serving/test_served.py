@@ -4,16 +4,13 @@
 """``vllm serve`` on our folder: the official client, tools, streaming, and our own client."""
 
 import json
-import os
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from importlib.metadata import version
 
 import pytest
 
 from funaudiochat.conversation import Finished, Sampling, TextPiece
 from funaudiochat.llm_server import LlmServer, ServerChat, sound_part
-from serving.vllm_server import vllm_server
+from serving.compare import NOISE, compare, own_answers, served_answers
 from utils.constant import DEFAULT_S2T_PROMPT
 
 SHORT = Sampling(max_new_tokens=24)
@@ -36,19 +33,6 @@ TOOLS = [
 
 
 @pytest.fixture(scope="module")
-def log(tmp_path_factory):
-    return tmp_path_factory.mktemp("server") / "vllm.log"
-
-
-@pytest.fixture(scope="module")
-def url(model_folder, log):
-    """Of a server of the same folder: one that runs already, or one of our own."""
-    given = os.environ.get("FUNAUDIOCHAT_SERVING_URL")
-    with nullcontext(given) if given else vllm_server(model_folder, log) as url:
-        yield url
-
-
-@pytest.fixture(scope="module")
 def client(url):
     from openai import OpenAI
 
@@ -65,19 +49,9 @@ def request(wave, instruction=None, **options):
     ]
     fixed = {"model": "funaudiochat", "temperature": 0, "max_tokens": SHORT.max_new_tokens}
     return {
-        **fixed, "messages": messages, "extra_body": {"return_token_ids": True}, **options
+        **fixed, "messages": messages,
+        "extra_body": {"repetition_penalty": 1.0, "return_token_ids": True}, **options,
     }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def in_process(chat, questions):
-    """Our own text answers to all questions, each a conversation of its own."""
-
-    def answer(sound):
-        chat.reset()
-        return chat.ask(sound, speech=False, sampling=SHORT).text
-
-    return [answer(sound) for sound in questions]
 
 
 def test_the_repair_is_announced_where_it_was_needed(url, log):
@@ -93,16 +67,14 @@ def decoded(chat, answer) -> str:
     return chat.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
 
-def test_fifty_spoken_questions_at_once_get_our_own_answers(client, chat, questions, in_process):
-    def ask(sound):
-        return decoded(chat, client.chat.completions.create(**request(sound[0])))
-
-    with ThreadPoolExecutor(16) as pool:
-        answers = list(pool.map(ask, questions))
-    equal = sum(a == b for a, b in zip(answers, in_process, strict=True))
-    print(f"{equal} of {len(answers)} answers equal")
-    # What a swap within rounding looks like is measured in test_offline.
-    assert equal >= len(answers) - 2
+def test_fifty_spoken_questions_at_once_get_our_own_answers(url, chat, questions):
+    waves = [wave for wave, _ in questions]
+    most = SHORT.max_new_tokens
+    theirs = served_answers(url, waves, most)
+    found = compare(chat, waves, own_answers(chat, waves, most), theirs)
+    print(found)
+    assert found.prompts == found.answers == 50 and found.noise < NOISE
+    assert all(difference.is_rounding for difference in found.differences)
 
 
 def test_an_instruction_goes_with_the_sound(client, chat, questions):
@@ -113,14 +85,16 @@ def test_an_instruction_goes_with_the_sound(client, chat, questions):
     assert decoded(chat, given) == expected.text
 
 
-def test_a_streamed_answer_comes_in_pieces(client, questions, in_process):
+def test_a_streamed_answer_comes_in_pieces(client, chat, questions):
+    chat.reset()
+    expected = chat.ask(questions[2], speech=False, sampling=SHORT).text
     pieces = [
         chunk.choices[0].delta.content or ""
         for chunk in client.chat.completions.create(**request(questions[2][0], stream=True))
         if chunk.choices
     ]
     assert sum(map(bool, pieces)) > 1
-    assert "".join(pieces) == in_process[2].rstrip(HALF)
+    assert "".join(pieces) == expected.rstrip(HALF)
 
 
 def test_tools_reach_the_model_as_its_own_prompt(client, chat, questions):

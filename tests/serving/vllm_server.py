@@ -65,12 +65,13 @@ def vllm_server(folder: Path, log: Path, *options: str) -> Iterator[str]:
 
 def _wait_until_up(process: subprocess.Popen, url: str, log: Path) -> None:
     deadline = time.monotonic() + _START_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            if httpx.get(f"{url}/health").is_success:
-                return
-        except httpx.TransportError:
-            pass
-        time.sleep(0.5)
+    with httpx.Client() as client:
+        while time.monotonic() < deadline and process.poll() is None:
+            try:
+                if client.get(f"{url}/health").is_success:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.5)
     end = "\n".join(log.read_text().splitlines()[-20:])
     raise RuntimeError(f"vllm serve did not come up; {log} ends with\n{end}")

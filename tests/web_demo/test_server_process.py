@@ -32,9 +32,10 @@ class Process:
 @contextmanager
 def started(folders, *flags):
     """`funaudiochat serve` on a free port, ended at the end of the block."""
+    paths = ["--model-path", folders[0], "--tts-path", folders[1]] if folders else []
     process = subprocess.Popen(
-        [sys.executable, "-m", "funaudiochat.cli", "serve", "--model-path", folders[0],
-         "--tts-path", folders[1], "--port", "0", "--log-json", *flags],
+        [sys.executable, "-m", "funaudiochat.cli", "serve", *paths, "--port", "0", "--log-json",
+         *flags],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
     )
     try:

@@ -12,7 +12,6 @@ from typing import Any
 
 from aiohttp import web
 
-from utils.constant import DEFAULT_S2M_PROMPT
 from web_demo.server import tools, vad
 from web_demo.server.engine import Engine, Models
 from web_demo.server.lobby import Lobby, Place
@@ -20,7 +19,7 @@ from web_demo.server.metrics import Metrics
 from web_demo.server.opus import FRAME_MS, REPLY_RATE_HZ
 from web_demo.server.recordings import Recordings
 from web_demo.server.session import Session
-from web_demo.server.settings import Settings
+from web_demo.server.settings import Settings, trained_prompt
 from web_demo.server.turn import Talk
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,8 @@ class Demo:
 
     def __init__(self, models: Models, options: Options) -> None:
         self.models, self.options = models, options
-        self.engine = Engine(models)
+        self._defaults = Settings(answer=models.answers[0])
+        self.engine = Engine(models, models.at_once)
         self.lobby = Lobby(options.max_sessions, options.queue_size)
         self.sessions: set[Session] = set()
         self.metrics = Metrics(
@@ -69,17 +69,17 @@ class Demo:
     def info(self) -> dict[str, Any]:
         """What a page shows and keeps to; PROTOCOL.md, section 6."""
         options = self.options
-        defaults = Settings(voice=self.models.voice).model_dump()
+        defaults = self._defaults.model_copy(update={"voice": self.models.voice}).model_dump()
         return {
             "protocol": PROTOCOL,
             "model": self.models.name,
             "sample_rate": REPLY_RATE_HZ,
             "frame_ms": FRAME_MS,
             "voices": list(self.models.voices),
-            "answers": ["speech", "text"],
+            "answers": self.models.answers,
             "vad": self.network is not None,
             "tools": tools.DEFINITIONS,
-            "default_system_prompt": DEFAULT_S2M_PROMPT,
+            "default_system_prompt": trained_prompt(self._defaults.answer == "speech"),
             "defaults": defaults,
             "recording": self.recordings is not None,
             "limits": {
@@ -106,7 +106,7 @@ class Demo:
             self,
             socket,
             transport,
-            talk or Talk(self.models.new_chat(), Settings(), secrets.token_urlsafe(16)),
+            talk or Talk(self.models.new_chat(), self._defaults, secrets.token_urlsafe(16)),
             place,
             resumed=talk is not None,
             old_page=old_page,

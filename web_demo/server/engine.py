@@ -7,7 +7,8 @@ A :class:`Job` is one answer: the events of a :class:`~funaudiochat.conversation
 one by one in three threads. A job's first event (prompt and prefill) comes from the first, so that
 a long question delays nobody; all others from the second, round-robin; codes become sound in the
 third. Each job has a bounded queue of its own: one that is not emptied is not stepped, and what a
-cancelled job still makes goes nowhere.
+cancelled job still makes goes nowhere. Answers that another server computes are only waited for
+here, so many of them are stepped at once.
 """
 
 import asyncio
@@ -24,17 +25,20 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from funaudiochat.conversation import Event, Finished, VoiceChat
-from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
+from funaudiochat.conversation import Conversation, Event, Finished, VoiceChat
+from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer, DetokenizerStream
 from funaudiochat.cosyvoice3.voices import (
     DEFAULT_VOICE,
     choose_voice,
     installed_voices,
 )
+from funaudiochat.llm_server import LlmServer, ServerChat
+from web_demo.server.settings import Answer
 
 logger = logging.getLogger(__name__)
 
 QUEUE_EVENTS = 64  # of one job: some twelve seconds of speech
+WAITING_AT_ONCE = 64  # for another server's answers
 T = TypeVar("T")
 
 
@@ -44,15 +48,18 @@ class Models:
 
     Attributes:
         new_chat: begins a conversation; it gives codes, :class:`Engine` makes them sound.
+        detokenizer: None if answers are text only.
         voices: name -> [192].
         voice: name of the default one.
+        at_once: answers stepped at the same time.
     """
 
     name: str
-    new_chat: Callable[[], VoiceChat]
-    detokenizer: CosyVoice3Detokenizer
+    new_chat: Callable[[], Conversation]
+    detokenizer: CosyVoice3Detokenizer | None
     voices: dict[str, Tensor]
-    voice: str
+    voice: str | None
+    at_once: int = 1
 
     @classmethod
     def load(
@@ -79,6 +86,27 @@ class Models:
             voices,
             default,
         )
+
+    @classmethod
+    def of_server(cls, url: str, model: str | None, api_key: str) -> "Models":
+        """Nothing is loaded: a server of OpenAI's protocol gives the answers, as text.
+
+        Raises:
+            ServerError: it cannot be reached, or serves no such model.
+        """
+        server = LlmServer(url, model, api_key)
+        return cls(server.model, lambda: ServerChat(server), None, {}, None, WAITING_AT_ONCE)
+
+    @property
+    def answers(self) -> list[Answer]:
+        """Kinds of answers there are, the usual one first."""
+        return ["text"] if self.detokenizer is None else ["speech", "text"]
+
+    def begin_voice(self, name: str | None) -> DetokenizerStream:
+        """Sound of one answer, in a voice or the default one."""
+        name = name or self.voice
+        assert self.detokenizer is not None and name is not None
+        return self.detokenizer.stream(self.voices[name])
 
 
 class Job:
@@ -121,28 +149,29 @@ class Job:
 
 
 class Engine:
-    """Runs the jobs; see the module's text."""
+    """Runs the jobs, so many at once; see the module's text."""
 
-    def __init__(self, models: Models) -> None:
+    def __init__(self, models: Models, at_once: int = 1) -> None:
         self.models = models
         self._numbers = count(1)
         self._ring: deque[tuple[Job, Iterator[Event]]] = deque()
+        self._stepped = 0
         self._wake = asyncio.Event()
-        self._prompts = ThreadPoolExecutor(1, "prompts")
-        self._steps = ThreadPoolExecutor(1, "steps")
+        self._prompts = ThreadPoolExecutor(at_once, "prompts")
+        self._steps = ThreadPoolExecutor(at_once, "steps")
         self._voices = ThreadPoolExecutor(1, "voices")
         self._starting: set[asyncio.Task[None]] = set()
-        self._task = asyncio.create_task(self._run(), name="engine")
+        self._tasks = [asyncio.create_task(self._run(), name="engine") for _ in range(at_once)]
 
     @property
     def alive(self) -> bool:
-        """The engine task is running."""
-        return not self._task.done()
+        """The engine's tasks are running."""
+        return not any(task.done() for task in self._tasks)
 
     @property
     def jobs(self) -> int:
         """Answers in the making."""
-        return len(self._ring) + len(self._starting)
+        return len(self._ring) + len(self._starting) + self._stepped
 
     def submit(self, begin: Callable[[], Iterator[Event]]) -> Job:
         """Make an answer.
@@ -163,8 +192,9 @@ class Engine:
     async def close(self) -> None:
         """Let go of everything; jobs must have been cancelled."""
         await asyncio.gather(*self._starting, return_exceptions=True)
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         for executor in (self._prompts, self._steps, self._voices):
             executor.shutdown()
 
@@ -199,16 +229,20 @@ class Engine:
     async def _run(self) -> None:
         while True:
             for _ in range(len(self._ring)):
-                job, events = self._ring[0]
-                self._ring.rotate(-1)
+                job, events = self._ring.popleft()
                 if job.cancelled or not job.full:
                     break
+                self._ring.append((job, events))
             else:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            if not await self._advance(job, events, self._steps):
-                self._ring.remove((job, events))
+            self._stepped += 1
+            goes_on = await self._advance(job, events, self._steps)
+            self._stepped -= 1
+            if goes_on:
+                self._ring.append((job, events))
+                self._wake.set()
 
     async def _advance(self, job: Job, events: Iterator[Event], executor: Executor) -> bool:
         """Make one event of a job -> whether there are more; what the model raises ends the job."""

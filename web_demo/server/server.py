@@ -60,6 +60,10 @@ def make_parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=11236, help="0 for any free one")
     add("--model-path", type=Path, help="folder of the language model")
     add("--tts-path", type=Path, help="folder of the detokenizer")
+    add("--llm-server", metavar="URL",
+        help="an OpenAI-compatible server, such as vLLM, gives the answers, as text; nothing is "
+        "loaded here. Its key is the environment's OPENAI_API_KEY")
+    add("--llm-server-model", metavar="NAME", help="name of the model there; default: the first")
     add("--voice", help="voice of the answers unless the page chooses another")
     add("--device", default="auto", help="of the language model: auto, cpu, cuda, cuda:1, mps")
     add("--tts-device", help="of the detokenizer; default: a second GPU, else that of --device")
@@ -95,6 +99,9 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error(f"--sample-rate: the detokenizer's sound has {REPLY_RATE_HZ} Hz")
     if args.model_sample_rate != MODEL_RATE_HZ:
         parser.error(f"--model-sample-rate: the model hears {MODEL_RATE_HZ} Hz")
+    if args.llm_server is not None and (args.model_path or args.tts_path or args.voice):
+        parser.error("--llm-server answers, with text, in place of --model-path, --tts-path, "
+            "--voice")
     if (args.ssl_cert is None) != (args.ssl_key is None):
         parser.error("--ssl-cert and --ssl-key go together")
     if args.max_sessions < 1 or args.queue_size < 0:
@@ -156,6 +163,19 @@ async def serve(
     logger.info("stopped")
 
 
+def load_models(args: argparse.Namespace) -> Models:
+    """Load the folders, or reach the server, that the flags name."""
+    if args.llm_server is not None:
+        key = os.environ.get("OPENAI_API_KEY", "none")
+        return Models.of_server(args.llm_server, args.llm_server_model, key)
+    return Models.load(
+        *hub.resolve_pair(args.model_path, args.tts_path),
+        args.device,
+        choose_tts_device(args.device, args.tts_device, args.tts_gpu),
+        args.voice,
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point."""
     parser = make_parser()
@@ -168,12 +188,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(args.ssl_cert, args.ssl_key)
         began = time.monotonic()
-        models = Models.load(
-            *hub.resolve_pair(args.model_path, args.tts_path),
-            args.device,
-            choose_tts_device(args.device, args.tts_device, args.tts_gpu),
-            args.voice,
-        )
+        models = load_models(args)
         logger.info("%s loaded in %.1f s", models.name, time.monotonic() - began)
         options = Options(
             token=args.token,

@@ -226,6 +226,7 @@ class Session:
             new = self.talk.settings.changed(
                 given,
                 list(self._demo.models.voices),
+                self._demo.models.answers,
                 self._demo.network is not None,
                 self._demo.options.max_prompt_chars,
             )

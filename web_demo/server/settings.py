@@ -3,6 +3,7 @@
 
 """What a page may set for its talk, and how it reaches the model."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -13,8 +14,16 @@ from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 MAX_NEW_TOKENS = 2048  # of the checkpoint: 5 positions a second
 
 
+Answer = Literal["speech", "text"]
+
+
 class BadSettings(ValueError):
     """Settings that cannot be taken; the message is for the user."""
+
+
+def trained_prompt(speech: bool) -> str:
+    """The system prompt that the model was trained with for such answers."""
+    return DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT
 
 
 class SamplingSettings(BaseModel):
@@ -43,7 +52,7 @@ class Settings(BaseModel):
 
     system_prompt: str | None = None
     voice: str | None = None
-    answer: Literal["speech", "text"] = "speech"
+    answer: Answer = "speech"
     tools: bool = False
     hands_free: bool = False
     end_silence_ms: Annotated[int, Field(ge=200, le=3000)] = 600
@@ -52,12 +61,18 @@ class Settings(BaseModel):
     sampling: SamplingSettings = SamplingSettings()
 
     def changed(
-        self, given: dict[str, Any], voices: list[str], vad: bool, prompt_chars: int
+        self,
+        given: dict[str, Any],
+        voices: list[str],
+        answers: Sequence[Answer],
+        vad: bool,
+        prompt_chars: int,
     ) -> "Settings":
         """These settings with those given; unknown keys do nothing.
 
         Args:
             voices: names there are.
+            answers: kinds there are; the first stands for one that there is not.
             vad: whether voice activity can be detected.
             prompt_chars: longest system prompt.
 
@@ -80,6 +95,8 @@ class Settings(BaseModel):
             raise BadSettings(f"no voice named {new.voice!r}; there are: {', '.join(voices)}")
         if new.hands_free and not vad:
             raise BadSettings("hands_free needs voice detection, which this server does not have")
+        if new.answer not in answers:
+            new.answer = answers[0]
         return new
 
     def system(self, speech: bool) -> str | None:
@@ -87,5 +104,5 @@ class Settings(BaseModel):
         persona = (self.system_prompt or "").strip()
         if not persona:
             return None
-        trained = DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT
+        trained = trained_prompt(speech)
         return persona if persona.startswith(trained) else f"{trained} {persona}"

@@ -9,11 +9,12 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from funaudiochat.conversation import (
+    Conversation,
     Event,
     Finished,
     SpeechGroup,
@@ -43,7 +44,7 @@ Question = tuple[np.ndarray, int] | str  # samples and their rate, or a text
 class Talk:
     """What lasts when a connection does not: the conversation and its settings."""
 
-    chat: VoiceChat
+    chat: Conversation
     settings: Settings
     resume: str
     turns: int = 0
@@ -90,8 +91,8 @@ class Turn:
     reason: str | None = None
     stages: Stages = field(default_factory=Stages)
     made: asyncio.Event = field(default_factory=asyncio.Event)
-    _chat: VoiceChat | None = None
-    _parent: VoiceChat | None = None
+    _chat: Conversation | None = None
+    _parent: Conversation | None = None
     _job: Job | None = None
     _began: float = field(default_factory=time.monotonic)
     _compute_s: float = 0.0
@@ -292,9 +293,8 @@ class Turn:
         try:
             voice = None
             if self.speech:
-                models = self.engine.models
-                speaker = models.voices[self.settings.voice or models.voice]
-                voice = await self.engine.voice(job, models.detokenizer.stream, speaker)
+                begin = self.engine.models.begin_voice
+                voice = await self.engine.voice(job, begin, self.settings.voice)
             codes = 0
             async for event in job:
                 if isinstance(event, TextPiece):
@@ -302,7 +302,7 @@ class Turn:
                     await chunks.put(Text(event.text, codes * FRAME_SAMPLES))
                 elif isinstance(event, SpeechGroup) and voice is not None:
                     await self._mark("first_codes")
-                    spoken = self._chat.spoken(event.codes)
+                    spoken = cast(VoiceChat, self._chat).spoken(event.codes)
                     codes += len(spoken)
                     sound = await self.engine.voice(job, voice.push, spoken)
                     await chunks.put(sound.numpy())

@@ -1,0 +1,115 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""How much memory a checkpoint takes in ``vllm serve`` on each GPU, and how many positions fit.
+
+Parameters are counted on the real modules, on torch's meta device. What is divided between GPUs
+follows vLLM's own model: the backbone, and of the mel encoder the attention; the rest of both
+audio encoders is on every GPU, the refined head on none.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.errors import FunAudioChatError
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+
+_VALUE_BYTES = 2  # bfloat16
+_GIB = 1 << 30
+ACTIVATION_BYTES = _GIB  # vLLM's share of this model's activations, about
+
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """Bytes on one GPU.
+
+    Attributes:
+        weights: of what vLLM loads.
+        position: cache of one position of a conversation.
+        positions: of all conversations together, that fit into the cache; 0 if nothing fits.
+    """
+
+    weights: int
+    position: int
+    positions: int
+
+
+def plan_serving(
+    config: FunAudioChatConfig,
+    gpu_memory: int,
+    tensor_parallel: int = 1,
+    pipeline_parallel: int = 1,
+    utilization: float = 0.85,
+) -> ServingPlan:
+    """Plan bfloat16 serving.
+
+    Args:
+        gpu_memory: bytes of one GPU.
+        tensor_parallel, pipeline_parallel: vLLM's options; a model takes their product of GPUs.
+        utilization: vLLM's ``--gpu-memory-utilization``.
+
+    Raises:
+        FunAudioChatError: vLLM cannot serve this model, or not on so many GPUs.
+    """
+    text, audio = config.text_config, config.audio_config
+    if text.model_type != "qwen3":
+        raise FunAudioChatError(
+            f"vLLM's model has a dense Qwen3 as backbone, this one is {text.model_type}"
+        )
+    heads = {
+        "heads of the backbone": text.num_attention_heads,
+        "key-value heads": text.num_key_value_heads,
+        "heads of the mel encoder": audio.encoder_attention_heads,
+    }
+    for what, count in heads.items():
+        if count % tensor_parallel:
+            raise FunAudioChatError(
+                f"{tensor_parallel} GPUs cannot divide the {count} {what}; use pipeline or data "
+                "parallelism for the rest"
+            )
+    with torch.device("meta"):
+        model = FunAudioChatForConditionalGeneration(config)
+    backbone, tower = model.language_model, model.continuous_audio_tower
+    attention = audio.encoder_layers * _count(tower.layers[0].self_attn)
+    encoders = _count(tower) + _count(model.audio_tower)
+    # The fullest stage of the pipeline, which holds one of the two tables if there are two.
+    layers = -(-text.num_hidden_layers // pipeline_parallel)
+    stage = _count(backbone) - (text.num_hidden_layers - layers) * _count(backbone.model.layers[0])
+    if pipeline_parallel > 1 and not text.tie_word_embeddings:
+        stage -= text.vocab_size * text.hidden_size
+    weights = _VALUE_BYTES * (encoders - attention + (attention + stage) // tensor_parallel)
+    kv_heads = text.num_key_value_heads // tensor_parallel
+    position = _VALUE_BYTES * 2 * layers * kv_heads * text.head_dim
+    room = int(utilization * gpu_memory) - ACTIVATION_BYTES - weights
+    return ServingPlan(weights, position, max(0, room // position))
+
+
+def plan_lines(
+    model: Path, gpu_memory: int, tensor_parallel: int, pipeline_parallel: int, utilization: float
+) -> tuple[list[str], bool]:
+    """Plan for a folder, or its config.json -> the report's lines, and whether it fits.
+
+    Raises:
+        CheckpointError, FunAudioChatError: see :func:`plan_serving`.
+    """
+    config = FunAudioChatConfig.from_pretrained(model)
+    plan = plan_serving(config, gpu_memory, tensor_parallel, pipeline_parallel, utilization)
+    lines = [
+        f"bfloat16 on {tensor_parallel * pipeline_parallel} GPUs of {gpu_memory / _GIB:.0f} GiB, "
+        "on each:",
+        f"  weights without the refined head {plan.weights / _GIB:8.2f} GiB",
+        f"  cache of one position            {plan.position / 1024:8.1f} KiB",
+        f"  cache of 8192 positions          {8192 * plan.position / _GIB:8.2f} GiB",
+    ]
+    if not plan.positions:
+        return [*lines, "DOES NOT FIT"], False
+    hours = plan.positions / 5 / 3600
+    return [*lines, f"{plan.positions} positions fit, {hours:.1f} hours of sound in all"], True
+
+
+def _count(module: Any) -> int:
+    return sum(int(p.numel()) for p in module.parameters())

@@ -1,0 +1,122 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""``serve --llm-server``: another server computes the answers, as text.
+
+``tests/serving`` does the same with vLLM.
+"""
+
+import asyncio
+import threading
+from dataclasses import replace
+
+import aiohttp
+import pytest
+from test_llm_server import DONE, FOLDER, chunk, model_answers, serving
+from test_server_process import started
+from web_clients import Page, running, tone
+
+from funaudiochat.conversation import Sampling, VoiceChat
+from web_demo.server.engine import Models
+
+SHORT = {"max_new_tokens": 12}
+
+
+def echo(request):
+    yield chunk(f"heard {request['messages'][-1]['content']}")
+    yield DONE
+
+
+def test_typed_and_spoken_questions_get_the_answers_of_the_model_there():
+    local = VoiceChat.from_pretrained(FOLDER, device="cpu")
+
+    async def talk(server):
+        async with Page(server) as page:
+            ready = await page.event("ready")
+            assert (ready["answers"], ready["voices"]) == (["text"], [])
+            assert ready["settings"]["answer"] == ready["defaults"]["answer"] == "text"
+            assert ready["default_system_prompt"] == "You are asked to generate text tokens."
+            await page.set(answer="speech", sampling=SHORT)
+            assert page.events("settings")[-1]["settings"]["answer"] == "text"
+            await page.send(2, "hello")
+            typed = await page.event("turn_end", turn=1, reason="done")
+            await page.start()
+            await page.ask(tone(1.0))
+            spoken = await page.event("turn_end", turn=2, reason="done")
+            assert page.text() == typed["text"] + spoken["text"] and spoken["text"]
+            assert not page.audio_messages() and not page.errors()
+            return typed["text"]
+
+    with serving(model_answers(local)) as url:
+        with running(Models.of_server(url, None, "none")) as server:
+            typed = asyncio.run(talk(server))
+    assert typed == local.ask("hello", speech=False, sampling=Sampling(**SHORT)).text
+
+
+def test_an_answer_that_is_waited_for_holds_up_nobody():
+    other_is_done = threading.Event()
+
+    def answer(request):
+        if request["messages"][-1]["content"] == "slow":
+            yield chunk("wait, ")
+            assert other_is_done.wait(timeout=30)
+        yield chunk("done")
+        yield DONE
+
+    async def talk(server):
+        async with Page(server) as first, Page(server) as second:
+            await first.send(2, "slow")
+            await first.event("first_text")
+            await second.send(2, "quick")
+            assert (await second.event("turn_end"))["text"] == "done"
+            other_is_done.set()
+            assert (await first.event("turn_end"))["text"] == "wait, done"
+
+    with serving(answer) as url, running(Models.of_server(url, None, "none")) as server:
+        asyncio.run(talk(server))
+
+
+def test_what_the_server_refuses_is_told_and_the_talk_goes_on():
+    def answer(request):
+        if request["messages"][-1]["content"] == "too long":
+            raise ValueError("beyond the context")
+        return echo(request)
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "too long")
+            error = await page.event("error")
+            assert error["code"] == "bad_question" and "beyond the context" in error["message"]
+            await page.send(2, "hello")
+            assert (await page.event("turn_end", reason="done"))["text"] == "heard hello"
+
+    with serving(answer) as url, running(Models.of_server(url, None, "none")) as server:
+        asyncio.run(talk(server))
+
+
+def test_the_command_serves_without_a_folder():
+    async def talk(server):
+        async with aiohttp.ClientSession() as http, http.get(server.url + "/api/info") as reply:
+            assert (await reply.json())["model"] == "other"
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            assert (await page.event("turn_end"))["text"] == "heard hello"
+
+    with serving(echo) as url:
+        with started(None, "--llm-server", url, "--llm-server-model", "other") as server:
+            asyncio.run(talk(server))
+
+
+def test_folders_and_a_server_exclude_each_other(capsys):
+    from web_demo.server.server import main
+
+    with pytest.raises(SystemExit):
+        main(["--llm-server", "http://127.0.0.1:1", "--model-path", str(FOLDER)])
+    assert "in place of --model-path" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="is the server running there"):
+        main(["--llm-server", "http://127.0.0.1:1"])
+
+
+def test_models_that_speak_offer_both_kinds_of_answers(models):
+    assert models.answers == ["speech", "text"]
+    assert replace(models, detokenizer=None).answers == ["text"]
