@@ -118,6 +118,7 @@ def assert_answers_by_heart(folder: Path, sources, tmp_path, monkeypatch, capsys
         np.testing.assert_allclose(wave, expected, atol=2 / 32768)
 
 
+@pytest.mark.slow
 def test_eight_examples_are_learned_by_heart_and_answered_exactly(
     sources, start, tmp_path, monkeypatch, capsys
 ):
@@ -132,6 +133,7 @@ def test_eight_examples_are_learned_by_heart_and_answered_exactly(
     assert_answers_by_heart(out, sources, tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_the_whole_recipe_runs_by_one_command_and_goes_on_where_it_was_stopped(
     sources, tmp_path, monkeypatch, capsys
 ):
@@ -162,6 +164,17 @@ def test_the_whole_recipe_runs_by_one_command_and_goes_on_where_it_was_stopped(
     assert f"Resuming training from {last}" in output and not torn.exists()
     after = weights_of(stage2)
     assert all(torch.equal(before[key], after[key]) for key in before)
+
+
+def test_a_run_that_fails_says_why_in_its_log_and_ends_with_its_code(tmp_path):
+    done = subprocess.run(
+        ["bash", ROOT / "training" / "run_shell" / "run.sh", "train_parts=[ears]"],
+        capture_output=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    said = "error: train_parts knows no ['ears']"
+    assert said in done.stdout and said in (tmp_path / "sft_node0.log").read_text()
 
 
 @pytest.mark.slow
