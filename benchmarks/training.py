@@ -28,7 +28,7 @@ from funaudiochat.audio import save_wav  # noqa: E402
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration  # noqa: E402
 from funaudiochat.register import register_funaudiochat  # noqa: E402
 from training.init_model import speech_tokenizer  # noqa: E402
-from training.launch import _stand_in_for_torchaudio  # noqa: E402
+from training.launch import prepare_llamafactory  # noqa: E402
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "tiny_a"
@@ -61,16 +61,14 @@ def write_rows(folder: Path, count: int) -> None:
 
 def plugin_parts(model: Any, model_folder: Path, data: Path) -> tuple[Any, Any]:
     """LLaMA-Factory's rows and collator with our plugin, as a training run makes them."""
-    register_funaudiochat()
-    _stand_in_for_torchaudio()
+    prepare_llamafactory()
     from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset
     from llamafactory.data import get_template_and_fix_tokenizer as get_template
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
-    from training.plugin import NAME, register
+    from training.plugin import NAME
 
-    register()
     model_args, data_args, training_args, _, _ = get_train_args({
         "model_name_or_path": str(model_folder), "stage": "sft", "do_train": True,
         "template": NAME, "dataset": "rows", "dataset_dir": str(data), "use_cpu": True,

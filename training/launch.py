@@ -68,21 +68,26 @@ def _stand_in_for_torchaudio() -> None:
         sys.modules["torchaudio"] = stub
 
 
+def prepare_llamafactory() -> None:
+    """Let LLaMA-Factory of this process know model, plugin and template; safe to repeat."""
+    # The pinned transformers is newer than LLaMA-Factory's own limit and works with it.
+    os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
+    register_funaudiochat()
+    _stand_in_for_torchaudio()
+    from training.plugin import register
+
+    register()
+
+
 def train(config: dict[str, Any]) -> None:
     """Run one worker; the first one leaves a whole checkpoint folder, and loss curves if asked."""
     config = dict(config)
     parts = config.pop("train_parts", None)
     halve = config.pop("halve_untranscribed_audio", True)
     plot = config.pop("plot_loss", False)
-    # The pinned transformers is newer than LLaMA-Factory's own limit and works with it.
-    os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
-    register_funaudiochat()
-    _stand_in_for_torchaudio()
+    prepare_llamafactory()
     from llamafactory.train.tuner import run_exp
 
-    from training.plugin import register
-
-    register()
     run_exp(dict(config), callbacks=[ModelSettings(parts, halve), LossLog()])
     if int(os.environ.get("RANK", 0)) == 0:
         output = Path(config["output_dir"])
