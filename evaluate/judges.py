@@ -27,9 +27,9 @@ from evaluate.core import Answer, NotScored
 from evaluate.exchange import read_rows
 from evaluate.metrics import ASSISTANT, AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
 from evaluate.records import appending, json_rows
-from evaluate.sources import encode_wav
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.llm_server import sound_part
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
 # Which judge is which model in the paper or the benchmark's own code.
@@ -354,7 +354,6 @@ def request_of(
 def _sound_part(path: Path) -> dict[str, Any]:
     """A sound as the interface takes it, which knows WAV and MP3 only."""
     rate_hz = soundfile.info(path).samplerate
-    sound = {"data": encode_wav(load_audio(path, rate_hz), rate_hz), "format": "wav"}
-    return {"type": "input_audio", "input_audio": sound}
+    return sound_part(load_audio(path, rate_hz), rate_hz, "PCM_16")
 
 
