@@ -13,6 +13,7 @@ from contextlib import contextmanager
 
 COMMIT = "29e01c4e0000000000000000000000000000beef"
 _INFO = re.compile(r"/api/(models|datasets)/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?$")
+_TREE = re.compile(r"/api/(models|datasets)/(?P<repo>[^/]+/[^/]+)/tree/[^/]+$")
 _FILE = re.compile(r"(/datasets)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)$")
 
 
@@ -51,6 +52,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return self._json({"error": "Repository not found"}, 404)
             siblings = [_entry(name, content) for name, content in files.items()]
             return self._json({"id": match["repo"], "sha": COMMIT, "siblings": siblings})
+        if match := _TREE.match(path):
+            files = self._files(match)
+            return self._json([_tree_entry(name, content) for name, content in files.items()])
         match = _FILE.match(path)
         if match is None or match["name"] not in self._files(match):
             return self._json({"error": "not found"}, 404)
@@ -94,6 +98,15 @@ def _entry(name: str, content: bytes) -> dict:
     if len(content) > 1000:
         digest = hashlib.sha256(content).hexdigest()
         entry["lfs"] = {"size": len(content), "sha256": digest, "pointerSize": 134}
+    return entry
+
+
+def _tree_entry(name: str, content: bytes) -> dict:
+    """The same as newer clients ask for it: in a list of the tree."""
+    entry = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+    if "lfs" in (listed := _entry(name, content)):
+        lfs = listed["lfs"]
+        entry["lfs"] = {**lfs, "oid": lfs["sha256"]}
     return entry
 
 
