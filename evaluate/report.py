@@ -145,6 +145,8 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
     whole = max(summary["items"], summary["expected"] or 0)
     if summary["expected"] and summary["items"] > summary["expected"]:
         notes.append(f"more items than the published set, which has {summary['expected']}")
+    if summary["expected"] is None:
+        notes.append("how many items the published set has is not known; n is all that were found")
     for name in row.get("by", ()):
         metric = summary["metrics"][name]
         if metric.get("note"):

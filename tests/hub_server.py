@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 COMMIT = "29e01c4e0000000000000000000000000000beef"
 _INFO = re.compile(r"/api/(models|datasets)/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?$")
-_TREE = re.compile(r"/api/(models|datasets)/(?P<repo>[^/]+/[^/]+)/tree/[^/]+$")
+_TREE = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)$")
 _FILE = re.compile(r"(/datasets)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)$")
 
 
@@ -53,12 +53,24 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             siblings = [_entry(name, content) for name, content in files.items()]
             return self._json({"id": match["repo"], "sha": COMMIT, "siblings": siblings})
         if match := _TREE.match(path):
-            files = self._files(match)
-            return self._json([_tree_entry(name, content) for name, content in files.items()])
+            return self._json([
+                {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+                for name, content in self._files(match).items()
+            ])
         match = _FILE.match(path)
         if match is None or match["name"] not in self._files(match):
             return self._json({"error": "not found"}, 404)
         self._file(match["name"], self._files(match)[match["name"]])
+
+    def do_HEAD(self) -> None:
+        """What a file is, asked before it is fetched."""
+        match = _FILE.match(self.path.partition("?")[0])
+        content = self._files(match)[match["name"]] if match else b""
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
 
     def _files(self, match: re.Match[str]) -> dict[str, bytes]:
         return self.server.repositories.get(match["repo"], {})
@@ -98,15 +110,6 @@ def _entry(name: str, content: bytes) -> dict:
     if len(content) > 1000:
         digest = hashlib.sha256(content).hexdigest()
         entry["lfs"] = {"size": len(content), "sha256": digest, "pointerSize": 134}
-    return entry
-
-
-def _tree_entry(name: str, content: bytes) -> dict:
-    """The same as newer clients ask for it: in a list of the tree."""
-    entry = {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
-    if "lfs" in (listed := _entry(name, content)):
-        lfs = listed["lfs"]
-        entry["lfs"] = {**lfs, "oid": lfs["sha256"]}
     return entry
 
 

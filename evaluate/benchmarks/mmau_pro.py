@@ -19,7 +19,6 @@ from evaluate.core import (
     Verdict,
     choice_instruction,
     each,
-    invalid,
     points,
 )
 from evaluate.data import RowOfData, find_file, items_of, parquet_files, parquet_rows
@@ -124,7 +123,7 @@ def _only(*kinds: tuple[Callable[[Answer], bool], Any]) -> Any:
     """A scorer of the answers of some kinds; every category is a part of its own."""
 
     def scorer(answers: list[Answer], tools: Any) -> list[Verdict]:
-        verdicts = [invalid("of another kind") for _ in answers]
+        verdicts = [Verdict() for _ in answers]
         for belongs, rule in kinds:
             places = [i for i, answer in enumerate(answers) if belongs(answer)]
             if not places:
