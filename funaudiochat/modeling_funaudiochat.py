@@ -368,13 +368,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         embeds = self.get_input_embeddings()(input_ids)
         if audio.get("speech_ids") is not None and audio["speech_ids"].numel():
             embeds = self._merge_audio(input_ids, embeds, **audio).inputs_embeds
-        return self.language_model.model(
-            inputs_embeds=embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=True,
-        ).last_hidden_state
+        output = self._run_backbone(embeds, attention_mask, position_ids, past_key_values, True)
+        return output.last_hidden_state
 
     def _merge_audio(
         self,
