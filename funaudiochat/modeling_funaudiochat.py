@@ -27,6 +27,7 @@ from funaudiochat.errors import CheckpointError, FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
+    cache_argument,
     is_packed,
     run_packed,
     sample_ids,
@@ -477,8 +478,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=use_cache,
+            **cache_argument(self.language_model.model, cache),
         )
 
     def _router_loss(self, router_logits: Any, mask: Tensor | None) -> Tensor:

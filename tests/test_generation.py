@@ -21,6 +21,7 @@ from funaudiochat.generation_funaudiochat import (
     step,
     stream,
 )
+from funaudiochat.modeling_common import cache_argument
 
 # f10 and f11 recorded what the original does to a row after its own end, f12 what padding does
 # to its head.
@@ -501,7 +502,8 @@ def test_an_engine_driving_the_head_gets_the_recorded_codes(name):
             if position:
                 inputs_embeds = (embeds + model.audio_tower(codes).last_hidden_state) / 2
             state.hidden = model.language_model.model(
-                inputs_embeds=inputs_embeds, past_key_values=state.cache, use_cache=True
+                inputs_embeds=inputs_embeds, use_cache=True,
+                **cache_argument(model.language_model.model, state.cache),
             ).last_hidden_state
         state.text_embeds = embeds
     assert spoken.tolist() == outputs["audio_ids"].tolist()
