@@ -31,7 +31,8 @@ class FunAudioChatPreTrainedModel(PreTrainedModel):
 
 def cache_argument(transformer: Any, cache: Any) -> dict[str, Any]:
     """A cache under the name a transformer takes it by: transformers 5.24 changed that name."""
-    return {_cache_name(type(transformer)): cache}
+    kind: Any = type(transformer)
+    return {_cache_name(kind): cache}
 
 
 @functools.cache

@@ -9,6 +9,7 @@ Shapes: ``B`` batch, ``L`` text positions (5 Hz where they hold audio), ``G`` gr
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,9 @@ _MODEL_INPUTS = (
 )
 
 
+_SPARE_NUMBERS = 1 << 27  # missing tensors up to here are named, which takes loading the others
+
+
 def _of_backbone(quantization_config: Any) -> Any:
     """A copy of the settings that leaves everything but the backbone's layers as it is."""
     settings = copy.deepcopy(quantization_config)
@@ -95,14 +99,30 @@ def _of_backbone(quantization_config: Any) -> Any:
     return settings
 
 
-def _not_floats(folder: Any) -> list[str]:
-    """Tensors of a folder that are no floats, which transformers would convert without a word."""
-    found = []
+def _stored(folder: Any) -> tuple[int, list[str]]:
+    """How many numbers a folder's weights hold, and its tensors that are no floats.
+
+    transformers would convert those without a word.
+    """
+    numbers, strange = 0, []
     for path in Path(folder).glob("*.safetensors"):
         with safe_open(path, "pt") as file:
-            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}
-        found += [key for key, kind in kinds.items() if kind not in ("F64", "F32", "F16", "BF16")]
-    return found
+            for key in file.keys():
+                tensor = file.get_slice(key)
+                numbers += math.prod(tensor.get_shape())
+                if tensor.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+                    strange.append(key)
+    return numbers, strange
+
+
+def _check_extent(model: nn.Module, stored: int) -> None:
+    """Raise CheckpointError where filling up a model would take memory its weights do not."""
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if stored and wanted > 2 * stored + _SPARE_NUMBERS:
+        raise CheckpointError(
+            f"config.json describes a model of {wanted:,} parameters, and the weights hold "
+            f"{stored:,}; take both from the same checkpoint"
+        )
 
 
 @dataclass
@@ -179,7 +199,11 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         kwargs["use_safetensors"] = True
         kwargs["ignore_mismatched_sizes"] = True  # reported below, by name
         try:
-            strange = [] if hasattr(config, "quantization_config") else _not_floats(folder)
+            strange: list[str] = []
+            if not hasattr(config, "quantization_config"):
+                stored, strange = _stored(folder)
+                with torch.device("meta"):
+                    _check_extent(cls(config), stored)
             loaded: Any = super().from_pretrained(
                 folder, *args, config=config, output_loading_info=True, **kwargs
             )
