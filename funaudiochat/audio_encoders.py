@@ -138,7 +138,7 @@ class FunAudioChatAudioEncoder(FunAudioChatPreTrainedModel):
         items = input_features.to(self.proj.weight.dtype).split(lengths, dim=1)
         windows = [w for item in items if item.shape[1] for w in item.split(self.window_frames, 1)]
         if not windows:
-            return BaseModelOutput(last_hidden_state=result)
+            return BaseModelOutput(last_hidden_state=result)  # type: ignore[arg-type]
         encoded = iter(self._encode_windows(windows))
         pooled = []
         for item in items:
@@ -151,7 +151,7 @@ class FunAudioChatAudioEncoder(FunAudioChatPreTrainedModel):
             if frames:
                 vectors = next(projected)[:speech_maxlen]
                 result[row, : len(vectors)] = vectors
-        return BaseModelOutput(last_hidden_state=result)
+        return BaseModelOutput(last_hidden_state=result)  # type: ignore[arg-type]
 
     def _encode_windows(self, windows: list[Tensor]) -> list[Tensor]:
         """[mel, frames] each -> [positions, D] each; a window attends to itself only."""

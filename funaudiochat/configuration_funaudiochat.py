@@ -133,6 +133,13 @@ class FunAudioChatConfig(PretrainedConfig):
                 f"{folder} holds model type {fields.get('model_type')!r}, not {cls.model_type!r}; "
                 "are the folders of the language model and the detokenizer swapped?"
             )
+        text = fields.get("text_config")
+        depth = text.get("num_hidden_layers") if isinstance(text, dict) else None
+        if isinstance(depth, int) and depth > _LARGEST_DEPTH:  # the config lists its layers
+            raise CheckpointError(
+                f"config.json in {folder} is wrong: text_config.num_hidden_layers is {depth}. "
+                "Download the folder again with `funaudiochat download`"
+            )
         try:
             config = super().from_pretrained(folder, **kwargs)
         except Exception as error:  # the backbones' configs raise many kinds

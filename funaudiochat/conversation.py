@@ -76,8 +76,10 @@ class Sampling:
             value = getattr(self, name)
             if value is not None and not 0 < value <= most:
                 raise FunAudioChatError(f"{name} is {value}; it must be above 0, at most {most}")
-        if self.seed is not None and not 0 <= self.seed < 1 << 63:
-            raise FunAudioChatError(f"seed is {self.seed}; it must be from 0 to 2^63 - 1")
+        for name in ("top_k", "seed"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value < 1 << 63:
+                raise FunAudioChatError(f"{name} is {value}; it must be from 0 to 2^63 - 1")
 
 
 @dataclass(frozen=True)

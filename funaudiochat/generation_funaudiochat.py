@@ -34,6 +34,7 @@ from transformers import (
 )
 
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.modeling_common import cache_argument
 
 if TYPE_CHECKING:  # the model offers `generate`, so it imports this module
     from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
@@ -386,8 +387,8 @@ def _advance_backbone(
         inputs_embeds=inputs,
         attention_mask=state.mask,
         position_ids=(state.rows.shape[1] - 1 - state.padding)[:, None],
-        past_key_values=state.cache,
         use_cache=True,
+        **cache_argument(model.language_model.model, state.cache),
     ).last_hidden_state
     state.text_embeds = embeds
 

@@ -6,6 +6,8 @@
 A packed row holds several samples; its mask carries sample numbers from 1, and 0 for padding.
 """
 
+import functools
+import inspect
 from typing import Any
 
 import torch
@@ -25,6 +27,18 @@ class FunAudioChatPreTrainedModel(PreTrainedModel):
     _no_split_modules = ["FunAudioChatAudioEncoderLayer", "FunAudioChatDecoder"]
     _supports_sdpa = True
     _supports_flash_attn = True
+
+
+def cache_argument(transformer: Any, cache: Any) -> dict[str, Any]:
+    """A cache under the name a transformer takes it by: transformers 5.24 changed that name."""
+    kind: Any = type(transformer)
+    return {_cache_name(kind): cache}
+
+
+@functools.cache
+def _cache_name(kind: Any) -> str:
+    taken = inspect.signature(kind.forward).parameters
+    return "cache" if "cache" in taken else "past_key_values"
 
 
 def sample_ids(attention_mask: Tensor) -> Tensor:

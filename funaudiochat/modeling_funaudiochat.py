@@ -9,6 +9,7 @@ Shapes: ``B`` batch, ``L`` text positions (5 Hz where they hold audio), ``G`` gr
 """
 
 import copy
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from funaudiochat.errors import CheckpointError, FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
+    cache_argument,
     is_packed,
     run_packed,
     sample_ids,
@@ -84,6 +86,9 @@ _MODEL_INPUTS = (
 )
 
 
+_SPARE_NUMBERS = 1 << 27  # missing tensors up to here are named, which takes loading the others
+
+
 def _of_backbone(quantization_config: Any) -> Any:
     """A copy of the settings that leaves everything but the backbone's layers as it is."""
     settings = copy.deepcopy(quantization_config)
@@ -94,14 +99,30 @@ def _of_backbone(quantization_config: Any) -> Any:
     return settings
 
 
-def _not_floats(folder: Any) -> list[str]:
-    """Tensors of a folder that are no floats, which transformers would convert without a word."""
-    found = []
+def _stored(folder: Any) -> tuple[int, list[str]]:
+    """How many numbers a folder's weights hold, and its tensors that are no floats.
+
+    transformers would convert those without a word.
+    """
+    numbers, strange = 0, []
     for path in Path(folder).glob("*.safetensors"):
         with safe_open(path, "pt") as file:
-            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}
-        found += [key for key, kind in kinds.items() if kind not in ("F64", "F32", "F16", "BF16")]
-    return found
+            for key in file.keys():
+                tensor = file.get_slice(key)
+                numbers += math.prod(tensor.get_shape())
+                if tensor.get_dtype() not in ("F64", "F32", "F16", "BF16"):
+                    strange.append(key)
+    return numbers, strange
+
+
+def _check_extent(model: nn.Module, stored: int) -> None:
+    """Raise CheckpointError where filling up a model would take memory its weights do not."""
+    wanted = sum(parameter.numel() for parameter in model.parameters())
+    if stored and wanted > 2 * stored + _SPARE_NUMBERS:
+        raise CheckpointError(
+            f"config.json describes a model of {wanted:,} parameters, and the weights hold "
+            f"{stored:,}; take both from the same checkpoint"
+        )
 
 
 @dataclass
@@ -178,7 +199,11 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         kwargs["use_safetensors"] = True
         kwargs["ignore_mismatched_sizes"] = True  # reported below, by name
         try:
-            strange = [] if hasattr(config, "quantization_config") else _not_floats(folder)
+            strange: list[str] = []
+            if not hasattr(config, "quantization_config"):
+                stored, strange = _stored(folder)
+                with torch.device("meta"):
+                    _check_extent(cls(config), stored)
             loaded: Any = super().from_pretrained(
                 folder, *args, config=config, output_loading_info=True, **kwargs
             )
@@ -368,13 +393,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         embeds = self.get_input_embeddings()(input_ids)
         if audio.get("speech_ids") is not None and audio["speech_ids"].numel():
             embeds = self._merge_audio(input_ids, embeds, **audio).inputs_embeds
-        return self.language_model.model(
-            inputs_embeds=embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            use_cache=True,
-        ).last_hidden_state
+        output = self._run_backbone(embeds, attention_mask, position_ids, past_key_values, True)
+        return output.last_hidden_state
 
     def _merge_audio(
         self,
@@ -482,8 +502,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             inputs_embeds=embeds,
             attention_mask=mask,
             position_ids=positions,
-            past_key_values=cache,
             use_cache=use_cache,
+            **cache_argument(self.language_model.model, cache),
         )
 
     def _router_loss(self, router_logits: Any, mask: Tensor | None) -> Tensor:

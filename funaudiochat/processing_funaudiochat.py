@@ -22,6 +22,7 @@ from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 
 CODES_PER_SECOND = 25
+_NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _FEATURE_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "n_samples")
 
 # For checkpoints that store no template: ChatML; content may be a list of audio and text parts.
@@ -130,7 +131,7 @@ class FunAudioChatProcessor(ProcessorMixin):
                 "missing or damaged: download it again with `funaudiochat download`"
             ) from error
 
-    def __call__(
+    def __call__(  # type: ignore[override]
         self,
         text: str | list[str],
         audio: Any = None,
@@ -384,9 +385,13 @@ def _write_older_tokenizer_files(tokenizer: Any, folder: Path) -> None:
         config.pop(key, None)
     if config.get("tokenizer_class") == "TokenizersBackend":
         config["tokenizer_class"] = "PreTrainedTokenizerFast"
-    extra = config.pop("extra_special_tokens", None)
-    if extra:
-        config["additional_special_tokens"] = list(extra)
+    named = {getattr(tokenizer, key) for key in _NAMED_TOKENS}
+    config.pop("extra_special_tokens", None)
+    config["additional_special_tokens"] = [
+        token.content
+        for _, token in sorted(tokenizer.added_tokens_decoder.items())
+        if token.special and token.content not in named
+    ]
     config["added_tokens_decoder"] = {
         str(index): {
             key: getattr(token, key)
@@ -397,7 +402,7 @@ def _write_older_tokenizer_files(tokenizer: Any, folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     special = {
         key: config[key]
-        for key in ("bos_token", "eos_token", "pad_token", "unk_token", "additional_special_tokens")
+        for key in (*_NAMED_TOKENS, "additional_special_tokens")
         if config.get(key)
     }
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")

@@ -18,7 +18,12 @@ from transformers.utils import ModelOutput
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
 from funaudiochat.errors import CheckpointError
-from funaudiochat.modeling_common import FunAudioChatPreTrainedModel, is_packed, run_packed
+from funaudiochat.modeling_common import (
+    FunAudioChatPreTrainedModel,
+    cache_argument,
+    is_packed,
+    run_packed,
+)
 
 
 class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
@@ -82,8 +87,8 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
             inputs_embeds=self.input_matching(fine + before),
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=cache,
             use_cache=True,
+            **cache_argument(self.crq_transformer, cache),
         ).last_hidden_state
         return self.lm_head(self.output_matching(out[:, -1])).float()
 
@@ -127,8 +132,8 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         for stop in range(fine.shape[1] - group + 1, fine.shape[1] + 1):
             out = self.crq_transformer(
                 inputs_embeds=self.input_matching(fine[:, start:stop] + embeds),
-                past_key_values=cache,
                 use_cache=True,
+                **cache_argument(self.crq_transformer, cache),
             ).last_hidden_state
             start = stop
             codes, logits = self.sampling_step(

@@ -103,6 +103,8 @@ def test_absurd_sizes_in_the_config_are_refused(tmp_path, field, value):
         ("text_config", "audio_bos_index", None),
         ("text_config", "sil_index", 10**9),
         ("audio_config", "crq_transformer_config", None),
+        ("audio_config", "crq_transformer_config", {"num_hidden_layers": 30}),
+        ("text_config", "intermediate_size", 1 << 20),
         ("audio_config", "continuous_features_mode", "both"),
         ("audio_config", "encoder_attention_heads", 7),
     ],

@@ -207,7 +207,7 @@ def test_parts_of_different_checkpoints_are_refused(folders, tmp_path):
 @pytest.mark.parametrize(
     "setting",
     [{"max_new_tokens": 0}, {"temperature": 0.0}, {"top_p": 1.5}, {"repetition_penalty": -1.0},
-     {"seed": -1}],
+     {"seed": -1}, {"top_k": -1}],
 )
 def test_settings_nothing_can_be_chosen_by_are_refused(setting):
     with pytest.raises(FunAudioChatError, match=f"{next(iter(setting))} is"):

@@ -4,7 +4,7 @@
 """Decoding equals recorded ids, and every row of a batch equals its single run."""
 
 import gc
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -21,6 +21,7 @@ from funaudiochat.generation_funaudiochat import (
     step,
     stream,
 )
+from funaudiochat.modeling_common import cache_argument
 
 # f10 and f11 recorded what the original does to a row after its own end, f12 what padding does
 # to its head.
@@ -49,34 +50,57 @@ def test_ids_equal_recorded(name):
     assert all(torch.equal(inputs[key], value) for key, value in before.items())
 
 
-@pytest.mark.parametrize("name", EXACT)
+@dataclass
+class Watched:
+    """What reaches the choices of a run, and what is chosen."""
+
+    raw_text: list[torch.Tensor]  # [B, 400] before any processor
+    choices: list[tuple[torch.Tensor, torch.Tensor]]
+
+    def of_width(self, width: int, rows: int) -> list[torch.Tensor]:
+        return [scores for scores, _ in self.choices if scores.shape == (rows, width)]
+
+
+def watch(model, monkeypatch) -> Watched:
+    seen, choose = Watched([], []), generation._choose
+
+    def recording(scores, options, generator):
+        chosen = choose(scores, options, generator)
+        seen.choices.append((scores, chosen))
+        return chosen
+
+    monkeypatch.setattr(generation, "_choose", recording)
+    model.language_model.lm_head.register_forward_hook(
+        lambda module, args, output: seen.raw_text.append(output)
+    )
+    return seen
+
+
+@pytest.mark.parametrize("name", [n for n in EXACT if n[:2] != "e4"] + names("g"))
 def test_scores_equal_recorded(name, monkeypatch):
     """What reaches each choice, and the codes the head chose, thrown away or not."""
     case, inputs, outputs = load_case(name)
-    found, choose = {"text": [], "crq": [], "outer": []}, generation._choose
-    codes = iter(outputs.get("crq_tokens_all", torch.empty(1, 0))[0].tolist())
-
-    def recording(scores, options, generator):
-        if scores.shape[0] > 1:
-            found["outer"].append(scores)
-        else:
-            found["crq" if scores.shape[1] == 129 else "text"].append(scores)
-        return choose(scores, options, generator)
-
-    monkeypatch.setattr(generation, "_choose", recording)
     options = options_of(case)
     options = replace(options, max_new_tokens=min(16, options.max_new_tokens))
-    generate(load_model(), inputs, options)
-    for kind, key in (("text", "text_scores"), ("crq", "crq_scores")):
-        if found[kind]:
+    model = load_model()
+    seen = watch(model, monkeypatch)
+    torch.manual_seed(case.get("manual_seed", 0))
+    generate(model, inputs, options)
+    codes = seen.of_width(129, 1)
+    text = seen.raw_text if options.text_greedy else seen.of_width(400, 1)
+    for found, key in ((text, "text_scores"), (codes, "crq_scores")):
+        if found:
             expected = outputs[key][0]
-            actual = torch.cat(found[kind])[: len(expected)]
-            assert len(actual) == min(len(expected), len(found[kind]))
+            actual = torch.cat(found)[: len(expected)]
+            assert len(actual) == min(len(expected), len(found))
+            if options.do_sample and found is not seen.raw_text:
+                actual = actual.softmax(-1)  # recorded at the draw
             torch.testing.assert_close(actual, expected, atol=1e-3, rtol=0)
-    chosen = [scores.argmax(-1).item() for scores in found["crq"]]
-    assert chosen == [next(codes) for _ in chosen]
+    chosen = [code.item() for scores, code in seen.choices if scores.shape == (1, 129)]
+    recorded = outputs.get("crq_tokens_all", torch.empty(1, 0, dtype=torch.long))[0].tolist()
+    assert chosen == recorded[: len(chosen)]
     if "outer_scores" in outputs:
-        actual = torch.stack(found["outer"])
+        actual = torch.stack(seen.of_width(129, 5))
         expected = outputs["outer_scores"].view(-1, *actual.shape[1:])[: len(actual)]
         torch.testing.assert_close(actual[: len(expected)], expected, atol=1e-3, rtol=0)
 
@@ -120,20 +144,13 @@ def own_steps(ids: list[int], codes: list[int], ends=(382, 380), end_code=126) -
 @pytest.mark.parametrize("name", BATCHES)
 def test_batch_rows_equal_recorded_up_to_their_own_end(name, monkeypatch):
     case, inputs, outputs = load_case(name)
-    found, choose = [], generation._choose
-
-    def recording(scores, options, generator):
-        found.append(scores)
-        return choose(scores, options, generator)
-
-    monkeypatch.setattr(generation, "_choose", recording)
-    if case["sp_gen_kwargs"]["text_greedy"]:  # such scores pass no processor and no _choose
-        case["sp_gen_kwargs"]["text_greedy"] = False
-    rows, speech = generate(load_model(), inputs, options_of(case))
-    scores = {
-        "text_scores": torch.stack([s for s in found if s.shape[1] == 400], 1),
-        "crq_scores": torch.stack([s for s in found if s.shape[1] == 129] or [found[0]], 1),
-    }
+    model = load_model()
+    seen = watch(model, monkeypatch)
+    rows, speech = generate(model, inputs, options_of(case))
+    text = seen.raw_text if case["sp_gen_kwargs"]["text_greedy"] else seen.of_width(400, 2)
+    scores = {"text_scores": torch.stack(text, 1)}
+    if "crq_scores" in outputs:
+        scores["crq_scores"] = torch.stack(seen.of_width(129, 2), 1)
     new = rows[:, inputs["input_ids"].shape[1] :]
     for row, recorded in enumerate(outputs["generated_ids"].tolist()):
         codes, padded = outputs["audio_ids"][row].tolist(), not inputs["attention_mask"][row].all()
@@ -144,7 +161,7 @@ def test_batch_rows_equal_recorded_up_to_their_own_end(name, monkeypatch):
         assert new[row, :steps].tolist() == recorded[:steps]
         spoken = 5 * (steps - 1) if codes else 0
         assert speech[row][:spoken].tolist() == codes[:spoken]
-        for key in scores.keys() & outputs.keys():
+        for key in scores:
             count = min(steps * (1 if key == "text_scores" else 5), outputs[key].shape[1])
             torch.testing.assert_close(
                 scores[key][row, :count], outputs[key][row, :count], atol=1e-3, rtol=0
@@ -485,7 +502,8 @@ def test_an_engine_driving_the_head_gets_the_recorded_codes(name):
             if position:
                 inputs_embeds = (embeds + model.audio_tower(codes).last_hidden_state) / 2
             state.hidden = model.language_model.model(
-                inputs_embeds=inputs_embeds, past_key_values=state.cache, use_cache=True
+                inputs_embeds=inputs_embeds, use_cache=True,
+                **cache_argument(model.language_model.model, state.cache),
             ).last_hidden_state
         state.text_embeds = embeds
     assert spoken.tolist() == outputs["audio_ids"].tolist()

@@ -215,6 +215,14 @@ def test_saved_folder_has_the_published_layout_and_loads_again(tmp_path):
     assert saved == published
     tokenizer_config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert tokenizer_config["tokenizer_class"] == "Qwen2Tokenizer"
+    for folder in ("", "speech_tokenizer"):
+        for file in ("tokenizer_config.json", "special_tokens_map.json"):
+            mine, theirs = (
+                json.loads((base / folder / file).read_text()) for base in (tmp_path, FOLDER)
+            )
+            named = {mine.get("eos_token"), mine.get("pad_token")}
+            extra = theirs.get("additional_special_tokens", [])
+            assert set(mine.get("additional_special_tokens", [])) == set(extra) - named
     again = AutoProcessor.from_pretrained(tmp_path)
     for text, ids in RECORDED["text_tokenizer"].items():
         assert again.tokenizer(text).input_ids == ids

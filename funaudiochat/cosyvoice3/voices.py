@@ -94,7 +94,7 @@ def choose_voice(voices: dict[str, Tensor], name: str | None = None) -> Tensor:
         name = DEFAULT_VOICE if DEFAULT_VOICE in voices else next(iter(voices), "")
     if name not in voices:
         raise VoiceError(
-            f"no voice named {name!r}; there are: {', '.join(voices) or 'none'}. {_REMEDY}"
+            f"no voice named {name!r}; there are: {', '.join(voices) or 'none'}; {_REMEDY}"
         )
     return voices[name]
 

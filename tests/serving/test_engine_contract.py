@@ -26,6 +26,7 @@ import funaudiochat
 from funaudiochat.cosyvoice3.voices import DEFAULT_VOICE
 from funaudiochat.generation_funaudiochat import generate, prefill
 from funaudiochat.hub import VOICES_FILE
+from funaudiochat.modeling_common import cache_argument
 from funaudiochat.modeling_funaudiochat import FunAudioChatDecoder
 
 # Greedy, with a repetition penalty, and sampled; two of them end their speech on the way.
@@ -124,7 +125,8 @@ def engine_step(model, decoder, request: Request) -> None:
         if request.position:
             inputs = (embeds + model.audio_tower(codes).last_hidden_state) / 2
         state.hidden = model.language_model.model(
-            inputs_embeds=inputs, past_key_values=state.cache, use_cache=True
+            inputs_embeds=inputs, use_cache=True,
+            **cache_argument(model.language_model.model, state.cache),
         ).last_hidden_state
     state.text_embeds = embeds
     request.position += 1
