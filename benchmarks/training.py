@@ -10,6 +10,7 @@ makes a short run.
 """
 
 import argparse
+import contextlib
 import json
 import statistics
 import sys
@@ -102,7 +103,8 @@ def plugin_overhead(report: Report, folder: Path, batches: int) -> None:
     processor.save_pretrained(folder / "model")
     (folder / "data").mkdir()
     write_rows(folder / "data", ROWS * batches)
-    rows, collate = plugin_parts(model, folder / "model", folder / "data")
+    with contextlib.redirect_stdout(sys.stderr):  # LLaMA-Factory's log
+        rows, collate = plugin_parts(model, folder / "model", folder / "data")
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
     loading, stepping, tokens = [], [], 0
     for start in range(0, len(rows), ROWS):
