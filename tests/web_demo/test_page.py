@@ -80,7 +80,7 @@ def test_two_spoken_turns_are_heard_and_read(browser, server, speaking):
 def test_typed_words_and_a_file_are_questions_and_all_of_it_is_saved(
     browser, server, asked, tmp_path
 ):
-    page = visit(browser, server.url, transcribe=False)
+    page = visit(browser, server.url, transcribe=False, seed=3)
     type_in(page, "Where is 北京?")
     page.see("role=button[name='Speak']")
     page.call("setInputFiles", "input[type=file]", str(sounds.QUESTION))
@@ -105,17 +105,18 @@ def test_typed_words_and_a_file_are_questions_and_all_of_it_is_saved(
 
 
 def test_an_interruption_is_silent_within_250_ms_and_keeps_what_was_heard(browser, server):
-    page = visit(browser, server.url, maxNewTokens=400)
+    page = visit(browser, server.url, maxNewTokens=400, seed=3)  # with which it speaks for long
     late_s = []
-    for turn in (1, 2, 3):
-        before_s = page.evaluate("heard.loudUntilS")
+    for _ in range(3):
+        before_s = page.evaluate("heard.context.currentTime")
         type_in(page, "Tell me everything.")
         page.wait_until(f"heard.loudUntilS > {before_s} + 1")
         late_s.append(page.silence_s("Interrupt"))
         page.see(".is-listening")
-        page.see(f".turn:nth-of-type({turn}) .bot h3 >> text=interrupted")
+        page.see(".turn .bot h3 >> text=interrupted")
         if late_s[-1] < 0.25:
             return
+        page.press("Forget this conversation")
     raise AssertionError(f"never silent in time, even if a loaded machine may be late: {late_s} s")
 
 
