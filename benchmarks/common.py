@@ -65,11 +65,15 @@ class Report:
                 print(f"{figure.name}: {value}" + (f" ({aim})" if aim else ""))
 
 
-def style_of_report(description: str) -> str:
-    """Read the command line: how to print the report."""
+def command_line(description: str) -> argparse.ArgumentParser:
+    """What every benchmark takes: how to print the report."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--style", choices=("text", "markdown", "json"), default="text")
-    return parser.parse_args().style
+    return parser
+
+
+def style_of_report(description: str) -> str:
+    return command_line(description).parse_args().style
 
 
 def machine() -> str:

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Items per second of `eval infer` against the bare model: `python benchmarks/evaluation.py`.
+"""Items per second of `eval infer` against the bare model.
 
 Both answer the same synthetic questions with text, in batches of eight, on a mid-size random model
 in the official shape with the tiny fixture's processor; medians of interleaved pairs. The bare
@@ -9,7 +9,7 @@ model gets its waves ready made and calls `generate`, nothing else. `--items` an
 short run.
 """
 
-import argparse
+import itertools
 import json
 import shutil
 import tempfile
@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 import torch
-from common import parameters, ratio
+from common import THREADS, Report, command_line, parameters, ratio, seconds_of
 
 from evaluate.benchmarks import select
+from evaluate.benchmarks.librispeech import ASR_INSTRUCTION
 from evaluate.run import InferOptions, infer
 from evaluate.sources import LocalModel, Prompt, render
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
@@ -78,30 +79,38 @@ def bare(source: LocalModel, waves: list[np.ndarray], instruction: str) -> None:
         generate(source.chat.model, dict(inputs), source._options(speech=False))
 
 
+def measure(folder: Path, items: int, steps: int) -> Report:
+    """Time `infer` and the bare model on the same questions."""
+    waves = questions(folder / "data", items)
+    source = LocalModel(checkpoint(folder / "model"), None, device="cpu", max_new_tokens=steps)
+    (benchmark, subset), = select("librispeech/test-clean")
+    runs = itertools.count()
+
+    def whole() -> None:
+        run = folder / f"run-{next(runs)}"
+        infer(benchmark, subset, source, InferOptions(folder / "data", run, BATCH))
+
+    def plain() -> None:
+        bare(source, waves, ASR_INSTRUCTION)
+
+    found = ratio(lambda: seconds_of(whole), lambda: seconds_of(plain))
+    report = Report(
+        f"random model of {parameters(source.chat.model) / 1e6:.0f} M parameters, {items} questions"
+    )
+    report.add("infer", items / found.first_s, "items/s")
+    report.add("bare model", items / found.second_s, "items/s")
+    report.add("time of infer over the bare model's", found.share, "")
+    return report
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = command_line(__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=32)
     parser.add_argument("--steps", type=int, default=20)
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        waves = questions(folder / "data", args.items)
-        source = LocalModel(
-            checkpoint(folder / "model"), None, device="cpu", max_new_tokens=args.steps
-        )
-        print(f"model: {parameters(source.chat.model) / 1e6:.0f} M parameters")
-        (benchmark, subset), = select("librispeech/test-clean")
-        runs = iter(range(1000))
-
-        def whole() -> None:
-            run = folder / f"run-{next(runs)}"
-            infer(benchmark, subset, source, InferOptions(folder / "data", run, BATCH))
-
-        instruction = "Please help me transcribe the audio."
-        ours, plain, share = ratio(whole, lambda: bare(source, waves, instruction))
-        print(f"infer: {args.items / ours:.2f} items/s, bare model: {args.items / plain:.2f}")
-        print(f"infer over the bare model: {share:.3f}")
+        measure(Path(name), args.items, args.steps).show(args.style)
 
 
 if __name__ == "__main__":

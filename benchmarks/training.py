@@ -1,11 +1,12 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Speed of training on a mid-size random model: `python benchmarks/training.py [--batches N]`.
+"""Speed of training on a mid-size random model: `python benchmarks/training.py`.
 
 Needs `make train-setup`. Two threads, float32, AdamW. First the plugin: tokens per second of
 loading, collating and stepping against the same steps on batches made beforehand. Then group size
-5 against 1: a step on equal seconds of sound, models otherwise the same.
+5 against 1: a step on equal seconds of sound, models otherwise the same. `--batches 1 --pairs 1`
+makes a short run.
 """
 
 import argparse
@@ -13,12 +14,13 @@ import json
 import statistics
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from common import chat_model, parameters, ratio, seconds_of
+from common import PAIRS, THREADS, Report, chat_model, parameters, ratio, seconds_of
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -26,7 +28,7 @@ from funaudiochat.audio import save_wav  # noqa: E402
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration  # noqa: E402
 from funaudiochat.register import register_funaudiochat  # noqa: E402
 from training.init_model import speech_tokenizer  # noqa: E402
-from training.launch import _stand_in_for_torchaudio  # noqa: E402
+from training.launch import prepare_llamafactory  # noqa: E402
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "tiny_a"
@@ -59,16 +61,14 @@ def write_rows(folder: Path, count: int) -> None:
 
 def plugin_parts(model: Any, model_folder: Path, data: Path) -> tuple[Any, Any]:
     """LLaMA-Factory's rows and collator with our plugin, as a training run makes them."""
-    register_funaudiochat()
-    _stand_in_for_torchaudio()
+    prepare_llamafactory()
     from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset
     from llamafactory.data import get_template_and_fix_tokenizer as get_template
     from llamafactory.hparams import get_train_args
     from llamafactory.model import load_tokenizer
 
-    from training.plugin import NAME, register
+    from training.plugin import NAME
 
-    register()
     model_args, data_args, training_args, _, _ = get_train_args({
         "model_name_or_path": str(model_folder), "stage": "sft", "do_train": True,
         "template": NAME, "dataset": "rows", "dataset_dir": str(data), "use_cpu": True,
@@ -89,8 +89,8 @@ def train_step(model: Any, optimizer: Any, batch: dict[str, torch.Tensor]) -> No
     optimizer.zero_grad()
 
 
-def plugin_overhead(folder: Path, batches: int) -> None:
-    """Print what loading and collating add to bare steps."""
+def plugin_overhead(report: Report, folder: Path, batches: int) -> None:
+    """Add what loading and collating cost beside bare steps."""
     from transformers import AutoProcessor
 
     register_funaudiochat()
@@ -114,11 +114,11 @@ def plugin_overhead(folder: Path, batches: int) -> None:
         ))  # fmt: skip
         tokens += int(made["attention_mask"].sum())
         stepping.append(seconds_of(lambda made=made: train_step(model, optimizer, made)))
-    bare, whole = tokens / sum(stepping), tokens / (sum(loading) + sum(stepping))
-    print(f"{parameters(model) / 1e6:.0f} M parameters, {batches} batches of {ROWS} rows")
-    print(f"bare steps {bare:.1f} tokens/s, with loading and collating {whole:.1f} tokens/s")
+    report.add("bare steps", tokens / sum(stepping), "tokens/s")
+    whole = tokens / (sum(loading) + sum(stepping))
+    report.add("steps with loading and collating", whole, "tokens/s")
     share = statistics.median(a / (a + b) for a, b in zip(loading, stepping, strict=True))
-    print(f"loading and collating: {100 * share:.2f} % of the time (goal: under 5 %)")
+    report.add("share of loading and collating", share, "", aim=0.05)
 
 
 def training_model(group_size: int) -> FunAudioChatForConditionalGeneration:
@@ -129,7 +129,9 @@ def training_model(group_size: int) -> FunAudioChatForConditionalGeneration:
     config.text_config.audio_bos_index, config.text_config.audio_eos_index = 388, 389
     config.text_config.sil_index, config.text_config.eos_token_id = 391, 380
     torch.manual_seed(0)
-    return FunAudioChatForConditionalGeneration(config).train()
+    model = FunAudioChatForConditionalGeneration(config).train()
+    model.lean_speech_loss = True  # as in a training run
+    return model
 
 
 def spoken_batch(group_size: int) -> dict[str, torch.Tensor]:
@@ -157,27 +159,34 @@ def spoken_batch(group_size: int) -> dict[str, torch.Tensor]:
     }
 
 
-def group_sizes() -> None:
-    """Print a step at group size 5 against one at group size 1."""
+def group_sizes(report: Report, pairs: int) -> None:
+    """Add a step at group size 5 against one at group size 1."""
     runs = []
     for size in (5, 1):
         model, batch = training_model(size), spoken_batch(size)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
-        runs.append(lambda m=model, o=optimizer, b=batch: train_step(m, o, b))
-    five, one, quotient = ratio(*runs)
+        step = partial(train_step, model, optimizer, batch)
+        runs.append(partial(seconds_of, step))
+    taken = ratio(*runs, pairs)
     seconds = ROWS * (QUESTION_SECONDS + ANSWER_SECONDS)
-    print(f"{seconds} s of sound: group size 5 {five:.2f} s, group size 1 {one:.2f} s a step; "
-          f"ratio {quotient:.2f} (the paper: about half the GPU hours)")
+    report.add(f"step on {seconds} s of sound, group size 5", taken.first_s, "s")
+    report.add(f"step on {seconds} s of sound, group size 1", taken.second_s, "s")
+    report.add("group size 5 over 1 (paper: about half the GPU hours)", taken.share, "")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Speed of training.")
     parser.add_argument("--batches", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=PAIRS)
+    parser.add_argument("--style", choices=("text", "markdown", "json"), default="text")
     args = parser.parse_args()
-    torch.set_num_threads(2)
+    torch.set_num_threads(THREADS)
+    size = parameters(training_model(5))
+    report = Report(f"training, random model of {size / 1e6:.0f} M parameters, {ROWS} rows a step")
     with tempfile.TemporaryDirectory() as folder:
-        plugin_overhead(Path(folder), args.batches)
-    group_sizes()
+        plugin_overhead(report, Path(folder), args.batches)
+    group_sizes(report, args.pairs)
+    report.show(args.style)
 
 
 if __name__ == "__main__":

@@ -65,6 +65,8 @@ def list_benchmarks(
                 _say(f"{line}; {error}", "yellow")
                 continue
             _say(f"{line}, {found['items']} found")
+            if found["expected"] not in (None, found["items"]):
+                _say("        not the published set, which has another number", "yellow")
             if found["first_problem"]:
                 wrong = True
                 count = found["broken_rows"] + found["missing_sounds"]
@@ -109,6 +111,9 @@ def infer(
     shard: Annotated[str, typer.Option(help="i/n: the i-th of n shares.")] = "1/1",
     limit: Annotated[int | None, typer.Option(min=1, help="Items of each subset.")] = None,
     retry_errors: Annotated[bool, typer.Option(help="Ask again what failed before.")] = False,
+    time_in_prompt: Annotated[
+        bool, typer.Option(help="Add the field `time` of function-call items to their prompt.")
+    ] = False,
     dry_run: Annotated[bool, typer.Option(help="Show the first prompts and stop.")] = False,
 ) -> None:
     """Ask the questions; a run that was stopped goes on where it was."""
@@ -119,10 +124,10 @@ def infer(
 
     pairs = select(benchmark)
     options = InferOptions(
-        data, out, batch_size, parse_shard(shard), limit, seed, retry_errors
+        data, out, batch_size, parse_shard(shard), limit, seed, retry_errors, time_in_prompt
     )
     if dry_run:
-        _show_prompts(pairs, options, None if server or predictions else model_path)
+        _show_prompts(pairs, options, None if server else hub.resolve_model(model_path))
         return
     if predictions is not None:
         if len(pairs) != 1:
@@ -164,7 +169,6 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
         with Progress(*columns, console=errors) as bar:
             task = bar.add_task(name, total=None)
 
-
             def show(done: int, total: int, bar: Any = bar, task: Any = task) -> None:
                 bar.update(task, completed=done, total=total)
 
@@ -177,12 +181,15 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
 
 
 def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> None:
-    """The exact text of the first items, by the checkpoint's own template."""
+    """The exact text of the first items, by the checkpoint's own template.
+
+    Without a checkpoint, as a server gets them, which has a template of its own.
+    """
     from evaluate.run import prompt_of, shown
     from evaluate.sources import render
     from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
-    processor = FunAudioChatProcessor.from_pretrained(hub.resolve_model(model_path))
+    processor = model_path and FunAudioChatProcessor.from_pretrained(model_path)
     for one, subset in pairs:
         items = shown(subset.load(one.data_folder(options.data)), options)
         for number, item in enumerate(items):
@@ -194,7 +201,10 @@ def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> No
                 _say(item.problem, "yellow")
                 continue
             prompt = prompt_of(one, subset, item, options.seed)
-            _say(render(processor, prompt))
+            if processor is None:
+                _say(f"system: {prompt.system}\nuser: {prompt.user}")
+            else:
+                _say(render(processor, prompt))
 
 
 @app.command()

@@ -42,8 +42,10 @@ class Item:
         audio: sound file or the bytes of one.
         instruction: text that follows the sound.
         system: system prompt; None for the benchmark's.
+        system_extra: a last line of it that is only there on demand.
         fields: what the scorers need to know: reference, choices, ...; must be JSON.
         problem: why the row cannot be used; such an item is recorded, not asked.
+        source: file that holds the row.
     """
 
     id: str
@@ -51,8 +53,10 @@ class Item:
     audio: Path | bytes | None = None
     instruction: str | None = None
     system: str | None = None
+    system_extra: str | None = None
     fields: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+    source: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -121,6 +125,7 @@ class Metric:
         scorer: gives one verdict an answer, or raises NotScored.
         scale: what the mean is multiplied with, 100 for percent.
         weights: how the means of several parts make one value.
+        step: what the benchmark rounds the value to; 0 for not at all.
         version: changes whenever the rule does.
     """
 
@@ -130,6 +135,7 @@ class Metric:
     weights: Callable[[list[Verdict]], Weights] = equal_weights
     note: str = ""
     version: int = 1
+    step: float = 0.0
 
 
 def each(rule: Callable[[Answer], Verdict]) -> Scorer:
@@ -251,6 +257,12 @@ CHOICE_SENTENCE = "Choose the correct option from the following options:"
 
 
 def choice_instruction(question: str, choices: list[str]) -> str:
-    """The paper's form of a multiple-choice question."""
+    """The paper's form of a multiple-choice question.
+
+    Raises:
+        ValueError: there is nothing to choose from.
+    """
+    if len(choices) < 2:
+        raise ValueError(f"a multiple-choice question needs choices, not {choices}")
     options = "\n".join(f"({chr(ord('A') + i)}){choice}" for i, choice in enumerate(choices))
     return f"{question} {CHOICE_SENTENCE}\n{options}"

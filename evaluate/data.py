@@ -21,17 +21,22 @@ csv.field_size_limit(1 << 30)
 
 @dataclass(frozen=True)
 class RowOfData:
-    """One row: where it stands, and its columns or the reason they cannot be read."""
+    """One row: its file and place there, and its columns or the reason they cannot be read."""
 
-    where: str
+    path: Path
+    place: str
     columns: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.path}, {self.place}"
 
     def text(self, *names: str) -> str:
         """The first of these columns that there is, as text.
 
         Raises:
-            RowError: there is none, or it is empty.
+            RowError: there is none, or it holds something else.
         """
         for name in names:
             value = self.columns.get(name)
@@ -39,7 +44,7 @@ class RowOfData:
                 if not isinstance(value, str | int | float):
                     raise RowError(f"column {name!r} holds {type(value).__name__}, not text")
                 return str(value)
-        raise RowError(f"column {' or '.join(map(repr, names))} is missing or empty")
+        raise RowError(f"column {' or '.join(map(repr, names))} is missing")
 
     def get(self, *names: str) -> Any:
         """The first of these columns that is not None, or None."""
@@ -66,13 +71,14 @@ def items_of(
             made = make(row)
         except RowError as error:
             made = {"problem": f"{row.where}: {error}"}
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
             made = {"problem": f"{row.where} cannot be read: {error!r}"}
-        id_ = str(made.pop("id", index))
+        # Lone surrogates, which JSON may hold, do not survive the files of a run.
+        id_ = str(made.pop("id", index)).encode("utf-8", "replace").decode()
         seen[id_] = seen.get(id_, 0) + 1
         if seen[id_] > 1:
             id_ = f"{id_}#{seen[id_]}"
-        yield Item(id=id_, index=index, **made)
+        yield Item(id=id_, index=index, source=row.path, **made)
 
 
 def _open(path: Path) -> Path:
@@ -86,17 +92,18 @@ def json_lines(path: Path) -> Iterator[RowOfData]:
     with _open(path).open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
-                yield _json_row(f"{path}, line {number}", line)
+                try:
+                    columns = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    yield RowOfData(path, f"line {number}", problem=f"is no JSON: {error}")
+                else:
+                    yield _json_row(path, f"line {number}", columns)
 
 
-def _json_row(where: str, text: bytes) -> RowOfData:
-    try:
-        columns = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        return RowOfData(where, problem=f"is no JSON: {error}")
+def _json_row(path: Path, place: str, columns: Any) -> RowOfData:
     if not isinstance(columns, dict):
-        return RowOfData(where, problem="is no JSON object")
-    return RowOfData(where, columns)
+        return RowOfData(path, place, problem="is no JSON object")
+    return RowOfData(path, place, columns)
 
 
 def json_list(path: Path) -> Iterator[RowOfData]:
@@ -110,11 +117,7 @@ def json_list(path: Path) -> Iterator[RowOfData]:
     except (ValueError, RecursionError) as error:
         raise LayoutError(f"{path} is no JSON: {error}") from error
     for number, columns in enumerate(rows, 1):
-        where = f"{path}, entry {number}"
-        if isinstance(columns, dict):
-            yield RowOfData(where, columns)
-        else:
-            yield RowOfData(where, problem="is no JSON object")
+        yield _json_row(path, f"entry {number}", columns)
 
 
 def csv_rows(path: Path, separator: str = ",") -> Iterator[RowOfData]:
@@ -124,7 +127,7 @@ def csv_rows(path: Path, separator: str = ",") -> Iterator[RowOfData]:
     with _open(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
         table: Any = csv.DictReader(file, delimiter=separator, quoting=quoting)
         for number, columns in enumerate(table, 2):
-            yield RowOfData(f"{path}, row {number}", {k: v for k, v in columns.items() if k})
+            yield RowOfData(path, f"row {number}", {k: v for k, v in columns.items() if k})
 
 
 def parquet_rows(paths: list[Path]) -> Iterator[RowOfData]:
@@ -142,7 +145,7 @@ def parquet_rows(paths: list[Path]) -> Iterator[RowOfData]:
             for batch in file.iter_batches(batch_size=64):
                 for columns in batch.to_pylist():
                     number += 1
-                    yield RowOfData(f"{path}, row {number}", columns)
+                    yield RowOfData(path, f"row {number}", columns)
         except (pyarrow.ArrowException, OSError) as error:
             raise LayoutError(f"{path} is no readable Parquet file: {error}") from error
 
@@ -183,6 +186,10 @@ def find_file(name: str, *folders: Path) -> Path:
     Raises:
         RowError: the name leaves the folder.
     """
+    if ".." not in Path(name).parts:
+        for folder in folders:
+            if Path(name).is_relative_to(folder.absolute()):
+                return Path(name)
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise RowError(f"the file name {name!r} must lie below the data folder")
     candidates = [folder / name for folder in folders]

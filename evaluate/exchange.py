@@ -28,10 +28,9 @@ from evaluate.records import (
     appending,
     load_predictions,
     subset_folder,
-    write_json,
     write_predictions,
 )
-from evaluate.run import blank_prediction, note_settings, survey
+from evaluate.run import blank_prediction, note_settings, note_subset, survey
 from funaudiochat.errors import FunAudioChatError
 
 _REPLY_COLUMNS = {
@@ -98,9 +97,7 @@ def import_predictions(
         hash_ = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     folder = subset_folder(run, benchmark.name, subset.name)
     note_settings(run, hash_, {"predictions": path.name, "format": form})
-    write_json(
-        folder / "subset.json", {**survey(benchmark, subset, data), "limit": None}
-    )
+    note_subset(folder, survey(benchmark, subset, data), hash_)
     key = "id" if form == "ours" else "index"
     by_key = {
         str(row.get(key, place)) if form != "voicebench" else str(place): row

@@ -10,9 +10,9 @@ take the judge's place: ``--judge file:replies.jsonl``.
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import json
+import os
 import re
 import threading
 import time
@@ -21,16 +21,26 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
 from evaluate.core import Answer, NotScored
 from evaluate.exchange import read_rows
 from evaluate.metrics import ASSISTANT, AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
 from evaluate.records import appending, json_rows
+from funaudiochat.audio import load_audio
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.llm_server import sound_part
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
-WHO = (JUDGE, AUDIO_JUDGE, OPEN_JUDGE)
+# Which judge is which model in the paper or the benchmark's own code.
+PAPERS_JUDGES = {
+    JUDGE: "gpt-4o-mini",
+    AUDIO_JUDGE: "gemini-2.5-pro-preview-06-05",
+    OPEN_JUDGE: "Qwen2.5-7B-Instruct",
+}
 _TRIES_AFTER_ERRORS = 6
 _SEVERAL_TEMPERATURE = 0.5
+_PAUSE_BEFORE_RETRY_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ def parse_judge(text: str) -> JudgeSpec:
         FunAudioChatError: it has another form.
     """
     who, equals, rest = text.partition("=")
-    if not equals or who not in WHO:
+    if not equals or who not in PAPERS_JUDGES:
         who, rest = JUDGE, text
     kind, colon, name = rest.partition(":")
     if kind == "openai" and name:
@@ -65,7 +75,7 @@ def parse_judge(text: str) -> JudgeSpec:
         return JudgeSpec(who, kind, name)
     raise FunAudioChatError(
         f"--judge {text!r} is none of: openai:MODEL, openai:MODEL@URL, file:REPLIES.jsonl, each "
-        f"with one of {', '.join(f'{w!r}' for w in WHO)} and = before it for that judge"
+        f"with one of {', '.join(f'{w!r}' for w in PAPERS_JUDGES)} and = before it for that judge"
     )
 
 
@@ -108,7 +118,8 @@ class RecordedJudge:
         for row in read_rows(path):
             try:
                 key = (row["benchmark"], row["subset"], str(row["id"]))
-                self._replies[(*key, row.get("metric", ""), row.get("sample", 0))] = row["reply"]
+                reply = str(row["reply"] or "")
+                self._replies[(*key, row.get("metric", ""), row.get("sample", 0))] = reply
                 self.model = row.get("model", self.model)
             except KeyError as error:
                 raise FunAudioChatError(f"{path}: a row lacks {error}") from error
@@ -130,6 +141,8 @@ class OpenAIJudge:
     """A model behind OpenAI's chat interface, with cache, back-off and rate limit.
 
     Args:
+        spec: its key is ``JUDGE_API_KEY``, ``AUDIO_JUDGE_API_KEY`` or ``OPEN_JUDGE_API_KEY``;
+            without a URL also ``OPENAI_API_KEY``.
         cache: JSONL file of replies.
         per_minute: requests at most; None for no limit.
     """
@@ -144,9 +157,13 @@ class OpenAIJudge:
                 "a judge needs the package openai: pip install 'funaudiochat[eval]'"
             ) from error
         self._errors = openai
+        # A judge on a server of its own has its own key, so that OpenAI's is not sent there.
+        key = os.environ.get(f"{spec.who.upper().replace(' ', '_')}_API_KEY")
+        if spec.url is not None:
+            key = key or "none"
         try:
             self._client = openai.OpenAI(
-                base_url=spec.url, max_retries=_TRIES_AFTER_ERRORS, timeout=120
+                api_key=key, base_url=spec.url, max_retries=_TRIES_AFTER_ERRORS, timeout=120
             )
         except openai.OpenAIError as error:
             raise FunAudioChatError(f"the judge cannot be used: {error}") from error
@@ -184,17 +201,23 @@ class OpenAIJudge:
     def _ask(
         self, answer: Answer, task: JudgeTask, sample: int, request: dict[str, Any], key: str
     ) -> dict[str, Any]:
+        if sample and task.tries > 1:
+            time.sleep(_PAUSE_BEFORE_RETRY_S)
         self._wait()
         try:
             reply = self._client.chat.completions.create(**request)
+        except self._errors.APITimeoutError as error:
+            raise Unanswered("the judge did not answer in time") from error
         except (
             self._errors.APIConnectionError,
             self._errors.AuthenticationError,
             self._errors.NotFoundError,
         ) as error:
             raise NotScored(f"the judge {self.model} cannot be asked: {error}") from error
-        except self._errors.OpenAIError as error:
+        except (self._errors.OpenAIError, ValueError) as error:
             raise Unanswered(f"the judge refused: {str(error)[:200]}") from error
+        if not getattr(reply, "choices", None):
+            raise Unanswered("the judge gave no reply")
         row = {
             "key": key, "model": reply.model, "benchmark": answer.benchmark,
             "subset": answer.subset, "id": answer.id, "metric": task.metric, "sample": sample,
@@ -247,8 +270,11 @@ class Judges:
         return cls(judges, PromptFiles(prompts), replies_per_item)
 
     def start(self) -> None:
-        """Begin to note which judges and prompts are used."""
+        """Begin to note which judges, models and prompts are used."""
         self.used.clear()
+        for judge in self.by_name.values():
+            if isinstance(judge, OpenAIJudge):
+                judge.answering_models.clear()
         self.prompts.used.clear()
 
     def models(self) -> dict[str, list[str]]:
@@ -283,9 +309,9 @@ class Judges:
         self, judge: Judge, task: JudgeTask, prompt: str, answer: Answer
     ) -> tuple[list[str], str]:
         count = self.replies_per_item if task.several else 1
-        request = request_of(task, prompt, answer, count > 1)
         replies: list[str] = []
         try:
+            request = request_of(task, prompt, answer, count > 1)
             for sample in range(count):
                 replies.append(judge.ask(answer, task, sample, request))
             for sample in range(count, task.tries):
@@ -301,12 +327,19 @@ class Judges:
 def request_of(
     task: JudgeTask, prompt: str, answer: Answer, several: bool
 ) -> dict[str, Any]:
-    """The body of a chat request, without the model's name."""
+    """The body of a chat request, without the model's name.
+
+    Raises:
+        Unanswered: a sound that the judge should hear cannot be used.
+    """
     text = fill(prompt, task.slots(answer))
     sounds = task.sounds(answer)
     content: Any = text
     if sounds:
-        content = [{"type": "text", "text": text}, *map(_sound_part, sounds)]
+        try:
+            content = [{"type": "text", "text": text}, *map(_sound_part, sounds)]
+        except (FunAudioChatError, soundfile.LibsndfileError) as error:
+            raise Unanswered(f"the judge cannot hear it: {error}") from error
     return {
         "messages": [
             {"role": "system", "content": ASSISTANT},
@@ -319,8 +352,8 @@ def request_of(
 
 
 def _sound_part(path: Path) -> dict[str, Any]:
-    data = base64.b64encode(path.read_bytes()).decode("ascii")
-    sound = {"data": data, "format": path.suffix.lstrip(".").lower()}
-    return {"type": "input_audio", "input_audio": sound}
+    """A sound as the interface takes it, which knows WAV and MP3 only."""
+    rate_hz = soundfile.info(path).samplerate
+    return sound_part(load_audio(path, rate_hz), rate_hz, "PCM_16")
 
 

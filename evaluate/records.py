@@ -127,11 +127,21 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def load_predictions(folder: Path) -> list[Prediction]:
+def load_predictions(folder: Path, settings: str | None = None) -> list[Prediction]:
     """All rows of a subset, of every shard, one for each item, in the order of the data.
 
-    Of several rows of an item the newest answer counts, or else the newest failure.
+    Of several rows of an item those of the settings count before others, then answers before
+    failures, then later ones.
+
+    Args:
+        settings: hash of the settings; None for those that the subset was last asked with.
     """
+    if settings is None and (folder / "subset.json").is_file():
+        settings = read_json(folder / "subset.json").get("settings")
+
+    def rank(row: Prediction) -> tuple[bool, bool]:
+        return row.settings_hash == settings, row.error is None
+
     found: dict[str, Prediction] = {}
     for path in sorted(folder.glob("predictions*.jsonl")):
         for row in json_rows(path):
@@ -140,7 +150,7 @@ def load_predictions(folder: Path) -> list[Prediction]:
             except TypeError as error:
                 raise FunAudioChatError(f"{path} is not of this version: {error}") from error
             old = found.get(new.id)
-            if old is None or old.error is not None or new.error is None:
+            if old is None or rank(new) >= rank(old):
                 found[new.id] = new
     return sorted(found.values(), key=lambda p: p.index)
 
@@ -155,21 +165,26 @@ def write_predictions(path: Path, predictions: list[Prediction]) -> None:
 
 
 def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer], int]:
-    """What the scorers see of the answered ones, and from how many a thought was cut."""
+    """What the scorers see of the answered ones, and from how many a thought was cut.
+
+    A spoken answer whose sound is gone is one that failed: silence would be scored as wrong.
+    """
     answers, thoughts = [], 0
     for p in predictions:
+        sound = folder / p.audio_out if p.audio_out else None
+        if sound is not None and not sound.is_file():
+            p.error = p.error or "the sound of the answer is missing"
         if p.error is not None:
             continue
         text, raw_text = p.text, p.raw_text or p.text
         if "<think>" in raw_text:
             thoughts += 1
             text, raw_text = _THOUGHT.sub("", text).strip(), _THOUGHT.sub("", raw_text)
-        sound = folder / p.audio_out if p.audio_out else None
         question = Path(p.audio) if p.audio and Path(p.audio).is_file() else None
         answers.append(
             Answer(
-                p.benchmark, p.subset, p.id, p.fields, p.instruction, text, raw_text,
-                sound if sound is not None and sound.is_file() else None, question,
+                p.benchmark, p.subset, p.id, p.fields, p.instruction, text, raw_text, sound,
+                question,
             )
         )
     return answers, thoughts

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -14,13 +15,18 @@ from typing import Any
 
 from evaluate.benchmarks import BENCHMARKS
 from evaluate.core import Benchmark
+from evaluate.judges import PAPERS_JUDGES
 from evaluate.records import read_json, subset_folder, write_json
 from evaluate.score import table_value
 from evaluate.statistics import normal_interval
 from funaudiochat.errors import FunAudioChatError
 
-TARGETS = ("8B", "30B-A3B")
 _PAPER_COLOR = "#c03b2b"
+# How many sets a row of the tables is about.
+_ROW_SUBSETS = Counter(
+    (row.group, row.name)
+    for benchmark in BENCHMARKS.values() for subset in benchmark.subsets for row in subset.rows
+)
 
 
 @cache
@@ -54,22 +60,25 @@ class Table:
     notes: list[str]
 
 
-def run_name(run: Path) -> str:
-    return run.resolve().name
+def run_names(runs: list[Path]) -> list[str]:
+    """Names of the folders; their paths where two have the same name."""
+    names = [run.resolve().name for run in runs]
+    return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
 def target_of(run: Path, target: str | None) -> str:
     """The paper's column to compare with: the one asked for, or by the model's name."""
     if target is not None:
-        if target not in TARGETS:
-            raise FunAudioChatError(f"--target is one of {', '.join(TARGETS)}, not {target!r}")
+        columns = paper()["columns"]
+        if target not in columns:
+            raise FunAudioChatError(f"--target is one of {', '.join(columns)}, not {target!r}")
         return target
     known = read_json(run / "run.json") if (run / "run.json").is_file() else {}
     models = [
         str(s.get("model") or s.get("server_model") or s.get("predictions") or "")
         for s in known.get("settings", {}).values()
     ]
-    return "30B-A3B" if any("30B" in model for model in [*models, run_name(run)]) else "8B"
+    return "30B-A3B" if any("30B" in model for model in [*models, run.resolve().name]) else "8B"
 
 
 def build_tables(runs: list[Path], target: str | None = None) -> list[Table]:
@@ -84,7 +93,7 @@ def build_tables(runs: list[Path], target: str | None = None) -> list[Table]:
             raise FunAudioChatError(
                 f"{run} holds no scores; run `funaudiochat eval score --run {run}` first"
             )
-    column = TARGETS.index(target_of(runs[0], target))
+    column = paper()["columns"].index(target_of(runs[0], target))
     tables = []
     for group, published in paper()["groups"].items():
         if not any(cell_group == group for cells in by_run for cell_group, _ in cells):
@@ -108,6 +117,7 @@ def build_tables(runs: list[Path], target: str | None = None) -> list[Table]:
 def _cells(run: Path) -> dict[tuple[str, str], Cell]:
     """(group, row) -> cell, of every subset that was scored."""
     cells: dict[tuple[str, str], Cell] = {}
+    scored: Counter[tuple[str, str]] = Counter()
     for benchmark in BENCHMARKS.values():
         for subset in benchmark.subsets:
             path = subset_folder(run, benchmark.name, subset.name) / "summary.json"
@@ -118,6 +128,12 @@ def _cells(run: Path) -> dict[tuple[str, str], Cell]:
                 key = (row["group"], row["row"])
                 cell = _cell(row, summary)
                 cells[key] = _pooled(cells[key], cell) if key in cells else cell
+                scored[key] += cell.value is not None
+    for key, cell in cells.items():
+        if scored[key] < _ROW_SUBSETS[key]:
+            cell.complete = False
+            if scored[key]:
+                cell.notes.append(f"of {scored[key]} of {_ROW_SUBSETS[key]} sets")
     return cells
 
 
@@ -129,6 +145,8 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
     whole = max(summary["items"], summary["expected"] or 0)
     if summary["expected"] and summary["items"] > summary["expected"]:
         notes.append(f"more items than the published set, which has {summary['expected']}")
+    if summary["expected"] is None:
+        notes.append("how many items the published set has is not known; n is all that were found")
     for name in row.get("by", ()):
         metric = summary["metrics"][name]
         if metric.get("note"):
@@ -137,6 +155,7 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
             notes.append(f"{metric['invalid']} answers left the denominator ({name})")
         if metric.get("missing"):
             notes.append(f"{metric['missing']} answers have no verdict ({name})")
+        notes += _judge_notes(metric)
     if summary["thoughts_cut"]:
         notes.append(f"<think> blocks cut from {summary['thoughts_cut']} answers")
     if len(summary["settings"]) > 1:
@@ -145,8 +164,6 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
         notes += _other_values(row, summary)
     if "not_scored" in row:
         return Cell(reason=row["not_scored"], notes=notes)
-    if any("judge" in name for name in row["by"]):
-        notes += _judge_notes(summary)
     return Cell(
         row["value"], row["low"], row["high"], row["standard_error"], row["n"],
         whole if row.get("part") is None else None, row["complete"], "", notes,
@@ -160,27 +177,33 @@ def _other_values(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
         used = set()
     others = [
         f"{name} {metric['value']:.2f}"
+        + "".join(f" ({count}: {reason})" for reason, count in metric["reasons"].items())
         for name, metric in summary["metrics"].items()
         if name not in used and "value" in metric
     ]
     return [f"also {', '.join(others)}"] if others else []
 
 
-def _judge_notes(summary: dict[str, Any]) -> list[str]:
-    notes = [
-        f"{who}: {', '.join(models)}" for who, models in summary["judges"].items()
-    ]
-    if "ours" in summary["judge_prompts"].values():
+def _judge_notes(metric: dict[str, Any]) -> list[str]:
+    notes = []
+    for who, models in metric["judges"].items():
+        papers = PAPERS_JUDGES[who]
+        same = all(papers in model for model in models)
+        notes.append(f"{who}: {', '.join(models)}" + ("" if same else f"; the paper's: {papers}"))
+    prompts = set(metric["judge_prompts"].values())
+    if "ours" in prompts:
         notes.append("judge prompts in our own words; --judge-prompts takes the original ones")
-    if summary["judge_replies_per_item"] > 1:
-        notes.append(f"{summary['judge_replies_per_item']} judge replies an item")
+    if "given" in prompts:
+        notes.append("judge prompts given with --judge-prompts")
+    if metric["judges"] and metric["judge_replies_per_item"] > 1:
+        notes.append(f"{metric['judge_replies_per_item']} judge replies an item")
     return notes
 
 
 def _pooled(first: Cell, second: Cell) -> Cell:
     """One cell of two sets of answers, by their numbers."""
     if first.value is None or second.value is None or not first.n or not second.n:
-        return first if first.value is None else second
+        return second if first.value is None else first
     n = first.n + second.n
     shares = (first.n / n, second.n / n)
     value = shares[0] * first.value + shares[1] * second.value
@@ -235,12 +258,16 @@ def _notes(group: str, rows: dict[str, tuple[float | None, list[Cell]]]) -> list
         if any(row.name in shown for s in benchmark.subsets for row in s.rows if row.group == group)
         for note in benchmark.notes
     ]
+    lower = paper()["lower_is_better"]
+    if group in lower:
+        found.append("lower is better")
+    found += [f"{name}: lower is better" for name in rows if name in lower]
     return found + general
 
 
 def markdown(tables: list[Table], runs: list[Path], target: str | None = None) -> str:
     """The tables as Markdown."""
-    names = [run_name(run) for run in runs]
+    names = run_names(runs)
     column = target_of(runs[0], target)
     lines = [
         f"# Evaluation of {', '.join(names)}",
@@ -268,6 +295,9 @@ def markdown(tables: list[Table], runs: list[Path], target: str | None = None) -
         notes = [*reasons, *table.notes]
         if notes:
             lines += ["", *(f"- {_one_line(note)}" for note in notes)]
+    others = [group for group in paper()["groups"] if group not in {t.group for t in tables}]
+    if others:
+        lines += ["", f"Tables of the paper without a score here: {'; '.join(others)}."]
     return "\n".join(lines) + "\n"
 
 
@@ -297,7 +327,7 @@ def _line(values: list[str]) -> str:
 
 def as_json(tables: list[Table], runs: list[Path], target: str | None = None) -> dict[str, Any]:
     """The tables as data."""
-    names = [run_name(run) for run in runs]
+    names = run_names(runs)
     return {
         "source": paper()["source"],
         "target": target_of(runs[0], target),
@@ -361,8 +391,8 @@ def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
         panel.grid(axis="x", alpha=0.3)
     handles = [panels[0].plot([], [], "D", color=_PAPER_COLOR, label="paper")[0]]
     handles += [
-        panels[0].plot([], [], "o-", color=f"C{i}", label=run_name(run))[0]
-        for i, run in enumerate(runs)
+        panels[0].plot([], [], "o-", color=f"C{i}", label=name)[0]
+        for i, name in enumerate(run_names(runs))
     ]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(handles), fontsize=8)
     figure.savefig(path, dpi=120)

@@ -15,7 +15,7 @@ import platform
 import re
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,7 @@ class InferOptions:
         shard: (i, n): the i-th of n shares, from 1 on.
         limit: items of each subset at most.
         retry_errors: ask again what failed before.
+        system_extra: add the line that some items' system prompt may end with.
     """
 
     data: Path
@@ -55,6 +56,7 @@ class InferOptions:
     limit: int | None = None
     seed: int = 0
     retry_errors: bool = False
+    system_extra: bool = False
 
 
 @dataclass
@@ -82,14 +84,17 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def survey(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
-    """Count the items of a subset and find the first row that cannot be used.
+    """Count the items of a subset, hash its files and find the first row that cannot be used.
 
     Raises:
         LayoutError: the data is not there, or not of the layout.
     """
     digest, count, problems, missing = hashlib.sha256(), 0, [], []
+    files: dict[Path, None] = {}
     for item in subset.load(benchmark.data_folder(data)):
         count += 1
+        if item.source is not None:
+            files[item.source] = None
         if item.problem is not None:
             problems.append(item.problem)
         elif isinstance(item.audio, Path) and not item.audio.is_file():
@@ -107,7 +112,13 @@ def survey(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
         "missing_sounds": len(missing),
         "first_problem": next(iter(problems + missing), None),
         "items_sha256": digest.hexdigest(),
+        "files_sha256": {str(path): _sha256(path) for path in files},
     }
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def prompt_of(benchmark: Benchmark, subset: Subset, item: Item, seed: int) -> Prompt:
@@ -121,9 +132,11 @@ def prompt_of(benchmark: Benchmark, subset: Subset, item: Item, seed: int) -> Pr
     )
 
 
-def settings_of(source: Source, seed: int) -> tuple[str, dict[str, Any]]:
-    """Everything the answers depend on beside the prompt, and its hash."""
-    settings = {**source.description, "seed": seed}
+def settings_of(source: Source, options: InferOptions) -> tuple[str, dict[str, Any]]:
+    """Everything the answers depend on beside the question, and its hash."""
+    settings = {**source.description, "seed": options.seed}
+    if options.system_extra:
+        settings["system_extra"] = True
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16], settings
 
@@ -142,14 +155,22 @@ def note_settings(run: Path, hash_: str, settings: dict[str, Any]) -> None:
     write_json(path, known)
 
 
+def note_subset(folder: Path, found: dict[str, Any], hash_: str) -> None:
+    """Keep what :func:`survey` found, and the settings asked with, in ``subset.json``."""
+    write_json(folder / "subset.json", {**found, "settings": hash_})
+
+
 def shown(items: Iterator[Item], options: InferOptions) -> Iterator[Item]:
     """The items of this call's share."""
     first, shares = options.shard
     for place, item in enumerate(items):
         if options.limit is not None and place >= options.limit:
             return
-        if place % shares == first - 1:
-            yield item
+        if place % shares != first - 1:
+            continue
+        if options.system_extra and item.system_extra is not None:
+            item = replace(item, system=f"{item.system}\n{item.system_extra}")
+        yield item
 
 
 def infer(
@@ -177,13 +198,13 @@ def infer(
     first, shares = options.shard
     share = len(range(first - 1, total, shares))
     folder = subset_folder(options.run, benchmark.name, subset.name)
-    hash_, settings = settings_of(source, options.seed)
+    hash_, settings = settings_of(source, options)
     note_settings(options.run, hash_, settings)
-    write_json(folder / "subset.json", {**found, "limit": options.limit})
+    note_subset(folder, found, hash_)
     outcome = Outcome(benchmark.name, subset.name)
     name = "predictions" if shares == 1 else f"predictions.{first}-of-{shares}"
     with appending(folder / f"{name}.jsonl") as journal:
-        known = {p.id: p for p in load_predictions(folder)}
+        known = {p.id: p for p in load_predictions(folder, hash_)}
         waiting: list[tuple[Item, Prompt]] = []
 
         def flush() -> None:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,13 +101,13 @@ def score_subset(
         return None
     known = read_json(folder / "subset.json") if (folder / "subset.json").is_file() else {}
     answers, thoughts = answers_of(folder, predictions)
-    tools.judges.start()
     errors = Counter(p.error for p in predictions if p.error is not None)
     by_item: dict[str, dict[str, Any]] = {answer.id: {} for answer in answers}
     metrics: dict[str, dict[str, Any]] = {}
     estimates: dict[str, Estimate] = {}
     incomplete: dict[str, int] = {}
     for metric in subset.metrics:
+        tools.judges.start()
         metrics[metric.name], found, missing = _score(metric, answers, tools, by_item)
         if found is not None:
             estimates[metric.name], incomplete[metric.name] = found, missing
@@ -127,9 +127,6 @@ def score_subset(
             _row(row, metrics, estimates, incomplete, len(answers) < max(items, subset.count or 0))
             for row in subset.rows
         ],
-        "judges": tools.judges.models(),
-        "judge_prompts": dict(tools.judges.prompts.used),
-        "judge_replies_per_item": tools.judges.replies_per_item,
     }
     _write_scores(folder / "scores.jsonl", by_item)
     write_json(folder / "summary.json", summary)
@@ -149,7 +146,9 @@ def _score(
     for answer, verdict in zip(answers, verdicts, strict=True):
         by_item[answer.id][metric.name] = _verdict_row(verdict)
     found = estimate(verdicts, metric.weights(verdicts), metric.scale)
-    if found is None:
+    if found is not None:
+        found = replace(found, step=metric.step)
+    else:
         reasons = Counter(v.reason for v in verdicts if v.reason).most_common(1)
         return {"not_scored": reasons[0][0] if reasons else "nothing to count"}, None, 0
     missing = sum(verdict.missing for verdict in verdicts)
@@ -159,8 +158,12 @@ def _score(
             "invalid": sum(not v.parts and not v.missing for v in verdicts),
             "missing": missing,
             "parts": _parts(verdicts, metric),
+            "reasons": dict(Counter(v.reason for v in verdicts if v.reason).most_common(5)),
             "note": metric.note,
             "version": metric.version,
+            "judges": tools.judges.models(),
+            "judge_prompts": dict(tools.judges.prompts.used),
+            "judge_replies_per_item": tools.judges.replies_per_item,
         },
         found,
         missing,
@@ -187,7 +190,7 @@ def _verdict_row(verdict: Verdict) -> dict[str, Any]:
 def _estimate_row(found: Estimate) -> dict[str, Any]:
     low, high = found.interval or (None, None)
     row = {
-        "value": found.value, "low": low, "high": high, "standard_error": found.standard_error,
+        "value": found.shown, "low": low, "high": high, "standard_error": found.standard_error,
     }
     rounded = {k: None if v is None else round(v, 6) for k, v in row.items()}
     return {**rounded, "n": found.count}

@@ -275,19 +275,28 @@ class ServerModel:
             return f"the sound has {seconds:.1f} s, of which the server hears {self._longest_s:g}"
         try:
             reply = self._client.chat.completions.create(**self._request(prompt))
+        except self._errors.APITimeoutError:
+            return "the server did not answer in time"
         except (self._errors.APIConnectionError, self._errors.AuthenticationError) as error:
             raise FunAudioChatError(
                 f"the server {self.url} cannot be asked ({error}); run the command again to go on"
             ) from error
         except self._errors.APIStatusError as error:
             return f"the server answered {error.status_code}: {error.message[:300]}"
+        except (self._errors.OpenAIError, ValueError) as error:
+            return f"the server's answer cannot be read: {str(error)[:300]}"
+        if not getattr(reply, "choices", None):
+            return "the server gave no answer"
         message = reply.choices[0].message
         text = message.content or ""
         wave, rate_hz = None, 0
         if prompt.speech:
             if message.audio is None:
                 return "the server gave no sound; it answers with text only"
-            wave, rate_hz = _decode(message.audio.data)
+            try:
+                wave, rate_hz = _decode(message.audio.data)
+            except (FunAudioChatError, RuntimeError, ValueError) as error:
+                return f"the server's sound cannot be read: {error}"
             text = text or message.audio.transcript
         tokens = reply.usage.completion_tokens if reply.usage else None
         return Produced(text.strip(), text, wave, rate_hz, tokens)

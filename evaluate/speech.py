@@ -8,6 +8,7 @@ The weights are the user's: without them the scores that need them are not compu
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,31 +23,38 @@ _RATE_HZ = 16_000
 
 
 class Kept:
-    """Results by the item and the size of its sound, in a JSONL file of the run."""
+    """Results by the content of a sound, in a JSONL file of the run."""
 
     def __init__(self, path: Path, maker: str) -> None:
         self._path, self._maker = path, maker
         self._known = {
-            (row["benchmark"], row["subset"], row["id"], row["size"]): row["result"]
-            for row in json_rows(path)
-            if row.get("maker") == maker
+            row["sha256"]: row["result"] for row in json_rows(path) if row.get("maker") == maker
         }
 
     def each(self, answers: list[Answer], make: Callable[[Path], Any]) -> list[Any]:
-        """``make`` of every reply's sound, None where there is none."""
+        """``make`` of every reply's sound, None where there is none.
+
+        Raises:
+            NotScored: a sound cannot be used.
+        """
         results: list[Any] = []
         for answer in answers:
             if answer.sound is None:
                 results.append(None)
                 continue
-            size = answer.sound.stat().st_size
-            key = (answer.benchmark, answer.subset, answer.id, size)
-            if key not in self._known:
-                row = dict(zip(("benchmark", "subset", "id", "size"), key, strict=True))
-                self._known[key] = make(answer.sound)
+            digest = hashlib.sha256(answer.sound.read_bytes()).hexdigest()
+            if digest not in self._known:
+                try:
+                    self._known[digest] = make(answer.sound)
+                except FunAudioChatError as error:
+                    raise NotScored(f"{answer.sound}: {error}") from error
+                row = {
+                    "benchmark": answer.benchmark, "subset": answer.subset, "id": answer.id,
+                    "sha256": digest, "maker": self._maker, "result": self._known[digest],
+                }
                 with appending(self._path) as journal:
-                    journal.append([{**row, "maker": self._maker, "result": self._known[key]}])
-            results.append(self._known[key])
+                    journal.append([row])
+            results.append(self._known[digest])
         return results
 
 

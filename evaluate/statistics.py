@@ -33,6 +33,7 @@ class Estimate:
         proportion: whether the value is a share of yes among N.
         count: answers in the denominator.
         fewest: answers in the smallest part's denominator.
+        step: what the published value is rounded to; 0 for not at all.
     """
 
     value: float
@@ -41,6 +42,12 @@ class Estimate:
     fewest: int
     scale: float
     proportion: bool = False
+    step: float = 0.0
+
+    @property
+    def shown(self) -> float:
+        """The value as the benchmark states it."""
+        return self.step * round(self.value / self.step) if self.step else self.value
 
     @property
     def standard_error(self) -> float | None:
@@ -104,7 +111,9 @@ def estimate(verdicts: list[Verdict], weights: Weights, scale: float) -> Estimat
         influence += scale * weight * (numerators - ratio * denominators) / total
     if not weights:
         return None
-    plain = len(weights) == 1 and all(d in (0, 1) and n in (0, d) for n, d in terms)
+    plain = (
+        scale == 100 and len(weights) == 1 and all(d in (0, 1) and n in (0, d) for n, d in terms)
+    )
     counted = sum(any(name in weights for name in verdict.parts) for verdict in verdicts)
     return Estimate(float(value), influence, counted, fewest, scale, plain)
 

@@ -30,7 +30,6 @@ def get_weather(city: str) -> dict[str, object]:
     return {"condition": "sunny", "degrees": 20}
 
 
-
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--audio", type=Path, default=Path(__file__).with_name("weather.wav"))
 parser.add_argument("--output", type=Path, default=Path("outputs"))
@@ -65,5 +64,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except FunAudioChatError as error:
+    except (FunAudioChatError, OSError) as error:
         sys.exit(f"error: {error}")

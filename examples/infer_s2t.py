@@ -29,5 +29,5 @@ def main() -> None:
 if __name__ == "__main__":
     try:
         main()
-    except FunAudioChatError as error:
+    except (FunAudioChatError, OSError) as error:
         sys.exit(f"error: {error}")

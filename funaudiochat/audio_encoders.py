@@ -218,7 +218,8 @@ class FunAudioChatDiscreteEncoder(FunAudioChatPreTrainedModel):
         grouped = continuous_audio_features.unflatten(1, (-1, group)).mean(2)
         continuous = self.continual_output_matching(grouped)
         discrete = merged[feature_exist_mask]
-        add = self.config.continuous_features_mode == "add"
+        # "add" is what the original takes for configs without the field.
+        add = getattr(self.config, "continuous_features_mode", "add") == "add"
         # A new tensor by index_put: the code result must stay whole for its gradient.
         merged = merged.index_put(
             (feature_exist_mask,), (discrete + continuous if add else continuous).to(merged.dtype)

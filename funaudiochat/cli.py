@@ -4,12 +4,13 @@
 """The command ``funaudiochat``."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
@@ -18,11 +19,13 @@ from typer.core import TyperGroup
 
 from funaudiochat import hub
 from funaudiochat.audio import save_wav
-from funaudiochat.conversation import Finished, Reply, Sampling, Sound, TextPiece, VoiceChat
-from funaudiochat.cosyvoice3.voices import add_voice, find_voices_file, load_voices
+from funaudiochat.cosyvoice3 import voices
 from funaudiochat.doctor import examine
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+
+# What needs transformers is imported where it is used: `doctor` must run where that fails.
+if TYPE_CHECKING:
+    from funaudiochat.conversation import Reply, VoiceChat
 
 try:
     from evaluate.cli import app as eval_app
@@ -66,14 +69,21 @@ MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in 5 Hz 
 Penalty = Annotated[float | None, typer.Option(help="Repetition penalty.")]
 
 
-def _load(model_path: Path | None, tts_path: Path | None, speech: bool, **options: Any):
-    if not speech:
-        return VoiceChat.from_pretrained(hub.resolve_model(model_path), **options)
-    return VoiceChat.from_pretrained(*hub.resolve_pair(model_path, tts_path), **options)
+def _load(
+    model_path: Path | None, tts_path: Path | None, speech: bool, **options: Any
+) -> "VoiceChat":
+    model, tts = (
+        hub.resolve_pair(model_path, tts_path) if speech else (hub.resolve_model(model_path), None)
+    )
+    from funaudiochat.conversation import VoiceChat
+
+    return VoiceChat.from_pretrained(model, tts, **options)
 
 
-def _show(events) -> Reply:
+def _show(events: Any) -> "Reply":
     """Print an answer as it comes, with a line of progress, then what it took."""
+    from funaudiochat.conversation import Finished, Sound, TextPiece
+
     samples = 0
     with console.status("thinking ...") as status:
         for event in events:
@@ -116,6 +126,8 @@ def s2t(
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Answer a spoken question with text."""
+    from funaudiochat.conversation import Sampling
+
     chat = _load(model_path, None, False, device=device)
     sampling = Sampling(max_new_tokens=max_new_tokens)
     _show(chat.stream(audio, instruction, speech=False, sampling=sampling))
@@ -137,6 +149,8 @@ def s2s(
     play: Annotated[bool, typer.Option(help="Play the answers where a sound device is.")] = False,
 ) -> None:
     """Answer spoken questions with text and speech; waves go to the output folder."""
+    from funaudiochat.conversation import Sampling
+
     chat = _load(model_path, tts_path, True, device=device, tts_device=tts_device, voice=voice)
     sampling = Sampling(
         greedy=greedy, seed=seed, max_new_tokens=max_new_tokens,
@@ -167,6 +181,8 @@ def chat(
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Talk: type a text or the path of a sound file; /reset forgets, /quit ends."""
+    from funaudiochat.conversation import Sampling
+
     talk = _load(model_path, tts_path, speech, device=device, voice=voice)
     sampling, waves = Sampling(greedy=greedy, max_new_tokens=max_new_tokens), 0
     while True:
@@ -179,8 +195,8 @@ def chat(
         if line == "/reset":
             talk.reset()
         elif line:
-            path = Path(line)
-            question = path if path.suffix and path.is_file() else line
+            # A sentence may be longer than a path can be, at which Path.is_file() fails.
+            question = Path(line) if Path(line).suffix and os.path.isfile(line) else line
             try:
                 reply = _show(talk.stream(question, speech=speech, sampling=sampling))
             except FunAudioChatError as error:
@@ -257,6 +273,7 @@ def check_data(
     show: Annotated[int, typer.Option(help="How many problems to print.")] = 50,
 ) -> None:
     """Say which training rows do not fit, and why."""
+    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
     from training.check_data import check_file, draw_histograms
 
     tokenizer = None
@@ -351,8 +368,9 @@ def list_voices(
     tts_path: TtsPath = None,
     file: Annotated[Path | None, typer.Option(help="Voice file.")] = None,
 ) -> None:
-    """Names in the voice file."""
-    for name in load_voices(file or find_voices_file(tts_path)):
+    """Names of the voices there are."""
+    found = voices.load_voices(file) if file else voices.installed_voices(hub.resolve_tts(tts_path))
+    for name in found:
         console.print(name, markup=False)
 
 
@@ -365,8 +383,8 @@ def new_voice(
 ) -> None:
     """Make a voice from a prompt wave."""
     folder = hub.resolve_tts(tts_path)
-    target = file or folder / "voices.safetensors"
-    add_voice(name, prompt, folder / "campplus.onnx", target)
+    target = file or folder / voices.VOICES_NAME
+    voices.add_voice(name, prompt, folder / voices.CAMPPLUS_NAME, target)
     console.print(f"{name} -> {target}", markup=False)
 
 
@@ -388,7 +406,7 @@ def main() -> None:
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         app()
-    except FunAudioChatError as error:
+    except (FunAudioChatError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(1) from None
 

@@ -135,12 +135,17 @@ class FunAudioChatConfig(PretrainedConfig):
             )
         try:
             config = super().from_pretrained(folder, **kwargs)
-        except (TypeError, ValueError, KeyError, AttributeError) as error:
+        except Exception as error:  # the backbones' configs raise many kinds
             raise CheckpointError(
                 f"config.json in {folder} cannot be understood ({error}); download the folder "
                 "again with `funaudiochat download`"
             ) from error
-        _check_sizes(config[0] if isinstance(config, tuple) else config, folder)
+        wrong = _faults(config[0] if isinstance(config, tuple) else config)
+        if wrong:
+            raise CheckpointError(
+                f"config.json in {folder} is wrong: {'; '.join(wrong)}. Download the folder again "
+                "with `funaudiochat download`"
+            )
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -161,30 +166,57 @@ class FunAudioChatConfig(PretrainedConfig):
         return fields
 
 
-_SIZES = (
+_AUDIO_SIZES = (
     "num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model",
     "n_window", "output_dim", "group_size", "codebook_size",
 )
-_LARGEST_SIZE = 1 << 20  # above any real one; a damaged value must not fill the memory
+_TEXT_SIZES = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "num_key_value_heads", "head_dim",
+)
+# Above any real one: a damaged value must not fill the memory.
+_LARGEST_SIZE, _LARGEST_DEPTH = 1 << 20, 1 << 12
 
 
-def _check_sizes(config: FunAudioChatConfig, folder: Any) -> None:
-    """Raise CheckpointError for sizes and code ids no model can be built from."""
-    audio = config.audio_config
-    wrong = [
-        f"{name} is {getattr(audio, name)!r}"
-        for name in _SIZES
-        if type(getattr(audio, name)) is not int or not 0 < getattr(audio, name) <= _LARGEST_SIZE
-    ]
-    if not wrong:
-        wrong = [
-            f"{name} is {getattr(audio, name)!r}, outside the codebook of {audio.codebook_size}"
-            for name in ("bos_token_id", "eos_token_id", "pad_token_id")
-            if type(getattr(audio, name)) is not int
-            or not 0 <= getattr(audio, name) < audio.codebook_size
-        ]
+def _faults(config: FunAudioChatConfig) -> list[str]:
+    """What in a config no model can be built from, or no answer decoded with."""
+    audio, text = config.audio_config, config.text_config
+    wrong = _wrong_sizes("audio_config", {name: getattr(audio, name) for name in _AUDIO_SIZES})
+    # Not every backbone has all of these.
+    sizes = {name: getattr(text, name, None) for name in _TEXT_SIZES}
+    wrong += _wrong_sizes("text_config", {k: v for k, v in sizes.items() if v is not None})
+    head = audio.crq_transformer_config
+    if isinstance(head, dict) and head:
+        sizes = {name: head[name] for name in _TEXT_SIZES if name in head}
+        wrong += _wrong_sizes("audio_config.crq_transformer_config", sizes)
+    elif audio.enable_audio_invert_tower:
+        wrong.append(f"audio_config.crq_transformer_config is {head!r}")
+    if audio.continuous_features_mode not in ("replace", "add"):
+        mode = audio.continuous_features_mode
+        wrong.append(f"audio_config.continuous_features_mode is {mode!r}, not 'replace' or 'add'")
     if wrong:
-        raise CheckpointError(
-            f"config.json in {folder} is wrong: in audio_config {'; '.join(wrong)}. Download the "
-            "folder again with `funaudiochat download`"
-        )
+        return wrong
+    width, heads = audio.d_model, audio.encoder_attention_heads
+    if width % 2 or width % heads:
+        wrong.append(f"audio_config.d_model is {width}, which {heads} heads cannot share")
+    codes = {n: getattr(audio, n) for n in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    tokens = {
+        n: getattr(text, n, None) for n in ("audio_bos_index", "audio_eos_index", "sil_index")
+    }
+    tokens["audio_token_index"] = config.audio_token_index
+    for ids, size in ((codes, audio.codebook_size), (tokens, text.vocab_size)):
+        wrong += [
+            f"{name} is {value!r}, outside the vocabulary of {size}"
+            for name, value in ids.items()
+            if type(value) is not int or not 0 <= value < size
+        ]
+    return wrong
+
+
+def _wrong_sizes(part: str, sizes: dict[str, Any]) -> list[str]:
+    return [
+        f"{part}.{name} is {size!r}"
+        for name, size in sizes.items()
+        if type(size) is not int
+        or not 0 < size <= (_LARGEST_DEPTH if name.endswith("layers") else _LARGEST_SIZE)
+    ]

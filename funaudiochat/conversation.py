@@ -21,8 +21,8 @@ from torch import Tensor
 from funaudiochat.audio import load_audio
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.flow import ChunkSchedule
-from funaudiochat.cosyvoice3.voices import choose_voice, find_voices_file, load_voices
-from funaudiochat.errors import AudioError, FunAudioChatError
+from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_voices
+from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.generation_funaudiochat import (
     GenerationOptions,
     SpeechGroup,
@@ -31,6 +31,7 @@ from funaudiochat.generation_funaudiochat import (
 )
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.register import register_funaudiochat
 from utils.constant import (
     AUDIO_TEMPLATE,
     DEFAULT_S2M_GEN_KWARGS,
@@ -42,6 +43,9 @@ from utils.constant import (
 
 _SAMPLE_RATE_HZ = 16000
 _GROUPS_PER_SECOND = 5
+_SAMPLING_LIMITS = {
+    "temperature": 100.0, "top_p": 1.0, "repetition_penalty": 100.0, "max_new_tokens": 1 << 20,
+}
 _TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
@@ -53,6 +57,9 @@ class Sampling:
         greedy: arg-max for text and codes.
         text_greedy: arg-max for the text of a spoken answer.
         seed: makes a sampled answer repeatable.
+
+    Raises:
+        FunAudioChatError: a value that nothing can be chosen by.
     """
 
     greedy: bool = False
@@ -63,6 +70,14 @@ class Sampling:
     repetition_penalty: float | None = None
     max_new_tokens: int | None = None
     seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, most in _SAMPLING_LIMITS.items():
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise FunAudioChatError(f"{name} is {value}; it must be above 0, at most {most}")
+        if self.seed is not None and not 0 <= self.seed < 1 << 63:
+            raise FunAudioChatError(f"seed is {self.seed}; it must be from 0 to 2^63 - 1")
 
 
 @dataclass(frozen=True)
@@ -151,12 +166,23 @@ def parse_tool_calls(text: str) -> tuple[list[ToolCall], list[str]]:
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is the first of CUDA, MPS and CPU that is there."""
-    if device != "auto":
-        return torch.device(device)
-    if torch.cuda.is_available():
-        return torch.device("cuda")
-    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    """``auto`` is the first of CUDA, MPS and CPU that is there.
+
+    Raises:
+        FunAudioChatError: no such device, or not on this machine.
+    """
+    if device == "auto":
+        cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
+        return torch.device("cuda" if cuda else "mps" if mps else "cpu")
+    try:
+        place = torch.device(device)
+        torch.empty(1, device=place)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise FunAudioChatError(
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}); take auto, cpu, "
+            "cuda, cuda:N or mps; `funaudiochat doctor` lists what there is"
+        ) from error
+    return place
 
 
 class Conversation:
@@ -326,6 +352,7 @@ class VoiceChat(Conversation):
         Raises:
             CheckpointError, VoiceError: a folder or voice cannot be used; says what to do.
         """
+        register_funaudiochat()  # or the tokenizers' loader warns of an unknown config
         place = resolve_device(device)
         if dtype == "auto" and place.type == "cpu":
             dtype = torch.float32
@@ -340,8 +367,9 @@ class VoiceChat(Conversation):
             detokenizer = CosyVoice3Detokenizer.from_pretrained(
                 tts_path, place if tts_device is None else resolve_device(tts_device)
             )
-            found = voices_file or find_voices_file(Path(tts_path))
-            speaker = choose_voice(load_voices(found), voice)
+            voices = load_voices(voices_file) if voices_file else installed_voices(tts_path)
+            speaker = choose_voice(voices, voice)
+        _check_fit(model, processor, detokenizer)
         return cls(model, processor, detokenizer, speaker, system)
 
     def spoken(self, codes: Tensor) -> Tensor:
@@ -451,6 +479,29 @@ class VoiceChat(Conversation):
                 problems=problems,
                 timings=timings,
             )
+        )
+
+
+def _check_fit(
+    model: FunAudioChatForConditionalGeneration,
+    processor: FunAudioChatProcessor,
+    detokenizer: CosyVoice3Detokenizer | None,
+) -> None:
+    """Raise CheckpointError for parts of different checkpoints."""
+    audio = model.config.audio_config
+    for what, said, wanted in (
+        ("codes in a group", processor.audio_group_size, audio.group_size),
+        ("mel bins", processor.feature_extractor.feature_size, audio.num_mel_bins),
+    ):
+        if said != wanted:
+            raise CheckpointError(
+                f"the processor's files say {said} {what}, config.json says {wanted}; take all "
+                "files from one checkpoint"
+            )
+    if detokenizer is not None and audio.bos_token_id > detokenizer.flow.config.vocab_size:
+        raise CheckpointError(
+            f"the model speaks {audio.bos_token_id} codes and the detokenizer knows "
+            f"{detokenizer.flow.config.vocab_size}; name the one made for it with --tts-path"
         )
 
 

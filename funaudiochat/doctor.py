@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from funaudiochat.cosyvoice3.voices import find_voices_file, load_voices
+from funaudiochat.cosyvoice3.voices import installed_voices
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.hub import NANO_MODEL, NANO_TTS, REPOSITORIES, TTS, models_folder
 
@@ -58,8 +58,9 @@ def examine() -> Iterator[Finding]:
             folder.name, str(folder) if found else "not found", "" if found else "git checkout"
         )
     try:
-        path = find_voices_file(None if (models_folder() / TTS.name).is_dir() else NANO_TTS)
-        yield Finding("voices", f"{path}: {', '.join(load_voices(path))}")
+        folder = models_folder() / TTS.name
+        folder = folder if folder.is_dir() else NANO_TTS
+        yield Finding("voices", f"{', '.join(installed_voices(folder))} ({folder.name})")
     except FunAudioChatError as error:
         yield Finding("voices", "none", str(error))
 

@@ -33,6 +33,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from funaudiochat.errors import FunAudioChatError
+
 if TYPE_CHECKING:  # the model offers `generate`, so it imports this module
     from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 
@@ -54,7 +56,7 @@ class GenerationOptions:
         bad_words_ids: sequences banned from the text.
         text_greedy: text takes the arg-max of its raw scores; codes keep the settings above.
         disable_speech: text only; the refined head never runs.
-        force_text_abos: the first text id is the one that opens speech.
+        force_text_abos: the first text id is the one that opens speech, spoken or not (rule 48).
         only_crq_sampling: return the codes the head fed itself; else choose each group anew
             from its five score rows (rule 55).
     """
@@ -73,7 +75,7 @@ class GenerationOptions:
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     text_greedy: bool = False
     disable_speech: bool = False
-    force_text_abos: bool = True
+    force_text_abos: bool = False
     only_crq_sampling: bool = True
 
     @classmethod
@@ -90,15 +92,17 @@ class GenerationOptions:
                 ``only_crq_sampling``.
 
         Raises:
-            ValueError: beam search or another setting that parallel decoding does not know, no
-                end id, or a prompt as long as ``max_length``.
+            FunAudioChatError: beam search or another setting that parallel decoding does not
+                know, no end id, or a prompt as long as ``max_length``.
         """
         _refuse_unknown_settings(config)
         found: dict[str, Any] = {f.name: getattr(config, f.name, None) for f in fields(cls)}
         ends = config.eos_token_id
         found["eos_token_ids"] = tuple(ends if isinstance(ends, list) else [ends])
         if ends is None:
-            raise ValueError("no end id is known; give eos_token_id or a generation_config.json")
+            raise FunAudioChatError(
+                "no end id is known; give eos_token_id or a generation_config.json"
+            )
         found["pad_token_id"] = config.pad_token_id
         if config.pad_token_id is None:
             found["pad_token_id"] = found["eos_token_ids"][0]
@@ -107,7 +111,7 @@ class GenerationOptions:
             # 20 is what older configs say when nothing was said.
             found["max_new_tokens"] = 512 if longest in (None, 20) else longest - prompt_length
         if found["max_new_tokens"] < 1:
-            raise ValueError(
+            raise FunAudioChatError(
                 f"the prompt's {prompt_length} tokens leave no room for an answer; raise "
                 "max_new_tokens or max_length"
             )
@@ -166,14 +170,16 @@ _NEUTRAL: tuple[Any, ...] = (None, 0, 1, [])  # also False, 0.0 and 1.0
 
 def _refuse_unknown_settings(config: Any) -> None:
     if (config.num_beams or 1) > 1:
-        raise ValueError("beam search cannot decode text and speech in parallel; use num_beams=1")
+        raise FunAudioChatError(
+            "beam search cannot decode text and speech in parallel; use num_beams=1"
+        )
     if (getattr(config, "num_return_sequences", None) or 1) > 1:
-        raise ValueError("one answer per row is decoded; repeat the row for more")
+        raise FunAudioChatError("one answer per row is decoded; repeat the row for more")
     unknown = [n for n in _UNKNOWN_SETTINGS if getattr(config, n, None) not in _NEUTRAL]
     if unknown:
-        raise ValueError(
-            f"parallel decoding of text and speech does not know {', '.join(unknown)}; leave out "
-            f"{'it' if len(unknown) == 1 else 'them'}, or take it from generation_config.json"
+        raise FunAudioChatError(
+            f"parallel decoding of text and speech does not know {', '.join(unknown)}; give no "
+            "such setting, and remove it from generation_config.json"
         )
 
 
@@ -261,12 +267,24 @@ def prefill(
     """Run the prompt through the backbone.
 
     Args:
-        inputs: what the processor gives: ``input_ids`` [B, L], ``attention_mask`` and audio.
+        inputs: what the processor gives: ``input_ids`` [B, L], ``attention_mask`` and audio; rows
+            padded on the right are padded on the left in the state.
+
+    Raises:
+        FunAudioChatError: an empty prompt, or speech of a checkpoint without refined head.
     """
     rows = inputs["input_ids"]
+    if not rows.numel():
+        raise FunAudioChatError("the prompt holds no tokens; build it with the processor")
+    if not options.disable_speech and not model.config.audio_config.enable_audio_invert_tower:
+        raise FunAudioChatError("this checkpoint has no refined head; set disable_speech")
     mask = inputs.get("attention_mask")
     if mask is not None and bool(mask.all()):
         mask = None  # lets the attention kernels run without one
+    elif mask is not None and not bool(mask[:, -1].all()):
+        # Every row goes on from its last place, so padding on the right moves to the left.
+        order = mask.argsort(dim=1, stable=True)
+        rows, mask = rows.gather(1, order), mask.gather(1, order)
     cache = DynamicCache()
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     hidden = model.encode(
@@ -317,7 +335,7 @@ def step(
         text_ids = scores.argmax(-1)
     else:
         text_ids = _choose(_process_text(state, scores), options, state.generator)
-    if state.step_count == 0 and options.force_text_abos and not options.disable_speech:
+    if state.step_count == 0 and options.force_text_abos:
         text_ids = torch.full_like(text_ids, text_config.audio_bos_index)
     text_ids = text_ids.masked_fill(state.ended, options.pad_token_id)
 
@@ -516,7 +534,7 @@ def stream(
         inputs: one row.
     """
     if len(inputs["input_ids"]) != 1:
-        raise ValueError("stream decodes one row; call prefill and step for a batch")
+        raise FunAudioChatError("stream decodes one row; call prefill and step for a batch")
     state = prefill(model, inputs, options, generator)
     text = model.config.text_config
     silent = {text.audio_bos_index, text.audio_eos_index, text.sil_index}

@@ -70,6 +70,7 @@ TTS = Repository(
     },
 )
 REPOSITORIES = {"model": MODEL, "tts": TTS}
+_SOURCES = ("huggingface", "modelscope")
 # Shipped with the toolkit.
 NANO_MODEL = ROOT / "pretrained_models" / "Fun-Audio-Chat-Nano"
 NANO_TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
@@ -86,10 +87,7 @@ def resolve_model(path: str | Path | None) -> Path:
     Raises:
         CheckpointError: there is no such folder; the message says how to get it.
     """
-    if path is not None:
-        return _existing(Path(path))
-    official = models_folder() / MODEL.name
-    return official if official.is_dir() else _existing(NANO_MODEL)
+    return _resolve(path, MODEL, NANO_MODEL)
 
 
 def resolve_tts(path: str | Path | None) -> Path:
@@ -98,10 +96,7 @@ def resolve_tts(path: str | Path | None) -> Path:
     Raises:
         CheckpointError: there is no such folder; the message says how to get it.
     """
-    if path is not None:
-        return _existing(Path(path))
-    official = models_folder() / TTS.name
-    return official if official.is_dir() else _existing(NANO_TTS)
+    return _resolve(path, TTS, NANO_TTS)
 
 
 def resolve_pair(
@@ -119,6 +114,13 @@ def resolve_pair(
     if tts_path is None:
         tts_path = NANO_TTS if model.resolve() == NANO_MODEL else models_folder() / TTS.name
     return model, resolve_tts(tts_path)
+
+
+def _resolve(path: str | Path | None, repository: Repository, nano: Path) -> Path:
+    if path is not None:
+        return _existing(Path(path))
+    official = models_folder() / repository.name
+    return official if official.is_dir() else _existing(nano)
 
 
 def _existing(folder: Path) -> Path:
@@ -142,8 +144,12 @@ def download(source: str = "huggingface", only: str | None = None) -> list[Path]
         What is in place.
 
     Raises:
-        DownloadError: a transfer failed, or a file is not the published one.
+        DownloadError: a transfer failed, or a file is not the published one; or there is no such
+            source or part.
     """
+    for value, known in ((source, _SOURCES), (only, (None, *REPOSITORIES, "voices"))):
+        if value not in known:
+            raise DownloadError(f"{value!r} is none of {', '.join(filter(None, known))}")
     done = []
     for key, repository in REPOSITORIES.items():
         if only in (None, key):

@@ -40,10 +40,12 @@ _CONNECT_TIMEOUT_S = 10
 _DATA, _DONE = "data: ", "[DONE]"
 
 
-def sound_part(wave: np.ndarray) -> dict[str, Any]:
-    """A 16 kHz wave [samples] as a part of a message; float, so that no sample changes."""
+def sound_part(
+    wave: np.ndarray, rate_hz: int = _RATE_HZ, subtype: str = "FLOAT"
+) -> dict[str, Any]:
+    """A wave [samples] as a part of a message; as float no sample changes."""
     file = io.BytesIO()
-    soundfile.write(file, wave, _RATE_HZ, format="WAV", subtype="FLOAT")
+    soundfile.write(file, wave, rate_hz, format="WAV", subtype=subtype)
     data = base64.b64encode(file.getvalue()).decode()
     return {"type": "input_audio", "input_audio": {"data": data, "format": "wav"}}
 

@@ -40,20 +40,25 @@ def sample_ids(attention_mask: Tensor) -> Tensor:
     return (real & ~joined).cumsum(1) * real
 
 
-def run_packed(transformer: Any, hidden: Tensor, sample_ids: Tensor) -> Tensor:
+def run_packed(transformer: Any, hidden: Tensor, sample_ids: Tensor) -> Any:
     """Run a causal transformer over packed rows [B, L, D] so that every sample sees itself only.
 
     All rows are laid end to end without padding: positions that restart are how transformers'
     attention back ends, flash included, tell samples apart.
+
+    Returns:
+        The transformer's output, ``last_hidden_state`` [B, L, D] with zeros for padding.
     """
     index = torch.arange(hidden.shape[1], device=hidden.device).expand_as(sample_ids)
     starts = F.pad(sample_ids[:, 1:] != sample_ids[:, :-1], (1, 0), value=True)
     positions = index - index.masked_fill(~starts, 0).cummax(1).values
     real = sample_ids > 0
-    out = transformer(
+    output = transformer(
         inputs_embeds=hidden[real][None], position_ids=positions[real][None], use_cache=False
-    ).last_hidden_state[0]
-    return hidden.new_zeros(hidden.shape).index_put((real,), out.to(hidden.dtype))
+    )
+    states = output.last_hidden_state[0].to(hidden.dtype)
+    output.last_hidden_state = hidden.new_zeros(hidden.shape).index_put((real,), states)
+    return output
 
 
 def is_packed(attention_mask: Tensor) -> bool:

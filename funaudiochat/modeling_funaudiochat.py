@@ -10,18 +10,20 @@ Shapes: ``B`` batch, ``L`` text positions (5 Hz where they hold audio), ``G`` gr
 
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin
+from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.utils import ModelOutput
 
 from funaudiochat.audio_encoders import FunAudioChatAudioEncoder, FunAudioChatDiscreteEncoder
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.errors import CheckpointError
+from funaudiochat.errors import CheckpointError, FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
@@ -47,7 +49,8 @@ class FunAudioChatOutput(ModelOutput):
 
     Attributes:
         loss: text loss plus speech loss, scalar.
-        text_loss, speech_loss: mean cross-entropies, scalars.
+        text_loss, speech_loss: mean cross-entropies, scalars; the text loss with the router's
+            if the backbone is a mixture of experts that asks for it.
         logits: [B, L, V].
         speech_logits: [B, L*G, C], None when the head did not run or only ran for its loss.
         last_hidden_state: [B, L, H] after the backbone's final norm.
@@ -91,6 +94,16 @@ def _of_backbone(quantization_config: Any) -> Any:
     return settings
 
 
+def _not_floats(folder: Any) -> list[str]:
+    """Tensors of a folder that are no floats, which transformers would convert without a word."""
+    found = []
+    for path in Path(folder).glob("*.safetensors"):
+        with safe_open(path, "pt") as file:
+            kinds = {key: file.get_slice(key).get_dtype() for key in file.keys()}
+        found += [key for key, kind in kinds.items() if kind not in ("F64", "F32", "F16", "BF16")]
+    return found
+
+
 @dataclass
 class _MergedAudio:
     """What merging the audios of a batch yields, for the backbone and for the losses."""
@@ -129,11 +142,13 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         if audio.enable_audio_invert_tower:
             self.audio_invert_tower = FunAudioChatDecoder(audio)
+        else:
+            self._tied_weights_keys = {}
         self.sp_gen_kwargs = {
             "text_greedy": False,
             "only_crq_sampling": True,
             "disable_speech": False,
-            "force_text_abos": True,
+            "force_text_abos": False,
         }
         self.post_init()
 
@@ -153,7 +168,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
 
         Raises:
             CheckpointError: not a Fun-Audio-Chat folder, or tensors are missing, too many,
-                damaged or of another shape; the message names them.
+                damaged, no floats or of another shape; the message names them.
         """
         folder = pretrained_model_name_or_path
         if config is None:
@@ -163,6 +178,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         kwargs["use_safetensors"] = True
         kwargs["ignore_mismatched_sizes"] = True  # reported below, by name
         try:
+            strange = [] if hasattr(config, "quantization_config") else _not_floats(folder)
             loaded: Any = super().from_pretrained(
                 folder, *args, config=config, output_loading_info=True, **kwargs
             )
@@ -171,10 +187,16 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 f"the weights in {folder} cannot be read ({error}); a file is missing or was cut "
                 "off: download the folder again with `funaudiochat download`"
             ) from error
-        except (TypeError, AssertionError, ZeroDivisionError) as error:
+        except CheckpointError:
+            raise
+        except ImportError as error:
+            raise FunAudioChatError(
+                f"{error} Install the package, or leave out the option that needs it"
+            ) from error
+        except Exception as error:  # the backbones raise many kinds
             raise CheckpointError(
-                f"no model can be built from config.json in {folder} ({error}); download the "
-                "folder again with `funaudiochat download`"
+                f"no model can be built from config.json in {folder} with the options given "
+                f"({error}); check them, or download the folder again with `funaudiochat download`"
             ) from error
         model, info = loaded
         problems = [
@@ -184,6 +206,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 ("missing", info["missing_keys"]),
                 ("not known", info["unexpected_keys"]),
                 ("of another shape", info["mismatched_keys"]),
+                ("not of floats", strange),
             )
             if names
         ]
@@ -210,17 +233,16 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             spoke less filled with the code padding; width 0 if none spoke.
 
         Raises:
-            ValueError: an unknown setting, or beam search.
+            FunAudioChatError: no prompt, an unknown setting, or beam search.
         """
-        inputs = {
-            name: kwargs.pop(name)
-            for name in list(kwargs)
-            if name in _MODEL_INPUTS and kwargs[name] is not None
-        }
+        given = {name: kwargs.pop(name, None) for name in _MODEL_INPUTS}
+        inputs = {name: value for name, value in given.items() if value is not None}
+        if "input_ids" not in inputs:
+            raise FunAudioChatError("generate() needs input_ids; give what the processor returns")
         settings = copy.deepcopy(generation_config or self.generation_config)
         unknown = settings.update(**kwargs)
         if unknown:
-            raise ValueError(f"generate() knows no setting or input named {sorted(unknown)}")
+            raise FunAudioChatError(f"generate() knows no setting or input named {sorted(unknown)}")
         length = inputs["input_ids"].shape[1]
         options = GenerationOptions.from_config(settings, length, **self.sp_gen_kwargs)
         rows, speech = generate(self, inputs, options, streamer=streamer)
@@ -272,7 +294,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 names them in every call; without effect.
 
         Raises:
-            ValueError: placeholders and audio groups differ in number.
+            FunAudioChatError: placeholders and audio groups differ in number.
         """
         merged = None
         text_embeds = self.get_input_embeddings()(input_ids)
@@ -288,17 +310,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             cache = DynamicCache()
         if attention_mask is not None:
             attention_mask = sample_ids(attention_mask)
-        if attention_mask is not None and is_packed(attention_mask):
-            hidden = run_packed(self.language_model.model, embeds, attention_mask)
-        else:
-            backbone = self.language_model.model(
-                inputs_embeds=embeds,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                past_key_values=cache,
-                use_cache=use_cache,
-            )
-            hidden = backbone.last_hidden_state
+        backbone = self._run_backbone(embeds, attention_mask, position_ids, cache, use_cache)
+        hidden = backbone.last_hidden_state
         logits = self.language_model.lm_head(hidden)
         output = FunAudioChatOutput(
             logits=logits,
@@ -310,6 +323,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         if labels is not None:
             text_labels, speech_labels = self._targets(labels, merged)
             output.text_loss = self._cross_entropy(logits[:, :-1], text_labels[:, 1:])
+            if getattr(self.config.text_config, "output_router_logits", False):
+                router_loss = self._router_loss(backbone.router_logits, attention_mask)
+                output.text_loss = output.text_loss + router_loss
             output.loss = output.text_loss
         if disable_speech or not self.config.audio_config.enable_audio_invert_tower:
             return output
@@ -395,7 +411,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         chosen = torch.arange(vectors.shape[1], device=groups.device) < groups[:, None]
         placeholder = input_ids == self.config.audio_token_index
         if int(placeholder.sum()) != int(chosen.sum()):
-            raise ValueError(
+            raise FunAudioChatError(
                 f"the text holds {int(placeholder.sum())} audio placeholders, but the audios "
                 f"have {int(chosen.sum())} groups; build both with the processor"
             )
@@ -454,6 +470,31 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         speech = speech.masked_fill(unlabelled[..., None], ignore)
         ends = labels == self.config.text_config.audio_eos_index
         return text, speech.masked_fill(ends[..., None], audio.eos_token_id).flatten(1)
+
+    def _run_backbone(
+        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any,
+        use_cache: bool,
+    ) -> Any:
+        """Whole rows [B, L, H], packed ones sample by sample -> the backbone's output."""
+        if mask is not None and is_packed(mask):
+            return run_packed(self.language_model.model, embeds, mask)
+        return self.language_model.model(
+            inputs_embeds=embeds,
+            attention_mask=mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=use_cache,
+        )
+
+    def _router_loss(self, router_logits: Any, mask: Tensor | None) -> Tensor:
+        """What a mixture of experts adds to its text loss for uneven use of them (rule 32)."""
+        experts = self.language_model
+        if mask is not None and is_packed(mask):
+            mask = None  # padding was not run
+        balance = load_balancing_loss_func(
+            router_logits, experts.num_experts, experts.num_experts_per_tok, mask
+        )
+        return experts.router_aux_loss_coef * balance
 
     def _teacher_embeds(self, speech_labels: Tensor) -> Tensor:
         """Embedding of the code before each position's target, [B, L*G, H] (rule 31).

@@ -13,14 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import numpy as np
 from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from funaudiochat.audio import load_audio
-from funaudiochat.errors import AudioError, CheckpointError
+from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 
 CODES_PER_SECOND = 25
+_FEATURE_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "n_samples")
 
 # For checkpoints that store no template: ChatML; content may be a list of audio and text parts.
 _CHAT_TEMPLATE = (
@@ -51,7 +53,8 @@ class FunAudioChatProcessor(ProcessorMixin):
         chat_template: Jinja template of a conversation.
 
     Raises:
-        CheckpointError: the folder's ``speech_tokenizer/`` is missing or another tokenizer.
+        CheckpointError: the folder's ``speech_tokenizer/`` is missing or another tokenizer, or
+            a size is none.
     """
 
     speech_tokenizer: Any
@@ -73,6 +76,13 @@ class FunAudioChatProcessor(ProcessorMixin):
         super().__init__(
             feature_extractor, tokenizer, speech_tokenizer, chat_template=chat_template
         )
+        sizes = {name: getattr(feature_extractor, name) for name in _FEATURE_SIZES}
+        wrong = [f"{n} is {v!r}" for n, v in sizes.items() if type(v) is not int or v < 1]
+        if wrong:
+            raise CheckpointError(
+                f"preprocessor_config.json is wrong: {'; '.join(wrong)}. Download the folder "
+                "again with `funaudiochat download`"
+            )
         # transformers falls back to the text tokenizer when the folder has no speech tokenizer.
         if speech_tokenizer.pad_token != audio_pad_token:
             raise CheckpointError(
@@ -87,6 +97,11 @@ class FunAudioChatProcessor(ProcessorMixin):
         self.audio_group_size = int(
             speech_tokenizer.init_kwargs.get("audio_group_size", audio_group_size)
         )
+        if self.audio_group_size < 1:
+            raise CheckpointError(
+                f"audio_group_size is {self.audio_group_size}; it counts the codes of one "
+                "placeholder. Download the folder again with `funaudiochat download`"
+            )
 
     @property
     def model_input_names(self) -> list[str]:
@@ -144,9 +159,12 @@ class FunAudioChatProcessor(ProcessorMixin):
 
         Raises:
             AudioError: wrong rate, wrong shape, NaN, or an entry without codes and sound.
-            ValueError: placeholders and audios differ in number.
+            FunAudioChatError: no text, or placeholders and audios differ in number.
         """
-        texts = [text] if isinstance(text, str) else list(text)
+        texts = [text] if isinstance(text, str) else text
+        listed = isinstance(texts, list | tuple) and len(texts) > 0
+        if not listed or not all(isinstance(one, str) for one in texts):
+            raise FunAudioChatError(f"text must be one text or a list of texts, not {text!r:.80}")
         if sampling_rate != self.feature_extractor.sampling_rate:
             raise AudioError(
                 f"the waves are said to be at {sampling_rate} Hz, the model needs "
@@ -161,15 +179,29 @@ class FunAudioChatProcessor(ProcessorMixin):
             data.update(self.encode_audios(entries, audio_padding))
         return BatchFeature(data, tensor_type=return_tensors)
 
+    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
+        """A conversation as text; see transformers.
+
+        Raises:
+            CheckpointError: the folder's template is damaged or refuses the conversation.
+        """
+        try:
+            return super().apply_chat_template(*args, **kwargs)
+        except jinja2.TemplateError as error:
+            raise CheckpointError(
+                f"the chat template cannot be filled ({error}); is chat_template.jinja damaged? "
+                "Download the folder again with `funaudiochat download`"
+            ) from error
+
     def expand_placeholders(self, texts: Sequence[str], entries: Sequence[Any]) -> list[str]:
         """Repeat every ``<|AUDIO|>`` once per group of its audio; enclose those that stand bare.
 
         Raises:
-            ValueError: placeholders and audios differ in number.
+            FunAudioChatError: placeholders and audios differ in number.
         """
         placeholders = sum(text.count(self.audio_token) for text in texts)
         if placeholders != len(entries):
-            raise ValueError(
+            raise FunAudioChatError(
                 f"Found {placeholders} {self.audio_token} tokens in provided text but received "
                 f"{len(entries)} audio{'s' if len(entries) != 1 else ''}"
             )
@@ -277,6 +309,12 @@ class FunAudioChatProcessor(ProcessorMixin):
         encoder hears all of it; the original cuts at 30 s.
         """
         piece = self.feature_extractor.n_samples
+        shortest = self.feature_extractor.n_fft // 2 + 1
+        if padding != "max_length" and max(map(len, waves)) < shortest:
+            raise AudioError(
+                f"no wave of the batch has the {shortest} samples that a spectrum needs; leave "
+                "out sounds shorter than one code (40 ms)"
+            )
 
         def mel(pieces: list[np.ndarray], padding: str) -> tuple[np.ndarray, np.ndarray]:
             out = self.feature_extractor(

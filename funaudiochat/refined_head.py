@@ -194,14 +194,15 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         if position_ids is not None:
             position_ids = self._fine_positions(position_ids)
         if mask is not None and is_packed(mask):
-            hidden = run_packed(self.crq_transformer, hidden, mask)
+            output = run_packed(self.crq_transformer, hidden, mask)
         else:
-            hidden = self.crq_transformer(
+            output = self.crq_transformer(
                 inputs_embeds=hidden,
                 attention_mask=mask,
                 position_ids=position_ids,
                 use_cache=False,
-            ).last_hidden_state
+            )
+        hidden = output.last_hidden_state
         if wanted is not None:
             hidden = hidden[wanted]
         return self.lm_head(self.output_matching(hidden))

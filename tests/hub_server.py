@@ -12,8 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 COMMIT = "29e01c4e0000000000000000000000000000beef"
-_INFO = re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?$")
-_FILE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)$")
+_INFO = re.compile(r"/api/(models|datasets)/(?P<repo>[^/]+/[^/]+)(/revision/(?P<revision>[^/]+))?$")
+_TREE = re.compile(r"/api/datasets/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)$")
+_FILE = re.compile(r"(/datasets)?/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<name>.+)$")
 
 
 class Hub(http.server.ThreadingHTTPServer):
@@ -51,10 +52,25 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return self._json({"error": "Repository not found"}, 404)
             siblings = [_entry(name, content) for name, content in files.items()]
             return self._json({"id": match["repo"], "sha": COMMIT, "siblings": siblings})
+        if match := _TREE.match(path):
+            return self._json([
+                {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+                for name, content in self._files(match).items()
+            ])
         match = _FILE.match(path)
         if match is None or match["name"] not in self._files(match):
             return self._json({"error": "not found"}, 404)
         self._file(match["name"], self._files(match)[match["name"]])
+
+    def do_HEAD(self) -> None:
+        """What a file is, asked before it is fetched."""
+        match = _FILE.match(self.path.partition("?")[0])
+        content = self._files(match)[match["name"]] if match else b""
+        self.send_response(200)
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
 
     def _files(self, match: re.Match[str]) -> dict[str, bytes]:
         return self.server.repositories.get(match["repo"], {})

@@ -92,6 +92,31 @@ def test_absurd_sizes_in_the_config_are_refused(tmp_path, field, value):
         load_model(tmp_path / "model")
 
 
+@pytest.mark.parametrize(
+    "part, field, value",
+    [
+        ("text_config", "vocab_size", 10**9),
+        ("text_config", "intermediate_size", -1),
+        ("text_config", "num_hidden_layers", 10**9),
+        ("text_config", "hidden_act", "many"),
+        ("text_config", "rms_norm_eps", None),
+        ("text_config", "audio_bos_index", None),
+        ("text_config", "sil_index", 10**9),
+        ("audio_config", "crq_transformer_config", None),
+        ("audio_config", "continuous_features_mode", "both"),
+        ("audio_config", "encoder_attention_heads", 7),
+    ],
+)
+def test_other_values_no_model_can_be_built_from_are_refused(tmp_path, part, field, value):
+    shutil.copytree(MODEL, tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    config[part][field] = value
+    path.write_text(json.dumps(config))
+    with pytest.raises(FunAudioChatError):
+        load_model(tmp_path / "model")
+
+
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner),

@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_modeling import GOLDEN, load_case, load_model
 from transformers import BitsAndBytesConfig
+from transformers.core_model_loading import revert_weight_conversion
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import CheckpointError
@@ -61,6 +62,14 @@ def test_a_wrong_group_size_is_found_by_the_shapes(copied):
     config["audio_config"]["group_size"] = 4
     (copied / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="of another shape.*pre_matching"):
+        load(copied)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.float8_e4m3fn])
+def test_tensors_that_are_no_floats_are_named(copied, dtype):
+    key = "audio_tower.output_matching.weight"
+    change_weights(copied, lambda w: w.update({key: w[key].to(dtype)}))
+    with pytest.raises(CheckpointError, match=f"1 not of floats: {key}"):
         load(copied)
 
 
@@ -128,8 +137,40 @@ def test_half_precision_stays_near_float32(dtype):
     torch.testing.assert_close(logits.float(), outputs["text_logits"], atol=0.3, rtol=0.1)
 
 
-def test_experts_are_saved_under_the_published_names(tmp_path):
-    """Key patterns of the mixture of experts, and that its folder loads again equal."""
+def test_a_checkpoint_without_refined_head_is_saved_and_loads_again(tmp_path):
+    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    config.audio_config.enable_audio_invert_tower = False
+    FunAudioChatForConditionalGeneration(config).save_pretrained(tmp_path)
+    model = load(tmp_path).eval()
+    assert not hasattr(model, "audio_invert_tower")
+    _, inputs, _ = load_case("c1_forward_1audio")
+    with torch.no_grad():
+        assert model(**inputs).speech_logits is None
+
+
+def pattern(key: str) -> str:
+    return re.sub(r"experts\.\d+", "experts.{E}", re.sub(r"layers\.\d+", "layers.{L}", key))
+
+
+def test_keys_and_shapes_equal_the_30b_manifest():
+    """As they are saved: in memory transformers keeps all experts of a layer together."""
+    config = Path(__file__).parents[1] / "training" / "configs" / "model_30b_a3b.json"
+    with torch.device("meta"):
+        model = FunAudioChatForConditionalGeneration(
+            FunAudioChatConfig(**json.loads(config.read_text()))
+        )
+    found: dict[str, list] = {}
+    for key, value in revert_weight_conversion(model, model.state_dict()).items():
+        found.setdefault(pattern(key), []).append(list(value.shape))
+    manifest = json.loads((GOLDEN / "manifest_30b_a3b.json").read_text())
+    wanted = {k: [v["shape"]] * v["count"] for k, v in manifest["key_patterns"].items()}
+    assert found == wanted
+    assert sum(map(len, found.values())) == manifest["num_keys"]
+    assert sum(p.numel() for p in model.parameters()) == manifest["total_parameters_unique"]
+
+
+def mixture() -> FunAudioChatForConditionalGeneration:
+    """A tiny model whose backbone is a mixture of experts."""
     config = FunAudioChatConfig.from_pretrained(FOLDER)
     fields = {**config.text_config.to_dict(), "model_type": "qwen3_moe"}
     fields |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
@@ -141,11 +182,35 @@ def test_experts_are_saved_under_the_published_names(tmp_path):
         audio_token_index=config.audio_token_index,
     )
     torch.manual_seed(0)
-    model = FunAudioChatForConditionalGeneration(moe).eval()
+    return FunAudioChatForConditionalGeneration(moe).eval()
+
+
+@pytest.mark.parametrize("padded", [False, True])
+def test_the_routers_loss_is_in_the_text_loss_as_the_backbone_itself_has_it(padded):
+    model = mixture()
+    ids = torch.arange(24).view(2, 12)
+    mask, labels = torch.ones_like(ids), ids.clone()
+    if padded:
+        mask[1, 7:], labels[1, 7:] = 0, -100
+    inputs = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+    plain = model(**inputs).text_loss
+    model.config.text_config.output_router_logits = True
+    routed = model(**inputs)
+    expected = model.language_model(**inputs, output_router_logits=True).loss
+    torch.testing.assert_close(routed.text_loss, expected, rtol=1e-5, atol=0)
+    assert routed.text_loss > plain and torch.equal(routed.loss, routed.text_loss)
+    packed = {**inputs, "attention_mask": torch.tensor([[1] * 7 + [2] * 5, [1] * 7 + [0] * 5])}
+    model(**packed).loss.backward()
+    gates = [p for name, p in model.named_parameters() if name.endswith("mlp.gate.weight")]
+    assert gates and all(p.grad is not None for p in gates)
+
+
+def test_experts_are_saved_under_the_published_names(tmp_path):
+    """Key patterns of the mixture of experts, and that its folder loads again equal."""
+    model = mixture()
     model.save_pretrained(tmp_path)
     with safe_open(tmp_path / "model.safetensors", "pt") as file:
-        found = {re.sub(r"layers\.\d+", "layers.{L}", key) for key in file.keys()}
-    found = {re.sub(r"experts\.\d+", "experts.{E}", key) for key in found}
+        found = {pattern(key) for key in file.keys()}
     manifest = json.loads((GOLDEN / "manifest_30b_a3b.json").read_text())
     assert found == set(manifest["key_patterns"]) - set(manifest["keys_absent_from_saved_file"])
     _, inputs, _ = load_case("c1_forward_1audio")
@@ -160,6 +225,7 @@ def test_a_device_map_places_the_model_and_decodes_the_same():
     case, inputs, outputs = load_case("f1_s2s_greedy")
     for device_map in ("auto", {"": "cpu"}):
         model = load(FOLDER, device_map=device_map, dtype=torch.float32).eval()
+        model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
         _, speech = model.generate(**inputs, **case["kwargs"])
         assert speech.tolist() == outputs["audio_ids"].tolist()
 

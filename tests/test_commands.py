@@ -83,9 +83,11 @@ def test_commands_answer_and_summarise(tmp_path, tts):
 
 def test_chat_takes_text_and_files_and_survives_bad_ones(tmp_path, tts):
     (tmp_path / "bad.wav").write_bytes(b"RIFF")
+    long_text = "long " * 60 + "v1.0"
+    lines = ["hello", "bad.wav", long_text, f"{ROOT}/examples/question.wav", "/reset", "/quit"]
     done = run(
         *CLI, "chat", "--model-path", MODEL, "--tts-path", tts, "--max-new-tokens", 6,
-        cwd=tmp_path, stdin=f"hello\nbad.wav\n{ROOT}/examples/question.wav\n/reset\n/quit\n",
+        cwd=tmp_path, stdin="\n".join(lines) + "\n",
     )
     assert "bad.wav" in done.stdout
     assert (tmp_path / "outputs").is_dir()
@@ -106,6 +108,12 @@ def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
         cwd=tmp_path, code=1,
     )
     assert "there are: anna" in voice.stderr
+    (tmp_path / "taken").touch()
+    no_place = run(
+        *CLI, "s2s", ROOT / "examples/question.wav", "--model-path", MODEL, "--tts-path", tts,
+        "--output", "taken", cwd=tmp_path, code=1,
+    )
+    assert "error: " in no_place.stderr and "taken" in no_place.stderr
 
 
 def test_voices_are_listed_and_a_missing_network_is_named(tmp_path, tts):
@@ -123,14 +131,19 @@ def test_doctor_names_what_is_missing_and_what_to_do(tmp_path):
     assert "-> funaudiochat download" in done.stdout
 
 
-def test_doctor_finds_a_broken_torchaudio(tmp_path):
-    packages = tmp_path / "packages"
-    (packages / "torchaudio").mkdir(parents=True)
-    (packages / "torchaudio" / "__init__.py").write_text("raise OSError('libcudart.so.13')")
-    (packages / "torchaudio-2.0.dist-info").mkdir()
-    (packages / "torchaudio-2.0.dist-info" / "METADATA").write_text(
-        "Metadata-Version: 2.1\nName: torchaudio\nVersion: 2.0\n"
-    )
+def test_doctor_finds_broken_packages_that_stop_transformers(tmp_path):
+    packages, names = tmp_path / "packages", ("torchaudio", "torchvision", "torchcodec")
+    for name in names:
+        (packages / name).mkdir(parents=True)
+        (packages / name / "__init__.py").write_text(f"raise OSError('lib{name}.so')")
+        (packages / f"{name}-2.0.dist-info").mkdir()
+        (packages / f"{name}-2.0.dist-info" / "METADATA").write_text(
+            f"Metadata-Version: 2.1\nName: {name}\nVersion: 2.0\n"
+        )
+    # Whatever of transformers fails to import beside them, the doctor must not need it.
+    (packages / "transformers").mkdir()
+    (packages / "transformers" / "__init__.py").write_text("raise RuntimeError('torchvision')")
     done = run(*CLI, "doctor", cwd=tmp_path, code=1, path=str(packages))
-    assert "2.0, broken: OSError: libcudart.so.13" in done.stdout
-    assert "-> pip uninstall torchaudio" in done.stdout
+    for name in names:
+        assert f"2.0, broken: OSError: lib{name}.so" in done.stdout
+        assert f"-> pip uninstall {name}" in done.stdout

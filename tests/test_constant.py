@@ -23,6 +23,34 @@ def test_prompt_bytes_are_unchanged(name, digest):
     assert hashlib.sha256(CONSTANTS[name].encode()).hexdigest().startswith(digest)
 
 
+VALUES = {
+    "DEFAULT_S2T_PROMPT": "You are asked to generate text tokens.",
+    "DEFAULT_S2M_PROMPT": "You are asked to generate both text and speech tokens at the same time.",
+    "AUDIO_TEMPLATE": "<|audio_bos|><|AUDIO|><|audio_eos|>",
+    "AUDIO_PAD_TOKEN": "<|audio_pad|>",
+    "AUDIO_BOS_TOKEN": "<|audio_bos|>",
+    "TOKEN_FPS": 25,
+    "DEFAULT_SP_GEN_KWARGS": {
+        "text_greedy": False, "only_crq_sampling": True, "disable_speech": False,
+        "force_text_abos": True,
+    },
+    "DEFAULT_S2M_GEN_KWARGS": {
+        "do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 0, "num_beams": 1,
+        "max_new_tokens": 512, "repetition_penalty": 1.2, "length_penalty": 1.0,
+        "eos_token_id": 151645, "pad_token_id": 151643,
+    },
+    "MAX_HISTORY_TURNS": 8,
+    "TOKEN_HOP_LEN": 15,
+    "PRE_LOOKAHEAD_LEN": 3,
+    "MAX_TTS_TOKENS": 200,
+    "MAX_TTS_HISTORY": 500,
+}
+
+
+def test_other_names_keep_their_values():
+    assert {name: CONSTANTS[name] for name in VALUES} == VALUES
+
+
 def test_prompts_build_on_the_default_ones():
     assert CONSTANTS["SPOKEN_S2M_PROMPT"].startswith(CONSTANTS["DEFAULT_S2M_PROMPT"] + " ")
     assert CONSTANTS["FUNCTION_CALLING_PROMPT"].startswith(CONSTANTS["DEFAULT_S2T_PROMPT"] + "\n")

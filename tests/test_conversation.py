@@ -4,6 +4,7 @@
 """Conversations on tiny folders: answers, streaming, history, tools, limits."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from funaudiochat.conversation import (
     VoiceChat,
     parse_tool_calls,
 )
-from funaudiochat.errors import AudioError, VoiceError
+from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
 GREEDY = Sampling(greedy=True, max_new_tokens=12)
@@ -172,6 +174,44 @@ def test_voices_are_chosen_by_name(folders, chat):
     assert not torch.equal(ben.speaker, chat.speaker)
     with pytest.raises(VoiceError, match="there are: anna, ben"):
         VoiceChat.from_pretrained(*folders, device="cpu", voice="carl")
+
+
+def test_a_device_that_is_not_there_is_named(folders):
+    for device in ("banana", "cuda:99"):
+        with pytest.raises(FunAudioChatError, match=f"device '{device}' cannot be used"):
+            VoiceChat.from_pretrained(folders[0], device=device)
+
+
+def test_parts_of_different_checkpoints_are_refused(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "model")
+    path = tmp_path / "model" / "speech_tokenizer" / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"audio_group_size": 4}))
+    with pytest.raises(CheckpointError, match="say 4 codes.*says 5"):
+        VoiceChat.from_pretrained(tmp_path / "model", device="cpu")
+    path = tmp_path / "model" / "chat_template.jinja"
+    path.write_text("{% for message in %}")
+    with pytest.raises(CheckpointError, match="chat_template.jinja"):
+        FunAudioChatProcessor.from_pretrained(tmp_path / "model").apply_chat_template([])
+    tts = build_cosyvoice3_folder(tmp_path / "tts")
+    weights = torch.load(tts / "flow.pt", weights_only=True)
+    weights["input_embedding.weight"] = weights["input_embedding.weight"][:100].clone()
+    torch.save(weights, tts / "flow.pt")
+    settings = tts / "cosyvoice3.yaml"
+    settings.write_text(settings.read_text().replace("vocab_size: 6561", "vocab_size: 100"))
+    with pytest.raises(CheckpointError, match="speaks 125 codes.*knows 100.*--tts-path"):
+        VoiceChat.from_pretrained(
+            folders[0], tts, device="cpu", voices_file=folders[1] / "voices.safetensors"
+        )
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [{"max_new_tokens": 0}, {"temperature": 0.0}, {"top_p": 1.5}, {"repetition_penalty": -1.0},
+     {"seed": -1}],
+)
+def test_settings_nothing_can_be_chosen_by_are_refused(setting):
+    with pytest.raises(FunAudioChatError, match=f"{next(iter(setting))} is"):
+        Sampling(**setting)
 
 
 def test_without_any_voice_the_error_names_two_ways_to_one(folders, tmp_path):

@@ -109,11 +109,67 @@ def test_batch_rows_equal_single_runs(name, penalty):
     assert_rows_equal_single_runs(inputs, options)
 
 
+def own_steps(ids: list[int], codes: list[int], ends=(382, 380), end_code=126) -> int:
+    """Steps of a recorded row before it ends, or before its speech does."""
+    groups = [codes[i : i + 5] for i in range(0, len(codes), 5)]
+    spoken = groups.index([end_code] * 5) + 2 if [end_code] * 5 in groups else len(ids)
+    ended = [step for step, token in enumerate(ids, 1) if token in ends]
+    return min([spoken, *ended])
+
+
+@pytest.mark.parametrize("name", BATCHES)
+def test_batch_rows_equal_recorded_up_to_their_own_end(name, monkeypatch):
+    case, inputs, outputs = load_case(name)
+    found, choose = [], generation._choose
+
+    def recording(scores, options, generator):
+        found.append(scores)
+        return choose(scores, options, generator)
+
+    monkeypatch.setattr(generation, "_choose", recording)
+    if case["sp_gen_kwargs"]["text_greedy"]:  # such scores pass no processor and no _choose
+        case["sp_gen_kwargs"]["text_greedy"] = False
+    rows, speech = generate(load_model(), inputs, options_of(case))
+    scores = {
+        "text_scores": torch.stack([s for s in found if s.shape[1] == 400], 1),
+        "crq_scores": torch.stack([s for s in found if s.shape[1] == 129] or [found[0]], 1),
+    }
+    new = rows[:, inputs["input_ids"].shape[1] :]
+    for row, recorded in enumerate(outputs["generated_ids"].tolist()):
+        codes, padded = outputs["audio_ids"][row].tolist(), not inputs["attention_mask"][row].all()
+        if padded and codes:
+            continue  # padding entered the original's head
+        steps = own_steps(recorded, codes)
+        assert steps > 2
+        assert new[row, :steps].tolist() == recorded[:steps]
+        spoken = 5 * (steps - 1) if codes else 0
+        assert speech[row][:spoken].tolist() == codes[:spoken]
+        for key in scores.keys() & outputs.keys():
+            count = min(steps * (1 if key == "text_scores" else 5), outputs[key].shape[1])
+            torch.testing.assert_close(
+                scores[key][row, :count], outputs[key][row, :count], atol=1e-3, rtol=0
+            )
+
+
+def test_rows_padded_on_the_right_equal_single_runs():
+    """What the processor gives for a batch of texts, unless its tokenizer is told otherwise."""
+    _, inputs, _ = load_case("f12_s2s_batch_leftpad_quirk")
+    kept = inputs["attention_mask"].argsort(dim=1, descending=True, stable=True)
+    right = inputs | {
+        key: inputs[key].gather(1, kept) for key in ("input_ids", "attention_mask")
+    }
+    assert not right["attention_mask"][:, -1].all()
+    assert_rows_equal_single_runs(
+        right, GenerationOptions(12, (382, 380), 380, force_text_abos=True)
+    )
+
+
 def test_padded_rows_with_one_and_two_audios_equal_single_runs():
     _, inputs, _ = load_case("c3_forward_batch_leftpad")
     assert (inputs["input_ids"] == 388).sum(1).tolist() == [2, 1]
     options = GenerationOptions(
-        20, (382, 380), 380, repetition_penalty=1.2, no_repeat_ngram_size=2, min_new_tokens=12
+        20, (382, 380), 380, repetition_penalty=1.2, no_repeat_ngram_size=2, min_new_tokens=12,
+        force_text_abos=True,
     )
     assert_rows_equal_single_runs(inputs, options)
 
@@ -177,6 +233,40 @@ def test_generate_without_settings_uses_the_checkpoints_own():
     assert rows[:, inputs["input_ids"].shape[1] :].tolist() == outputs["generated_ids"].tolist()
 
 
+def test_the_forced_start_takes_the_first_id_whether_or_not_speech_is_wanted():
+    _, inputs, _ = load_case("e1_s2t_greedy")
+    options = GenerationOptions(3, (382,), 380, disable_speech=True, force_text_abos=True)
+    rows, speech = generate(load_model(), inputs, options)
+    assert rows[0, inputs["input_ids"].shape[1]] == 388 and speech[0].numel() == 0
+    assert not load_model().sp_gen_kwargs["force_text_abos"]
+
+
+def test_a_checkpoint_without_head_answers_in_text_and_says_that_it_cannot_speak():
+    case, inputs, outputs = load_case("e1_s2t_greedy")
+    model = load_model()
+    model.config.audio_config.enable_audio_invert_tower = False
+    del model.audio_invert_tower
+    with pytest.raises(ValueError, match="no refined head"):
+        model.generate(**inputs, **case["kwargs"])
+    model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
+    rows, _ = model.generate(**inputs, **case["kwargs"])
+    assert rows[:, inputs["input_ids"].shape[1] :].tolist() == outputs["generated_ids"].tolist()
+
+
+def test_inputs_that_are_none_are_as_good_as_absent():
+    ids = torch.arange(7)[None]
+    model = load_model()
+    absent, none = (
+        model.generate(input_ids=ids, max_new_tokens=3, **more)[0]
+        for more in ({}, {"input_features": None, "speech_ids": None, "attention_mask": None})
+    )
+    assert torch.equal(absent, none)
+    with pytest.raises(ValueError, match="no tokens"):
+        model.generate(input_ids=ids[:, :0], max_new_tokens=3)
+    with pytest.raises(ValueError, match="needs input_ids"):
+        model.generate(max_new_tokens=3)
+
+
 def test_generate_refuses_what_it_does_not_do():
     _, inputs, _ = load_case("e1_s2t_greedy")
     model = load_model()
@@ -211,6 +301,7 @@ def test_a_least_length_holds_back_the_end(setting):
     case, inputs, outputs = load_case("f6_s2s_text_eos_first")
     assert outputs["generated_ids"].shape[1] < 30
     model, prompt = load_model(), inputs["input_ids"].shape[1]
+    model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
     length = 30 + (prompt if setting == "min_length" else 0)
     rows, _ = model.generate(**inputs, **case["kwargs"], **{setting: length})
     assert rows.shape[1] >= prompt + 30
@@ -247,6 +338,17 @@ def test_half_precision_decodes_and_streams_the_same(dtype):
     events = list(stream(model, load_tokenizer(), one, options))
     codes = torch.cat([e.codes for e in events if isinstance(e, SpeechGroup)])
     assert codes.tolist() == generate(model, one, options)[1][0].tolist()
+
+
+@pytest.mark.parametrize("name", ["f2_s2s_reppen12", "f12_s2s_batch_leftpad_quirk"])
+def test_eager_attention_decodes_the_same(name):
+    case, inputs, _ = load_case(name)
+    options = replace(options_of(case), max_new_tokens=12)
+    (rows, speech), (eager_rows, eager_speech) = (
+        generate(load_model(attention), inputs, options) for attention in ("sdpa", "eager")
+    )
+    assert torch.equal(rows, eager_rows)
+    assert [c.tolist() for c in speech] == [c.tolist() for c in eager_speech]
 
 
 class Recorder:

@@ -24,6 +24,7 @@ from funaudiochat.hub import (
     NANO_TTS,
     TTS,
     _check_complete,
+    download,
     fetch_file,
     resolve_model,
     resolve_pair,
@@ -124,6 +125,12 @@ def test_a_model_of_ones_own_never_gets_the_detokenizer_of_nano(tmp_path, monkey
     with pytest.raises(CheckpointError, match="--tts-path"):
         resolve_pair(own, None)
     assert resolve_pair(own, NANO_TTS) == (own, NANO_TTS)
+
+
+@pytest.mark.parametrize("given", [{"source": "elsewhere"}, {"only": "modell"}])
+def test_an_unknown_source_or_part_is_refused(given):
+    with pytest.raises(DownloadError, match="is none of"):
+        download(**given)
 
 
 def test_a_missing_folder_names_the_command_that_gets_it(tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, PretrainedConfig
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
@@ -54,6 +54,11 @@ def test_mel_encoder_equals_recorded(name):
     torch.testing.assert_close(
         result.last_hidden_state, outputs["last_hidden_state"], atol=2e-5, rtol=0
     )
+    lengths = load_model().continuous_audio_tower._get_feat_extract_output_lengths(
+        inputs["feature_lens"]
+    )
+    for key, found in zip(("aftercnn_lens", "output_lens"), lengths, strict=True):
+        assert found.tolist() == outputs[key].tolist()
 
 
 @pytest.mark.parametrize("name", names("b"))
@@ -153,6 +158,12 @@ def test_the_head_is_fed_the_recorded_vectors(name):
     torch.testing.assert_close(fed[0], outputs["crq_inputs_embeds"], atol=1e-4, rtol=1e-4)
 
 
+def test_fine_positions_equal_recorded():
+    _, inputs, outputs = load_case("d4_train_packed")
+    fine = load_model().audio_invert_tower._fine_positions(inputs["position_ids"])
+    assert fine.tolist() == outputs["crq_position_ids"].tolist()
+
+
 def test_packed_rows_reach_the_back_ends_as_restarting_positions_without_a_mask():
     """What flash attention needs to keep samples apart; the others understand it too."""
     _, inputs, _ = load_case("d4_train_packed")
@@ -201,6 +212,17 @@ def test_auto_classes_know_the_model_after_registering_twice():
     assert isinstance(AutoConfig.from_pretrained(folder), FunAudioChatConfig)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     assert isinstance(model, FunAudioChatForConditionalGeneration)
+
+
+def test_registering_after_another_program_registered_the_same_type_works():
+    class Foreign(PretrainedConfig):
+        model_type = "funaudiochat"
+
+    AutoConfig.register("funaudiochat", Foreign, exist_ok=True)
+    register_funaudiochat()
+    folder = GOLDEN / "model" / "models" / "tiny_a"
+    assert isinstance(AutoConfig.from_pretrained(folder), FunAudioChatConfig)
+    assert Foreign().model_type == "funaudiochat"
 
 
 def test_placeholder_mismatch_names_both_numbers():

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from test_modeling import CASES, GOLDEN, load_model
 from transformers import AutoProcessor
 
-from funaudiochat.errors import AudioError, CheckpointError
+from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
 
@@ -88,6 +88,48 @@ def test_mel_equals_recorded_in_inference_and_training():
         torch.testing.assert_close(
             result[:, index], recorded[f"frames_{seconds}"], atol=1e-4, rtol=0
         )
+
+
+@pytest.mark.parametrize(
+    "row", [r for r in FEATURES["rows"] if r["seconds"] <= 30], ids=lambda row: str(row["seconds"])
+)
+def test_training_features_equal_recorded(row):
+    result = load_processor()(
+        text=BLANK, audio=[wave_of(row["seconds"], row["k"])], audio_padding="longest",
+        return_tensors="pt",
+    )
+    features, expected = result["input_features"], row["training"]
+    assert list(features.shape) == expected["features_shape"]
+    assert result["feature_attention_mask"].shape[1] == features.shape[2]
+    for name in ("mean", "std", "min", "max"):
+        assert getattr(features, name)().item() == pytest.approx(expected[name], abs=1e-4)
+
+
+def test_a_training_batch_and_the_mel_filters_equal_recorded():
+    processor, recorded = load_processor(), load_file(CASES / "h1_features/outputs.safetensors")
+    rows = {row["seconds"]: row["k"] for row in FEATURES["rows"]}
+    waves = [wave_of(seconds, rows[seconds]) for seconds in (0.5, 1.0)]
+    result = processor(
+        text=[BLANK, BLANK], audio=waves, audio_padding="longest", return_tensors="pt"
+    )
+    mask = result["feature_attention_mask"]
+    assert mask.tolist() == recorded["batch_mask_training"].tolist()
+    torch.testing.assert_close(
+        result["input_features"], recorded["batch_features_training"], atol=1e-4, rtol=0
+    )
+    filters = torch.as_tensor(processor.feature_extractor.mel_filters).float()
+    torch.testing.assert_close(filters, recorded["mel_filters"].float(), atol=1e-6, rtol=0)
+
+
+def test_a_batch_without_a_sound_to_take_a_spectrum_of_is_refused():
+    with pytest.raises(AudioError, match="201 samples"):
+        load_processor()(text=BLANK, audio=[np.zeros(200)], audio_padding="longest")
+
+
+@pytest.mark.parametrize("text", [None, 3, [], [None]])
+def test_what_is_no_text_is_refused(text):
+    with pytest.raises(FunAudioChatError, match="one text or a list of texts"):
+        load_processor()(text=text)
 
 
 def test_sound_past_30_s_is_encoded_like_a_sound_of_its_own():
@@ -197,6 +239,22 @@ def test_bad_waves_are_refused_with_cause_and_remedy():
 def test_a_folder_without_speech_tokenizer_is_named(tmp_path):
     shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("speech_tokenizer"))
     with pytest.raises(CheckpointError, match="speech_tokenizer/"):
+        FunAudioChatProcessor.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize(
+    "name, field, value",
+    [
+        ("preprocessor_config.json", "n_samples", 0),
+        ("preprocessor_config.json", "hop_length", -160),
+        ("speech_tokenizer/tokenizer_config.json", "audio_group_size", 0),
+    ],
+)
+def test_sizes_that_are_none_are_refused(tmp_path, name, field, value):
+    shutil.copytree(FOLDER, tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value, "chunk_length": 0}))
+    with pytest.raises(CheckpointError, match=f"{field} is"):
         FunAudioChatProcessor.from_pretrained(tmp_path / "model")
 
 

@@ -25,6 +25,7 @@ from typing import Any
 import torch
 import yaml
 
+from funaudiochat.errors import FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
 from training.callbacks import PARTS, LossLog, ModelSettings, draw_losses
@@ -38,17 +39,22 @@ def read_config(path: str, overrides: list[str]) -> dict[str, Any]:
     """A YAML file, with ``key=value`` overrides.
 
     Raises:
-        ValueError: an unknown part, or an override without ``=``.
+        FunAudioChatError: an unreadable file, an unknown part, or an override without ``=``.
     """
-    config = yaml.safe_load(Path(path).read_text())
+    try:
+        config = dict(yaml.safe_load(Path(path).read_text()))
+    except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
+        raise FunAudioChatError(f"{path} is no YAML file of fields: {error}") from error
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
-            raise ValueError(f"{override!r} is no key=value")
+            raise FunAudioChatError(f"{override!r} is no key=value")
         config[key] = yaml.safe_load(value)
     unknown = set(config.get("train_parts") or ()) - PARTS.keys()
     if unknown:
-        raise ValueError(f"train_parts knows no {sorted(unknown)}; there are {', '.join(PARTS)}")
+        raise FunAudioChatError(
+            f"train_parts knows no {sorted(unknown)}; there are {', '.join(PARTS)}"
+        )
     return config
 
 
@@ -62,21 +68,26 @@ def _stand_in_for_torchaudio() -> None:
         sys.modules["torchaudio"] = stub
 
 
+def prepare_llamafactory() -> None:
+    """Let LLaMA-Factory of this process know model, plugin and template; safe to repeat."""
+    # The pinned transformers is newer than LLaMA-Factory's own limit and works with it.
+    os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
+    register_funaudiochat()
+    _stand_in_for_torchaudio()
+    from training.plugin import register
+
+    register()
+
+
 def train(config: dict[str, Any]) -> None:
     """Run one worker; the first one leaves a whole checkpoint folder, and loss curves if asked."""
     config = dict(config)
     parts = config.pop("train_parts", None)
     halve = config.pop("halve_untranscribed_audio", True)
     plot = config.pop("plot_loss", False)
-    # The pinned transformers is newer than LLaMA-Factory's own limit and works with it.
-    os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
-    register_funaudiochat()
-    _stand_in_for_torchaudio()
+    prepare_llamafactory()
     from llamafactory.train.tuner import run_exp
 
-    from training.plugin import register
-
-    register()
     run_exp(dict(config), callbacks=[ModelSettings(parts, halve), LossLog()])
     if int(os.environ.get("RANK", 0)) == 0:
         output = Path(config["output_dir"])
@@ -89,7 +100,10 @@ def train(config: dict[str, Any]) -> None:
 def main() -> None:
     """Start the workers, or be one."""
     logging.basicConfig(level=logging.INFO)
-    config = read_config(sys.argv[1], sys.argv[2:])
+    try:
+        config = read_config(sys.argv[1], sys.argv[2:])
+    except FunAudioChatError as error:
+        sys.exit(f"error: {error}")
     processes = int(os.environ.get("NPROC_PER_NODE") or max(1, torch.cuda.device_count()))
     nodes = int(os.environ.get("NNODES") or 1)
     if os.environ.get(_WORKER) or processes * nodes == 1:
@@ -102,7 +116,11 @@ def main() -> None:
         f"--master_port={os.environ.get('MASTER_PORT', 29500)}",
         "-m", "training.launch", *sys.argv[1:],
     ]
-    raise SystemExit(subprocess.run(command, env={**os.environ, _WORKER: "1"}).returncode)
+    environment = {**os.environ, _WORKER: "1"}
+    if config.get("use_cpu") or not torch.accelerator.is_available():
+        # accelerate's own choice is "cpu:0", to which torch.load cannot restore a checkpoint.
+        environment.setdefault("ACCELERATE_TORCH_DEVICE", "cpu")
+    raise SystemExit(subprocess.run(command, env=environment).returncode)
 
 
 if __name__ == "__main__":

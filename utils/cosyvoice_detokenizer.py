@@ -19,16 +19,16 @@ def get_audio_detokenizer(
     return CosyVoice3Detokenizer.from_pretrained(model_dir, device)
 
 
-def _sound_codes(codes: Any) -> torch.Tensor:
+def _sound_codes(audio_detokenizer: CosyVoice3Detokenizer, codes: Any) -> torch.Tensor:
     ids = torch.as_tensor(codes).flatten()
-    return ids[(ids >= 0) & (ids < 6561)]
+    return ids[(ids >= 0) & (ids < audio_detokenizer.flow.config.vocab_size)]
 
 
 def token2wav(
     audio_detokenizer: CosyVoice3Detokenizer, codes: Any, speaker: torch.Tensor
 ) -> torch.Tensor:
     """Codes -> sound [1, samples] at 24 kHz; ids that are no sound are left out."""
-    return audio_detokenizer.decode(_sound_codes(codes), speaker)[None]
+    return audio_detokenizer.decode(_sound_codes(audio_detokenizer, codes), speaker)[None]
 
 
 def tts_infer_streaming(
@@ -37,7 +37,7 @@ def tts_infer_streaming(
     """Groups of codes as they come -> pieces of sound [1, samples]."""
     stream = audio_detokenizer.stream(speaker)
     for group in codes:
-        samples = stream.push(_sound_codes(group))
+        samples = stream.push(_sound_codes(audio_detokenizer, group))
         if len(samples):
             yield samples[None]
     yield stream.finish()[None]

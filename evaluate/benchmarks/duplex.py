@@ -37,7 +37,7 @@ def _load(name: str, root: Path) -> Iterator[Item]:
     def item(row: RowOfData) -> dict[str, Any]:
         fields = {
             "question": row.text("question"),
-            "references": references_of(row.get("answer") or ""),
+            "references": references_of(row, "answer"),
             "user_end_s": float(row.text("user_end_s")),
         }
         return {"audio": find_file(row.text("file_name"), folder), "fields": fields}

@@ -25,7 +25,7 @@ def _lines(folder: Path) -> Iterator[RowOfData]:
     for path in sorted(folder.glob("*/*/*.trans.txt")):
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
         for number, line in enumerate(lines, 1):
-            yield RowOfData(f"{path}, line {number}", {"folder": path.parent, "line": line})
+            yield RowOfData(path, f"line {number}", {"line": line})
 
 
 def _item(row: RowOfData) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _item(row: RowOfData) -> dict[str, Any]:
         raise RowError("is no 'id TEXT' line")
     return {
         "id": id_,
-        "audio": row.columns["folder"] / f"{id_}.flac",
+        "audio": row.path.parent / f"{id_}.flac",
         "instruction": ASR_INSTRUCTION,
         "fields": {"reference": reference, "language": "en"},
     }

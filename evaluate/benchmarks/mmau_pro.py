@@ -19,7 +19,6 @@ from evaluate.core import (
     Verdict,
     choice_instruction,
     each,
-    invalid,
     points,
 )
 from evaluate.data import RowOfData, find_file, items_of, parquet_files, parquet_rows
@@ -47,19 +46,20 @@ def _load(folder: Path) -> Iterator[Item]:
         }
         return {
             "id": row.get("id"),
-            "audio": find_file(row.columns["audio_path"][0], folder, folder / "data"),
+            "audio": find_file(_sounds(row)[0], folder, folder / "data"),
             "instruction": choice_instruction(question, choices) if closed else question,
             "fields": fields,
         }
 
-    def one_sound(row: RowOfData) -> bool:
-        paths = row.get("audio_path")
-        return not isinstance(paths, list) or len(paths) == 1
-
     rows = parquet_rows(parquet_files(folder, "test*.parquet"))
     return items_of(
-        (row for row in rows if one_sound(row)), lambda row: _without_none(item(row))
+        (row for row in rows if len(_sounds(row)) < 2), lambda row: _without_none(item(row))
     )
+
+
+def _sounds(row: RowOfData) -> list[str]:
+    paths = row.get("audio_path") or []
+    return [paths] if isinstance(paths, str) else paths
 
 
 def _without_none(made: dict[str, Any]) -> dict[str, Any]:
@@ -123,7 +123,7 @@ def _only(*kinds: tuple[Callable[[Answer], bool], Any]) -> Any:
     """A scorer of the answers of some kinds; every category is a part of its own."""
 
     def scorer(answers: list[Answer], tools: Any) -> list[Verdict]:
-        verdicts = [invalid("of another kind") for _ in answers]
+        verdicts = [Verdict() for _ in answers]
         for belongs, rule in kinds:
             places = [i for i, answer in enumerate(answers) if belongs(answer)]
             if not places:

@@ -80,6 +80,7 @@ def _load(name: str, root: Path) -> Iterator[Item]:
         return {
             "audio": audio,
             "system": system_prompt(as_list(row.text("function"))),
+            "system_extra": str(row.get("time") or "") or None,
             "fields": {key: row.get(key) for key in REFERENCE_FIELDS},
         }
 
@@ -92,16 +93,16 @@ BENCHMARK = Benchmark(
     folder="SpeechFCEval",
     layout="FunAudioLLM/SpeechFCEval: <set>/metadata.jsonl and <set>/wav/",
     notes=(
-        "ACEBench's rules do not compare numbers and booleans at the top level; the paper rounds "
-        "its shares to three decimals (66.3 for 66.35)",
-        "the field `time` is in no published prompt and is left out",
+        "ACEBench's rules do not compare numbers and booleans at the top level, and round shares "
+        "to three decimals (66.3 for 66.35)",
+        "the field `time` is in no published prompt; it is asked with only by --time-in-prompt",
     ),
     hub=(HubData("FunAudioLLM/SpeechFCEval"),),
     subsets=tuple(
         Subset(
             name,
             partial(_load, name),
-            (Metric("calls", each(partial(_score, rules))),),
+            (Metric("calls", each(partial(_score, rules)), step=0.1 * (rules == "acebench")),),
             (Row("SpeechFCEval", row, (("calls",),)),),
             count,
         )

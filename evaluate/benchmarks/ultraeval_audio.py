@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset, Verdict
-from evaluate.data import RowOfData, embedded_audio, items_of, parquet_files, parquet_rows
+from evaluate.data import (
+    RowError,
+    RowOfData,
+    embedded_audio,
+    items_of,
+    parquet_files,
+    parquet_rows,
+)
 from evaluate.metrics import (
     JudgeTask,
     answer_heard,
@@ -25,8 +32,15 @@ _GROUP = "UltraEval-Audio (S2S)"
 _QUALITY = "Speech quality on UltraEval-Audio Llama Q."
 
 
-def references_of(value: Any) -> str | list[str]:
-    """A reference answer, or the list of them."""
+def references_of(row: RowOfData, column: str) -> str | list[str]:
+    """A reference answer, or the list of them.
+
+    Raises:
+        RowError: there is none; an empty one would be found in every reply.
+    """
+    value = row.get(column)
+    if value is None:
+        raise RowError(f"column {column!r} is missing")
     return [str(v) for v in value] if isinstance(value, list) else str(value)
 
 
@@ -38,7 +52,7 @@ def _load(repository: str, question: str, reference: str, root: Path) -> Iterato
     def item(row: RowOfData) -> dict[str, Any]:
         fields = {
             "question": row.text(question),
-            "references": references_of(row.get(reference) or ""),
+            "references": references_of(row, reference),
         }
         return {"audio": embedded_audio(row, folder), "fields": fields}
 

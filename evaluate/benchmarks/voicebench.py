@@ -24,6 +24,7 @@ from evaluate.core import (
     points,
 )
 from evaluate.data import (
+    RowError,
     RowOfData,
     as_list,
     embedded_audio,
@@ -35,7 +36,7 @@ from evaluate.data import (
 )
 from evaluate.metrics import JudgeTask, judged, read_rating_1_to_5, read_yes_or_no
 from evaluate.scorers import ifeval
-from evaluate.scorers.choices import voicebench_letter
+from evaluate.scorers.choices import LETTERS, voicebench_letter
 from evaluate.scorers.texts import refused
 
 _GROUP = "VoiceBench (S2T)"
@@ -57,11 +58,15 @@ def _item(subset: str, folder: Path, row: RowOfData) -> dict[str, Any]:
     fields: dict[str, Any] = {"question": row.text("prompt", "audio_content")}
     if subset in ("sd-qa", "openbookqa", "mmsu"):
         fields["reference"] = row.text("reference", "answer")
+    if subset in ("openbookqa", "mmsu"):
+        fields["reference"] = fields["reference"].strip().upper()
+        if fields["reference"] not in tuple(LETTERS):
+            raise RowError(f"the right answer is a letter A to D, not {fields['reference']!r}")
     if subset == "ifeval":
         fields["instructions"] = as_list(row.get("instruction_id_list", "instruction"))
         fields["kwargs"] = as_list(row.get("kwargs", "instruction_kwargs"))
         if len(fields["kwargs"]) != len(fields["instructions"]):
-            raise ValueError("as many kwargs as instructions are needed")
+            raise RowError("as many kwargs as instructions are needed")
     named = row.get("audio_path")
     audio = find_file(named, folder) if named else embedded_audio(row, folder)
     return {"audio": audio, "fields": fields}
@@ -108,11 +113,8 @@ def _letters(answers: list[Answer], tools: Any, draw: bool) -> list[Verdict]:
         letter = voicebench_letter(answer.text)
         reason = "" if letter else "no letter found"
         if letter is None and draw:
-            letter = chance.choice("ABCD")
-            reason = f"no letter found, drew {letter}"
-        verdicts.append(
-            points(letter == answer.fields["reference"].strip().upper(), letter or "", reason)
-        )
+            letter = chance.choice(LETTERS)
+        verdicts.append(points(letter == answer.fields["reference"], letter or "", reason))
     return verdicts
 
 

@@ -12,7 +12,7 @@ from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset,
 from evaluate.data import RowError, RowOfData, find_file, items_of, json_lines
 from evaluate.metrics import AUDIO_JUDGE, JudgeTask, judged
 from evaluate.scorers.judge_replies import vstyle_score
-from evaluate.scorers.vstyle import WEIGHTS
+from evaluate.scorers.vstyle import WEIGHTS, weights_of
 from evaluate.statistics import Weights, part_names
 from utils.constant import SPOKEN_S2M_PROMPT
 
@@ -65,7 +65,7 @@ def _rated(language: str, answers: list[Answer], tools: Any) -> list[Verdict]:
         ]
         task = JudgeTask(
             "judge", f"vstyle_{category}_{language}", _slots, _read, who=AUDIO_JUDGE,
-            sounds=_sounds, tries=5,
+            sounds=_sounds, tries=5, max_tokens=8192,  # judges that think count thoughts too
         )
         for answer, verdict in zip(spoken, judged(task)(spoken, tools), strict=True):
             verdicts[answer.id] = verdict.as_part(answer.fields["ability"])
@@ -73,9 +73,7 @@ def _rated(language: str, answers: list[Answer], tools: Any) -> list[Verdict]:
 
 
 def _weights(verdicts: list[Verdict]) -> Weights:
-    names = part_names(verdicts)
-    covered = sum(WEIGHTS[name] for name in names)
-    return {name: WEIGHTS[name] / covered for name in names}
+    return weights_of(part_names(verdicts))
 
 
 def _subset(language: str) -> Subset:

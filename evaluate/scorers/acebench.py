@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 from evaluate.scorers.tool_calls import (
+    CRASHES,
     PYTHON_TYPES,
     Call,
     CallVerdict,
@@ -38,13 +39,16 @@ def check(tools: list[dict[str, Any]], expected: Any, reply: str) -> CallVerdict
     except NotCalls:
         return CallVerdict(False, "ast_decoder:decoder_failed")
     alternatives = expected if isinstance(expected, list) else [expected]
+    errors = []
     try:
-        errors = [_calls_error(tools, alternative, calls) for alternative in alternatives]
-    except (KeyError, TypeError, AttributeError, StopIteration, RecursionError) as crash:
-        # The reference crashes here: a schema or an expectation that is none.
+        for alternative in alternatives:
+            error = _calls_error(tools, alternative, calls)
+            if error is None:
+                return CallVerdict(True)
+            errors.append(error)
+    except CRASHES as crash:
         return CallVerdict(False, f"malformed:{type(crash).__name__}")
-    valid = None in errors
-    return CallVerdict(valid, "correct" if valid else str(errors[0]))
+    return CallVerdict(False, errors[0] if errors else "malformed:no alternative")
 
 
 def _calls_error(tools: list[Any], expected: dict[str, Any], calls: list[Call]) -> str | None:

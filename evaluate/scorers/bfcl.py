@@ -10,6 +10,7 @@ that the parameter may be left out.
 from typing import Any
 
 from evaluate.scorers.tool_calls import (
+    CRASHES,
     PYTHON_TYPES,
     Call,
     CallVerdict,
@@ -39,8 +40,7 @@ def check(
         return CallVerdict(False, "ast_decoder:decoder_failed")
     try:
         error = _parallel(tools, expected, calls) if parallel else _single(tools, expected, calls)
-    except (KeyError, TypeError, AttributeError, IndexError, RecursionError) as crash:
-        # The reference crashes here: a schema or an expectation that is none.
+    except CRASHES as crash:
         return CallVerdict(False, f"malformed:{type(crash).__name__}")
     return CallVerdict(error is None, error or "correct")
 
@@ -56,9 +56,9 @@ def _parallel(tools: list[Any], expected: list[Any], calls: list[Call]) -> str |
         return f"{_PARALLEL}:wrong_count"
     unused = list(calls)
     for entry in expected:  # no backtracking: the first call that passes is taken
-        for call in unused:
+        for place, call in enumerate(unused):
             if _call_error(tools, entry, call) is None:
-                unused.remove(call)
+                del unused[place]
                 break
         else:
             return f"{_PARALLEL}:cannot_find_match"

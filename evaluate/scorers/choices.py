@@ -20,13 +20,14 @@ def _templates() -> list[str]:
     return json.loads(path.read_text(encoding="utf-8"))["choice_templates"]
 
 
+def without_tag(reply: str) -> str:
+    """A reply without the mark of a turn that some models of VoiceBench begin with."""
+    return reply[3:].strip() if reply.startswith(("<1>", "<2>", "<3>")) else reply
+
+
 def voicebench_letter(reply: str) -> str | None:
     """The letter A to D a reply to a spoken multiple-choice question gives, if any."""
-    text = reply.lower()
-    for tag in ("<1>", "<2>", "<3>"):
-        if text.startswith(tag):
-            text = text[len(tag) :].strip()
-            break
+    text = without_tag(reply.lower())
     for template in _templates():
         for letter in "abcd":
             if template.replace("[CHOICE]", letter) in text:
@@ -43,16 +44,14 @@ def _words(text: str) -> set[str]:
 
 def mmau_match(answer: str, choices: list[str], reply: str) -> bool:
     """MMAU's string match: every word of the answer, and none that only a wrong choice has."""
-    if not reply.strip():
-        return False
     given, wanted = _words(reply), _words(answer)
     others = set[str]().union(*(_words(choice) for choice in choices))
-    return wanted <= given and not given & (others - wanted)
+    return bool(given) and wanted <= given and not given & (others - wanted)
 
 
 def mmsu_letter(reply: str) -> str | None:
     """MMSU's own rule: the first character, or else the last but one, if it is A to D."""
-    text = reply.replace("\n", "").strip()
+    text = reply.strip().replace("\n", "")
     if text[:1] and text[0] in LETTERS:
         return text[0]
     if len(text) > 1 and text[-2] in LETTERS:
@@ -82,8 +81,8 @@ def mmsu_reference_verdicts(records: list[dict]) -> list[bool | None]:
     verdicts: list[bool | None] = []
     letter: str | None = None
     for record in records:
-        reply = record["response"]
-        if reply not in ("", "None", None):
+        reply = str(record["response"]).strip()
+        if reply not in ("", "None"):
             found = mmsu_letter(reply)
             if found is None:
                 verdicts.append(None)

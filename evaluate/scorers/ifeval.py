@@ -6,9 +6,9 @@
 from functools import cache
 from typing import Any
 
+from evaluate.scorers.choices import without_tag
 from evaluate.scorers.sentences import prepare_sentence_splitter
 
-_TAGS = ("<1>", "<2>", "<3>")
 _END = "<|user|>"
 
 
@@ -46,10 +46,7 @@ def follows(
     Raises:
         KeyError: an instruction without a checker.
     """
-    reply = reply.strip()
-    for tag in _TAGS:
-        reply = reply.removeprefix(tag)
-    reply = reply.removesuffix(_END).strip()
+    reply = without_tag(reply.strip()).removesuffix(_END).strip()
     strict, loose = [], []
     for name, settings in zip(instructions, kwargs, strict=True):
         checker = _checkers()[name](name)

@@ -25,12 +25,11 @@ def _number(text: str) -> float | None:
 
 
 def rating_1_to_5(reply: str) -> float | None:
-    """VoiceBench: the reply is a number, or holds ``[[n]]``."""
+    """VoiceBench: the reply is a number, or holds ``[[n]]``; its scale is not enforced."""
     value = _number(reply.strip())
-    if value is None:
-        found = _RATING.search(reply)
-        value = float(found[1]) if found else None
-    return value if value is not None and 1 <= value <= 5 else None
+    if value is None and (found := _RATING.search(reply)):
+        value = _number(found[1])
+    return value
 
 
 def rating_1_to_10(reply: str) -> int | None:
@@ -76,7 +75,7 @@ def is_judged_correct(reply: str) -> bool | None:
 def _literal(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         pass
     try:
         return ast.literal_eval(text)

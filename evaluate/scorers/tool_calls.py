@@ -26,6 +26,12 @@ PYTHON_TYPES: dict[str, type] = {
 }
 
 
+# Where the reference crashes: a schema or an expectation that is none. The item is wrong.
+CRASHES = (
+    KeyError, TypeError, AttributeError, IndexError, ValueError, StopIteration, RecursionError,
+)
+
+
 @dataclass(frozen=True)
 class CallVerdict:
     """Whether the calls are the expected ones, and else the kind of the first error."""

@@ -3,7 +3,7 @@
 
 """VStyle's weights of its abilities."""
 
-from collections import defaultdict
+from collections.abc import Iterable
 
 ABILITIES = {
     "acoustic_attributes": (
@@ -33,20 +33,12 @@ def _weights() -> dict[str, float]:
 WEIGHTS = _weights()
 
 
-def overall(means: dict[str, float]) -> tuple[float, float, dict[str, float]]:
-    """Weighted mean of ability means, the weight they cover (0-1), and the categories' means.
-
-    Abilities that are missing leave the weight they would have had to the others.
+def weights_of(abilities: Iterable[str]) -> dict[str, float]:
+    """Weights of these abilities, with sum 1: missing ones leave theirs to the others.
 
     Raises:
         KeyError: an ability that VStyle does not have.
     """
-    covered = sum(WEIGHTS[ability] for ability in means)
-    value = sum(WEIGHTS[ability] * mean for ability, mean in means.items()) / covered
-    sums: dict[str, float] = defaultdict(float)
-    used: dict[str, float] = defaultdict(float)
-    for ability, mean in means.items():
-        category = ability.split("/")[0]
-        sums[category] += WEIGHTS[ability] * mean
-        used[category] += WEIGHTS[ability]
-    return value, covered, {category: sums[category] / used[category] for category in sums}
+    weights = {ability: WEIGHTS[ability] for ability in abilities}
+    covered = sum(weights.values())
+    return {ability: weight / covered for ability, weight in weights.items()}

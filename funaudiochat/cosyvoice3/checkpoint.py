@@ -77,7 +77,7 @@ def load_flow(folder: str | Path, config: FlowConfig) -> Flow:
 
     Raises:
         CheckpointError: the file is missing or damaged, or tensors are missing, too many, of
-            another shape or not finite; the message names them.
+            another shape, no floats or not finite; the message names them.
     """
     return _load(Flow, config, Path(folder) / "flow.pt")
 
@@ -133,6 +133,7 @@ def _check(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> N
         "missing": wanted.keys() - state.keys(),
         "not known": state.keys() - wanted.keys(),
         "of another shape": {key for key in both if wanted[key].shape != state[key].shape},
+        "not of floats": {key for key in both if not state[key].is_floating_point()},
         "with NaN or infinity": {key for key in both if not bool(state[key].isfinite().all())},
     }
     found = [

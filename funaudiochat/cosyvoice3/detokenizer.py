@@ -20,11 +20,11 @@ from torch import Tensor
 from funaudiochat.cosyvoice3.checkpoint import load_flow, load_hift, read_settings
 from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowState
 from funaudiochat.cosyvoice3.hift import F0_LEFT_FRAMES, F0_RIGHT_FRAMES, Hift, exact_dtype
+from funaudiochat.cosyvoice3.pieces import pieces
 from funaudiochat.errors import VoiceError
 
 NOISE_FRAMES = 15000
-SEGMENT_CODES = 750
-SHORTEST_SEGMENT_CODES = 50
+SHORTEST_LAST_S = 2
 
 
 class UniformRows:
@@ -79,21 +79,6 @@ class DetokenizerState:
     pending: list[int] = field(default_factory=list)
     chunks: int = 0
     finished: bool = False
-
-
-def segments(count: int) -> list[tuple[int, int]]:
-    """Bounds of the 30 s pieces of a one-shot reply of ``count`` codes.
-
-    A last piece under 2 s is joined with the one before, and both are cut in half.
-    """
-    bounds = [
-        (start, min(start + SEGMENT_CODES, count)) for start in range(0, count, SEGMENT_CODES)
-    ]
-    if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] < SHORTEST_SEGMENT_CODES:
-        start = bounds[-2][0]
-        middle = start + (count - start) // 2
-        bounds[-2:] = [(start, middle), (middle, count)]
-    return bounds
 
 
 class CosyVoice3Detokenizer:
@@ -153,12 +138,17 @@ class CosyVoice3Detokenizer:
             speed: above 1 is faster.
 
         Raises:
-            ValueError: a code outside the vocabulary; VoiceError: a useless speaker vector.
+            ValueError: a code outside the vocabulary, or no speed; VoiceError: a useless speaker
+                vector.
         """
+        if not 0 < speed < float("inf"):
+            raise ValueError(f"speed is {speed}, not a positive number")
         ids, embedding = self._codes(codes), self._embedding(speaker)
         if not ids:
             return torch.zeros(0)
-        bounds = segments(len(ids)) if schedule is None else [(0, len(ids))]
+        bounds = [(0, len(ids))]
+        if schedule is None:
+            bounds = pieces(len(ids), self.code_rate_hz, SHORTEST_LAST_S)
         waves = []
         for start, stop in bounds:
             piece = torch.tensor([ids[start:stop]], device=self.device)

@@ -10,12 +10,12 @@ import onnxruntime
 import torch
 from transformers.audio_utils import mel_filter_bank
 
+from funaudiochat.cosyvoice3.pieces import pieces
 from funaudiochat.errors import AudioError, CheckpointError
 
 FILE_NAME = "speech_tokenizer_v3.onnx"
 SAMPLE_RATE_HZ = 16000
-SEGMENT_SAMPLES = 30 * SAMPLE_RATE_HZ
-SHORTEST_LAST_SAMPLES = SAMPLE_RATE_HZ
+SHORTEST_LAST_S = 1
 _N_FFT, _HOP, _MELS = 400, 160, 128
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
@@ -37,21 +37,6 @@ def log_mel(wave: np.ndarray) -> np.ndarray:
     scaled = power.clamp(min=1e-10).log10()
     scaled = scaled.clamp(min=float(scaled.max()) - 8)
     return ((scaled + 4) / 4).numpy()
-
-
-def segments(count: int) -> list[tuple[int, int]]:
-    """Bounds of the 30 s segments of ``count`` samples.
-
-    A last one under 1 s is joined with the one before, and both are cut in half.
-    """
-    bounds = [
-        (start, min(start + SEGMENT_SAMPLES, count)) for start in range(0, count, SEGMENT_SAMPLES)
-    ]
-    if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] < SHORTEST_LAST_SAMPLES:
-        start = bounds[-2][0]
-        middle = start + (count - start) // 2
-        bounds[-2:] = [(start, middle), (middle, count)]
-    return bounds
 
 
 class SpeechTokenizer:
@@ -79,14 +64,16 @@ class SpeechTokenizer:
             path = path / FILE_NAME
         if not path.is_file():
             raise CheckpointError(f"{path} is missing; fetch it with `funaudiochat download`")
-        provider = _PROVIDERS.get(device.split(":")[0])
+        kind, _, index = device.partition(":")
+        provider = _PROVIDERS.get(kind)
         if provider not in onnxruntime.get_available_providers():
             raise CheckpointError(
                 f"onnxruntime cannot run on {device!r} here; use device='cpu', or for CUDA "
                 "`pip install onnxruntime-gpu` in place of onnxruntime"
             )
         try:
-            session = onnxruntime.InferenceSession(str(path), providers=[provider])
+            options = {"device_id": index} if kind == "cuda" and index else {}
+            session = onnxruntime.InferenceSession(str(path), providers=[(provider, options)])
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise CheckpointError(
                 f"{path} is damaged or no ONNX file; fetch it again with `funaudiochat download`"
@@ -110,7 +97,7 @@ class SpeechTokenizer:
                 f"{_N_FFT // 2 + 1} at 16 kHz are needed"
             )
         parts = []
-        for start, stop in segments(len(wave)):
+        for start, stop in pieces(len(wave), SAMPLE_RATE_HZ, SHORTEST_LAST_S):
             features = log_mel(np.asarray(wave[start:stop], dtype=np.float32))[None]
             length = np.array([features.shape[2]], dtype=np.int32)
             (codes, *_) = self._session.run(

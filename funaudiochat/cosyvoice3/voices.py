@@ -13,9 +13,11 @@ from torch import Tensor
 
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import VoiceError
+from funaudiochat.hub import VOICES_FILE
 
 DEFAULT_VOICE = "中文女"
 SPEAKER_DIM = 192
+VOICES_NAME, CAMPPLUS_NAME = "voices.safetensors", "campplus.onnx"  # in a detokenizer's folder
 _SAMPLE_RATE_HZ = 16000
 _REMEDY = (
     "get the default voice with `funaudiochat download --only voices`, or make one with "
@@ -23,19 +25,24 @@ _REMEDY = (
 )
 
 
-def find_voices_file(tts_path: Path | None = None) -> Path:
-    """The voice file in use: the detokenizer folder's own, else the one in ``utils/``.
+def installed_voices(tts_path: str | Path) -> dict[str, Tensor]:
+    """Voices of a detokenizer, name -> [192]: the downloaded ones and those of its folder.
+
+    The downloaded voices are vectors of ``campplus.onnx``, so a folder that has voices but not
+    that network keeps to its own.
 
     Raises:
-        VoiceError: there is none.
+        VoiceError: there are none, or a file is damaged.
     """
-    candidates = [Path(__file__).parents[2] / "utils" / "new_spk2info.pt"]
-    if tts_path is not None:
-        candidates.insert(0, Path(tts_path) / "voices.safetensors")
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise VoiceError(f"no voice is installed; {_REMEDY}")
+    own, files = Path(tts_path) / VOICES_NAME, []
+    foreign = own.is_file() and not (Path(tts_path) / CAMPPLUS_NAME).is_file()
+    if VOICES_FILE.is_file() and not foreign:
+        files.append(VOICES_FILE)
+    if own.is_file():
+        files.append(own)
+    if not files:
+        raise VoiceError(f"no voice is installed; {_REMEDY}")
+    return {name: vector for path in files for name, vector in load_voices(path).items()}
 
 
 def load_voices(path: str | Path) -> dict[str, Tensor]:
@@ -98,7 +105,7 @@ def speaker_vector(wave: Any, campplus: str | Path) -> Tensor:
     Features are Kaldi's filter banks (80 bins, 25 ms / 10 ms, Povey window), mean removed.
 
     Raises:
-        VoiceError: the network's file is missing.
+        VoiceError: the network's file is missing, damaged or another network's.
     """
     import kaldi_native_fbank
     import onnxruntime
@@ -119,8 +126,14 @@ def speaker_vector(wave: Any, campplus: str | Path) -> Tensor:
         [torch.from_numpy(banks.get_frame(i).copy()) for i in range(banks.num_frames_ready)]
     )
     features = features - features.mean(dim=0)
-    session = onnxruntime.InferenceSession(str(campplus), providers=["CPUExecutionProvider"])
-    (vector,) = session.run(None, {session.get_inputs()[0].name: features[None].numpy()})
+    try:
+        session = onnxruntime.InferenceSession(str(campplus), providers=["CPUExecutionProvider"])
+        (vector,) = session.run(None, {session.get_inputs()[0].name: features[None].numpy()})
+    except Exception as error:  # onnxruntime's own exceptions share no base
+        raise VoiceError(
+            f"{campplus} is damaged or another network ({error}); fetch it again with "
+            "`funaudiochat download`"
+        ) from error
     return check_voice(str(campplus), torch.from_numpy(vector))
 
 

@@ -73,6 +73,14 @@ def test_missing_extra_and_misshaped_tensors_are_named(folder, name, key):
         CosyVoice3Detokenizer.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("dtype", [torch.int32, torch.complex64])
+def test_tensors_that_are_no_floats_are_named(folder, dtype):
+    key = "input_embedding.weight"
+    change(folder, "flow.pt", lambda s: s.update({key: s[key].to(dtype)}))
+    with pytest.raises(CheckpointError, match=f"1 not of floats: {key}"):
+        CosyVoice3Detokenizer.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("data", [b"", b"not a file of weights", None])
 def test_damaged_weights_are_one_clear_error(folder, data):
     path = folder / "hift.pt"

@@ -19,11 +19,12 @@ from funaudiochat.cosyvoice3.detokenizer import (
     CosyVoice3Detokenizer,
     UniformRows,
     draw_noise,
-    segments,
 )
 from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig
 from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
+from funaudiochat.cosyvoice3.pieces import pieces
 from funaudiochat.errors import VoiceError
+from utils.cosyvoice_detokenizer import get_audio_detokenizer, token2wav, tts_infer_streaming
 
 SCHEDULES = [RECORDED_MASK, ChunkSchedule(), ChunkSchedule(1, 1.5, 9, 12)]
 
@@ -110,9 +111,23 @@ def test_sequences_of_calls_equal_recorded(detokenizer, data, speaker, name):
                 assert snr_db(wave, expected) >= 25
 
 
-def test_speed_gives_the_recorded_length(detokenizer, data, speaker):
+def test_speed_gives_the_recorded_sound(detokenizer, data, speaker, monkeypatch):
+    monkeypatch.setattr(detokenizer, "_noise", data["cfm.noise"])
+    monkeypatch.setattr(
+        "funaudiochat.cosyvoice3.detokenizer.UniformRows",
+        lambda *_: RecordedRows(data["hift.sine_noise"][0]),
+    )
     wave = detokenizer.decode(data["flow.tokens"][0, :20], speaker, speed=1.25)
-    assert len(wave) == data["t2w.speed1p25.wav"].shape[1]
+    expected = data["t2w.speed1p25.wav"][0]
+    assert len(wave) == len(expected) and snr_db(wave, expected) >= 25
+    with pytest.raises(ValueError, match="speed"):
+        detokenizer.decode([1], speaker, speed=0)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
+def test_the_shortest_replies_are_whole_at_once(detokenizer, speaker, count):
+    wave = detokenizer.decode(range(count), speaker)
+    assert len(wave) == 960 * count and bool(wave.isfinite().all())
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -155,7 +170,7 @@ def test_every_code_becomes_960_samples(detokenizer, speaker, pushes, first, gro
 
 @pytest.mark.parametrize("count", [749, 750, 751, 799, 800, 1500, 1501, 3000])
 def test_long_replies_are_cut_by_the_30_s_rule(count):
-    bounds = segments(count)
+    bounds = pieces(count, 25, 2)
     assert [a for a, _ in bounds[1:]] == [b for _, b in bounds[:-1]]
     assert bounds[0][0] == 0 and bounds[-1][1] == count
     assert len(bounds) == -(-count // 750)
@@ -180,6 +195,20 @@ def test_offline_sessions_give_the_one_shot_sound(detokenizer, data, speaker):
     assert len(stream.push(codes[:20])) == len(stream.push(codes[20:])) == 0
     assert torch.equal(stream.finish(), detokenizer.decode(codes, speaker))
     assert len(detokenizer.stream(speaker, None).finish()) == 0
+
+
+def test_the_known_names_leave_out_what_is_no_sound(detokenizer, data, speaker, tmp_path):
+    codes = data["flow.tokens"][0, :12]
+    groups = [torch.tensor([6561] * 5), codes[:5], codes[5:10], [*codes[10:].tolist(), 6562, -1]]
+    mixed = torch.cat([torch.as_tensor(group) for group in groups])
+    wave = token2wav(detokenizer, mixed, speaker)
+    assert torch.equal(wave, detokenizer.decode(codes, speaker)[None])
+    stream = detokenizer.stream(speaker)
+    expected = torch.cat([stream.push(codes), stream.finish()])
+    close(torch.cat([*tts_infer_streaming(detokenizer, groups, speaker)], dim=1)[0], expected, 5e-4)
+    folder = build_cosyvoice3_folder(tmp_path / "tts")
+    assert torch.equal(get_audio_detokenizer(folder).decode([5, 6], speaker),
+                       detokenizer.decode([5, 6], speaker))
 
 
 def test_two_replies_interleaved_do_not_mix(detokenizer, data, speaker):

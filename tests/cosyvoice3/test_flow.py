@@ -54,6 +54,29 @@ def test_estimator_equals_recorded(flow, data, name, chunked, padded):
     close(out, expected, 5e-5)
 
 
+def test_layers_of_the_estimator_equal_recorded(data):
+    estimator = Flow(TINY).eval()
+    estimator.load_state_dict(load_file(GOLDEN / "flow_tiny.safetensors"))
+    estimator = estimator.decoder.estimator
+    parts = {
+        "time_embed": estimator.time_embed, "input_embed": estimator.input_embed,
+        "block0_attn": estimator.transformer_blocks[0].attn,
+        "block0": estimator.transformer_blocks[0], "block1": estimator.transformer_blocks[1],
+    }
+    found: dict[str, list] = {name: [] for name in parts}
+    for name, module in parts.items():
+        module.register_forward_hook(
+            lambda _, args, output, name=name: found[name].append(output)
+        )
+    normed: list = []
+    estimator.proj_out.register_forward_pre_hook(lambda _, args: normed.append(args[0]))
+    x, cond, mu = (data[f"dit.{key}"].transpose(1, 2) for key in ("x", "cond", "mu"))
+    with torch.no_grad():
+        estimator(x, cond, mu, data["dit.spks"], estimator.modulations(data["dit.t"]))
+    for name, outputs in {**found, "norm_out": normed}.items():
+        close(outputs[0], data[f"dit.full.{name}"], 5e-5)
+
+
 def test_lookahead_layer_equals_recorded(flow, data):
     codes = data["pre.in"]
     with torch.no_grad():
@@ -64,11 +87,19 @@ def test_lookahead_layer_equals_recorded(flow, data):
     close(final, data["pre.final_out"], 1e-5)
 
 
-def test_solver_equals_recorded(flow, data):
+def test_solver_equals_recorded_in_every_step(flow, data):
+    seen = []
+    handle = flow.decoder.estimator.register_forward_hook(
+        lambda _, args, output: seen.append((args[0][0].T, output.transpose(1, 2)))
+    )
     mel = flow.solve(
         data["cfm.mu"].transpose(1, 2), data["cfm.spks"],
         data["cfm.noise"][:, :, :24].transpose(1, 2), data["cfm.cond"].transpose(1, 2),
     )
+    handle.remove()
+    inputs, outputs = (torch.stack(values) for values in zip(*seen, strict=True))
+    close(inputs, data["cfm.x_in_each_step"], 1e-4)
+    close(outputs, data["cfm.estimator_out_each_step"], 1e-4)
     close(mel.transpose(1, 2), data["cfm.out"], 1e-4)
     times = flow.times()[0]
     close(times, data["cfm.t_each_step"], 1e-7)

@@ -38,8 +38,16 @@ def test_source_equals_recorded_at_silence_and_threshold(hift, data):
     f0 = data["hift.source.f0"]
     assert {0.0, 10.0, 10.5} <= set(f0[0].tolist())
     noise = data["hift.sine_noise"][:, : f0.shape[1] * 480]
+    waves = []
+    handle = hift.m_source.l_linear.register_forward_pre_hook(
+        lambda _, args: waves.append(args[0])
+    )
     source, _ = hift.source(f0, noise)
+    handle.remove()
     close(source[0, 0], data["hift.source.out"][0, :, 0], 1e-5)
+    close(waves[0], data["hift.source.sine9"], 1e-5)
+    voiced = (f0 > hift.config.voiced_threshold_hz).float()
+    assert torch.equal(voiced[..., None], data["hift.source.uv_frames"])
 
 
 def test_source_in_pieces_equals_source_at_once(hift, data):
@@ -73,6 +81,32 @@ def test_decoder_equals_recorded(hift, data):
     close(hift.decode(mel, source), data["hift.decode.final.wav"], 5e-5)
     waiting = hift.decode(mel, source, final=False)[:, : data["hift.decode.notfinal.wav"].shape[1]]
     close(waiting, data["hift.decode.notfinal.wav"], 5e-5)
+
+
+def test_layers_of_the_decoder_equal_recorded(hift, data):
+    parts = {
+        "conv_pre": hift.conv_pre, "ups0": hift.ups[0], "source_down0": hift.source_downs[0],
+        "source_res0": hift.source_resblocks[0], "resblock0": hift.resblocks[0],
+        "conv_post": hift.conv_post,
+    }
+    found, handles = {}, []
+    for name, module in parts.items():
+        handles.append(
+            module.register_forward_hook(
+                lambda _, args, output, name=name: found.update({name: output})
+            )
+        )
+    hift.decode(data["hift.decode.mel"], data["hift.decode.s"])
+    for handle in handles:
+        handle.remove()
+    for name in parts:
+        close(found[name], data[f"hift.decode.{name}.final"], 5e-5)
+
+
+def test_a_whole_mel_that_waits_for_more_gives_the_recorded_sound(hift, data):
+    mel, f0 = data["hift.mel"], data["hift.f0.notfinal"]
+    noise = data["hift.sine_noise"][:, : f0.shape[1] * 480]
+    close(hift(mel, f0, noise, final=False), data["hift.infer.notfinal.wav"], 5e-4)
 
 
 def test_decoder_on_40_frames_equals_recorded(hift, data):

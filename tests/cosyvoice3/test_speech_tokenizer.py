@@ -8,11 +8,18 @@ import pytest
 import torch
 from builders import GOLDEN
 from onnx_builders import build_campplus, build_speech_tokenizer
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from funaudiochat.audio import save_wav
-from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer, log_mel, segments
-from funaudiochat.cosyvoice3.voices import add_voice, load_voices
+from funaudiochat.cosyvoice3.pieces import pieces
+from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer, log_mel
+from funaudiochat.cosyvoice3.voices import (
+    DEFAULT_VOICE,
+    add_voice,
+    choose_voice,
+    installed_voices,
+    load_voices,
+)
 from funaudiochat.errors import AudioError, CheckpointError, VoiceError
 from utils.cosyvoice_tokenizer import extract_speech_token, get_audio_tokenizer
 
@@ -35,9 +42,12 @@ def test_log_mel_equals_recorded(data):
 
 
 def test_codes_equal_recorded(folder, data):
-    codes = SpeechTokenizer.from_pretrained(folder).encode(data["wav16k"].numpy())
+    tokenizer, wave = SpeechTokenizer.from_pretrained(folder), data["wav16k"].numpy()
+    codes = tokenizer.encode(wave)
     assert codes.tolist() == data["single.codes"][0].tolist()
     assert codes.dtype == np.int64
+    short = tokenizer.encode(wave[: 160 * int(data["short.mel_len"])]).tolist()
+    assert short == data["short.codes"][0].tolist() == data["batch.codes"][1, :26].tolist()
 
 
 @pytest.mark.parametrize(
@@ -53,7 +63,7 @@ def test_codes_equal_recorded(folder, data):
 )
 def test_long_sound_is_cut_by_the_30_s_rule(seconds, bounds):
     expected = [(round(a * 16000), round(b * 16000)) for a, b in bounds]
-    assert segments(round(seconds * 16000)) == expected
+    assert pieces(round(seconds * 16000), 16000, 1) == expected
 
 
 def test_long_sound_gives_the_codes_of_its_segments(folder, data):
@@ -70,6 +80,29 @@ def test_the_known_names_encode_files_and_arrays(folder, data, tmp_path):
     codes = extract_speech_token(tokenizer, [tmp_path / "a.wav", (data["wav16k"].numpy(), 16000)])
     assert codes[1] == data["single.codes"][0].tolist()
     assert len(codes[0]) == len(codes[1])
+
+
+def test_a_damaged_voice_network_is_named(folder, data, tmp_path):
+    save_wav(tmp_path / "a.wav", data["wav16k"].numpy(), 16000)
+    for network in (folder / "speech_tokenizer_v3.onnx", tmp_path / "a.wav"):
+        with pytest.raises(VoiceError, match="damaged or another network"):
+            add_voice("a", tmp_path / "a.wav", network, tmp_path / "voices.safetensors")
+
+
+def test_added_voices_stand_beside_the_downloaded_default(tmp_path, monkeypatch):
+    """Only where the folder's voices are vectors of the same network."""
+    downloaded = tmp_path / "new_spk2info.pt"
+    monkeypatch.setattr("funaudiochat.cosyvoice3.voices.VOICES_FILE", downloaded)
+    with pytest.raises(VoiceError, match="download --only voices"):
+        installed_voices(tmp_path)
+    torch.save({DEFAULT_VOICE: {"embedding": torch.ones(1, 192)}}, downloaded)
+    assert set(installed_voices(tmp_path)) == {DEFAULT_VOICE}
+    save_file({"mine": torch.full((192,), 2.0)}, tmp_path / "voices.safetensors")
+    assert set(installed_voices(tmp_path)) == {"mine"}
+    (tmp_path / "campplus.onnx").touch()
+    voices = installed_voices(tmp_path)
+    assert set(voices) == {DEFAULT_VOICE, "mine"}
+    assert torch.equal(choose_voice(voices), torch.ones(192))
 
 
 def test_too_short_sound_is_refused(folder):

@@ -3,8 +3,10 @@
 
 """Runs that are stopped, shared and resumed; batches; items that cannot be asked."""
 
+import hashlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -18,6 +20,7 @@ import soundfile
 
 from evaluate.benchmarks import BENCHMARKS, select
 from evaluate.core import LayoutError
+from evaluate.data import RowError, find_file
 from evaluate.records import appending, load_predictions, subset_folder
 from evaluate.run import InferOptions, infer, parse_shard, survey
 from funaudiochat.errors import FunAudioChatError
@@ -158,6 +161,79 @@ def test_other_settings_ask_again(model, mini, tmp_path):
     ask("mmsu", model, mini, tmp_path)
     assert ask("mmsu", model, mini, tmp_path, seed=1).asked == 2
     assert len(rows(tmp_path, "mmsu")) == 2
+
+
+def test_the_last_settings_count_whatever_file_their_rows_are_in(model, mini, tmp_path):
+    """Shares sort before the whole by name, and a failure is no reason to take an old answer."""
+    name = "voicebench/commoneval"
+    ask(name, model, mini, tmp_path)
+    old = {row["settings_hash"] for row in rows(tmp_path, name)}
+    shares = {"seed": 1, "shard": parse_shard("1/1")}
+    for share in ("1/2", "2/2"):
+        shares["shard"] = parse_shard(share)
+        assert ask(name, model, mini, tmp_path, **shares).asked > 0
+        assert ask(name, model, mini, tmp_path, **shares).asked == 0
+    assert not old & {row["settings_hash"] for row in rows(tmp_path, name)}
+    broken = Stops(model, 1)
+    broken.answer = lambda prompts: ["out of memory" for _ in prompts]
+    assert ask(name, broken, mini, tmp_path, seed=2).failed == 3
+    assert {row["error"] for row in rows(tmp_path, name)} == {"out of memory"}
+
+
+def test_data_files_are_noted_by_their_hash(mini):
+    found = survey(*select("mmau")[0], mini)
+    path = mini / "MMAU" / "mmau-test-mini.json"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert found["files_sha256"] == {str(path): digest}
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "change", "word"),
+    [
+        ("mmau", "MMAU/mmau-test-mini.json", {"choices": []}, "entry 1.*needs choices"),
+        ("mmsu", "MMSU/mmsu.jsonl", {"choice_a": None}, "line 1.*needs choices"),
+        ("vstyle/en", "VStyle/en/metadata.jsonl", {"ability": "x/y"}, "line 1: ability 'x/y'"),
+        ("duplex/trivia_qa", "duplex/trivia_qa/metadata.jsonl", {"answer": None},
+         "line 1: column 'answer' is missing"),
+        ("duplex/trivia_qa", "duplex/trivia_qa/metadata.jsonl", {"file_name": "../a.flac"},
+         "line 1: .*below the data folder"),
+        ("speech-fc/SpeechFC_BFCL_Parallel", "SpeechFCEval/SpeechFC_BFCL_Parallel/metadata.jsonl",
+         {"function": "{}"}, "line 1: .*no list"),
+    ],
+)
+def test_the_first_wrong_row_is_named(name, file, change, word, mini, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(mini / file.split("/")[0], data / file.split("/")[0])
+    path = data / file
+    given = path.read_text(encoding="utf-8")
+    many = json.loads(given) if file.endswith(".json") else [json.loads(given.splitlines()[0])]
+    many[0] |= change
+    path.write_text(json.dumps(many) if file.endswith(".json") else json.dumps(many[0]))
+    assert re.search(word, survey(*select(name)[0], data)["first_problem"])
+
+
+def test_the_time_joins_the_prompt_of_a_function_call_on_demand(model, mini, tmp_path):
+    name = "speech-fc/SpeechFC_ACEBench_Single"
+    data = tmp_path / "data"
+    folder = data / "SpeechFCEval" / "SpeechFC_ACEBench_Single"
+    shutil.copytree(mini / "SpeechFCEval" / "SpeechFC_ACEBench_Single", folder)
+    path = folder / "metadata.jsonl"
+    path.write_text(path.read_text().replace('"time": ""', '"time": "noon on Monday"'))
+    ask(name, model, data, tmp_path / "without")
+    ask(name, model, data, tmp_path / "with", system_extra=True)
+    without, added = (rows(tmp_path / run, name)[0] for run in ("without", "with"))
+    assert added["system"] == f"{without['system']}\nnoon on Monday"
+    assert added["settings_hash"] != without["settings_hash"]
+
+
+def test_files_are_found_below_the_data_folder_only(tmp_path):
+    (tmp_path / "a.wav").touch()
+    assert find_file("a.wav", tmp_path / "x", tmp_path) == tmp_path / "a.wav"
+    assert find_file(str(tmp_path / "a.wav"), tmp_path) == tmp_path / "a.wav"
+    assert find_file("b.wav", tmp_path / "x", tmp_path) == tmp_path / "x" / "b.wav"
+    for name in ("/a.wav", "../a.wav", f"{tmp_path}/../a.wav"):
+        with pytest.raises(RowError, match="below the data folder"):
+            find_file(name, tmp_path)
 
 
 def test_a_limit_takes_the_first_items(model, mini, tmp_path):

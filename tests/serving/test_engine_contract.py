@@ -52,6 +52,16 @@ def decoder():
     return decoder
 
 
+def test_the_head_is_built_of_any_object_with_the_fields_as_attributes(decoder):
+    config = SimpleNamespace(
+        **{name: getattr(decoder.config, name) for name in (
+            "output_dim", "group_size", "codebook_size", "bos_token_id", "eos_token_id",
+            "pad_token_id", "crq_transformer_config",
+        )}
+    )
+    FunAudioChatDecoder(config).load_state_dict(decoder.state_dict())
+
+
 @dataclass
 class Request:
     """What an engine keeps of one request between its steps."""

@@ -4,6 +4,7 @@
 """What the tiny recipe trains on: `build_tiny_recipe.py DIR` writes sources/ and data/."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -44,9 +45,7 @@ def write_data(folder: Path) -> None:
             "audio": [json.dumps(question), json.dumps({"token": answer, "text": word})],
         })
     (folder / "tiny.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    info = json.loads(DATASET_INFO.read_text())
-    info = {"tiny": {**info["spoken_alpaca"], "file_name": "tiny.jsonl"}}
-    (folder / "dataset_info.json").write_text(json.dumps(info))
+    shutil.copy(DATASET_INFO, folder)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import torch
 from build_tiny_folders import MODEL
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from training.callbacks import PARTS, part_of
 from training.launch import read_config
@@ -31,9 +32,8 @@ def test_files_and_data_sets_that_a_config_names_are_there(path):
     assert config["template"] == "funaudiochat" and config["stage"] == "sft"
     if "deepspeed" in config:
         json.loads((TRAINING / config["deepspeed"]).read_text())
-    if config["dataset_dir"] == "data":
-        known = json.loads((TRAINING / "data" / "dataset_info.json").read_text())
-        assert config["dataset"] in known
+    known = json.loads((TRAINING / "data" / "dataset_info.json").read_text())
+    assert config["dataset"] in known
 
 
 def test_every_parameter_belongs_to_a_part(model):
@@ -52,8 +52,12 @@ def test_fsdp_wraps_layers_that_the_model_has(model):
 def test_unknown_parts_and_odd_arguments_are_refused(tmp_path):
     path = tmp_path / "config.yaml"
     path.write_text("train_parts: [ears]\n")
-    with pytest.raises(ValueError, match="knows no \\['ears'\\]"):
+    with pytest.raises(FunAudioChatError, match="knows no \\['ears'\\]"):
         read_config(str(path), [])
     assert read_config(str(path), ["train_parts=null", "bf16=true"])["bf16"] is True
-    with pytest.raises(ValueError, match="is no key=value"):
+    with pytest.raises(FunAudioChatError, match="is no key=value"):
         read_config(str(path), ["bf16"])
+    path.write_text("- a list\n")
+    for unusable in (path, tmp_path / "missing.yaml"):
+        with pytest.raises(FunAudioChatError, match="is no YAML file of fields"):
+            read_config(str(unusable), [])

@@ -9,6 +9,7 @@ import os
 import runpy
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,7 @@ def assert_answers_by_heart(folder: Path, sources, tmp_path, monkeypatch, capsys
         np.testing.assert_allclose(wave, expected, atol=2 / 32768)
 
 
+@pytest.mark.slow
 def test_eight_examples_are_learned_by_heart_and_answered_exactly(
     sources, start, tmp_path, monkeypatch, capsys
 ):
@@ -131,6 +133,7 @@ def test_eight_examples_are_learned_by_heart_and_answered_exactly(
     assert_answers_by_heart(out, sources, tmp_path, monkeypatch, capsys)
 
 
+@pytest.mark.slow
 def test_the_whole_recipe_runs_by_one_command_and_goes_on_where_it_was_stopped(
     sources, tmp_path, monkeypatch, capsys
 ):
@@ -163,17 +166,46 @@ def test_the_whole_recipe_runs_by_one_command_and_goes_on_where_it_was_stopped(
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_two_processes_and_packed_rows_train(sources, start, tmp_path):
-    out = tmp_path / "out"
-    run("run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
-        f"output_dir={out}", "max_steps=4", "logging_steps=1", "neat_packing=true",
-        "packing=true", "cutoff_len=256", "per_device_train_batch_size=2",
-        CONFIG_FILE=str(TINY / "sft.yaml"), NPROC_PER_NODE="2")
-    log = log_of(out)
-    assert len(log) == 4 and log[-1]["loss"] < log[0]["loss"]
-    for entry in log:  # both processes' losses are in every figure
-        parts = entry["text_loss"] + entry["speech_loss"]
-        assert entry["loss"] == pytest.approx(parts, rel=0.01)
+def test_a_run_that_fails_says_why_in_its_log_and_ends_with_its_code(tmp_path):
+    done = subprocess.run(
+        ["bash", ROOT / "training" / "run_shell" / "run.sh", "train_parts=[ears]"],
+        capture_output=True, text=True,
+        env={**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    said = "error: train_parts knows no ['ears']"
+    assert said in done.stdout and said in (tmp_path / "sft_node0.log").read_text()
+
+
+@pytest.mark.slow
+def test_two_processes_train_packed_rows_and_two_nodes_go_on_from_their_checkpoint(
+    sources, start, tmp_path
+):
+    def train_on_two(out: Path, **environment: str) -> None:
+        run("run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
+            f"output_dir={out}", "max_steps=4", "logging_steps=1", "neat_packing=true",
+            "packing=true", "cutoff_len=256", "per_device_train_batch_size=2",
+            "save_strategy=steps", "save_steps=2", "overwrite_output_dir=false",
+            CONFIG_FILE=str(TINY / "sft.yaml"), **environment)
+
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    train_on_two(whole, NPROC_PER_NODE="2")
+    losses = [[entry[name] for name in ("loss", "text_loss", "speech_loss")]
+              for entry in log_of(whole)]
+    assert len(losses) == 4 and losses[-1][0] < losses[0][0]
+    for total, text, speech in losses:  # both processes' losses are in every figure
+        assert total == pytest.approx(text + speech, rel=0.01)
+    resumed.mkdir()
+    (whole / "checkpoint-2").rename(resumed / "checkpoint-2")
+    with ThreadPoolExecutor() as pool:
+        nodes = [pool.submit(train_on_two, resumed, NPROC_PER_NODE="1", NNODES="2", NODE_RANK=rank)
+                 for rank in "01"]
+    for node in nodes:
+        node.result()
+    assert losses == [[entry[name] for name in ("loss", "text_loss", "speech_loss")]
+                      for entry in log_of(resumed)]
+    first, second = weights_of(whole), weights_of(resumed)
+    assert all(torch.equal(first[key], second[key]) for key in first)
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 CLIENT = Path(__file__).parents[2] / "web_demo" / "client"
 BRIDGE = CLIENT / "tests" / "bridge.mjs"
@@ -27,6 +28,11 @@ def missing() -> str | None:
     if not (CLIENT / "dist" / "index.html").is_file():
         return "the page is not built (make page)"
     return None
+
+
+MARKS = [
+    pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))
+]
 
 
 class BrowserError(AssertionError):
@@ -103,6 +109,16 @@ class Page:
     def evaluate(self, expression: str) -> Any:
         """Value of a JavaScript expression in the page."""
         return self.call("evaluate", expression)
+
+    def silence_s(self, action: str) -> float:
+        """Press the main button, named `action`; how long sound went on, by the sound's clock."""
+        self.evaluate(
+            "document.getElementById('main-button').addEventListener('click', "
+            "() => { window.clickedS = heard.context.currentTime }, { capture: true, once: true })"
+        )
+        self.press(action)
+        self.wait_until("heard.context.currentTime > clickedS + 1.5")
+        return float(self.evaluate("heard.loudUntilS - clickedS"))
 
     def captions(self) -> list[tuple[str, str]]:
         """(question, answer) of every turn that is shown."""

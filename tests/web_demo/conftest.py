@@ -1,15 +1,24 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Tiny models, loaded once, and a server on them."""
+"""Tiny models, loaded once, a server on them, and browsers."""
 
+from collections.abc import Iterator
+
+import browser as browsers
 import pytest
 import torch
 from build_tiny_folders import build
+from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 from web_clients import running, spying
 
 from web_demo.server.engine import Models
+
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")
@@ -38,6 +47,20 @@ def asked(watched):
     """What the models of `server` were asked in this test."""
     watched[1].clear()
     return watched[1]
+
+
+@pytest.fixture(scope="module")
+def bridge() -> Iterator[browsers.Browser]:
+    started = browsers.Browser()
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def browser(bridge: browsers.Browser) -> Iterator[browsers.Browser]:
+    """Its pages end with the test."""
+    yield bridge
+    bridge.close_pages()
 
 
 @pytest.fixture(scope="session")

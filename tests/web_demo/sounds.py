@@ -26,12 +26,6 @@ def microphone(path: Path, samples: np.ndarray, silence_s: float) -> Path:
     return path
 
 
-def tone(rate_hz: int, pitch_hz: float, seconds: float) -> np.ndarray:
-    """A sine of level 0.3."""
-    times = np.arange(int(seconds * rate_hz)) / rate_hz
-    return (0.3 * np.sin(2 * np.pi * pitch_hz * times)).astype(np.float32)
-
-
 def pitch(samples: np.ndarray, rate_hz: int) -> float:
     """Frequency of the strongest partial, Hz."""
     spectrum = np.abs(np.fft.rfft(samples * np.hanning(samples.size)))

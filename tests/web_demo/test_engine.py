@@ -5,6 +5,7 @@
 
 import asyncio
 import threading
+import time
 from contextlib import asynccontextmanager
 
 import pytest
@@ -47,16 +48,22 @@ def test_two_talkers_are_stepped_in_turn():
     """No gap between one's steps exceeds one step of the other, so two step times."""
     steps = []
 
+    def together(found, name):
+        for number, event in enumerate(answer(steps, name, 40)):
+            while number == 1 and len(found._ring) < 2:  # who is first waits for the other
+                time.sleep(0.001)
+            yield event
+
     async def run():
         async with engine() as found:
-            jobs = [found.submit(lambda n=name: answer(steps, n, 40)) for name in "ab"]
+            jobs = [found.submit(lambda n=name: together(found, n)) for name in "ab"]
             taken = await asyncio.gather(*map(take, jobs))
             assert taken == [[f"{name}{n}" for n in range(40)] for name in "ab"]
 
     asyncio.run(run())
     both = "".join(steps)
     both = both[max(both.index("a"), both.index("b")) : min(both.index("A"), both.index("B"))]
-    assert len(both) > 60 and "aaa" not in both and "bbb" not in both
+    assert len(both) > 70 and "aaa" not in both and "bbb" not in both
     assert both.count("aa") + both.count("bb") <= 2  # where the second joins and the first ends
 
 
@@ -142,6 +149,13 @@ def test_what_a_model_raises_ends_its_answer_alone():
     def refusing():
         raise ValueError("bad question")
 
+    class Panic(BaseException):
+        """What a Rust library raises."""
+
+    def panicking():
+        yield TextPiece("one")
+        raise Panic
+
     async def run():
         async with engine() as found:
             bad, good = found.submit(failing), found.submit(lambda: answer([], "g", 20))
@@ -149,6 +163,8 @@ def test_what_a_model_raises_ends_its_answer_alone():
                 await take(bad)
             with pytest.raises(ValueError, match="bad question"):
                 await take(found.submit(refusing))
+            with pytest.raises(RuntimeError, match="Panic"):
+                await take(found.submit(panicking))
             assert len(await take(good)) == 20
             await asyncio.wait_for(good.closed.wait(), TIMEOUT_S)
             assert found.alive and found.jobs == 0

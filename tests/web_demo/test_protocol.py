@@ -3,6 +3,7 @@
 
 """The bytes of the protocol: every kind, truncations, noise; and the Ogg pages both ways."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -56,7 +57,17 @@ def test_every_kind_is_decoded(data, expected):
 
 
 @pytest.mark.parametrize(
-    "data", [b"\x02\xff\xfe", b"\x04{", b"\x04[]", b"\x04\xff", b"\x04" + b"[" * 100_000]
+    "data",
+    [
+        b"\x02\xff\xfe",
+        b"\x04{",
+        b"\x04[]",
+        b"\x04\xff",
+        b"\x04" + b"[" * 50_000,
+        b'\x04{"system_prompt": "half of \\ud83d"}',
+        b"\x02" + b"x" * 70_000,
+        b'\x04{"x": "' + b"x" * 70_000 + b'"}',
+    ],
 )
 def test_payloads_that_are_not_what_they_should_be_are_refused(data):
     with pytest.raises(BadMessage):
@@ -70,6 +81,15 @@ def test_no_bytes_break_the_decoder(data):
     except BadMessage:
         return
     assert message is None or message.kind == data[0]
+
+
+@given(st.recursive(st.none() | st.text(), lambda inner: st.dictionaries(st.text(), inner)))
+def test_metadata_that_was_taken_can_be_said_back(value):
+    try:
+        message = decode(b"\x04" + json.dumps(value).encode())
+    except BadMessage:
+        return
+    encode_metadata(message.value)
 
 
 @given(st.text(max_size=100))
@@ -140,6 +160,26 @@ def test_a_bad_page_costs_only_itself():
     assert len(decoder.decode(pages[1])) == 640
     assert len(decoder.decode(pages[2][:50])) == 0  # cut short
     assert len(decoder.decode(pages[3])) == 640
+
+
+PAGES = pages_of(tone(24))
+
+
+@given(st.randoms(use_true_random=False))
+def test_no_damage_to_pages_breaks_the_decoder(rng):
+    decoder = OpusDecoder()
+    for page in PAGES[:9]:
+        damaged = bytearray(page)
+        for _ in range(rng.randrange(8)):
+            damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        with contextlib.suppress(BadAudio):
+            decoder.decode(bytes(damaged[: rng.randrange(1, len(damaged) + 1)]))
+    # A false header may promise 64 KiB, as much as a page can hold; after that all is well.
+    for page in PAGES[9:]:
+        with contextlib.suppress(BadAudio):
+            if len(decoder.decode(page)) == 640:
+                return
+    raise AssertionError("the decoder never came back")
 
 
 def test_a_stream_may_begin_anew():

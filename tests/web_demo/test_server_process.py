@@ -78,6 +78,7 @@ def test_a_reply_that_takes_too_long_at_the_end_is_cut_and_told(models):
             drained = asyncio.wrap_future(
                 asyncio.run_coroutine_threadsafe(server.demo.drain(), server.loop)
             )
+            await page.event("going_away")
             await page.send(2, "one more")
             await page.event("error", code="draining")
             assert await page.until_closed() == 1001
@@ -86,7 +87,7 @@ def test_a_reply_that_takes_too_long_at_the_end_is_cut_and_told(models):
             async with aiohttp.ClientSession() as http, http.get(server.url + "/healthz") as found:
                 assert found.status == 503
 
-    with running(scripted(models, script), drain_seconds=1.0) as server:
+    with running(scripted(models, script), drain_seconds=3.0) as server:
         asyncio.run(talk(server))
 
 
@@ -119,6 +120,8 @@ def test_https_is_served_with_a_certificate(folders, tmp_path):
         async with aiohttp.ClientSession() as http:
             async with http.get(server.url + "/healthz", ssl=False) as reply:
                 assert reply.status == 200
+            async with http.ws_connect(server.url + "/api/chat", ssl=False) as socket:
+                assert await socket.receive_bytes() == b"\x00\x00\x00"
 
     with started(
         folders, "--ssl-cert", tmp_path / "cert.pem", "--ssl-key", tmp_path / "key.pem"

@@ -35,7 +35,7 @@ from web_demo.server.app import DEMO, make_app
 from web_demo.server.demo import Demo, Options
 from web_demo.server.engine import Models
 
-TIMEOUT_S = 60.0
+TIMEOUT_S = 120.0  # nothing takes so long but on a machine that is very busy
 
 
 @dataclass
@@ -93,6 +93,13 @@ class Received:
     kind: int
     payload: bytes
     at: float
+
+
+async def until(found: Callable[[], Any]) -> None:
+    """For what shows only inside the server."""
+    async with asyncio.timeout(TIMEOUT_S):
+        while not found():
+            await asyncio.sleep(0.01)
 
 
 def tone(seconds: float, pitch_hz: float = 440.0, rate_hz: int = 24000) -> np.ndarray:

@@ -6,7 +6,8 @@
     python -m training.nano.curves                     # to training/nano/curves
 
 Copies every ``*_curve.json`` of the work folder and draws it: losses of training on the left,
-what was measured on held-out data on the right, over CPU minutes.
+what was measured on held-out data on the right, over CPU minutes. The losses of the joint model are
+gathered from the ``trainer_state.json`` of its stages.
 """
 
 import argparse
@@ -17,6 +18,7 @@ from typing import Any
 from training.nano.data import WORK
 
 FOLDER = Path(__file__).with_name("curves")
+JOINT_STAGES = ("text", "prealign", "stage1", "stage2")
 _NOT_DRAWN = {"step", "cpu_s", "utterances", "codes_used", "reconstruction_l1", "regression"}
 
 
@@ -57,6 +59,40 @@ def draw(curve: list[dict[str, Any]], title: str, path: Path) -> None:
     pyplot.close(figure)
 
 
+def joint_curve(models: Path) -> list[dict[str, Any]]:
+    """Logged losses of the stages that were trained, ``step`` counted through all of them."""
+    curve: list[dict[str, Any]] = []
+    for stage in JOINT_STAGES:
+        begun = curve[-1]["step"] if curve else 0
+        path = models / stage / "trainer_state.json"
+        for entry in json.loads(path.read_text())["log_history"] if path.exists() else []:
+            losses = {key: entry[key] for key in ("text_loss", "speech_loss") if key in entry}
+            if losses:
+                curve.append({"stage": stage, "step": begun + entry["step"], **losses})
+    return curve
+
+
+def draw_joint(curve: list[dict[str, Any]], path: Path) -> None:
+    """Write the picture of the joint model's stages."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    for axis, loss in zip(axes, ("text_loss", "speech_loss"), strict=True):
+        for stage in JOINT_STAGES:
+            points = [(p["step"], p[loss]) for p in curve if p["stage"] == stage and loss in p]
+            if points:
+                axis.plot(*zip(*points, strict=True), label=stage)
+        axis.set(xlabel="step", yscale="log", title=loss.replace("_", " "))
+        axis.grid(alpha=0.3, which="both")
+        axis.legend(fontsize=7)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    pyplot.close(figure)
+
+
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Draw the learning curves.")
@@ -68,6 +104,9 @@ def main() -> None:
         name = path.stem.removesuffix("_curve")
         (args.output / f"{name}.json").write_text(path.read_text())
         draw(json.loads(path.read_text()), name, args.output / f"{name}.png")
+    if joint := joint_curve(args.work / "models"):
+        (args.output / "joint.json").write_text(json.dumps(joint))
+        draw_joint(joint, args.output / "joint.png")
 
 
 if __name__ == "__main__":

@@ -222,7 +222,8 @@ async def page(request: web.Request) -> web.StreamResponse:
 async def asset(request: web.Request) -> web.StreamResponse:
     """A file of the built page; looked up now, so that a page built later is served too."""
     root = request.app[DEMO].options.page.resolve()
-    path = (root / request.match_info["name"]).resolve()
-    if not path.is_relative_to(root) or not path.is_file():
-        return refuse(404, "not_found", "no such file")
-    return web.FileResponse(path)
+    with contextlib.suppress(OSError, ValueError):  # a name that no file can have
+        path = (root / request.match_info["name"]).resolve()
+        if path.is_relative_to(root) and path.is_file():
+            return web.FileResponse(path)
+    return refuse(404, "not_found", "no such file")

@@ -30,8 +30,7 @@ from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer, Detokeniz
 from funaudiochat.cosyvoice3.voices import (
     DEFAULT_VOICE,
     choose_voice,
-    find_voices_file,
-    load_voices,
+    installed_voices,
 )
 from funaudiochat.llm_server import LlmServer, ServerChat
 from web_demo.server.settings import Answer
@@ -75,7 +74,7 @@ class Models:
             model_path, tts_path, device=device, tts_device=tts_device, voice=voice
         )
         assert chat.detokenizer is not None
-        voices = load_voices(find_voices_file(tts_path))
+        voices = installed_voices(tts_path)
         chosen = choose_voice(voices, voice)
         default = voice or next(
             name for name in (DEFAULT_VOICE, *voices) if voices.get(name) is chosen
@@ -204,7 +203,12 @@ class Engine:
     ) -> T:
         def run() -> tuple[T, float]:
             began = time.monotonic()
-            return function(*args), time.monotonic() - began
+            try:
+                return function(*args), time.monotonic() - began
+            except Exception:
+                raise
+            except BaseException as error:  # a Rust library's panic, which would end the engine
+                raise RuntimeError(repr(error)) from error
 
         result, seconds = await asyncio.get_running_loop().run_in_executor(executor, run)
         job.compute_s += seconds

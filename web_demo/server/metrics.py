@@ -40,7 +40,7 @@ class Metrics:
         self.feedback = self._counter("feedback", "Ratings", "value")
         self.stages = Histogram(
             "funaudiochat_stage_seconds",
-            "From the end of the question to first text, codes, sound, and to the end",
+            "From the end of the question to first text, codes and sound",
             ["stage"],
             buckets=_STAGE_BUCKETS_S,
             registry=self.registry,

@@ -43,8 +43,8 @@ class Outbox:
         """
         if self._socket.closed:
             raise ConnectionResetError("the page is gone")
-        # All that wait for a connection to drain share one future of aiohttp's, and to cancel one of
-        # them would cancel it for all: a task of its own goes on when its sender is interrupted.
+        # All that wait for a connection to drain share one future of aiohttp's, and to cancel one
+        # of them would cancel it for all: a task of its own goes on when its sender is interrupted.
         sending = asyncio.ensure_future(self._socket.send_bytes(message))
         sending.add_done_callback(lambda task: task.cancelled() or task.exception())
         if not (await asyncio.wait({sending}, timeout=SEND_TIMEOUT_S))[0]:

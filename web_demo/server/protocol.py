@@ -9,6 +9,7 @@ from enum import IntEnum
 from typing import Any
 
 HANDSHAKE = b"\x00\x00\x00"
+MAX_TEXT_BYTES = 2**16  # of text and metadata: reading them may not hold up other talks
 
 
 class Kind(IntEnum):
@@ -55,7 +56,7 @@ def decode(data: bytes) -> Message | None:
     """One frame -> its message; None for an empty frame, an unknown type or control byte.
 
     Raises:
-        BadMessage: text that is not UTF-8, metadata that is not a JSON object.
+        BadMessage: text that is too long or not UTF-8, metadata that is not a JSON object.
     """
     if not data or data[0] not in Kind._value2member_map_:
         return None
@@ -72,8 +73,11 @@ def decode(data: bytes) -> Message | None:
                 return None
             return Message(kind, Control(action))
         case Kind.METADATA:
+            text = _text(payload)
             try:
-                value = json.loads(_text(payload))
+                value = json.loads(text)
+                # JSON can spell half a character ("\ud800"), which no message could say back.
+                json.dumps(value, ensure_ascii=False).encode()
             except (ValueError, RecursionError) as error:
                 raise BadMessage(f"metadata is not JSON: {error}") from error
             if not isinstance(value, dict):
@@ -83,6 +87,8 @@ def decode(data: bytes) -> Message | None:
 
 
 def _text(payload: bytes) -> str:
+    if len(payload) > MAX_TEXT_BYTES:
+        raise BadMessage(f"a text has at most {MAX_TEXT_BYTES} bytes, not {len(payload)}")
     try:
         return payload.decode()
     except UnicodeDecodeError as error:

@@ -192,7 +192,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         logger.info("%s loaded in %.1f s", models.name, time.monotonic() - began)
         options = Options(
             token=args.token,
-            allowed_origins=tuple(args.allowed_origin),
+            allowed_origins=tuple(origin.rstrip("/") for origin in args.allowed_origin),
             max_sessions=args.max_sessions,
             queue_size=args.queue_size,
             max_utterance_seconds=args.max_utterance_seconds,

@@ -84,17 +84,7 @@ class Session:
         self._spawn(self._outbox.keep_alive())
         self._spawn(self._begin())
         try:
-            async for frame in self._socket:
-                if frame.type is WSMsgType.BINARY:
-                    await self._receive(frame.data)
-                elif frame.type is WSMsgType.TEXT:
-                    self._demo.metrics.ignored.labels("text_frame").inc()
-                else:
-                    break
-        except SlowReader:
-            self.abort()
-        except ConnectionError:
-            pass
+            await self._supervise(self._read())
         finally:
             await self._end()
 
@@ -104,11 +94,7 @@ class Session:
             async with asyncio.timeout(1):
                 await self._socket.close(code=code, message=reason.encode())
         except TimeoutError:
-            self.abort()
-
-    def abort(self) -> None:
-        """Cut the connection of a page that does not read."""
-        self._transport.abort()
+            self._transport.abort()
 
     async def drain(self, seconds: float) -> None:
         """Let a running reply end and play, at most this long, then close."""
@@ -124,25 +110,24 @@ class Session:
                     await self._outbox.error("draining", "the server shut down during the reply")
         await self.close(1001, "the server shuts down")
 
+    async def _supervise(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await it; its failure closes the connection, never anything else."""
+        try:
+            await work
+        except SlowReader:
+            logger.info("the page stopped reading", extra={"session": self.name})
+            self._demo.metrics.errors.labels("slow_reader").inc()
+            await self.close(4001, "the page stopped reading")
+        except ConnectionError:
+            pass
+        except Exception:
+            logger.exception("a talk failed", extra={"session": self.name})
+            with contextlib.suppress(ConnectionError):
+                await self._outbox.error("internal", "an internal error", fatal=True)
+            await self.close(1011, "internal error")
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """A task of this session; its failure closes the connection, never anything else."""
-
-        async def supervise() -> None:
-            try:
-                await work
-            except SlowReader:
-                logger.info("the page stopped reading", extra={"session": self.name})
-                self._demo.metrics.errors.labels("slow_reader").inc()
-                await self.close(4001, "the page stopped reading")
-            except ConnectionError:
-                pass
-            except Exception:
-                logger.exception("a task failed", extra={"session": self.name})
-                with contextlib.suppress(ConnectionError):
-                    await self._outbox.error("internal", "an internal error", fatal=True)
-                await self.close(1011, "internal error")
-
-        task = asyncio.create_task(supervise())
+        task = asyncio.create_task(self._supervise(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
@@ -191,6 +176,13 @@ class Session:
         self.finished.set()
 
     # Messages
+
+    async def _read(self) -> None:
+        async for frame in self._socket:
+            if frame.type is WSMsgType.BINARY:
+                await self._receive(frame.data)
+            elif frame.type is WSMsgType.TEXT:
+                self._demo.metrics.ignored.labels("text_frame").inc()
 
     async def _receive(self, data: bytes) -> None:
         try:

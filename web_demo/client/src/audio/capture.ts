@@ -71,11 +71,6 @@ export class Capture {
     return this.context.sampleRate;
   }
 
-  /** The device that is used, whatever was asked for. */
-  get deviceId(): string {
-    return this.stream.getAudioTracks()[0]?.getSettings().deviceId ?? "";
-  }
-
   set onFrame(listener: (frame: Float32Array) => void) {
     this.node.port.onmessage = ({ data }) => listener(data);
   }

@@ -197,7 +197,6 @@ export const en = {
     no_audio: "Nothing was heard. Check the microphone and speak again.",
     bad_question: "This question could not be read.",
     utterance_too_long: "That was too long: only the last part was kept.",
-    no_vad: "This server has no voice detection, so hands-free is off.",
     model_error: "The answer failed. Ask again.",
     queue_full: "The server is full. The page tries again by itself.",
     idle: "Nothing was said for a while.",

@@ -187,7 +187,6 @@ export const zh: Text = {
     no_audio: "没有听到声音。请检查麦克风后再说一次。",
     bad_question: "无法读取这个提问。",
     utterance_too_long: "发言太长，只保留了最后一部分。",
-    no_vad: "该服务器没有语音检测，免提已关闭。",
     model_error: "回答失败，请再问一次。",
     queue_full: "服务器已满，页面会自动重试。",
     idle: "长时间没有发言。",

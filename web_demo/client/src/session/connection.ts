@@ -13,6 +13,8 @@ const QUEUE_FULL_DELAY_MS = 10000;
 const SILENCE_MS = 25000;
 /** Close codes after which only the user can want another connection. */
 const FINAL_CLOSES: Record<number, string> = { 4000: "idle", 4002: "resumed_elsewhere" };
+/** Close codes whose cause the user should know; others are a lost connection. */
+const TOLD_CLOSES: Record<number, string> = { 1009: "file_too_large", 1013: "queue_full" };
 
 /** Milliseconds before attempt 1, 2, 3 ...: doubling, with a fifth of chance so that pages spread. */
 export function backoffMs(attempt: number, chance: number): number {
@@ -43,8 +45,8 @@ export async function askServer(token: string): Promise<Reachable> {
 
 export interface ConnectionHandlers {
   onMessage(message: Message): void;
-  /** The socket is lost, and comes back after `delayMs` unless told otherwise. */
-  onWaiting(attempt: number, delayMs: number, code: string): void;
+  /** The socket is lost, and comes back after `delayMs` unless told otherwise; `code` says why. */
+  onWaiting(attempt: number, delayMs: number, code?: string): void;
   onConnecting(): void;
   onEnded(code: string): void;
 }
@@ -67,16 +69,8 @@ export class Connection {
     this.open();
   }
 
-  get bufferedBytes(): number {
-    return this.socket?.bufferedAmount ?? 0;
-  }
-
   send(message: Message): void {
-    this.sendBytes(encode(message));
-  }
-
-  sendBytes(bytes: Uint8Array<ArrayBuffer>): void {
-    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(bytes);
+    if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(encode(message));
   }
 
   /** Cuts a waiting time short. */
@@ -143,7 +137,7 @@ export class Connection {
     const attempt = ++this.attempt;
     const delayMs = code === 1013 ? QUEUE_FULL_DELAY_MS : backoffMs(attempt, Math.random());
     this.retryTimer = window.setTimeout(() => this.open(), delayMs);
-    this.handlers.onWaiting(attempt, delayMs, code === 1013 ? "queue_full" : "lost");
+    this.handlers.onWaiting(attempt, delayMs, TOLD_CLOSES[code]);
     // A browser does not say why it was refused: the server does.
     const answer = await askServer(this.token);
     const refused = "refused" in answer && answer.refused !== "unreachable" ? answer.refused : null;

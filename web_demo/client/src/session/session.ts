@@ -62,7 +62,7 @@ export class Session {
       onWaiting: (attempt, delayMs, code) => {
         this.mouth.endReply();
         this.change({ kind: "link", link: { kind: "waiting", attempt, delayMs } });
-        if (code === "queue_full") this.notice(code);
+        if (code) this.notice(code);
       },
       onEnded: (code) => this.end(code),
     });

@@ -1,0 +1,65 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The page in Chromium with the shipped weights: questions are answered in words that are right,
+and the sound that goes to the loudspeaker says them."""
+
+import browser as browsers
+import numpy as np
+import pytest
+import sounds
+from test_page import type_in, visit, wait_s
+from web_clients import running
+
+from funaudiochat import hub
+from training.nano.judge import hear, judge_available
+from web_demo.server.engine import Models
+
+pytestmark = [
+    *browsers.MARKS,
+    pytest.mark.skipif(not hub.NANO_MODEL.is_dir(), reason="Nano's language model is not here"),
+    pytest.mark.skipif(not judge_available(), reason="no recogniser (make judge-setup)"),
+]
+FOLLOW_UP = sounds.QUESTION.with_name("follow_up.wav")  # "And of Italy?"
+
+
+@pytest.fixture(scope="module")
+def nano():
+    models = Models.load(hub.NANO_MODEL, hub.NANO_TTS, "cpu", "cpu", None)
+    with running(models) as found:
+        yield found
+
+
+def said(page: browsers.Page, before: int = 0) -> str:
+    """What a recogniser understands of what the loudspeaker got from that sample on."""
+    heard, rate_hz = page.heard()
+    assert np.abs(heard[before:]).max() > 0.05
+    return hear(heard[before:], rate_hz).lower()
+
+
+def test_two_spoken_turns_are_answered_rightly_in_text_and_sound(browser, nano, tmp_path):
+    spoken = sounds.question(sounds.MICROPHONE_HZ)  # "What is the capital of France?"
+    microphone = sounds.microphone(tmp_path / "said.wav", spoken, silence_s=30)
+    page = visit(browser, nano.url, microphone, maxNewTokens=None)
+    wait_s(page, 3)
+    page.press("Done, send it")
+    page.see("role=button[name='Speak']", 120)
+    assert "paris" in page.captions()[0][1].lower()
+    assert "paris" in said(page)
+    before = page.heard()[0].size
+    page.call("setInputFiles", "input[type=file]", str(FOLLOW_UP))
+    page.wait_until("document.querySelectorAll('.turn').length == 2")
+    page.see("role=button[name='Speak']", 120)
+    assert "rome" in page.captions()[1][1].lower()
+    assert "rome" in said(page, before)
+
+
+def test_two_pages_at_once_get_the_answer_to_their_own_question(browser, nano):
+    capitals = {"Japan": "tokyo", "Egypt": "cairo"}
+    pages = {country: visit(browser, nano.url, maxNewTokens=None) for country in capitals}
+    for country, page in pages.items():
+        type_in(page, f"What is the capital of {country}?")
+    for country, page in pages.items():
+        page.see("role=button[name='Speak']", 120)
+        assert capitals[country] in page.captions()[0][1].lower()
+        assert capitals[country] in said(page)
