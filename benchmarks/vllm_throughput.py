@@ -26,7 +26,8 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-sys.path += [str(ROOT), str(ROOT / "tests")]
+# In place of this folder, whose serving.py would hide the tests' package of that name.
+sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
 
 from openai import AsyncOpenAI  # noqa: E402
 from serving.builders import QUESTIONS  # noqa: E402
