@@ -189,7 +189,7 @@ def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> No
     from evaluate.sources import render
     from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
-    processor = model_path and FunAudioChatProcessor.from_pretrained(model_path)
+    processor = FunAudioChatProcessor.from_pretrained(model_path) if model_path else None
     for one, subset in pairs:
         items = shown(subset.load(one.data_folder(options.data)), options)
         for number, item in enumerate(items):

@@ -302,6 +302,7 @@ class ServerModel:
         return Produced(text.strip(), text, wave, rate_hz, tokens)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
+        assert prompt.wave is not None
         content = [sound_part(prompt.wave)]
         if prompt.instruction is not None:
             content.append({"type": "text", "text": prompt.instruction})
