@@ -648,7 +648,8 @@ def test_a_data_set_is_fetched_from_the_hub_and_a_cut_transfer_goes_on(tmp_path)
 
 def test_another_package_of_the_name_is_noticed(tmp_path):
     (tmp_path / "evaluate").mkdir()
-    (tmp_path / "evaluate" / "__init__.py").touch()
+    for module in ("__init__.py", "cli.py"):
+        (tmp_path / "evaluate" / module).touch()
     done = subprocess.run(
         [sys.executable, "-m", "funaudiochat.cli", "eval", "list"], cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},

@@ -50,7 +50,8 @@ def test_two_talkers_are_stepped_in_turn():
 
     def together(found, name):
         for number, event in enumerate(answer(steps, name, 40)):
-            while number == 1 and len(found._ring) < 2:  # who is first waits for the other
+            # Who is first waits for the other.
+            while number == 1 and len(found._ring) + found._stepped < 2:
                 time.sleep(0.001)
             yield event
 
