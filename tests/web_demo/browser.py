@@ -99,8 +99,7 @@ class Page:
 
     def see(self, selector: str, timeout_s: float = 30.0) -> str:
         """Wait until something is shown; return its text."""
-        self.call("waitForSelector", selector, {"timeout": timeout_s * 1000})
-        return str(self.call("innerText", selector))
+        return str(self.call("see", selector, {"timeout": timeout_s * 1000}))
 
     def wait_until(self, expression: str, timeout_s: float = 30.0) -> None:
         """Wait until a JavaScript expression is true in the page."""

@@ -7,7 +7,8 @@
  *   {"id": 1, "method": "open", "args": [{"url": ..., "wav": ..., "deny": false, "context": {}}]}
  *   {"id": 2, "page": 0, "method": "click", "args": ["text=Start"]}    any method of a page
  *   {"id": 3, "page": 0, "method": "heard", "args": []}                what its loudspeaker got
- *   {"id": 4, "page": null, "method": "closeAll", "args": []}          the browsers end
+ *   {"id": 4, "page": 0, "method": "see", "args": [".hint", {}]}       wait until it is there; its text
+ *   {"id": 5, "page": null, "method": "closeAll", "args": []}          the browsers end
  */
 
 import { mkdtempSync, rmSync } from "node:fs";
@@ -125,6 +126,11 @@ async function answer({ page: number, method, args }) {
   const { page, problems } = pages[number];
   if (method === "problems") return problems;
   if (method === "heard") return page.evaluate(takeHeard);
+  if (method === "see") {
+    // By its handle, so that what is gone a moment later was seen all the same.
+    const shown = await page.waitForSelector(args[0], args[1]);
+    return shown.evaluate((element) => element.innerText ?? "");
+  }
   if (method === "download") {
     const [download] = await Promise.all([page.waitForEvent("download"), page.click(args[0])]);
     await download.saveAs(args[1]);
