@@ -9,7 +9,6 @@ loading, collating and stepping against the same steps on batches made beforehan
 makes a short run.
 """
 
-import argparse
 import contextlib
 import json
 import statistics
@@ -21,7 +20,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import PAIRS, THREADS, Report, chat_model, parameters, ratio, seconds_of
+from common import (
+    PAIRS,
+    THREADS,
+    Report,
+    chat_model,
+    command_line,
+    parameters,
+    ratio,
+    seconds_of,
+)
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -177,10 +185,9 @@ def group_sizes(report: Report, pairs: int) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Speed of training.")
+    parser = command_line(__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=PAIRS)
-    parser.add_argument("--style", choices=("text", "markdown", "json"), default="text")
     args = parser.parse_args()
     torch.set_num_threads(THREADS)
     size = parameters(training_model(5))

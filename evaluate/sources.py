@@ -25,7 +25,13 @@ from funaudiochat.audio import load_audio
 from funaudiochat.conversation import VoiceChat
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
-from funaudiochat.llm_server import api_address, greedy_fields, longest_sound_s, sound_part
+from funaudiochat.llm_server import (
+    api_address,
+    greedy_fields,
+    longest_sound_s,
+    served_model,
+    sound_part,
+)
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
 
@@ -242,20 +248,15 @@ class ServerModel:
             base_url=api_address(url), api_key=api_key or "none", timeout=timeout_s, max_retries=4
         )
         try:
-            served = {each.id: each for each in self._client.models.list().data}
+            listed = self._client.models.list().data
         except openai.OpenAIError as error:
             raise FunAudioChatError(
                 f"the server {url} names no model ({error}); is it running there?"
             ) from error
-        if not served or model is not None and model not in served:
-            raise FunAudioChatError(
-                f"the server {url} serves {', '.join(served) or 'no model'}, not {model!r}"
-            )
-        self.model = model or next(iter(served))
-        entry = served[self.model].to_dict()
-        known: Any = (entry.get("owned_by"), entry.get("max_model_len"))
-        self._greedy = greedy_fields(max_new_tokens, *known)
-        self._longest_s = longest_sound_s(*known)
+        entries = (entry.to_dict() for entry in listed)
+        self.model, owner, length = served_model(f"the server {url}", entries, model)
+        self._greedy = greedy_fields(max_new_tokens, owner, length)
+        self._longest_s = longest_sound_s(owner, length)
         self.url, self.concurrent = url, concurrent
         self.description = {"server_model": self.model, "max_new_tokens": max_new_tokens}
 

@@ -136,10 +136,7 @@ class FunAudioChatConfig(PretrainedConfig):
         text = fields.get("text_config")
         depth = text.get("num_hidden_layers") if isinstance(text, dict) else None
         if isinstance(depth, int) and depth > _LARGEST_DEPTH:  # the config lists its layers
-            raise CheckpointError(
-                f"config.json in {folder} is wrong: text_config.num_hidden_layers is {depth}. "
-                "Download the folder again with `funaudiochat download`"
-            )
+            raise _wrong_config(folder, [f"text_config.num_hidden_layers is {depth}"])
         try:
             config = super().from_pretrained(folder, **kwargs)
         except Exception as error:  # the backbones' configs raise many kinds
@@ -149,10 +146,7 @@ class FunAudioChatConfig(PretrainedConfig):
             ) from error
         wrong = _faults(config[0] if isinstance(config, tuple) else config)
         if wrong:
-            raise CheckpointError(
-                f"config.json in {folder} is wrong: {'; '.join(wrong)}. Download the folder again "
-                "with `funaudiochat download`"
-            )
+            raise _wrong_config(folder, wrong)
         return config
 
     def to_dict(self) -> dict[str, Any]:
@@ -183,6 +177,13 @@ _TEXT_SIZES = (
 )
 # Above any real one: a damaged value must not fill the memory.
 _LARGEST_SIZE, _LARGEST_DEPTH = 1 << 20, 1 << 12
+
+
+def _wrong_config(folder: Any, faults: list[str]) -> CheckpointError:
+    return CheckpointError(
+        f"config.json in {folder} is wrong: {'; '.join(faults)}. Download the folder again "
+        "with `funaudiochat download`"
+    )
 
 
 def _faults(config: FunAudioChatConfig) -> list[str]:

@@ -9,7 +9,7 @@ import base64
 import io
 import json
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any
 
@@ -77,6 +77,26 @@ def longest_sound_s(owner: str | None, context_length: int | None) -> float | No
     return min(limits, default=None)
 
 
+def served_model(
+    where: str, entries: Iterable[dict[str, Any]], model: str | None
+) -> tuple[str, str | None, int | None]:
+    """Name, owner and context length (where told; vLLM does) of one of the models a server lists.
+
+    Args:
+        where: the server, for the message.
+        entries: of its list.
+        model: name; None for the first.
+
+    Raises:
+        ServerError: it serves no such model.
+    """
+    served = {entry["id"]: entry for entry in entries}
+    if not served or model is not None and model not in served:
+        raise ServerError(f"{where} serves {', '.join(served) or 'no model'}, not {model!r}")
+    name = model or next(iter(served))
+    return name, served[name].get("owned_by"), served[name].get("max_model_len")
+
+
 class LlmServer:
     """A server that speaks OpenAI's chat protocol.
 
@@ -100,12 +120,8 @@ class LlmServer:
         )
         with self._errors():
             listed = self._client.get(f"{self.url}/models").raise_for_status().json()["data"]
-        served = {entry["id"]: entry for entry in listed}
-        if not served or model is not None and model not in served:
-            raise ServerError(f"{self.url} serves {', '.join(served) or 'no model'}, not {model!r}")
-        self.model = model or next(iter(served))
-        # vLLM tells how long a conversation may be; others do not.
-        self._known = (served[self.model].get("owned_by"), served[self.model].get("max_model_len"))
+        self.model, owner, length = served_model(self.url, listed, model)
+        self._known = (owner, length)
         self.max_seconds = longest_sound_s(*self._known)
 
     def stream(self, messages: list[dict[str, Any]], max_tokens: int) -> Generator[str]:

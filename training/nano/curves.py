@@ -19,12 +19,13 @@ from training.nano.data import WORK
 
 FOLDER = Path(__file__).with_name("curves")
 JOINT_STAGES = ("text", "prealign", "stage1", "stage2")
+Lines = dict[str, list[tuple[float, float]]]  # name -> its points
 _NOT_DRAWN = {"step", "cpu_s", "utterances", "codes_used", "reconstruction_l1", "regression"}
 
 
-def series(curve: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
+def series(curve: list[dict[str, Any]]) -> Lines:
     """Name of a value, nested ones as ``group/name`` -> its (CPU minutes, value) points."""
-    found: dict[str, list[tuple[float, float]]] = {}
+    found: Lines = {}
 
     def add(name: str, value: Any, minutes: float) -> None:
         if isinstance(value, dict):
@@ -41,22 +42,11 @@ def series(curve: list[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
 
 def draw(curve: list[dict[str, Any]], title: str, path: Path) -> None:
     """Write the picture of one run."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
+    panels: dict[str, Lines] = {f"{title}, training": {}, f"{title}, held out": {}}
+    training, held_out = panels.values()
     for name, points in series(curve).items():
-        axis = axes[1 if "/" in name else 0]
-        axis.plot(*zip(*points, strict=True), marker="." if "/" in name else None, label=name)
-    for axis, text in zip(axes, ("training", "held out"), strict=True):
-        axis.set(xlabel="CPU minutes", yscale="log", title=f"{title}, {text}")
-        axis.grid(alpha=0.3, which="both")
-        axis.legend(fontsize=7)
-    figure.tight_layout()
-    figure.savefig(path, dpi=90)
-    pyplot.close(figure)
+        (held_out if "/" in name else training)[name] = points
+    _write_picture(panels, "CPU minutes", path)
 
 
 def joint_curve(models: Path) -> list[dict[str, Any]]:
@@ -74,18 +64,25 @@ def joint_curve(models: Path) -> list[dict[str, Any]]:
 
 def draw_joint(curve: list[dict[str, Any]], path: Path) -> None:
     """Write the picture of the joint model's stages."""
+    panels: dict[str, Lines] = {"text loss": {}, "speech loss": {}}
+    for loss, lines in zip(("text_loss", "speech_loss"), panels.values(), strict=True):
+        for point in curve:
+            if loss in point:
+                lines.setdefault(point["stage"], []).append((point["step"], point[loss]))
+    _write_picture(panels, "step", path)
+
+
+def _write_picture(panels: dict[str, Lines], along: str, path: Path) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(11, 4))
-    for axis, loss in zip(axes, ("text_loss", "speech_loss"), strict=True):
-        for stage in JOINT_STAGES:
-            points = [(p["step"], p[loss]) for p in curve if p["stage"] == stage and loss in p]
-            if points:
-                axis.plot(*zip(*points, strict=True), label=stage)
-        axis.set(xlabel="step", yscale="log", title=loss.replace("_", " "))
+    figure, axes = pyplot.subplots(1, len(panels), figsize=(11, 4))
+    for axis, (title, lines) in zip(axes, panels.items(), strict=True):
+        for name, points in lines.items():
+            axis.plot(*zip(*points, strict=True), marker="." if "/" in name else None, label=name)
+        axis.set(xlabel=along, yscale="log", title=title)
         axis.grid(alpha=0.3, which="both")
         axis.legend(fontsize=7)
     figure.tight_layout()
