@@ -4,6 +4,7 @@
 """Make Nano's data: spoken questions of all splits and the assistant's spoken answers.
 
     python -m training.nano.data                       # everything, about 25 minutes of one core
+    python -m training.nano.data --jobs 2              # the same on two cores
     python -m training.nano.data --train 2000          # a smaller training split; raise it later
     python -m training.nano.data --only answers
 
@@ -17,6 +18,8 @@ import argparse
 import json
 import logging
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -40,8 +43,10 @@ log = logging.getLogger(__name__)
 
 WORK = Path(__file__).with_name("work")
 SAMPLES_PER_CODE = 960  # at 24 kHz
+DIALOGUES = 16000  # of the training split
 HELD_OUT_SIZE = 300  # dialogues of every split but training
 JOE_SHARE = 0.25  # of the sentences also spoken by the second answer voice
+CHUNK = 16  # items a process renders at a time
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
@@ -116,15 +121,18 @@ def render_dialogue(dialogue: Dialogue, work: Path, seed: int) -> dict[str, Any]
     return record
 
 
-def make_dialogues(domain: Domain, split: str, count: int, work: Path) -> None:
-    """Render the dialogues 0 .. count-1 of a split that are not there yet."""
+def _render_numbered(index: int, domain: Domain, split: str, work: Path) -> dict[str, Any]:
+    return render_dialogue(domain.dialogue(split, index), work, domain.seed)
+
+
+def make_dialogues(domain: Domain, split: str, count: int, work: Path, jobs: int = 1) -> None:
+    """Render the dialogues 0 .. count-1 of a split that are not there yet, in some processes."""
     path = work / "dialogues" / f"{split}.jsonl"
     done = len(_reopen(path))
     log.info("%s: %d of %d dialogues exist", split, done, count)
-    _append(
-        path,
-        (render_dialogue(domain.dialogue(split, i), work, domain.seed) for i in range(done, count)),
-    )
+    render = partial(_render_numbered, domain=domain, split=split, work=work)
+    with ProcessPoolExecutor(jobs) as pool:
+        _append(path, pool.map(render, range(done, count), chunksize=CHUNK))
 
 
 def answer_parts(domain: Domain, counts: dict[str, int], read_aloud: int) -> dict[str, str]:
@@ -169,35 +177,43 @@ def render_answer(text: str, part: str, voice: str, work: Path) -> dict[str, Any
     }
 
 
-def make_answers(domain: Domain, counts: dict[str, int], read_aloud: int, work: Path) -> None:
+def _render_listed(item: tuple[str, str, str], work: Path) -> dict[str, Any]:
+    return render_answer(*item, work)
+
+
+def make_answers(
+    domain: Domain, counts: dict[str, int], read_aloud: int, work: Path, jobs: int
+) -> None:
     """Render what is missing: everything by the first answer voice, a share by the second."""
     path = work / "answers.jsonl"
-    done = {(r["voice"], r["text"]) for r in _reopen(path)}
+    done = {(r["text"], r["voice"]) for r in _reopen(path)}
     parts = answer_parts(domain, counts, read_aloud)
-    todo = [("heart", t) for t in parts]
-    todo += [("joe", t) for t in parts if unit_hash("joe", t) < JOE_SHARE]
-    todo = [item for item in todo if item not in done]
+    todo = [(t, part, "heart") for t, part in parts.items()]
+    todo += [(t, part, "joe") for t, part in parts.items() if unit_hash("joe", t) < JOE_SHARE]
+    todo = [item for item in todo if item[::2] not in done]
     log.info("answers: %d exist, %d to make", len(done), len(todo))
-    _append(path, (render_answer(t, parts[t], v, work) for v, t in todo))
+    with ProcessPoolExecutor(jobs) as pool:
+        _append(path, pool.map(partial(_render_listed, work=work), todo, chunksize=CHUNK))
 
 
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Make Nano's dialogues and speech.")
     parser.add_argument("--work", type=Path, default=WORK, help="output folder")
-    parser.add_argument("--train", type=int, default=16000, help="training dialogues")
+    parser.add_argument("--train", type=int, default=DIALOGUES, help="training dialogues")
     parser.add_argument("--read-aloud", type=int, default=2500, help="further sentences")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--only", choices=["answers", *SPLITS], help="make one part")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     domain = Domain(seed=args.seed)
     counts = {split: HELD_OUT_SIZE for split in SPLITS} | {"train": args.train}
     if args.only in (None, "answers"):
-        make_answers(domain, counts, args.read_aloud, args.work)
+        make_answers(domain, counts, args.read_aloud, args.work, args.jobs)
     for split, count in reversed(counts.items()):
         if args.only in (None, split):
-            make_dialogues(domain, split, count, args.work)
+            make_dialogues(domain, split, count, args.work, args.jobs)
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@
 """Make the joint model that training begins with.
 
     python -m training.nano.new_model                        # models/new: knows nothing
-    python -m training.nano.new_model --llm models/text      # models/begin: text and phones
+    python -m training.nano.new_model --llm models/prealign  # models/begin: text and hearing
 
 The first has a byte-level BPE of the domain's sentences and prompts, with the special tokens of the
-official tokenizer, and random weights. The second takes the backbone that the text stage made and
-the mel encoder of ``train_encoder``, as the paper begins with a language model and a speech
-encoder. Both are below ``--work``, in the published layout.
+official tokenizer, and random weights. The second joins the language model that the first stages
+made and the mel encoder of ``train_encoder`` by a fitted matrix. Both are below ``--work``, in the
+published layout.
 """
 
 import argparse
@@ -27,26 +27,33 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
+from torch import Tensor
 from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from training.nano.data import WORK, read_jsonl
+from training.nano import train_encoder as encoder
+from training.nano.data import DIALOGUES, WORK, read_jsonl
 from training.nano.domain import Domain
-from training.nano.rows import TRANSCRIBE, tool_prompt
+from training.nano.rows import TRANSCRIBE, tool_prompt, words
 from training.nano.sizes import GROUP_SIZE, nano_config
-from training.nano.tokenizer import CODES
-from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
+from training.nano.tokenizer import CODES, DIGITS, digits_of
+from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 
 # Room for every word of the domain: a transcript must not outlast its speech at 5 Hz.
 TEXT_TOKENS = 2000
-# Of the matrix behind the mel encoder: its vectors begin as large as those of text.
-SOUND_GAIN = 0.15
+FITTED = 1000  # recordings that the matrix behind the mel encoder is fitted to
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>",
     "<|audio_extra|>", "<|sil|>",
 )  # fmt: skip
 MARKUP = ("<tool_call>", "</tool_call>", "<think>", "</think>")
+# Prompts that come with every question cost one position instead of up to a hundred.
+PROMPTS = (
+    DEFAULT_S2T_PROMPT,
+    DEFAULT_S2M_PROMPT,
+    *FUNCTION_CALLING_PROMPT.split("{tools_definition}"),
+)
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{{ message['content'] }}<|im_end|>\n"
@@ -59,18 +66,20 @@ _PIECES = (
 )
 
 
-def _texts(work: Path) -> Iterator[str]:
-    """What the model reads or writes."""
-    for record in read_jsonl(work / "dialogues" / "train.jsonl"):
-        yield from (message["text"] for message in record["messages"])
+def _texts(work: Path, dialogues: int) -> Iterator[str]:
+    """What the model reads or writes, of so many dialogues."""
+    domain = Domain()
+    for index in range(dialogues):
+        for message in domain.dialogue("train", index).messages:
+            yield message.text
+            yield "".join(words(message.text)) if message.role == "user" else ""
     yield from (record["text"] for record in read_jsonl(work / "answers.jsonl"))
-    # Often enough to become long tokens: prompts should cost few positions.
-    tools = tool_prompt(Domain().spec["tools"])
-    yield from [DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, TRANSCRIBE, tools] * 300
+    # Often enough to become long tokens.
+    yield from [TRANSCRIBE, tool_prompt(domain.spec["tools"])] * 300
     yield from ("system\n", "user\n", "assistant\n")
 
 
-def train_tokenizer(work: Path) -> PreTrainedTokenizerFast:
+def train_tokenizer(work: Path, dialogues: int) -> PreTrainedTokenizerFast:
     """Byte-level BPE of the training text, special tokens last."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
@@ -85,9 +94,10 @@ def train_tokenizer(work: Path) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=TEXT_TOKENS, initial_alphabet=alphabet, show_progress=False
     )
-    bpe.train_from_iterator(_texts(work), trainer)
+    bpe.train_from_iterator(_texts(work, dialogues), trainer)
     bpe.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL])
-    bpe.add_tokens([AddedToken(t, normalized=False, special=False) for t in MARKUP])
+    fixed = (*MARKUP, *PROMPTS)
+    bpe.add_tokens([AddedToken(t, normalized=False, special=False) for t in fixed])
     return PreTrainedTokenizerFast(
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
@@ -118,9 +128,21 @@ def speech_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def new_model(work: Path) -> None:
+def digit_embeddings(width: int, deviation: float) -> Tensor:
+    """Random vectors [6561, width] of the codes, in which like codes are alike.
+
+    A code is eight ternary digits (``tokenizer.codes_of``); its vector is the sum of theirs, so
+    that what is learned of one code holds for its neighbours from the start. The head's projection
+    has the same weights.
+    """
+    values = torch.randn(DIGITS, 3, width) * deviation * DIGITS**-0.5
+    digits = digits_of(torch.arange(CODES)).long() + 1
+    return values[torch.arange(DIGITS), digits].sum(1)
+
+
+def new_model(work: Path, dialogues: int = DIALOGUES) -> None:
     """Write ``models/new``."""
-    tokenizer = train_tokenizer(work)
+    tokenizer = train_tokenizer(work, dialogues)
     vocab = tokenizer.get_vocab()
     torch.manual_seed(0)
     model = FunAudioChatForConditionalGeneration(nano_config(vocab, -(-len(vocab) // 16) * 16))
@@ -129,6 +151,10 @@ def new_model(work: Path) -> None:
         bos_token_id=vocab["<|endoftext|>"],
         pad_token_id=vocab["<|endoftext|>"],
     )
+    codes = model.audio_tower.embed_tokens.weight
+    codes.data[:CODES] = digit_embeddings(
+        codes.shape[1], model.config.audio_config.initializer_range
+    )
     model.save_pretrained(work / "models" / "new")
     processor = FunAudioChatProcessor(
         WhisperFeatureExtractor(feature_size=128), tokenizer, speech_tokenizer()
@@ -136,18 +162,39 @@ def new_model(work: Path) -> None:
     processor.save_pretrained(work / "models" / "new")
 
 
+@torch.no_grad()
+def adapter_weight(run: encoder.Run, embeddings: Tensor, silence: int) -> Tensor:
+    """The matrix [width, width] that best turns group vectors into embeddings of their words.
+
+    Least squares over training recordings; a group in which the encoder reads no word becomes
+    silence.
+
+    Args:
+        run: the finished training of the mel encoder.
+        embeddings: [tokens, width] of the language model.
+        silence: token.
+    """
+    run.model.eval()
+    tokens = torch.tensor([silence, *run.state["tokens"]])
+    means, wanted = [], []
+    for utterance in run.train_set[:: max(1, len(run.train_set) // FITTED)]:
+        mel, lengths, *_ = encoder.collate([utterance], run.phone_ids, [])
+        vectors, _ = run.model.encode(mel, lengths)
+        _, by_word = run.model.read(vectors)
+        means.append(encoder.group_means(vectors)[0])
+        wanted.append(embeddings[tokens[by_word[0].argmax(-1)]])
+    return torch.linalg.lstsq(torch.cat(means), torch.cat(wanted)).solution.T
+
+
 def begin(work: Path, llm: Path) -> None:
-    """Write ``models/begin``: a text model that hears phones."""
+    """Write ``models/begin``: a language model that reads what the mel encoder writes."""
     model = FunAudioChatForConditionalGeneration.from_pretrained(llm)
-    heard = torch.load(work / "encoder.pt", weights_only=True)["model"]
-    encoder = {
-        name.removeprefix("encoder."): value
-        for name, value in heard.items()
-        if name.startswith("encoder.")
-    }
-    model.continuous_audio_tower.load_state_dict(encoder)
-    torch.manual_seed(0)
-    torch.nn.init.orthogonal_(model.audio_tower.continual_output_matching.weight, SOUND_GAIN)
+    run = encoder.Run(work, steps=0)
+    model.continuous_audio_tower.load_state_dict(run.model.encoder.state_dict())
+    embeddings = model.get_input_embeddings().weight
+    silence = model.config.text_config.sil_index
+    matrix = adapter_weight(run, embeddings, silence)
+    model.audio_tower.continual_output_matching.weight.data = matrix
     model.save_pretrained(work / "models" / "begin")
     FunAudioChatProcessor.from_pretrained(llm).save_pretrained(work / "models" / "begin")
 

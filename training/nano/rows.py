@@ -12,15 +12,15 @@ text, as in its history, and only the last one is learned. Written to ``rows`` b
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import soundfile
 
-from training.nano.data import WORK, read_jsonl
+from training.nano.data import DIALOGUES, WORK, read_jsonl
 from training.nano.domain import Domain
 from utils.constant import (
     AUDIO_BOS_TOKEN,
@@ -32,23 +32,31 @@ from utils.constant import (
     TOKEN_FPS,
 )
 
+SILENCE_TOKEN, AUDIO_EOS_TOKEN = "<|sil|>", "<|audio_eos|>"
 TRANSCRIBE = "Please help me transcribe the audio."
 SAY = "Say: "
 VOICE = "heart"
 DELAY_CODES = 10
 # A tool prompt offers so many tools, the right one among them; which ones is drawn per dialogue.
 MOST_TOOLS = 3
+# The most pauses before, between and after the words of a question that stands for a heard one.
+MOST_PAUSES = 3
 # Share of the rows of each kind in each stage; rows with a tool prompt are long.
 STAGES = {
-    "text": {"text": 1.0, "text_tools": 0.5, "say": 1.0},
-    "prealign": {"transcribe": 1.0, "say_aloud": 1.0, "ask": 0.3},
+    "text": {
+        "text": 1.0, "text_tools": 0.3, "words": 1.0, "words_tools": 0.3,
+        "words_transcribe": 0.3, "say": 0.5,
+    },
+    "prealign": {
+        "text_talk": 1.0, "say_aloud": 1.0, "words": 0.1, "text": 0.1, "text_tools": 0.05,
+    },
     "stage1": {
-        "talk": 1.0, "ask": 1.0, "ask_tools": 0.5, "transcribe": 0.3, "say_aloud": 1.0,
-        "text": 0.3, "say": 0.3, "text_tools": 0.1,
+        "talk": 1.0, "ask": 0.6, "ask_tools": 0.5, "transcribe": 0.5, "say_aloud": 0.5,
+        "text_talk": 0.2, "text": 0.2, "say": 0.1, "text_tools": 0.1,
     },
     "stage2": {
-        "talk": 1.0, "ask": 0.5, "ask_tools": 0.5, "transcribe": 0.1, "say_aloud": 0.5,
-        "text": 0.2, "say": 0.1, "text_tools": 0.1,
+        "talk": 1.0, "ask": 0.6, "ask_tools": 0.5, "transcribe": 0.2, "say_aloud": 0.5,
+        "text_talk": 0.2, "text": 0.2, "say": 0.1, "text_tools": 0.1,
     },
 }  # fmt: skip
 
@@ -115,6 +123,24 @@ def spoken_answer(text: str, codes: list[int]) -> str:
     return _entry(token=AUDIO_BOS_TOKEN * DELAY_CODES + spelled, text=text)
 
 
+def words(text: str) -> list[str]:
+    """Words with the space before them and without marks: what there is to hear of a sentence."""
+    found = (word.strip(".,?!") for word in text.split(" "))
+    return [" " * (i > 0) + word for i, word in enumerate(w for w in found if w)]
+
+
+def paused_words(text: str, rng: Random) -> str:
+    """A typed stand-in for a heard question: its words at the pace of 5 Hz sound.
+
+    The mel encoder is trained to write a word or nothing in every group (``train_encoder``), so the
+    language model can learn to read that before there is any sound.
+    """
+    pieces = [SILENCE_TOKEN * rng.randint(0, MOST_PAUSES)]
+    for word in words(text):
+        pieces += [word, SILENCE_TOKEN * rng.randint(0, MOST_PAUSES)]
+    return f"{AUDIO_BOS_TOKEN}{''.join(pieces)}{AUDIO_EOS_TOKEN}"
+
+
 def _row(system: str, messages: list[dict[str, str]], audio: list[str]) -> dict[str, Any]:
     return {"system": system, "messages": messages, "audio": audio}
 
@@ -123,71 +149,115 @@ def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
-def dialogue_rows(
+def _turns_before_answers(
+    record: dict[str, Any], question: Callable[[str], str]
+) -> Iterator[tuple[list[dict[str, str]], dict[str, Any], str]]:
+    """Every answer of a dialogue: the turns before it, its message, and its system prompt."""
+    turns: list[dict[str, str]] = []
+    called = False
+    for message in record["messages"]:
+        text = message["text"]
+        if message["role"] == "assistant":
+            offered = record["tools"] and not called
+            yield turns, message, tool_prompt(offered_tools(record)) if offered else ""
+            turns = [*turns, _turn("assistant", text)]
+        elif message["role"] == "tool":
+            called = True
+            turns = [*turns, _turn("user", f"<tool_response>\n{text}\n</tool_response>")]
+        else:
+            turns = [*turns, _turn("user", question(text))]
+
+
+def typed_rows(
+    record: dict[str, Any], codes: dict[str, list[int]]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Rows of one dialogue that need no recording.
+
+    Args:
+        record: a dialogue, with or without its sound.
+        codes: text of a spoken answer -> its codes.
+
+    Yields:
+        kind and row: ``text`` (typed questions) and ``words`` (:func:`paused_words`), with
+        ``_tools`` behind it if the prompt offers some, ``_talk`` if the answer is spoken, and
+        ``words_transcribe``.
+    """
+    rng = Random(f"words/{record['id']}")
+    forms = {"text": str, "words": partial(paused_words, rng=rng)}
+    for kind, question in forms.items():
+        for turns, message, tools in _turns_before_answers(record, question):
+            answer = _turn("assistant", message["text"])
+            suffix = "_tools" if tools else ""
+            yield kind + suffix, _row(tools or DEFAULT_S2T_PROMPT, [*turns, answer], [])
+            if message["spoken"] and message["text"] in codes:
+                speech = spoken_answer(message["text"], codes[message["text"]])
+                spoken = [*turns, _turn("assistant", AUDIO_TEMPLATE)]
+                yield f"{kind}_talk", _row(DEFAULT_S2M_PROMPT, spoken, [speech])
+    for message in record["messages"]:
+        if message["role"] == "user":
+            request = _turn("user", f"{paused_words(message['text'], rng)}\n{TRANSCRIBE}")
+            answer = _turn("assistant", message["text"])
+            yield "words_transcribe", _row(DEFAULT_S2T_PROMPT, [request, answer], [])
+
+
+def heard_rows(
     record: dict[str, Any], codes: dict[str, list[int]], work: Path
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of one dialogue with their kinds, one of each kind for every answer.
+    """Rows of one dialogue with its recordings.
 
     Args:
         record: of ``dialogues/SPLIT.jsonl``.
         codes: text of a spoken answer -> its codes.
 
     Yields:
-        ``text`` (typed question), ``ask`` (speech to text), both with ``_tools`` behind the name if
-        the prompt offers some, ``talk`` (speech to speech) and ``transcribe``.
+        kind and row: ``ask`` (speech to text), ``ask_tools`` if the prompt offers some, ``talk``
+        (speech to speech) and ``transcribe``.
     """
-    typed: list[dict[str, str]] = []
-    heard: list[dict[str, str]] = []
-    audio: list[str] = []
-    for message in record["messages"]:
-        text = message["text"]
-        if message["role"] == "assistant":
-            answer = _turn("assistant", text)
-            called = any("<tool_response>" in turn["content"] for turn in typed)
-            offered = record["tools"] and not called
-            system = tool_prompt(offered_tools(record)) if offered else DEFAULT_S2T_PROMPT
-            kind = "_tools" if offered else ""
-            yield "text" + kind, _row(system, [*typed, answer], [])
-            yield "ask" + kind, _row(system, [*heard, answer], list(audio))
-            if message["spoken"] and text in codes:
-                spoken = [*heard, _turn("assistant", AUDIO_TEMPLATE)]
-                sound = spoken_answer(text, codes[text])
-                yield "talk", _row(DEFAULT_S2M_PROMPT, spoken, [*audio, sound])
-            typed.append(answer)
-            heard.append(answer)
-        elif message["role"] == "tool":
-            result = _turn("user", f"<tool_response>\n{text}\n</tool_response>")
-            typed.append(result)
-            heard.append(result)
-        else:
-            typed.append(_turn("user", text))
-            heard.append(_turn("user", AUDIO_TEMPLATE))
-            audio.append(spoken_question(message, work))
-            request = _turn("user", f"{AUDIO_TEMPLATE}\n{TRANSCRIBE}")
-            yield "transcribe", _row(
-                DEFAULT_S2T_PROMPT, [request, _turn("assistant", text)], [audio[-1]]
-            )
+    audio = [spoken_question(m, work) for m in record["messages"] if m["role"] == "user"]
+    for turns, message, tools in _turns_before_answers(record, lambda _: AUDIO_TEMPLATE):
+        answer = _turn("assistant", message["text"])
+        heard = audio[: sum(turn["content"] == AUDIO_TEMPLATE for turn in turns)]
+        kind = "ask_tools" if tools else "ask"
+        yield kind, _row(tools or DEFAULT_S2T_PROMPT, [*turns, answer], heard)
+        if message["spoken"] and message["text"] in codes:
+            speech = spoken_answer(message["text"], codes[message["text"]])
+            spoken = [*turns, _turn("assistant", AUDIO_TEMPLATE)]
+            yield "talk", _row(DEFAULT_S2M_PROMPT, spoken, [*heard, speech])
+    asked = (m for m in record["messages"] if m["role"] == "user")
+    for message, sound in zip(asked, audio, strict=True):
+        request = _turn("user", f"{AUDIO_TEMPLATE}\n{TRANSCRIBE}")
+        answer = _turn("assistant", message["text"])
+        yield "transcribe", _row(DEFAULT_S2T_PROMPT, [request, answer], [sound])
 
 
 def say_rows(text: str, codes: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows that ask for a sentence word by word, written and aloud."""
     request = _turn("user", SAY + text)
     yield "say", _row(DEFAULT_S2T_PROMPT, [request, _turn("assistant", text)], [])
-    yield "say_aloud", _row(
-        DEFAULT_S2M_PROMPT,
-        [request, _turn("assistant", AUDIO_TEMPLATE)],
-        [spoken_answer(text, codes)],
+    yield (
+        "say_aloud",
+        _row(
+            DEFAULT_S2M_PROMPT,
+            [request, _turn("assistant", AUDIO_TEMPLATE)],
+            [spoken_answer(text, codes)],
+        ),
     )
 
 
-def make_rows(work: Path) -> None:
-    """Write the rows of all stages and the ``dataset_info.json`` that LLaMA-Factory reads."""
+def make_rows(work: Path, dialogues: int = DIALOGUES) -> None:
+    """Write the rows of all stages and the ``dataset_info.json`` that LLaMA-Factory reads.
+
+    Before there are recordings, only the rows that need none: of so many dialogues.
+    """
     spoken = read_jsonl(work / "answers.jsonl")
     answers = [r for r in spoken if r["voice"] == VOICE and r["part"] == "train"]
     codes = {r["text"]: r["codes"] for r in answers}
     rows: list[tuple[str, dict[str, Any]]] = []
+    domain = Domain()
+    for index in range(dialogues):
+        rows.extend(typed_rows(domain.dialogue("train", index).as_record(), codes))
     for record in read_jsonl(work / "dialogues" / "train.jsonl"):
-        rows.extend(dialogue_rows(record, codes, work))
+        rows.extend(heard_rows(record, codes, work))
     for answer in answers:
         rows.extend(say_rows(answer["text"], answer["codes"]))
     folder = work / "rows"

@@ -15,18 +15,18 @@ export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 finished() { [ -f "$models/$1/model.safetensors" ]; }
 stage() { finished "$1" || "$python" -m training.launch "training/nano/configs/$1.yaml"; }
 
-"$python" -m training.nano.data
+"$python" -m training.nano.data --jobs "$(nproc)"
 "$python" -m training.nano.train_tokenizer
 "$python" -m training.nano.encode
 "$python" -m training.nano.train_vocoder
 "$python" -m training.nano.train_flow
 "$python" -m training.nano.export
-"$python" -m training.nano.train_encoder
 "$python" -m training.nano.rows
 finished new || "$python" -m training.nano.new_model
+"$python" -m training.nano.train_encoder
 stage text
-finished begin || "$python" -m training.nano.new_model --llm models/text
 stage prealign
+finished begin || "$python" -m training.nano.new_model --llm models/prealign
 stage stage1
 finished merged || "$python" -m funaudiochat.cli merge \
   --trained "$models/stage1" --base "$models/text" --alpha 0.5 --out "$models/merged"

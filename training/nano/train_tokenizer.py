@@ -57,6 +57,7 @@ class Utterance:
 
     store: FrameStore
     index: int
+    text: str
     phones: str
     voice: str
     group: str
@@ -137,7 +138,8 @@ def collect(work: Path) -> list[Utterance]:
         store.extend(whisper_mel(read_wave(work / i["audio"], WHISPER_HZ)).T for i in todo)
         for index, item in enumerate(items):
             group = "train" if item.get("part") == "train" else name
-            utterances.append(Utterance(store, index, item["phones"], item["voice"], group))
+            said = item["text"], item["phones"], item["voice"]
+            utterances.append(Utterance(store, index, *said, group))
     return utterances
 
 

@@ -4,6 +4,7 @@
 """Rows of the joint model's stages, the encoder's training, and the model they begin with."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ import torch
 from funaudiochat.audio import save_wav
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from training.nano.new_model import begin, new_model
-from training.nano.rows import dialogue_rows, make_rows, say_rows
+from training.nano import train_encoder
+from training.nano.new_model import begin, digit_embeddings, new_model
+from training.nano.rows import heard_rows, make_rows, say_rows, typed_rows
+from training.nano.tokenizer import digits_of
 from training.nano.train_encoder import BLANKED_BANDS, WIDEST_BAND, EncoderTrainer, blank_bands
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
@@ -23,13 +26,15 @@ CODES = {"It is sunny in Rome.": [5, 6560, 7], "Two.": [1, 2]}
 
 
 def user(text: str) -> dict:
-    return {"role": "user", "text": text, "audio": "q.wav", "spoken": True}
+    heard = {"audio": "q.wav", "phones": text.lower(), "voice": "rms"}
+    return {"role": "user", "text": text, "spoken": True, **heard}
 
 
 def assistant(text: str, spoken: bool = True) -> dict:
     return {"role": "assistant", "text": text, "spoken": spoken}
 
 
+RECORDED = {"audio": "q.wav", "phones": "ab"}
 FOLLOW_UP = {
     "id": "train-1",
     "tools": False,
@@ -53,30 +58,34 @@ TOOL = {
 
 
 def of_kind(record: dict, kind: str, work: Path) -> list[dict]:
-    return [row for name, row in dialogue_rows(record, CODES, work) if name == kind]
+    rows = (*typed_rows(record, CODES), *heard_rows(record, CODES, work))
+    return [row for name, row in rows if name == kind]
 
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("work")
     (folder / "dialogues").mkdir()
-    save_wav(folder / "q.wav", np.zeros(16480), 16000)  # 1.03 s
+    noise = np.random.default_rng(0).normal(0, 0.1, 16480)
+    save_wav(folder / "q.wav", noise, 16000)  # 1.03 s
     lines = "".join(json.dumps(record) + "\n" for record in (FOLLOW_UP, TOOL))
     (folder / "dialogues" / "train.jsonl").write_text(lines)
     answers = [
-        {"voice": voice, "part": part, "text": text, "codes": codes}
+        {"voice": voice, "part": part, "text": text, "codes": codes, **RECORDED}
         for text, codes in CODES.items()
         for voice, part in (("heart", "train"), ("joe", "train"))
     ]
-    answers.append({"voice": "heart", "part": "test", "text": "Held out.", "codes": [3]})
+    answers.append(
+        {"voice": "heart", "part": "test", "text": "Held out.", "codes": [3], **RECORDED}
+    )
     (folder / "answers.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
-    new_model(folder)
+    new_model(folder, dialogues=100)
     return folder
 
 
 @pytest.mark.parametrize("record", [FOLLOW_UP, TOOL])
 def test_every_placeholder_has_its_audio(record, work):
-    for _, row in dialogue_rows(record, CODES, work):
+    for _, row in (*typed_rows(record, CODES), *heard_rows(record, CODES, work)):
         contents = "".join(message["content"] for message in row["messages"])
         assert contents.count(AUDIO_TEMPLATE) == len(row["audio"])
 
@@ -110,7 +119,7 @@ def test_answers_without_codes_are_not_spoken(work):
 
 
 def test_rows_of_all_stages_leave_out_what_is_held_out(work):
-    make_rows(work)
+    make_rows(work, dialogues=5)
     info = json.loads((work / "rows" / "dataset_info.json").read_text())
     text = "".join((work / "rows" / entry["file_name"]).read_text() for entry in info.values())
     assert list(info) == ["text", "prealign", "stage1", "stage2"]
@@ -133,50 +142,75 @@ def test_the_new_model_reads_rows_and_writes_what_it_reads(work):
     assert model.config.text_config.sil_index == text_ids("<|sil|>")
 
 
-def test_training_begins_with_the_text_model_and_the_encoder_that_heard_phones(work):
-    torch.manual_seed(3)
-    trainer = EncoderTrainer(4)
-    torch.save({"model": trainer.state_dict()}, work / "encoder.pt")
+def test_a_question_in_paused_words_is_what_sound_of_it_holds(work):
+    (row,) = of_kind(
+        {**TOOL, "messages": [user("One, two and three?"), assistant("Two.")]}, "words_tools", work
+    )
+    content = row["messages"][0]["content"]
+    assert content.startswith("<|audio_bos|>") and content.endswith("<|audio_eos|>")
+    assert re.sub(r"<\|\w+\|>", "", content) == "One two and three"
+    assert row["audio"] == []
+    talks = of_kind(FOLLOW_UP, "text_talk", work)
+    assert [row["messages"][-2]["content"] for row in talks] == ["One plus one?", "Say it again."]
+
+
+def test_codes_that_share_digits_have_like_embeddings():
+    torch.manual_seed(0)
+    vectors = digit_embeddings(256, 0.02)
+    assert vectors.std() == pytest.approx(0.02, rel=0.05)
+    digits = digits_of(torch.arange(len(vectors)))
+    for other in (1, 40, 6560):
+        shared = (digits[0] == digits[other]).float().mean()
+        likeness = torch.cosine_similarity(vectors[0], vectors[other], dim=0)
+        assert float(likeness) == pytest.approx(float(shared), abs=0.2)
+
+
+def test_the_encoder_learns_phones_and_words(work):
+    run = train_encoder.Run(work, steps=1000)
+    batch = run.train_set[:1]
+    first = run.train_step(batch)
+    for _ in range(200):
+        last = run.train_step(batch)
+    assert all(after < 0.5 * before for before, after in zip(first, last, strict=True))
+
+
+def test_training_begins_with_the_text_model_and_hears_words_where_the_encoder_does(work):
+    run = train_encoder.Run(work, steps=2)
+    run.train()
+    assert [point["step"] for point in run.state["curve"]] == [2]
+    with torch.no_grad():  # An encoder that reads one word in every group.
+        run.model.word_out.weight.zero_()
+        run.model.word_out.bias[1] = 1
+    train_encoder.save(run.path, run.model, run.optimizer, run.state)
     begin(work, work / "models" / "new")
     made, text = (
         FunAudioChatForConditionalGeneration.from_pretrained(work / "models" / name)
         for name in ("begin", "new")
     )
-    encoder = trainer.encoder.state_dict()
+    encoder = run.model.encoder.state_dict()
     for name, value in made.continuous_audio_tower.state_dict().items():
         assert torch.equal(value, encoder[name]), name
     for name, value in text.language_model.state_dict().items():
         assert torch.equal(made.language_model.state_dict()[name], value), name
+    mel, lengths, *_ = train_encoder.collate(run.train_set[:1], run.phone_ids, [])
+    with torch.no_grad():
+        means = train_encoder.group_means(run.model.eval().encode(mel, lengths)[0])
+        heard = made.audio_tower.continual_output_matching(means)[0]
+    word = text.get_input_embeddings().weight[run.state["tokens"][0]]
+    assert torch.cosine_similarity(heard[:5], word[None]).min() > 0.95
 
 
-def test_phones_are_read_the_same_alone_and_in_a_padded_batch():
+def test_words_are_read_the_same_alone_and_in_a_padded_batch():
     torch.manual_seed(0)
-    model = EncoderTrainer(4).eval()
+    model = EncoderTrainer(4, 6).eval()
     mel, lengths = torch.randn(2, 128, 230), torch.tensor([230, 97])
-    together = model.read(mel, lengths)
+    together, counts = model.encode(mel, lengths)
     for row, length in enumerate(lengths.tolist()):
-        alone = model.read(mel[row : row + 1, :, :length], lengths[row : row + 1])
-        count = int(alone[2])
-        assert count == int(together[2][row])
-        for batch, single in zip(together[:2], alone[:2], strict=True):
-            torch.testing.assert_close(batch[row, :count], single[0, :count], atol=1e-4, rtol=0)
-
-
-def test_the_encoder_learns_phones_through_the_mean_of_five():
-    torch.manual_seed(0)
-    model = EncoderTrainer(4)
-    optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-    tones = torch.randn(4, 128)
-    order = torch.tensor([[0, 1, 2, 3], [3, 1, 0, 2]])
-    mel = tones[order].repeat_interleave(30, dim=1).transpose(1, 2)
-    batch = (mel, torch.tensor([120, 120]), order.flatten() + 1, torch.tensor([4, 4]))
-    first = [loss.item() for loss in model.losses(*batch)]
-    for _ in range(60):
-        optimizer.zero_grad()
-        sum(model.losses(*batch)).backward()
-        optimizer.step()
-    last = [loss.item() for loss in model.losses(*batch)]
-    assert all(after < 0.2 * before for before, after in zip(first, last, strict=True))
+        alone, count = model.encode(mel[row : row + 1, :, :length], lengths[row : row + 1])
+        assert int(count) == int(counts[row])
+        for batch, single in zip(model.read(together), model.read(alone), strict=True):
+            found = single.shape[1]
+            torch.testing.assert_close(batch[row, :found], single[0], atol=1e-4, rtol=0)
 
 
 def test_blanked_bands_are_few_and_whole():
