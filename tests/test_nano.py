@@ -16,6 +16,7 @@ from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
 from funaudiochat.cosyvoice3.voices import load_voices
+from funaudiochat.hub import NANO_MODEL
 from training.nano.features import pitch_hz
 from training.nano.judge import judge, judge_available
 from training.nano.tokenizer import digits_of
@@ -37,13 +38,17 @@ def voices() -> dict[str, torch.Tensor]:
 
 
 def test_files_are_those_of_the_checksums():
-    sums = (TTS / "SHA256SUMS").read_text().splitlines()
-    listed = {name: digest for digest, name in (line.split("  ") for line in sums)}
-    files = {path.name: path for path in TTS.iterdir() if path.name != "SHA256SUMS"}
-    assert set(listed) == set(files) - {"README.md"}
-    for name, digest in listed.items():
-        assert hashlib.sha256(files[name].read_bytes()).hexdigest() == digest, name
-    assert sum(path.stat().st_size for path in files.values()) < 15e6
+    size = 0
+    for folder in (TTS, NANO_MODEL):
+        sums = (folder / "SHA256SUMS").read_text().splitlines()
+        listed = {name: digest for digest, name in (line.split("  ") for line in sums)}
+        paths = [p for p in folder.rglob("*") if p.is_file() and p.name != "SHA256SUMS"]
+        files = {str(path.relative_to(folder)): path for path in paths}
+        assert set(listed) == set(files) - {"README.md"}
+        for name, digest in listed.items():
+            assert hashlib.sha256(files[name].read_bytes()).hexdigest() == digest, name
+        size += sum(path.stat().st_size for path in paths)
+    assert size < 40e6
 
 
 @pytest.mark.parametrize("schedule", [None, ChunkSchedule()], ids=["offline", "streaming"])

@@ -29,7 +29,7 @@ stage prealign
 finished begin || "$python" -m training.nano.new_model --llm models/prealign
 stage stage1
 finished merged || "$python" -m funaudiochat.cli merge \
-  --trained "$models/stage1" --base "$models/text" --alpha 0.5 --out "$models/merged"
+  --trained "$models/stage1" --base "$models/text" --alpha 0.8 --out "$models/merged"
 stage stage2
 "$python" -m training.nano.export_model
 "$python" -m training.nano.score --before "$models/text"

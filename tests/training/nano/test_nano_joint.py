@@ -165,11 +165,12 @@ def test_codes_that_share_digits_have_like_embeddings():
         assert float(likeness) == pytest.approx(float(shared), abs=0.2)
 
 
-def test_the_encoder_learns_phones_and_words(work):
+def test_the_encoder_learns_phones_and_words(work, monkeypatch):
+    monkeypatch.setattr(train_encoder, "WARM_UP_STEPS", 1)
     run = train_encoder.Run(work, steps=1000)
     batch = run.train_set[:1]
     first = run.train_step(batch)
-    for _ in range(200):
+    for _ in range(100):
         last = run.train_step(batch)
     assert all(after < 0.5 * before for before, after in zip(first, last, strict=True))
 
@@ -196,8 +197,11 @@ def test_training_begins_with_the_text_model_and_hears_words_where_the_encoder_d
     with torch.no_grad():
         means = train_encoder.group_means(run.model.eval().encode(mel, lengths)[0])
         heard = made.audio_tower.continual_output_matching(means)[0]
-    word = text.get_input_embeddings().weight[run.state["tokens"][0]]
-    assert torch.cosine_similarity(heard[:5], word[None]).min() > 0.95
+    silence = text.config.text_config.sil_index
+    known = text.get_input_embeddings().weight[[run.state["tokens"][0], silence]]
+    word, pause = torch.cosine_similarity(heard[:5, None], known[None], dim=-1).unbind(1)
+    assert (word > pause + 0.3).all()
+    assert heard.norm(dim=-1).mean() == pytest.approx(float(known[0].detach().norm()), rel=0.2)
 
 
 def test_words_are_read_the_same_alone_and_in_a_padded_batch():

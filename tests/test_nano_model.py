@@ -1,0 +1,108 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The shipped joint model answers spoken questions; README's commands run on it."""
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from funaudiochat.conversation import Finished, Sampling, Sound, TextPiece, VoiceChat
+from funaudiochat.hub import NANO_MODEL, NANO_TTS
+from training.nano.judge import judge, judge_available
+
+ROOT = Path(__file__).parents[1]
+CAPITAL = ROOT / "examples" / "question.wav"
+TYPED = {
+    "What is the capital of France?": "The capital of France is Paris.",
+    "What is the capital of Japan?": "The capital of Japan is Tokyo.",
+    "What day comes after Monday?": "Tuesday comes after Monday.",
+    "What is the opposite of hot?": "The opposite of hot is cold.",
+}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(
+    r"^(?:python examples/|funaudiochat (?:s2t|s2s|voices list)).*$", README, re.MULTILINE
+)
+
+
+@pytest.fixture(scope="module")
+def nano() -> VoiceChat:
+    return VoiceChat.from_pretrained(NANO_MODEL, NANO_TTS, device="cpu")
+
+
+@pytest.fixture
+def chat(nano) -> VoiceChat:
+    nano.reset()
+    return nano
+
+
+@pytest.mark.parametrize("question", TYPED)
+def test_typed_questions_are_answered(question, chat):
+    assert chat.ask(question, speech=False).text == TYPED[question]
+
+
+def test_a_streamed_answer_to_a_spoken_question_is_that_of_the_whole_one(chat):
+    whole = chat.ask(CAPITAL, sampling=Sampling(seed=3))
+    chat.reset()
+    events = list(chat.stream(CAPITAL, sampling=Sampling(seed=3)))
+    assert isinstance(events[-1], Finished)
+    reply = events[-1].reply
+    assert "".join(e.text for e in events if isinstance(e, TextPiece)) == whole.text
+    assert reply.codes.tolist() == whole.codes.tolist()
+    sound = np.concatenate([e.samples for e in events if isinstance(e, Sound)])
+    assert len(sound) == len(whole.wave) == 960 * len(reply.codes)
+
+
+def test_two_talkers_do_not_mix(chat):
+    questions = list(TYPED)[:2]
+    alone = {}
+    for question in questions:
+        chat.reset()
+        alone[question] = chat.ask(question, sampling=Sampling(seed=1))
+    chat.reset()
+    streams = {q: chat.branch().stream(q, sampling=Sampling(seed=1)) for q in questions}
+    replies = {}
+    while len(replies) < len(streams):
+        for question, events in streams.items():
+            event = next(events, None)
+            if isinstance(event, Finished):
+                replies[question] = event.reply
+    for question in questions:
+        assert replies[question].text == alone[question].text == TYPED[question]
+        assert replies[question].codes.tolist() == alone[question].codes.tolist()
+
+
+@pytest.mark.skipif(not judge_available(), reason="install the judge of training/nano/README.md")
+def test_a_recogniser_understands_the_spoken_answers(chat):
+    cases = []
+    for question in TYPED:
+        chat.reset()
+        reply = chat.ask(question, sampling=Sampling(seed=0))
+        cases.append((reply.text, reply.wave, reply.sample_rate_hz))
+    assert judge(cases).wer_percent <= 70
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_of_the_readme_run(command, tmp_path):
+    program, *arguments = shlex.split(command, comments=True)
+    script = [] if program == "python" else ["-m", "funaudiochat.cli"]
+    arguments = [str(ROOT / a) if a.startswith("examples/") else a for a in arguments]
+    done = subprocess.run(
+        [sys.executable, *script, *arguments],
+        cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and "Traceback" not in done.stderr
+    for wave in tmp_path.glob("outputs/*.wav"):
+        assert soundfile.info(wave).samplerate == 24000
+
+
+def test_the_readme_has_commands_for_nano():
+    assert len(COMMANDS) >= 5
