@@ -96,7 +96,7 @@ def test_chat_takes_text_and_files_and_survives_bad_ones(tmp_path, tts):
 def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
     missing = run(*CLI, "s2t", "nowhere.wav", "--model-path", MODEL, cwd=tmp_path, code=1)
     assert missing.stderr.strip().splitlines()[-1].startswith("error: ")
-    no_folder = run(*CLI, "s2t", "x.wav", cwd=tmp_path, code=1)
+    no_folder = run(*CLI, "s2t", "x.wav", "--model-path", "nowhere", cwd=tmp_path, code=1)
     assert "funaudiochat download" in no_folder.stderr
     swapped = run(
         ROOT / "examples/infer_s2s.py", "--model-path", tts, "--tts-path", MODEL, cwd=tmp_path,
