@@ -95,8 +95,8 @@ def two_sentences(tmp_path: Path) -> Path:
         tones = [np.sin(np.arange(8000) * {"a": 0.15, "b": 0.6}[p]) for p in phones]
         soundfile.write(tmp_path / f"{number}.wav", 0.3 * np.concatenate(tones), 16000)
         part = "train" if number < 10 else "test"
-        audio = {"text": "", "audio": f"{number}.wav", "phones": phones, "voice": "heart", "part": part}
-        records.append(audio)
+        audio = {"audio": f"{number}.wav", "phones": phones, "voice": "heart", "part": part}
+        records.append({"text": phones, **audio})
     write_jsonl(tmp_path / "answers.jsonl", records)
     return tmp_path
 
