@@ -38,7 +38,7 @@ def voices() -> dict[str, torch.Tensor]:
 
 
 def test_files_are_those_of_the_checksums():
-    size = 0
+    sizes = {}
     for folder in (TTS, NANO_MODEL):
         sums = (folder / "SHA256SUMS").read_text().splitlines()
         listed = {name: digest for digest, name in (line.split("  ") for line in sums)}
@@ -47,8 +47,8 @@ def test_files_are_those_of_the_checksums():
         assert set(listed) == set(files) - {"README.md"}
         for name, digest in listed.items():
             assert hashlib.sha256(files[name].read_bytes()).hexdigest() == digest, name
-        size += sum(path.stat().st_size for path in paths)
-    assert size < 40e6
+        sizes[folder] = sum(path.stat().st_size for path in paths)
+    assert sizes[TTS] < 15e6 and sum(sizes.values()) < 40e6
 
 
 @pytest.mark.parametrize("schedule", [None, ChunkSchedule()], ids=["offline", "streaming"])

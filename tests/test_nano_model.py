@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The shipped joint model answers spoken questions; README's commands run on it."""
+"""The shipped joint model answers typed questions and streams; README's commands run on it."""
 
 import os
 import re

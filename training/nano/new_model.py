@@ -78,7 +78,8 @@ def _texts(work: Path, dialogues: int) -> Iterator[str]:
     for index in range(dialogues):
         for message in domain.dialogue("train", index).messages:
             yield message.text
-            yield "".join(words(message.text)) if message.role == "user" else ""
+            if message.role == "user":
+                yield "".join(words(message.text))
     yield from (record["text"] for record in read_jsonl(work / "answers.jsonl"))
     # Often enough to become long tokens.
     yield from [TRANSCRIBE, tool_prompt(domain.spec["tools"])] * 300

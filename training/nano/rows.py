@@ -168,6 +168,28 @@ def _turns_before_answers(
             turns = [*turns, _turn("user", question(text))]
 
 
+def _answer_rows(
+    turns: list[dict[str, str]],
+    message: dict[str, Any],
+    tools: str,
+    codes: dict[str, list[int]],
+    heard: list[str],
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows that learn one answer, with what follows the kind of question in their names."""
+    text = message["text"]
+    written = [*turns, _turn("assistant", text)]
+    yield "_tools" if tools else "", _row(tools or DEFAULT_S2T_PROMPT, written, heard)
+    if message["spoken"] and text in codes:
+        spoken = [*turns, _turn("assistant", AUDIO_TEMPLATE)]
+        speech = spoken_answer(text, codes[text])
+        yield "_talk", _row(DEFAULT_S2M_PROMPT, spoken, [*heard, speech])
+
+
+def _transcript_row(question: str, text: str, heard: list[str]) -> dict[str, Any]:
+    request, answer = _turn("user", f"{question}\n{TRANSCRIBE}"), _turn("assistant", text)
+    return _row(DEFAULT_S2T_PROMPT, [request, answer], heard)
+
+
 def typed_rows(
     record: dict[str, Any], codes: dict[str, list[int]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -186,18 +208,12 @@ def typed_rows(
     forms = {"text": str, "words": partial(paused_words, rng=rng)}
     for kind, question in forms.items():
         for turns, message, tools in _turns_before_answers(record, question):
-            answer = _turn("assistant", message["text"])
-            suffix = "_tools" if tools else ""
-            yield kind + suffix, _row(tools or DEFAULT_S2T_PROMPT, [*turns, answer], [])
-            if message["spoken"] and message["text"] in codes:
-                speech = spoken_answer(message["text"], codes[message["text"]])
-                spoken = [*turns, _turn("assistant", AUDIO_TEMPLATE)]
-                yield f"{kind}_talk", _row(DEFAULT_S2M_PROMPT, spoken, [speech])
+            for suffix, row in _answer_rows(turns, message, tools, codes, []):
+                yield kind + suffix, row
     for message in record["messages"]:
         if message["role"] == "user":
-            request = _turn("user", f"{paused_words(message['text'], rng)}\n{TRANSCRIBE}")
-            answer = _turn("assistant", message["text"])
-            yield "words_transcribe", _row(DEFAULT_S2T_PROMPT, [request, answer], [])
+            text = message["text"]
+            yield "words_transcribe", _transcript_row(paused_words(text, rng), text, [])
 
 
 def heard_rows(
@@ -215,19 +231,12 @@ def heard_rows(
     """
     audio = [spoken_question(m, work) for m in record["messages"] if m["role"] == "user"]
     for turns, message, tools in _turns_before_answers(record, lambda _: AUDIO_TEMPLATE):
-        answer = _turn("assistant", message["text"])
         heard = audio[: sum(turn["content"] == AUDIO_TEMPLATE for turn in turns)]
-        kind = "ask_tools" if tools else "ask"
-        yield kind, _row(tools or DEFAULT_S2T_PROMPT, [*turns, answer], heard)
-        if message["spoken"] and message["text"] in codes:
-            speech = spoken_answer(message["text"], codes[message["text"]])
-            spoken = [*turns, _turn("assistant", AUDIO_TEMPLATE)]
-            yield "talk", _row(DEFAULT_S2M_PROMPT, spoken, [*heard, speech])
+        for suffix, row in _answer_rows(turns, message, tools, codes, heard):
+            yield "talk" if suffix == "_talk" else f"ask{suffix}", row
     asked = (m for m in record["messages"] if m["role"] == "user")
     for message, sound in zip(asked, audio, strict=True):
-        request = _turn("user", f"{AUDIO_TEMPLATE}\n{TRANSCRIBE}")
-        answer = _turn("assistant", message["text"])
-        yield "transcribe", _row(DEFAULT_S2T_PROMPT, [request, answer], [sound])
+        yield "transcribe", _transcript_row(AUDIO_TEMPLATE, message["text"], [sound])
 
 
 def say_rows(text: str, codes: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:

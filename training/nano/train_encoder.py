@@ -81,16 +81,6 @@ def group_means(vectors: Tensor) -> Tensor:
     return vectors.unflatten(1, (-1, GROUP_SIZE)).mean(2)
 
 
-def group_counts(counts: Tensor) -> Tensor:
-    """Groups in so many 25 Hz frames, the last one partial."""
-    return -(-counts // GROUP_SIZE)
-
-
-def spoken_words(text: str, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """Tokens of what there is to hear of a sentence."""
-    return tokenizer("".join(words(text)))["input_ids"]
-
-
 def blank_bands(mel: Tensor) -> Tensor:
     """Spectrogram [B, mels, M] with some bands of each item at its mean, and a little noise."""
     mel = mel + 0.02 * torch.randn_like(mel)
@@ -118,8 +108,10 @@ class Run:
         self.train_set = [u for u in self.utterances if u.group == "train"]
         phones = sorted({p for u in self.train_set for p in u.phones})
         self.phone_ids = {p: i for i, p in enumerate(phones, 1)}
+        # Text -> tokens of what there is to hear of it.
         self.spoken = {
-            t: spoken_words(t, self.tokenizer) for t in {u.text for u in self.utterances}
+            text: self.tokenizer("".join(words(text)))["input_ids"]
+            for text in {u.text for u in self.utterances}
         }
         tokens = sorted({t for u in self.train_set for t in self.spoken[u.text]})
         self.word_ids = {token: i for i, token in enumerate(tokens, 1)}
@@ -146,7 +138,7 @@ class Run:
             F.ctc_loss(scores.transpose(0, 1), wanted, inputs, sizes, zero_infinity=True)
             for scores, wanted, inputs, sizes in (
                 (by_phone, phones, counts, phone_lengths),
-                (by_word, targets, group_counts(counts), word_lengths),
+                (by_word, targets, -(-counts // GROUP_SIZE), word_lengths),
             )
         )
         return phone_loss, word_loss
