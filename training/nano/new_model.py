@@ -33,11 +33,12 @@ from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from training.init_model import speech_tokenizer
 from training.nano import train_encoder as encoder
 from training.nano.data import DIALOGUES, WORK, read_jsonl
 from training.nano.domain import Domain
 from training.nano.rows import TRANSCRIBE, tool_prompt, words
-from training.nano.sizes import GROUP_SIZE, nano_config
+from training.nano.sizes import nano_config
 from training.nano.tokenizer import CODES, DIGITS, digits_of
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 
@@ -112,26 +113,6 @@ def train_tokenizer(work: Path, dialogues: int) -> PreTrainedTokenizerFast:
         additional_special_tokens=list(SPECIAL[1:]),
         chat_template=CHAT_TEMPLATE,
         model_max_length=4096,
-    )
-
-
-def speech_tokenizer() -> PreTrainedTokenizerFast:
-    """The vocabulary of speech codes: ``[AU0000]`` and on, start, end, padding, unknown."""
-    names = [f"[AU{code:04d}]" for code in range(CODES)]
-    names += ["<|audio_bos|>", "<|audio_eos|>", "<|audio_pad|>", "<|audio_unk|>"]
-    words = {name: index for index, name in enumerate(names)}
-    tokenizer = Tokenizer(models.WordLevel(words, unk_token=names[-1]))
-    piece = Regex(r"\[AU\d{4}\]|<\|[a-z_]+\|>")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(piece, "isolated")
-    tokenizer.decoder = decoders.Fuse()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=names[-4],
-        eos_token=names[-3],
-        pad_token=names[-2],
-        unk_token=names[-1],
-        audio_group_size=GROUP_SIZE,
-        clean_up_tokenization_spaces=False,
     )
 
 
