@@ -196,6 +196,8 @@ def _faults(config: FunAudioChatConfig) -> list[str]:
     head = audio.crq_transformer_config
     if isinstance(head, dict) and head:
         sizes = {name: head[name] for name in _TEXT_SIZES if name in head}
+        if sizes.get("num_hidden_layers") == 0:  # codes straight from the backbone: an ablation
+            del sizes["num_hidden_layers"]
         wrong += _wrong_sizes("audio_config.crq_transformer_config", sizes)
     elif audio.enable_audio_invert_tower:
         wrong.append(f"audio_config.crq_transformer_config is {head!r}")

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 from onnxruntime import InferenceSession, SessionOptions
+from torch import Tensor
 
 from training.nano.data import WORK, read_jsonl, write_jsonl
 from training.nano.features import WHISPER_HZ, read_wave, whisper_mel
@@ -32,12 +33,16 @@ def open_tokenizer(path: Path) -> InferenceSession:
     return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+def codes_of_mel(session: InferenceSession, mel: Tensor) -> list[int]:
+    """Codes of a Whisper spectrogram [mels, frames]."""
+    feats, length = session.get_inputs()
+    inputs = {feats.name: mel[None].numpy(), length.name: np.array([mel.shape[1]], np.int32)}
+    return session.run(None, inputs)[0].flatten().tolist()
+
+
 def encode(session: InferenceSession, path: Path) -> list[int]:
     """Codes of a sound file."""
-    mel = whisper_mel(read_wave(path, WHISPER_HZ))[None].numpy()
-    feats, length = session.get_inputs()
-    inputs = {feats.name: mel, length.name: np.array([mel.shape[2]], np.int32)}
-    return session.run(None, inputs)[0].flatten().tolist()
+    return codes_of_mel(session, whisper_mel(read_wave(path, WHISPER_HZ)))
 
 
 def main() -> None:

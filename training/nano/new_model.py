@@ -8,7 +8,7 @@
 
 The first has a byte-level BPE of the domain's sentences and prompts, with the special tokens of the
 official tokenizer, and random weights. The second joins the language model that the first stages
-made and the mel encoder of ``train_encoder`` by a fitted matrix. Both are below ``--work``, in the
+made with the mel encoder and the adapter of ``train_encoder``. Both are below ``--work``, in the
 published layout.
 """
 
@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tokenizers import (
     AddedToken,
     Regex,
@@ -47,9 +46,6 @@ TEXT_TOKENS = 2000
 # Of the code embeddings. At the usual 0.02 AdamW's steps, which are alike for rows seen and unseen,
 # would wash out within a hundred of them what the codes' digits say.
 CODE_DEVIATION = 0.2
-# The matrix behind the mel encoder is fitted to so many recordings in so many steps; a logit is a
-# cosine times the sharpness.
-FITTED, FITTING_STEPS, FITTING_RATE, SHARPNESS = 1000, 400, 5e-3, 30
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>",
     "<|audio_extra|>", "<|sil|>",
@@ -148,49 +144,12 @@ def new_model(work: Path, dialogues: int = DIALOGUES) -> None:
     processor.save_pretrained(work / "models" / "new")
 
 
-def adapter_weight(run: encoder.Run, embeddings: Tensor, silence: int) -> Tensor:
-    """The matrix [width, width] that turns group vectors into something like their words.
-
-    Over training recordings, the vector of a group should be nearest, by its angle, to the
-    embedding of the word that the encoder reads in it, or of silence if it reads none; then it gets
-    their mean length.
-
-    Args:
-        run: the finished training of the mel encoder.
-        embeddings: [tokens, width] of the language model.
-        silence: token.
-    """
-    run.model.eval()
-    known = embeddings[torch.tensor([silence, *run.state["tokens"]])]
-    directions = F.normalize(known, dim=-1)
-    found, read = [], []
-    with torch.no_grad():
-        for utterance in run.train_set[:: max(1, len(run.train_set) // FITTED)]:
-            mel, lengths, *_ = encoder.collate([utterance], run.phone_ids, [])
-            vectors, _ = run.model.encode(mel, lengths)
-            found.append(encoder.group_means(vectors)[0])
-            read.append(run.model.read(vectors)[1][0].argmax(-1))
-    means, words_read = torch.cat(found), torch.cat(read)
-    matrix = torch.linalg.lstsq(means, known[words_read]).solution.T.requires_grad_()
-    optimizer = torch.optim.Adam([matrix], FITTING_RATE)
-    for _ in range(FITTING_STEPS):
-        optimizer.zero_grad()
-        angles = F.normalize(means @ matrix.T, dim=-1) @ directions.T
-        F.cross_entropy(angles * SHARPNESS, words_read).backward()
-        optimizer.step()
-    lengths = (means @ matrix.T).norm(dim=-1).mean(), known[words_read].norm(dim=-1).mean()
-    return (matrix * (lengths[1] / lengths[0])).detach()
-
-
 def begin(work: Path, llm: Path) -> None:
     """Write ``models/begin``: a language model that reads what the mel encoder writes."""
     model = FunAudioChatForConditionalGeneration.from_pretrained(llm)
-    run = encoder.Run(work, steps=0)
+    run = encoder.Run(work, llm)
     model.continuous_audio_tower.load_state_dict(run.model.encoder.state_dict())
-    embeddings = model.get_input_embeddings().weight.detach()
-    silence = model.config.text_config.sil_index
-    matrix = adapter_weight(run, embeddings, silence)
-    model.audio_tower.continual_output_matching.weight.data = matrix
+    model.audio_tower.continual_output_matching.weight.data = run.adapter_weight()
     model.save_pretrained(work / "models" / "begin")
     FunAudioChatProcessor.from_pretrained(llm).save_pretrained(work / "models" / "begin")
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import soundfile
 
-from training.nano.data import DIALOGUES, WORK, read_jsonl
+from training.nano.data import WORK, read_jsonl
 from training.nano.domain import Domain
 from utils.constant import (
     AUDIO_BOS_TOKEN,
@@ -41,22 +41,25 @@ DELAY_CODES = 10
 MOST_TOOLS = 3
 # The most pauses before, between and after the words of a question that stands for a heard one.
 MOST_PAUSES = 3
+# Typed rows need no recording, so there are more of them than of the recorded dialogues.
+TYPED_DIALOGUES = 48_000
 # Share of the rows of each kind in each stage; rows with a tool prompt are long.
 STAGES = {
     "text": {
-        "text": 1.0, "text_tools": 0.3, "words": 1.0, "words_tools": 0.3,
-        "words_transcribe": 0.3, "say": 0.5,
+        "text": 0.7, "text_tools": 0.15, "words": 0.9, "words_tools": 0.2,
+        "words_transcribe": 0.15, "say": 0.5,
     },
     "prealign": {
-        "text_talk": 1.0, "say_aloud": 1.0, "words": 0.1, "text": 0.1, "text_tools": 0.05,
+        "text_talk": 0.3, "words_talk": 0.2, "say_aloud": 1.0, "words": 0.1, "text": 0.05,
+        "text_tools": 0.03, "words_tools": 0.03,
     },
     "stage1": {
-        "talk": 1.0, "ask": 0.6, "ask_tools": 0.5, "transcribe": 0.5, "say_aloud": 0.5,
-        "text_talk": 0.2, "text": 0.2, "say": 0.1, "text_tools": 0.1,
+        "talk": 1.0, "ask": 0.6, "ask_tools": 0.5, "transcribe": 0.3, "say_aloud": 0.5,
+        "text_talk": 0.06, "text": 0.15, "words": 0.1, "text_tools": 0.05, "say": 0.1,
     },
     "stage2": {
-        "talk": 1.0, "ask": 0.6, "ask_tools": 0.5, "transcribe": 0.2, "say_aloud": 0.5,
-        "text_talk": 0.2, "text": 0.2, "say": 0.1, "text_tools": 0.1,
+        "talk": 1.0, "ask": 0.6, "ask_tools": 0.5, "transcribe": 0.1, "say_aloud": 0.5,
+        "text_talk": 0.06, "text": 0.2, "words": 0.1, "text_tools": 0.05, "say": 0.1,
     },
 }  # fmt: skip
 
@@ -253,10 +256,10 @@ def say_rows(text: str, codes: list[int]) -> Iterator[tuple[str, dict[str, Any]]
     )
 
 
-def make_rows(work: Path, dialogues: int = DIALOGUES) -> None:
+def make_rows(work: Path, dialogues: int = TYPED_DIALOGUES) -> None:
     """Write the rows of all stages and the ``dataset_info.json`` that LLaMA-Factory reads.
 
-    Before there are recordings, only the rows that need none: of so many dialogues.
+    Typed rows are made of so many dialogues, and are all there is before there are recordings.
     """
     spoken = read_jsonl(work / "answers.jsonl")
     answers = [r for r in spoken if r["voice"] == VOICE and r["part"] == "train"]

@@ -43,6 +43,8 @@ AUDIO = {
     "encoder_attention_heads": 4,
     "encoder_ffn_dim": 768,
     "output_dim": WIDTH,
+    # Windows of 6 s instead of 2: most questions fit in one, and no word of theirs is cut.
+    "n_window": 300,
     "group_size": GROUP_SIZE,
     # As published: start, end and padding code follow the codes of sound, and one is spare.
     "codebook_size": CODES + 4,

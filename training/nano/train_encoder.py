@@ -5,16 +5,18 @@
 
     python -m training.nano.train_encoder              # resumes from its last checkpoint
 
-Two branches that are not shipped read it by CTC: phones from every 25 Hz vector, and words, which
-are tokens of the language model, from the mean of five of them, which is all that the language
-model gets. Bands of the spectrogram are blanked (Park et al., "SpecAugment", arXiv 1904.08779,
-section 2). Needs the tokenizer of ``models/new``. Writes ``encoder.pt`` and ``encoder_curve.json``
-below ``--work``.
+Three branches that are not shipped read it. From every 25 Hz vector: phones, by CTC, and the digits
+of the speech tokenizer's code of the same 40 ms, which say at once where each sound is. From the
+mean of five vectors, which is all that the language model gets: words by CTC, turned by the adapter
+towards their embeddings in the language model, so that it can read them. Bands of the spectrogram
+are blanked (Park et al., "SpecAugment", arXiv 1904.08779, section 2). Writes ``encoder.pt`` and
+``encoder_curve.json`` below ``--work``.
 """
 
 import argparse
 import json
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -25,35 +27,100 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerFast
 
+from funaudiochat.audio_encoders import FunAudioChatAudioAttention
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
-from funaudiochat.modeling_funaudiochat import FunAudioChatAudioEncoder
+from funaudiochat.modeling_funaudiochat import (
+    FunAudioChatAudioEncoder,
+    FunAudioChatForConditionalGeneration,
+)
 from training.nano.checkpoint import restore, save
 from training.nano.data import WORK
+from training.nano.encode import codes_of_mel, open_tokenizer
 from training.nano.rows import words
 from training.nano.sizes import AUDIO, GROUP_SIZE
-from training.nano.train_tokenizer import Utterance, batches, collate, collect
+from training.nano.tokenizer import DIGITS, digits_of
+from training.nano.train_tokenizer import OUTPUT, Utterance, batches, collate, collect
 
 log = logging.getLogger(__name__)
 
-PEAK_RATE, WARM_UP_STEPS = 1e-3, 300
+PEAK_RATE, WARM_UP_STEPS = 2.5e-3, 200
+# The rate stays at its peak for a fifth of the steps, then falls to this share of it.
+HOLD, LAST_RATE = 0.2, 0.03
+DIGIT_WEIGHT = 2.0
+# Of a word a logit is the cosine between its embedding and the sound's vector, times this.
+SHARPNESS = 30
+# Where each head of each layer looks before training, in positions of 20 ms, and how sharply.
+OFFSETS = ((-3, -1, 1, 3), (-4, -1, 1, 4), (-8, -3, 3, 8), (-16, -6, 6, 16))
+FOCUS = 1.6
 BLANKED_BANDS, WIDEST_BAND = 2, 20
 SAVE_EVERY, EVALUATE_EVERY = 250, 1000
 EVALUATED = 100  # utterances of each held-out set
 
 
-class EncoderTrainer(nn.Module):
-    """The mel encoder with its two reading branches.
+def look_at_neighbours(attention: FunAudioChatAudioAttention, offsets: tuple[int, ...]) -> None:
+    """Set queries and keys so that each head attends some positions ahead or behind.
+
+    They read sines and cosines of the position table at the same frequencies, the queries' turned
+    by the offset, so that their product is greatest there. A head so begins as a convolution does
+    (d'Ascoli et al., "ConViT", arXiv 2103.10697, section 3, for positions in an image).
 
     Args:
-        phones, tokens: numbers of symbols; CTC's blank is added.
+        attention: of a layer.
+        offsets: one for each head, in positions.
+    """
+    width = attention.q_proj.weight.shape[0]
+    half, pairs = width // 2, width // len(offsets) // 2
+    frequencies = 10000.0 ** -(torch.arange(half) / (half - 1))
+    queries, keys = 0.02 * torch.randn(2, width, width)
+    for head, offset in enumerate(offsets):
+        # A head that looks further away looks less sharply: it begins at lower frequencies.
+        first = 0 if abs(offset) <= 4 else 8 if abs(offset) <= 8 else 16
+        for pair in range(pairs):
+            sine = first + pair
+            cosine, row = half + sine, 2 * (head * pairs + pair)
+            turn = float(frequencies[sine]) * offset
+            queries[row, sine] += FOCUS * math.cos(turn)
+            queries[row, cosine] += FOCUS * math.sin(turn)
+            queries[row + 1, cosine] += FOCUS * math.cos(turn)
+            queries[row + 1, sine] -= FOCUS * math.sin(turn)
+            keys[row, sine] += FOCUS
+            keys[row + 1, cosine] += FOCUS
+    attention.q_proj.weight.data = queries
+    attention.k_proj.weight.data = keys
+
+
+def initialize(encoder: FunAudioChatAudioEncoder) -> None:
+    """Weights of unit gain, since the usual deviation of 0.02 is far too small at this width."""
+    for module in encoder.modules():
+        if isinstance(module, nn.Linear | nn.Conv1d):
+            nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for convolution in (encoder.conv1, encoder.conv2):
+        convolution.weight.data *= 2**0.5
+    for layer, offsets in zip(encoder.layers, OFFSETS, strict=True):
+        layer.self_attn.out_proj.weight.data *= 0.5
+        layer.fc2.weight.data *= 0.5
+        look_at_neighbours(layer.self_attn, offsets)
+
+
+class EncoderTrainer(nn.Module):
+    """The mel encoder and the adapter, with their reading branches.
+
+    Args:
+        phones: number of symbols; CTC's blank is added.
+        embeddings: [words + 1, width] of silence, which is the blank, and the words.
     """
 
-    def __init__(self, phones: int, tokens: int) -> None:
+    def __init__(self, phones: int, embeddings: Tensor) -> None:
         super().__init__()
         self.encoder = FunAudioChatAudioEncoder(FunAudioChatAudioEncoderConfig(**AUDIO))
+        initialize(self.encoder)
         width = AUDIO["output_dim"]
+        self.adapter = nn.Linear(width, width, bias=False)
         self.phone_out = nn.Linear(width, phones + 1)
-        self.word_out = nn.Linear(width, tokens + 1)
+        self.digit_out = nn.Linear(width, 3 * DIGITS)
+        self.embeddings = embeddings
 
     def encode(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors of sound.
@@ -72,8 +139,16 @@ class EncoderTrainer(nn.Module):
 
     def read(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors [B, T, width] -> log-probabilities of phones [B, T, .], words [B, T / 5, .]."""
-        by_word = self.word_out(group_means(vectors))
+        adapted = F.normalize(self.adapter(group_means(vectors)), dim=-1)
+        by_word = SHARPNESS * adapted @ F.normalize(self.embeddings, dim=-1).T
         return self.phone_out(vectors).log_softmax(-1), by_word.log_softmax(-1)
+
+    def digit_loss(self, vectors: Tensor, codes: Tensor) -> Tensor:
+        """Cross entropy of the digits of codes [B, T]; -1 where there is none."""
+        known = codes >= 0
+        scores = self.digit_out(vectors[known]).unflatten(-1, (DIGITS, 3))
+        digits = digits_of(codes[known]).long() + 1
+        return F.cross_entropy(scores.flatten(0, 1), digits.flatten())
 
 
 def group_means(vectors: Tensor) -> Tensor:
@@ -98,12 +173,15 @@ class Run:
 
     Args:
         work: data and checkpoint folder.
+        llm: folder of the joint model whose language model is going to listen.
         steps: length of the schedule; a resumed run keeps the one it was started with.
+        teacher: ONNX file of the speech tokenizer.
     """
 
-    def __init__(self, work: Path, steps: int) -> None:
+    def __init__(self, work: Path, llm: Path, steps: int = 0, teacher: Path = OUTPUT) -> None:
         self.work, self.path = work, work / "encoder.pt"
-        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(work / "models" / "new")
+        self.tokenizer = PreTrainedTokenizerFast.from_pretrained(llm)
+        self.teacher = open_tokenizer(teacher)
         self.utterances = collect(work)
         self.train_set = [u for u in self.utterances if u.group == "train"]
         phones = sorted({p for u in self.train_set for p in u.phones})
@@ -113,23 +191,29 @@ class Run:
             text: self.tokenizer("".join(words(text)))["input_ids"]
             for text in {u.text for u in self.utterances}
         }
-        tokens = sorted({t for u in self.train_set for t in self.spoken[u.text]})
-        self.word_ids = {token: i for i, token in enumerate(tokens, 1)}
+        self.tokens = sorted({t for u in self.train_set for t in self.spoken[u.text]})
+        self.word_ids = {token: i for i, token in enumerate(self.tokens, 1)}
+        listener = FunAudioChatForConditionalGeneration.from_pretrained(llm)
+        known = torch.tensor([listener.config.text_config.sil_index, *self.tokens])
         torch.manual_seed(0)
-        self.model = EncoderTrainer(len(phones), len(tokens))
+        embeddings = listener.get_input_embeddings().weight.detach()[known]
+        self.model = EncoderTrainer(len(phones), embeddings)
         self.optimizer = torch.optim.AdamW(
             self.model.parameters(), PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.05
         )
         self.state: dict[str, Any] = {
             "step": 0, "steps": steps, "epoch": 0, "batch": 0, "cpu_s": 0.0, "curve": [],
-            "tokens": tokens,
         }  # fmt: skip
         self.state |= restore(self.path, self.model, self.optimizer)
 
-    def losses(self, batch: list[Utterance]) -> tuple[Tensor, Tensor]:
-        """CTC of phones and of words."""
+    def losses(self, batch: list[Utterance]) -> tuple[Tensor, Tensor, Tensor]:
+        """CTC of phones and of words, cross entropy of digits."""
         mel, lengths, phones, phone_lengths, _ = collate(batch, self.phone_ids, [])
         vectors, counts = self.model.encode(blank_bands(mel), lengths)
+        codes = torch.full(vectors.shape[:2], -1)
+        for row, item, frames in zip(codes, mel, lengths.tolist(), strict=True):
+            found = torch.tensor(codes_of_mel(self.teacher, item[:, :frames]))[: len(row)]
+            row[: len(found)] = found
         by_phone, by_word = self.model.read(vectors)
         spoken = [[self.word_ids[t] for t in self.spoken[u.text]] for u in batch]
         word_lengths = torch.tensor([len(s) for s in spoken])
@@ -141,20 +225,34 @@ class Run:
                 (by_word, targets, -(-counts // GROUP_SIZE), word_lengths),
             )
         )
-        return phone_loss, word_loss
+        return phone_loss, word_loss, self.model.digit_loss(vectors, codes)
 
-    def train_step(self, batch: list[Utterance]) -> tuple[float, float]:
-        """One update; returns both losses."""
+    def train_step(self, batch: list[Utterance]) -> tuple[float, float, float]:
+        """One update; returns the losses."""
         step, steps = self.state["step"], self.state["steps"]
-        rate = PEAK_RATE * min(1, (step + 1) / WARM_UP_STEPS) * max(0.02, 1 - step / steps)
+        falling = min(1, (1 - step / steps) / (1 - HOLD))
+        rate = PEAK_RATE * min(1, (step + 1) / WARM_UP_STEPS) * max(LAST_RATE, falling)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        phone_loss, word_loss = self.losses(batch)
+        phone_loss, word_loss, digit_loss = self.losses(batch)
         self.optimizer.zero_grad()
-        (phone_loss + word_loss).backward()
+        (phone_loss + word_loss + DIGIT_WEIGHT * digit_loss).backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        return phone_loss.item(), word_loss.item()
+        return phone_loss.item(), word_loss.item(), digit_loss.item()
+
+    @torch.no_grad()
+    def adapter_weight(self) -> Tensor:
+        """The adapter's matrix [width, width], scaled so that sound is as long as embeddings."""
+        self.model.eval()
+        ratios = []
+        for utterance in self.train_set[:: max(1, len(self.train_set) // EVALUATED)]:
+            mel, lengths, *_ = collate([utterance], self.phone_ids, [])
+            vectors, _ = self.model.encode(mel, lengths)
+            heard = self.model.embeddings[self.model.read(vectors)[1][0].argmax(-1)]
+            adapted = self.model.adapter(group_means(vectors))
+            ratios.append(heard.norm(dim=-1).mean() / adapted.norm(dim=-1).mean())
+        return self.model.adapter.weight * torch.stack(ratios).mean()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -176,7 +274,7 @@ class Run:
                 by_phone, by_word = self.model.read(vectors)
                 phones = _best(by_phone[0, : int(counts)])
                 heard[0].append("".join(symbol[i] for i in phones))
-                tokens = [self.state["tokens"][i - 1] for i in _best(by_word[0])]
+                tokens = [self.tokens[i - 1] for i in _best(by_word[0])]
                 heard[1].append(self.tokenizer.decode(tokens))
             said = [u.phones for u in chosen]
             written = [self.tokenizer.decode(self.spoken[u.text]) for u in chosen]
@@ -190,7 +288,7 @@ class Run:
     def train(self) -> None:
         """Train to the end of the schedule."""
         state = self.state
-        recent: list[tuple[float, float]] = []
+        recent: list[tuple[float, float, float]] = []
         while state["step"] < state["steps"]:
             todo = list(batches(self.train_set, state["epoch"]))[state["batch"] :]
             for batch in todo[: state["steps"] - state["step"]]:
@@ -200,9 +298,10 @@ class Run:
                 state["cpu_s"] += time.process_time() - started
                 last = state["step"] == state["steps"]
                 if state["step"] % SAVE_EVERY == 0 or last:
-                    by_phone, by_word = (sum(x) / len(recent) for x in zip(*recent, strict=True))
                     point = {"step": state["step"], "cpu_s": round(state["cpu_s"])}
-                    point |= {"ctc_phones": round(by_phone, 4), "ctc_words": round(by_word, 4)}
+                    names = ("ctc_phones", "ctc_words", "digits")
+                    for name, values in zip(names, zip(*recent, strict=True), strict=True):
+                        point[name] = round(sum(values) / len(recent), 4)
                     if state["step"] % EVALUATE_EVERY == 0 or last:
                         point["held_out"] = self.evaluate()
                     log.info("%s", point)
@@ -223,12 +322,16 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Train the mel encoder to hear words.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
+    parser.add_argument(
+        "--llm", type=Path, default=Path("models/prealign"),
+        help="joint model whose language model is going to listen, below the data folder",
+    )
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     torch.set_num_threads(args.threads)
-    Run(args.work, args.steps).train()
+    Run(args.work, args.work / args.llm, args.steps).train()
 
 
 if __name__ == "__main__":

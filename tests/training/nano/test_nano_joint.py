@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from funaudiochat.audio import save_wav
+from funaudiochat.audio_encoders import _sinusoids
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.nano import train_encoder
@@ -165,9 +166,13 @@ def test_codes_that_share_digits_have_like_embeddings():
         assert float(likeness) == pytest.approx(float(shared), abs=0.2)
 
 
-def test_the_encoder_learns_phones_and_words(work, monkeypatch):
+@pytest.fixture
+def run(work) -> train_encoder.Run:
+    return train_encoder.Run(work, work / "models" / "new", steps=1000)
+
+
+def test_the_encoder_learns_phones_words_and_digits(run, monkeypatch):
     monkeypatch.setattr(train_encoder, "WARM_UP_STEPS", 1)
-    run = train_encoder.Run(work, steps=1000)
     batch = run.train_set[:1]
     first = run.train_step(batch)
     for _ in range(100):
@@ -175,14 +180,27 @@ def test_the_encoder_learns_phones_and_words(work, monkeypatch):
     assert all(after < 0.5 * before for before, after in zip(first, last, strict=True))
 
 
-def test_training_begins_with_the_text_model_and_hears_words_where_the_encoder_does(work):
-    run = train_encoder.Run(work, steps=2)
+def test_heads_begin_by_looking_at_their_neighbours():
+    torch.manual_seed(0)
+    encoder = EncoderTrainer(4, torch.randn(6, 256)).encoder
+    positions = torch.arange(100)
+    hidden = _sinusoids(100, 192)
+    for layer, offsets in zip(encoder.layers, train_encoder.OFFSETS, strict=True):
+        attention = layer.self_attn
+        query, key = (
+            proj(layer.self_attn_layer_norm(hidden)).unflatten(-1, (4, -1)).transpose(0, 1)
+            for proj in (attention.q_proj, attention.k_proj)
+        )
+        looked_at = (query @ key.transpose(1, 2)).argmax(-1)
+        for head, offset in enumerate(offsets):
+            away = (looked_at[head] - positions - offset)[20:80].float()
+            assert away.abs().mean() <= 1 + abs(offset) / 8 and away.mean().abs() <= 0.5
+
+
+def test_training_begins_with_what_was_learned_and_sound_is_read_as_words(work):
+    run = train_encoder.Run(work, work / "models" / "new", steps=2)
     run.train()
     assert [point["step"] for point in run.state["curve"]] == [2]
-    with torch.no_grad():  # An encoder that reads one word in every group.
-        run.model.word_out.weight.zero_()
-        run.model.word_out.bias[1] = 1
-    train_encoder.save(run.path, run.model, run.optimizer, run.state)
     begin(work, work / "models" / "new")
     made, text = (
         FunAudioChatForConditionalGeneration.from_pretrained(work / "models" / name)
@@ -195,18 +213,21 @@ def test_training_begins_with_the_text_model_and_hears_words_where_the_encoder_d
         assert torch.equal(made.language_model.state_dict()[name], value), name
     mel, lengths, *_ = train_encoder.collate(run.train_set[:1], run.phone_ids, [])
     with torch.no_grad():
-        means = train_encoder.group_means(run.model.eval().encode(mel, lengths)[0])
+        vectors, _ = run.model.eval().encode(mel, lengths)
+        read = run.model.read(vectors)[1][0].argmax(-1)
+        means = train_encoder.group_means(vectors)
         heard = made.audio_tower.continual_output_matching(means)[0]
-    silence = text.config.text_config.sil_index
-    known = text.get_input_embeddings().weight[[run.state["tokens"][0], silence]]
-    word, pause = torch.cosine_similarity(heard[:5, None], known[None], dim=-1).unbind(1)
-    assert (word > pause + 0.3).all()
-    assert heard.norm(dim=-1).mean() == pytest.approx(float(known[0].detach().norm()), rel=0.2)
+    tokens = torch.tensor([text.config.text_config.sil_index, *run.tokens])
+    known = text.get_input_embeddings().weight.detach()[tokens]
+    nearest = torch.cosine_similarity(heard[:, None], known[None], dim=-1).argmax(-1)
+    assert torch.equal(nearest, read)
+    wanted = float(known[read].norm(dim=-1).mean())
+    assert float(heard.norm(dim=-1).mean()) == pytest.approx(wanted, rel=0.2)
 
 
 def test_words_are_read_the_same_alone_and_in_a_padded_batch():
     torch.manual_seed(0)
-    model = EncoderTrainer(4, 6).eval()
+    model = EncoderTrainer(4, torch.randn(6, 256)).eval()
     mel, lengths = torch.randn(2, 128, 230), torch.tensor([230, 97])
     together, counts = model.encode(mel, lengths)
     for row, length in enumerate(lengths.tolist()):
