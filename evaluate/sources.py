@@ -22,7 +22,7 @@ import soundfile
 import torch
 
 from funaudiochat.audio import load_audio
-from funaudiochat.conversation import VoiceChat
+from funaudiochat.conversation import SAMPLING_VALUES, VoiceChat, speech_sampling
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 from funaudiochat.llm_server import (
@@ -33,7 +33,7 @@ from funaudiochat.llm_server import (
     sound_part,
 )
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
+from utils.constant import AUDIO_TEMPLATE
 
 QUESTION_RATE_HZ = 16_000
 _HASHED_BYTES = 1 << 20
@@ -128,8 +128,8 @@ class LocalModel:
             "dtype": str(self.chat.model.dtype).removeprefix("torch."),
             "max_new_tokens": max_new_tokens,
             "speech_sampling": {
-                k: DEFAULT_S2M_GEN_KWARGS[k]
-                for k in ("temperature", "top_p", "top_k", "repetition_penalty")
+                name: speech_sampling(self.chat.model.generation_config)[name]
+                for name in SAMPLING_VALUES
             },
         }
         if tts_path is not None:

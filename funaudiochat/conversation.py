@@ -17,6 +17,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import GenerationConfig
 
 from funaudiochat.audio import load_audio
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
@@ -46,6 +47,7 @@ _GROUPS_PER_SECOND = 5
 _SAMPLING_LIMITS = {
     "temperature": 100.0, "top_p": 1.0, "repetition_penalty": 100.0, "max_new_tokens": 1 << 20,
 }
+SAMPLING_VALUES = ("temperature", "top_p", "top_k", "repetition_penalty")
 _TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
 
 
@@ -80,6 +82,27 @@ class Sampling:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1 << 63:
                 raise FunAudioChatError(f"{name} is {value}; it must be from 0 to 2^63 - 1")
+
+
+def speech_sampling(config: GenerationConfig) -> dict[str, Any]:
+    """How codes are chosen if nothing else is asked for.
+
+    These are the reference's values. A folder that was not trained for them names others of
+    ``SAMPLING_VALUES`` as ``speech_sampling`` in its ``generation_config.json``.
+
+    Raises:
+        CheckpointError: the folder's values are not such.
+    """
+    own = getattr(config, "speech_sampling", None) or {}
+    try:
+        if unknown := set(own) - set(SAMPLING_VALUES):
+            raise FunAudioChatError(f"{sorted(unknown)} is none of {', '.join(SAMPLING_VALUES)}")
+        Sampling(**own)
+    except (TypeError, FunAudioChatError) as error:
+        raise CheckpointError(
+            f"speech_sampling in generation_config.json is wrong ({error}); mend or remove it"
+        ) from error
+    return {**DEFAULT_S2M_GEN_KWARGS, **own}
 
 
 @dataclass(frozen=True)
@@ -404,14 +427,14 @@ class VoiceChat(Conversation):
         settings = copy.deepcopy(self.model.generation_config)
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
         if speech:
-            settings.update(**DEFAULT_S2M_GEN_KWARGS)
+            settings.update(**speech_sampling(settings))
             settings.update(max_new_tokens=2048)
             settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
         elif settings.eos_token_id is None:
             settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
         given = {
             name: getattr(sampling, name)
-            for name in ("temperature", "top_p", "top_k", "repetition_penalty", "max_new_tokens")
+            for name in (*SAMPLING_VALUES, "max_new_tokens")
             if getattr(sampling, name) is not None
         }
         settings.update(**given)
@@ -489,7 +512,8 @@ def _check_fit(
     processor: FunAudioChatProcessor,
     detokenizer: CosyVoice3Detokenizer | None,
 ) -> None:
-    """Raise CheckpointError for parts of different checkpoints."""
+    """Raise CheckpointError for parts of different checkpoints, or wrong speech sampling."""
+    speech_sampling(model.generation_config)
     audio = model.config.audio_config
     for what, said, wanted in (
         ("codes in a group", processor.audio_group_size, audio.group_size),

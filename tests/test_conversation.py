@@ -214,6 +214,36 @@ def test_settings_nothing_can_be_chosen_by_are_refused(setting):
         Sampling(**setting)
 
 
+def with_speech_sampling(folders, tmp_path, values):
+    shutil.copytree(folders[0], tmp_path / "model")
+    path = tmp_path / "model" / "generation_config.json"
+    known = json.loads(path.read_text()) if path.exists() else {}
+    known.pop("_from_model_config", None)
+    path.write_text(json.dumps({**known, "speech_sampling": values}))
+    return VoiceChat.from_pretrained(tmp_path / "model", folders[1], device="cpu")
+
+
+def test_a_folder_may_say_how_its_codes_are_chosen(chat, folders, tmp_path):
+    own = {"temperature": 0.3, "repetition_penalty": 1.0}
+    special = with_speech_sampling(folders, tmp_path, own)
+    plain, asked = (
+        chat.branch().ask(question(), sampling=Sampling(seed=4, max_new_tokens=12, **values))
+        for values in ({}, own)
+    )
+    found, overruled = (
+        special.branch().ask(question(), sampling=Sampling(seed=4, max_new_tokens=12, **values))
+        for values in ({}, {"temperature": 0.8, "repetition_penalty": 1.2})
+    )
+    assert found.codes.tolist() == asked.codes.tolist() != plain.codes.tolist()
+    assert overruled.codes.tolist() == plain.codes.tolist()
+
+
+@pytest.mark.parametrize("values", [{"temperature": 0}, {"top_p": "high"}, {"greed": 1}, [3]])
+def test_a_folder_that_says_it_wrongly_is_refused(values, folders, tmp_path):
+    with pytest.raises(CheckpointError, match="speech_sampling in generation_config.json"):
+        with_speech_sampling(folders, tmp_path, values)
+
+
 def test_without_any_voice_the_error_names_two_ways_to_one(folders, tmp_path):
     tts = build_cosyvoice3_folder(tmp_path / "tts")
     with pytest.raises(VoiceError, match="download --only voices.*voices add NAME"):

@@ -1,8 +1,9 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The shipped joint model answers typed questions and streams; README's commands run on it."""
+"""The shipped joint model hears, answers, calls and streams; README's commands run on it."""
 
+import json
 import os
 import re
 import shlex
@@ -17,9 +18,11 @@ import soundfile
 from funaudiochat.conversation import Finished, Sampling, Sound, TextPiece, VoiceChat
 from funaudiochat.hub import NANO_MODEL, NANO_TTS
 from training.nano.judge import judge, judge_available
+from training.nano.rows import tool_definition
 
 ROOT = Path(__file__).parents[1]
 CAPITAL = ROOT / "examples" / "question.wav"
+WEATHER = ROOT / "examples" / "weather.wav"
 TYPED = {
     "What is the capital of France?": "The capital of France is Paris.",
     "What is the capital of Japan?": "The capital of Japan is Tokyo.",
@@ -46,6 +49,16 @@ def chat(nano) -> VoiceChat:
 @pytest.mark.parametrize("question", TYPED)
 def test_typed_questions_are_answered(question, chat):
     assert chat.ask(question, speech=False).text == TYPED[question]
+
+
+def test_a_spoken_question_is_answered(chat):
+    assert chat.ask(CAPITAL, speech=False).text == "The capital of France is Paris."
+
+
+def test_a_tool_is_called_for_a_spoken_question(chat):
+    tools = [json.loads(tool_definition("get_weather"))]
+    (call,) = chat.ask(WEATHER, tools=tools, speech=False).tool_calls
+    assert call.name == "get_weather" and set(call.arguments) == {"city"}
 
 
 def test_a_streamed_answer_to_a_spoken_question_is_that_of_the_whole_one(chat):
@@ -86,7 +99,7 @@ def test_a_recogniser_understands_the_spoken_answers(chat):
         chat.reset()
         reply = chat.ask(question, sampling=Sampling(seed=0))
         cases.append((reply.text, reply.wave, reply.sample_rate_hz))
-    assert judge(cases).wer_percent <= 70
+    assert judge(cases).wer_percent <= 50
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -149,7 +149,7 @@ def begin(work: Path, llm: Path) -> None:
     model = FunAudioChatForConditionalGeneration.from_pretrained(llm)
     run = encoder.Run(work, llm)
     model.continuous_audio_tower.load_state_dict(run.model.encoder.state_dict())
-    model.audio_tower.continual_output_matching.weight.data = run.adapter_weight()
+    model.audio_tower.continual_output_matching.weight.data = run.model.adapter.weight.data
     model.save_pretrained(work / "models" / "begin")
     FunAudioChatProcessor.from_pretrained(llm).save_pretrained(work / "models" / "begin")
 

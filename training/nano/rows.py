@@ -278,6 +278,7 @@ def make_rows(work: Path, dialogues: int = TYPED_DIALOGUES) -> None:
     for stage, shares in STAGES.items():
         rng = Random(stage)
         chosen = [row for kind, row in rows if rng.random() < shares.get(kind, 0)]
+        rng.shuffle(chosen)  # so that the first of them (max_samples) are a sample of all
         lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in chosen)
         (folder / f"{stage}.jsonl").write_text("".join(lines), encoding="utf-8")
         info[stage] = {

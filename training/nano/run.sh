@@ -23,9 +23,9 @@ stage() { finished "$1" || "$python" -m training.launch "training/nano/configs/$
 "$python" -m training.nano.export
 "$python" -m training.nano.rows
 finished new || "$python" -m training.nano.new_model
-"$python" -m training.nano.train_encoder
 stage text
 stage prealign
+"$python" -m training.nano.train_encoder
 finished begin || "$python" -m training.nano.new_model --llm models/prealign
 stage stage1
 finished merged || "$python" -m funaudiochat.cli merge \

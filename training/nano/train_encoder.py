@@ -8,7 +8,8 @@
 Three branches that are not shipped read it. From every 25 Hz vector: phones, by CTC, and the digits
 of the speech tokenizer's code of the same 40 ms, which say at once where each sound is. From the
 mean of five vectors, which is all that the language model gets: words by CTC, turned by the adapter
-towards their embeddings in the language model, so that it can read them. Bands of the spectrogram
+towards their embeddings in the language model, in the end as near as can be, so that it can read
+them. Bands of the spectrogram
 are blanked (Park et al., "SpecAugment", arXiv 1904.08779, section 2). Writes ``encoder.pt`` and
 ``encoder_curve.json`` below ``--work``.
 """
@@ -49,6 +50,9 @@ HOLD, LAST_RATE = 0.2, 0.03
 DIGIT_WEIGHT = 2.0
 # Of a word a logit is the cosine between its embedding and the sound's vector, times this.
 SHARPNESS = 30
+# In the last tenth of the steps, what is read is drawn to its embedding; silence, which is read
+# most often, counts less.
+DRAW_FROM, DRAW_WEIGHT, SILENCE_SHARE = 0.9, 2.0, 0.3
 # Where each head of each layer looks before training, in positions of 20 ms, and how sharply.
 OFFSETS = ((-3, -1, 1, 3), (-4, -1, 1, 4), (-8, -3, 3, 8), (-16, -6, 6, 16))
 FOCUS = 1.6
@@ -139,9 +143,25 @@ class EncoderTrainer(nn.Module):
 
     def read(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors [B, T, width] -> log-probabilities of phones [B, T, .], words [B, T / 5, .]."""
-        adapted = F.normalize(self.adapter(group_means(vectors)), dim=-1)
-        by_word = SHARPNESS * adapted @ F.normalize(self.embeddings, dim=-1).T
+        directions = F.normalize(self.adapter(group_means(vectors)), dim=-1)
+        by_word = SHARPNESS * directions @ F.normalize(self.embeddings, dim=-1).T
         return self.phone_out(vectors).log_softmax(-1), by_word.log_softmax(-1)
+
+    def distance(self, vectors: Tensor, by_word: Tensor) -> Tensor:
+        """Mean squared distance of what the adapter gives from the embedding of what is read.
+
+        Args:
+            vectors: [B, T, width].
+            by_word: of ``read``.
+
+        Returns:
+            A share of the embeddings' mean square.
+        """
+        found = by_word.argmax(-1)
+        away = (self.adapter(group_means(vectors)) - self.embeddings[found]).square().sum(-1)
+        weights = torch.where(found > 0, 1.0, SILENCE_SHARE)
+        mean_square = self.embeddings.square().sum(-1).mean()
+        return (away * weights).sum() / weights.sum() / mean_square
 
     def digit_loss(self, vectors: Tensor, codes: Tensor) -> Tensor:
         """Cross entropy of the digits of codes [B, T]; -1 where there is none."""
@@ -206,8 +226,8 @@ class Run:
         }  # fmt: skip
         self.state |= restore(self.path, self.model, self.optimizer)
 
-    def losses(self, batch: list[Utterance]) -> tuple[Tensor, Tensor, Tensor]:
-        """CTC of phones and of words, cross entropy of digits."""
+    def losses(self, batch: list[Utterance]) -> dict[str, Tensor]:
+        """CTC of phones and of words, cross entropy of digits, distance of words."""
         mel, lengths, phones, phone_lengths, _ = collate(batch, self.phone_ids, [])
         vectors, counts = self.model.encode(blank_bands(mel), lengths)
         codes = torch.full(vectors.shape[:2], -1)
@@ -225,26 +245,34 @@ class Run:
                 (by_word, targets, -(-counts // GROUP_SIZE), word_lengths),
             )
         )
-        return phone_loss, word_loss, self.model.digit_loss(vectors, codes)
+        return {
+            "ctc_phones": phone_loss,
+            "ctc_words": word_loss,
+            "digits": self.model.digit_loss(vectors, codes),
+            "distance": self.model.distance(vectors, by_word),
+        }
 
-    def train_step(self, batch: list[Utterance]) -> tuple[float, float, float]:
+    def train_step(self, batch: list[Utterance]) -> dict[str, float]:
         """One update; returns the losses."""
         step, steps = self.state["step"], self.state["steps"]
         falling = min(1, (1 - step / steps) / (1 - HOLD))
         rate = PEAK_RATE * min(1, (step + 1) / WARM_UP_STEPS) * max(LAST_RATE, falling)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
-        phone_loss, word_loss, digit_loss = self.losses(batch)
+        if step == int(DRAW_FROM * steps):
+            self.scale_adapter()
+        drawn = DRAW_WEIGHT * (step >= int(DRAW_FROM * steps))
+        weights = {"ctc_phones": 1, "ctc_words": 1, "digits": DIGIT_WEIGHT, "distance": drawn}
+        losses = self.losses(batch)
         self.optimizer.zero_grad()
-        (phone_loss + word_loss + DIGIT_WEIGHT * digit_loss).backward()
+        torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
-        return phone_loss.item(), word_loss.item(), digit_loss.item()
+        return {name: loss.item() for name, loss in losses.items()}
 
     @torch.no_grad()
-    def adapter_weight(self) -> Tensor:
-        """The adapter's matrix [width, width], scaled so that sound is as long as embeddings."""
-        self.model.eval()
+    def scale_adapter(self) -> None:
+        """Make what the adapter gives as long as the embeddings of what is read."""
         ratios = []
         for utterance in self.train_set[:: max(1, len(self.train_set) // EVALUATED)]:
             mel, lengths, *_ = collate([utterance], self.phone_ids, [])
@@ -252,7 +280,7 @@ class Run:
             heard = self.model.embeddings[self.model.read(vectors)[1][0].argmax(-1)]
             adapted = self.model.adapter(group_means(vectors))
             ratios.append(heard.norm(dim=-1).mean() / adapted.norm(dim=-1).mean())
-        return self.model.adapter.weight * torch.stack(ratios).mean()
+        self.model.adapter.weight *= torch.stack(ratios).mean()
 
     @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, float]]:
@@ -288,7 +316,7 @@ class Run:
     def train(self) -> None:
         """Train to the end of the schedule."""
         state = self.state
-        recent: list[tuple[float, float, float]] = []
+        recent: list[dict[str, float]] = []
         while state["step"] < state["steps"]:
             todo = list(batches(self.train_set, state["epoch"]))[state["batch"] :]
             for batch in todo[: state["steps"] - state["step"]]:
@@ -299,9 +327,8 @@ class Run:
                 last = state["step"] == state["steps"]
                 if state["step"] % SAVE_EVERY == 0 or last:
                     point = {"step": state["step"], "cpu_s": round(state["cpu_s"])}
-                    names = ("ctc_phones", "ctc_words", "digits")
-                    for name, values in zip(names, zip(*recent, strict=True), strict=True):
-                        point[name] = round(sum(values) / len(recent), 4)
+                    for name in recent[0]:
+                        point[name] = round(sum(r[name] for r in recent) / len(recent), 4)
                     if state["step"] % EVALUATE_EVERY == 0 or last:
                         point["held_out"] = self.evaluate()
                     log.info("%s", point)

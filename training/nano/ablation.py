@@ -1,0 +1,162 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Does the recipe do what the paper says, at this scale? Writes benchmarks/nano_ablation.md.
+
+    python -m training.nano.ablation                   # goes on where it was stopped
+
+Every arm trains the same rows, spoken questions only, from the same text model, mel encoder and
+adapter and an untrained head, once for each seed, in one thread:
+
+* ``5 Hz``: the recipe's model, all parts at a high rate.
+* ``25 Hz``: groups of one code.
+* ``direct``: a head without layers, so codes come from the backbone's state and the code before.
+* ``cocktail``: two thirds of the steps at the high rate, merged with the text model, the rest at a
+  low rate (paper, Core-Cocktail training).
+
+Every row is seen once, so that the losses of the last steps are losses of unseen rows.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+
+from funaudiochat.conversation import VoiceChat
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from training.nano.data import WORK, read_jsonl
+from training.nano.new_model import begin
+from training.nano.score import is_right, is_right_typed
+
+REPORT = Path("benchmarks/nano_ablation.md")
+ARMS = ("5 Hz", "25 Hz", "direct", "cocktail")
+SEEDS = (0, 1, 2)
+HIGH_RATE, LOW_RATE, ALPHA = 7e-4, 7e-5, 0.6
+LOGGED_EVERY = 10
+COLUMNS = {
+    "cpu_s": "training, CPU s",
+    "text_loss": "text loss",
+    "speech_loss": "speech loss",
+    "heard_percent": "spoken questions right, %",
+    "typed_percent": "typed questions right, %",
+}
+
+
+def starting_model(arm: str, start: Path, folder: Path) -> None:
+    """Write the weights an arm begins with: those of ``start`` wherever the sizes agree."""
+    config = FunAudioChatForConditionalGeneration.config_class.from_pretrained(start)
+    processor = FunAudioChatProcessor.from_pretrained(start)
+    if arm == "25 Hz":
+        config.audio_config.group_size = processor.audio_group_size = 1
+        processor.speech_tokenizer.init_kwargs["audio_group_size"] = 1
+    if arm == "direct":
+        head = dict(config.audio_config.crq_transformer_config)
+        layers = {"num_hidden_layers": 0, "layer_types": []}
+        config.audio_config.crq_transformer_config = {**head, **layers}
+    torch.manual_seed(0)
+    model = FunAudioChatForConditionalGeneration(config)
+    known = FunAudioChatForConditionalGeneration.from_pretrained(start).state_dict()
+    sizes = {name: value.shape for name, value in model.state_dict().items()}
+    same = {n: v for n, v in known.items() if n in sizes and v.shape == sizes[n]}
+    model.load_state_dict(same, strict=False)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def train(start: Path, folder: Path, steps: int, rate: float, seed: int) -> dict[str, float]:
+    """Train one stage; returns CPU seconds and the mean losses of its last fifth."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    config = Path(__file__).with_name("configs") / "stage1.yaml"
+    settings = {
+        "model_name_or_path": start, "output_dir": folder, "max_steps": steps, "seed": seed,
+        "learning_rate": f"{rate:.1e}", "dataset": "ablation", "save_steps": steps,
+        "logging_steps": LOGGED_EVERY, "max_samples": 16 * steps,
+    }  # fmt: skip
+    command = [sys.executable, "-m", "training.launch", str(config)]
+    command += [f"{key}={value}" for key, value in settings.items()]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "NPROC_PER_NODE": "1"}
+    subprocess.run(command, env=environment, check=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    log = [p for p in read_jsonl(folder / "trainer_log.jsonl") if "speech_loss" in p]
+    last = log[-max(1, steps // LOGGED_EVERY // 5) :]
+    losses = {name: mean(p[name] for p in last) for name in ("text_loss", "speech_loss")}
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"cpu_s": seconds, **losses}
+
+
+def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+    """Train and score one arm with one seed."""
+    folder = args.work / "ablation" / f"{arm.replace(' ', '')}-{seed}"
+    start, trained = folder / "begin", folder / "trained"
+    starting_model(arm, args.work / "models" / "begin", start)
+    if arm == "cocktail":
+        first = train(start, folder / "stage1", 2 * args.steps // 3, HIGH_RATE, seed)
+        merge = ["merge", "--trained", folder / "stage1", "--base", args.work / "models" / "text"]
+        merge += ["--alpha", str(ALPHA), "--out", folder / "merged"]
+        subprocess.run([sys.executable, "-m", "funaudiochat.cli", *merge], check=True)
+        result = train(folder / "merged", trained, args.steps // 3, LOW_RATE, seed)
+        result["cpu_s"] += first["cpu_s"]
+    else:
+        result = train(start, trained, args.steps, HIGH_RATE, seed)
+    chat = VoiceChat.from_pretrained(trained, device="cpu")
+    records = read_jsonl(args.work / "dialogues" / "test_paraphrase.jsonl")[: args.items]
+    for name, test in {"heard_percent": is_right, "typed_percent": is_right_typed}.items():
+        result[name] = 100 * mean(test(chat, record, args.work) for record in records)
+    return {"arm": arm, "seed": seed, **result}
+
+
+def report(results: list[dict[str, Any]], steps: int, items: int) -> str:
+    """A table of every arm's mean and deviation over its seeds."""
+    lines = [
+        "# Nano: what each part of the recipe does",
+        "",
+        f"`python -m training.nano.ablation`: {steps} steps of 16 rows from the same weights on the"
+        f" same rows, one thread, {items} held-out wordings. Mean and standard deviation over the"
+        f" seeds {', '.join(map(str, SEEDS))}; what each arm is, the module says.",
+        "",
+        "| arm | " + " | ".join(COLUMNS.values()) + " |",
+        "|---" * (len(COLUMNS) + 1) + "|",
+    ]
+    for arm in ARMS:
+        found = [r for r in results if r["arm"] == arm]
+        cells = []
+        for column in COLUMNS:
+            values = [r[column] for r in found]
+            digits = 2 if column.endswith("loss") else 1
+            cells.append(f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}")
+        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Compare the parts of Nano's recipe.")
+    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
+    parser.add_argument("--steps", type=int, default=210)
+    parser.add_argument("--items", type=int, default=200, help="questions of an accuracy")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if not (args.work / "models" / "begin").exists():
+        begin(args.work, args.work / "models" / "text")
+    path = args.work / "ablation" / "results.jsonl"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = read_jsonl(path)
+    for seed in SEEDS:
+        for arm in ARMS:
+            if not any((r["arm"], r["seed"]) == (arm, seed) for r in results):
+                results.append(run(arm, seed, args))
+                with path.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps(results[-1]) + "\n")
+    REPORT.write_text(report(results, args.steps, args.items), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
