@@ -85,7 +85,8 @@ def train(start: Path, folder: Path, steps: int, rate: float, seed: int) -> dict
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "NPROC_PER_NODE": "1"}
     subprocess.run(command, env=environment, check=True)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    log = [p for p in read_jsonl(folder / "trainer_log.jsonl") if "speech_loss" in p]
+    state = json.loads((folder / "trainer_state.json").read_text())
+    log = [point for point in state["log_history"] if "speech_loss" in point]
     last = log[-max(1, steps // LOGGED_EVERY // 5) :]
     losses = {name: mean(p[name] for p in last) for name in ("text_loss", "speech_loss")}
     seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
@@ -96,7 +97,7 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
     """Train and score one arm with one seed."""
     folder = args.work / "ablation" / f"{arm.replace(' ', '')}-{seed}"
     start, trained = folder / "begin", folder / "trained"
-    starting_model(arm, args.work / "models" / "begin", start)
+    starting_model(arm, args.work / "ablation" / "start", start)
     if arm == "cocktail":
         first = train(start, folder / "stage1", 2 * args.steps // 3, HIGH_RATE, seed)
         merge = ["merge", "--trained", folder / "stage1", "--base", args.work / "models" / "text"]
@@ -144,8 +145,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200, help="questions of an accuracy")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if not (args.work / "models" / "begin").exists():
-        begin(args.work, args.work / "models" / "text")
+    if not (args.work / "ablation" / "start").exists():
+        begin(args.work, args.work / "models" / "text", args.work / "ablation" / "start")
     path = args.work / "ablation" / "results.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
     results = read_jsonl(path)

@@ -144,14 +144,14 @@ def new_model(work: Path, dialogues: int = DIALOGUES) -> None:
     processor.save_pretrained(work / "models" / "new")
 
 
-def begin(work: Path, llm: Path) -> None:
-    """Write ``models/begin``: a language model that reads what the mel encoder writes."""
+def begin(work: Path, llm: Path, folder: Path) -> None:
+    """Write a folder with a language model that reads what the mel encoder writes."""
     model = FunAudioChatForConditionalGeneration.from_pretrained(llm)
     run = encoder.Run(work, llm)
     model.continuous_audio_tower.load_state_dict(run.model.encoder.state_dict())
     model.audio_tower.continual_output_matching.weight.data = run.model.adapter.weight.data
-    model.save_pretrained(work / "models" / "begin")
-    FunAudioChatProcessor.from_pretrained(llm).save_pretrained(work / "models" / "begin")
+    model.save_pretrained(folder)
+    FunAudioChatProcessor.from_pretrained(llm).save_pretrained(folder)
 
 
 def main() -> None:
@@ -163,7 +163,7 @@ def main() -> None:
     if args.llm is None:
         new_model(args.work)
     else:
-        begin(args.work, args.work / args.llm)
+        begin(args.work, args.work / args.llm, args.work / "models" / "begin")
 
 
 if __name__ == "__main__":

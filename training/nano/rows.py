@@ -61,6 +61,7 @@ STAGES = {
         "talk": 1.0, "ask": 0.6, "ask_tools": 0.5, "transcribe": 0.1, "say_aloud": 0.5,
         "text_talk": 0.06, "text": 0.2, "words": 0.1, "text_tools": 0.05, "say": 0.1,
     },
+    "ablation": {"talk": 0.5, "ask": 0.5},
 }  # fmt: skip
 
 

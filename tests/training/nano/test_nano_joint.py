@@ -124,7 +124,7 @@ def test_rows_of_all_stages_leave_out_what_is_held_out(work):
     make_rows(work, dialogues=5)
     info = json.loads((work / "rows" / "dataset_info.json").read_text())
     text = "".join((work / "rows" / entry["file_name"]).read_text() for entry in info.values())
-    assert list(info) == ["text", "prealign", "stage1", "stage2"]
+    assert list(info) == ["text", "prealign", "stage1", "stage2", "ablation"]
     assert "Held out." not in text and "[AU6560]" in text
     assert [kind for kind, _ in say_rows("Two.", [1])] == ["say", "say_aloud"]
 
@@ -202,7 +202,7 @@ def test_training_begins_with_what_was_learned_and_sound_is_read_as_words(work):
     run = train_encoder.Run(work, work / "models" / "new", steps=2)
     run.train()
     assert [point["step"] for point in run.state["curve"]] == [2]
-    begin(work, work / "models" / "new")
+    begin(work, work / "models" / "new", work / "models" / "begin")
     made, text = (
         FunAudioChatForConditionalGeneration.from_pretrained(work / "models" / name)
         for name in ("begin", "new")
