@@ -122,15 +122,13 @@ class LocalModel:
             model_path, tts_path, device=device, dtype=dtype, voice=voice
         )
         self.max_new_tokens = max_new_tokens
+        sampling = speech_sampling(self.chat.model.generation_config)
         self.description: dict[str, Any] = {
             "model": model_path.name,
             "model_fingerprint": fingerprint(model_path),
             "dtype": str(self.chat.model.dtype).removeprefix("torch."),
             "max_new_tokens": max_new_tokens,
-            "speech_sampling": {
-                name: speech_sampling(self.chat.model.generation_config)[name]
-                for name in SAMPLING_VALUES
-            },
+            "speech_sampling": {name: sampling[name] for name in SAMPLING_VALUES},
         }
         if tts_path is not None:
             self.description |= {

@@ -141,9 +141,13 @@ class EncoderTrainer(nn.Module):
         encoded = self.encoder(torch.cat(items, dim=1), lengths, speech_maxlen=total)
         return encoded.last_hidden_state, counts
 
+    def adapt(self, vectors: Tensor) -> Tensor:
+        """Vectors [B, T, width] -> what the language model gets of them [B, T / 5, width]."""
+        return self.adapter(group_means(vectors))
+
     def read(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         """Vectors [B, T, width] -> log-probabilities of phones [B, T, .], words [B, T / 5, .]."""
-        directions = F.normalize(self.adapter(group_means(vectors)), dim=-1)
+        directions = F.normalize(self.adapt(vectors), dim=-1)
         by_word = SHARPNESS * directions @ F.normalize(self.embeddings, dim=-1).T
         return self.phone_out(vectors).log_softmax(-1), by_word.log_softmax(-1)
 
@@ -158,7 +162,7 @@ class EncoderTrainer(nn.Module):
             A share of the embeddings' mean square.
         """
         found = by_word.argmax(-1)
-        away = (self.adapter(group_means(vectors)) - self.embeddings[found]).square().sum(-1)
+        away = (self.adapt(vectors) - self.embeddings[found]).square().sum(-1)
         weights = torch.where(found > 0, 1.0, SILENCE_SHARE)
         mean_square = self.embeddings.square().sum(-1).mean()
         return (away * weights).sum() / weights.sum() / mean_square
@@ -278,8 +282,8 @@ class Run:
             mel, lengths, *_ = collate([utterance], self.phone_ids, [])
             vectors, _ = self.model.encode(mel, lengths)
             heard = self.model.embeddings[self.model.read(vectors)[1][0].argmax(-1)]
-            adapted = self.model.adapter(group_means(vectors))
-            ratios.append(heard.norm(dim=-1).mean() / adapted.norm(dim=-1).mean())
+            given = self.model.adapt(vectors)
+            ratios.append(heard.norm(dim=-1).mean() / given.norm(dim=-1).mean())
         self.model.adapter.weight *= torch.stack(ratios).mean()
 
     @torch.no_grad()
