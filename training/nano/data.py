@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 WORK = Path(__file__).with_name("work")
 SAMPLES_PER_CODE = 960  # at 24 kHz
 DIALOGUES = 16000  # of the training split
+SCRAMBLED = 8000  # scrambled questions, which have no answer
 HELD_OUT_SIZE = 300  # dialogues of every split but training
 JOE_SHARE = 0.25  # of the sentences also spoken by the second answer voice
 CHUNK = 16  # items a process renders at a time
@@ -201,6 +202,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make Nano's dialogues and speech.")
     parser.add_argument("--work", type=Path, default=WORK, help="output folder")
     parser.add_argument("--train", type=int, default=DIALOGUES, help="training dialogues")
+    parser.add_argument(
+        "--scrambled", type=int, default=SCRAMBLED, help="scrambled questions, to hear words"
+    )
     parser.add_argument("--read-aloud", type=int, default=2500, help="further sentences")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
@@ -208,7 +212,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     domain = Domain(seed=args.seed)
-    counts = {split: HELD_OUT_SIZE for split in SPLITS} | {"train": args.train}
+    counts = {split: HELD_OUT_SIZE for split in SPLITS}
+    counts |= {"train": args.train, "scrambled": args.scrambled}
     if args.only in (None, "answers"):
         make_answers(domain, counts, args.read_aloud, args.work, args.jobs)
     for split, count in reversed(counts.items()):

@@ -33,6 +33,7 @@ DOMAIN_PATH = Path(__file__).with_name("domain.yaml")
 # Split -> (list of wordings, which rows). Follow-ups and tools have test splits of their own.
 SPLITS = {
     "train": ("train", "train"),
+    "scrambled": ("train", "train"),
     "valid_paraphrase": ("valid", "train"),
     "valid_slot": ("train", "valid"),
     "test_paraphrase": ("test", "train"),
@@ -43,6 +44,7 @@ SPLITS = {
 }
 TWO_TURN_SHARE = 0.3  # of the training dialogues whose intent can be followed up
 TOOLS_OFFERED_SHARE = 0.2  # of the training dialogues that need none
+SCRAMBLED_PIECES, SCRAMBLED_WORDS = 4, 3  # at most so many pieces, and words in each
 
 Row = dict[str, Any]
 _OPERATORS = {
@@ -182,6 +184,8 @@ class Domain:
         if split not in SPLITS:
             raise ValueError(f"unknown split {split!r}; choose one of {', '.join(SPLITS)}")
         rng = Random(f"{self.seed}/{split}/{index}")
+        if split == "scrambled":
+            return Dialogue(split, index, split, False, [Message("user", self._scrambled(rng))])
         wording, part = SPLITS[split]
         choices = [i for i in self.intents.values() if i.rows[part] and self._fits(i, split)]
         intent = rng.choices(choices, [i.weight for i in choices])[0]
@@ -198,6 +202,18 @@ class Domain:
         if split == "test_follow_up" or (split == "train" and rng.random() < TWO_TURN_SHARE):
             self._add_follow_up(dialogue, intent, row, answer, wording, rng)
         return dialogue
+
+    def _scrambled(self, rng: Random) -> str:
+        """Pieces of training questions, so that words are heard without knowing the wording."""
+        pieces: list[str] = []
+        for _ in range(rng.randint(2, SCRAMBLED_PIECES)):
+            intent = rng.choice(list(self.intents.values()))
+            question = fill(_pick(intent.spec["train"], rng), rng.choice(intent.rows["train"]))
+            spoken = [word.strip(".,?!") for word in question.split()]
+            # Only the first word of all is a sentence's first, with its capital letter.
+            start = rng.randrange(1, len(spoken)) if pieces and len(spoken) > 1 else 0
+            pieces += spoken[start : start + rng.randint(1, SCRAMBLED_WORDS)]
+        return " ".join(pieces) + "."
 
     @staticmethod
     def _fits(intent: Intent, split: str) -> bool:

@@ -147,7 +147,7 @@ def new_model(work: Path, dialogues: int = DIALOGUES) -> None:
 def begin(work: Path, llm: Path, folder: Path) -> None:
     """Write a folder with a language model that reads what the mel encoder writes."""
     model = FunAudioChatForConditionalGeneration.from_pretrained(llm)
-    run = encoder.Run(work, llm)
+    run = encoder.EncoderRun(work, llm)
     model.continuous_audio_tower.load_state_dict(run.model.encoder.state_dict())
     model.audio_tower.continual_output_matching.weight.data = run.model.adapter.weight.data
     model.save_pretrained(folder)

@@ -43,23 +43,29 @@ MOST_TOOLS = 3
 MOST_PAUSES = 3
 # Typed rows need no recording, so there are more of them than of the recorded dialogues.
 TYPED_DIALOGUES = 48_000
+# Further typed dialogues, of which only these intents are taken: sums have to be done often.
+DRILLED_DIALOGUES = 60_000
+DRILLED = ("plus", "minus", "times", "bigger", "next_number", "previous_number")
 # Share of the rows of each kind in each stage; rows with a tool prompt are long.
 STAGES = {
     "text": {
         "text": 0.7, "text_tools": 0.15, "words": 0.9, "words_tools": 0.2,
-        "words_transcribe": 0.15, "say": 0.5,
+        "words_transcribe": 0.15, "say": 0.5, "text_drill": 0.35, "words_drill": 0.45,
     },
     "prealign": {
         "text_talk": 0.3, "words_talk": 0.2, "say_aloud": 1.0, "words": 0.1, "text": 0.05,
         "text_tools": 0.03, "words_tools": 0.03,
     },
+    # First of all to hear, which takes the longest to learn; rows without speech are cheap.
     "stage1": {
-        "talk": 1.0, "ask": 0.6, "ask_tools": 0.5, "transcribe": 0.3, "say_aloud": 0.5,
-        "text_talk": 0.06, "text": 0.15, "words": 0.1, "text_tools": 0.05, "say": 0.1,
+        "ask": 1.0, "ask_tools": 1.0, "transcribe": 0.5, "transcribe_scrambled": 0.7, "talk": 0.1,
+        "say_aloud": 0.25, "text": 0.1, "words": 0.1, "text_tools": 0.12, "words_tools": 0.12,
     },
     "stage2": {
-        "talk": 1.0, "ask": 0.6, "ask_tools": 0.5, "transcribe": 0.1, "say_aloud": 0.5,
-        "text_talk": 0.06, "text": 0.2, "words": 0.1, "text_tools": 0.05, "say": 0.1,
+        "talk": 1.0, "ask": 0.5, "ask_tools": 0.7, "transcribe": 0.1, "transcribe_scrambled": 0.1,
+        "say_aloud": 0.6, "text_talk": 0.12, "text": 0.2, "words": 0.1, "text_tools": 0.1,
+        "say": 0.1, "text_drill": 0.35, "words_drill": 0.45, "text_tools_drill": 0.05,
+        "words_tools_drill": 0.05,
     },
     "ablation": {"talk": 0.5, "ask": 0.5},
 }  # fmt: skip
@@ -257,20 +263,29 @@ def say_rows(text: str, codes: list[int]) -> Iterator[tuple[str, dict[str, Any]]
     )
 
 
-def make_rows(work: Path, dialogues: int = TYPED_DIALOGUES) -> None:
+def make_rows(
+    work: Path, dialogues: int = TYPED_DIALOGUES, drilled: int = DRILLED_DIALOGUES
+) -> None:
     """Write the rows of all stages and the ``dataset_info.json`` that LLaMA-Factory reads.
 
-    Typed rows are made of so many dialogues, and are all there is before there are recordings.
+    Typed rows are made of so many dialogues, and are all there is before there are recordings;
+    of so many further ones, those of :data:`DRILLED` intents.
     """
     spoken = read_jsonl(work / "answers.jsonl")
     answers = [r for r in spoken if r["voice"] == VOICE and r["part"] == "train"]
     codes = {r["text"]: r["codes"] for r in answers}
     rows: list[tuple[str, dict[str, Any]]] = []
     domain = Domain()
-    for index in range(dialogues):
-        rows.extend(typed_rows(domain.dialogue("train", index).as_record(), codes))
+    for index in range(dialogues + drilled):
+        record = domain.dialogue("train", index).as_record()
+        if index < dialogues:
+            rows.extend(typed_rows(record, codes))
+        elif record["intent"].partition("+")[0] in DRILLED:
+            rows.extend((f"{kind}_drill", row) for kind, row in typed_rows(record, {}))
     for record in read_jsonl(work / "dialogues" / "train.jsonl"):
         rows.extend(heard_rows(record, codes, work))
+    for record in read_jsonl(work / "dialogues" / "scrambled.jsonl"):
+        rows.extend((f"{kind}_scrambled", row) for kind, row in heard_rows(record, codes, work))
     for answer in answers:
         rows.extend(say_rows(answer["text"], answer["codes"]))
     folder = work / "rows"

@@ -13,7 +13,11 @@ export GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 
 finished() { [ -f "$models/$1/model.safetensors" ]; }
-stage() { finished "$1" || "$python" -m training.launch "training/nano/configs/$1.yaml"; }
+# stage NAME [PROCESSES]
+stage() {
+  finished "$1" ||
+    NPROC_PER_NODE=${2:-1} "$python" -m training.launch "training/nano/configs/$1.yaml"
+}
 
 "$python" -m training.nano.data --jobs "$(nproc)"
 "$python" -m training.nano.train_tokenizer
@@ -27,9 +31,9 @@ stage text
 stage prealign
 "$python" -m training.nano.train_encoder
 finished begin || "$python" -m training.nano.new_model --llm models/prealign
-stage stage1
+stage stage1 2
 finished merged || "$python" -m funaudiochat.cli merge \
   --trained "$models/stage1" --base "$models/text" --alpha 0.8 --out "$models/merged"
-stage stage2
+stage stage2 2
 "$python" -m training.nano.export_model
 "$python" -m training.nano.score --before "$models/text"

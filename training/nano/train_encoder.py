@@ -15,12 +15,9 @@ are blanked (Park et al., "SpecAugment", arXiv 1904.08779, section 2). Writes ``
 """
 
 import argparse
-import json
-import logging
 import math
-import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jiwer
 import torch
@@ -34,19 +31,20 @@ from funaudiochat.modeling_funaudiochat import (
     FunAudioChatAudioEncoder,
     FunAudioChatForConditionalGeneration,
 )
-from training.nano.checkpoint import restore, save
-from training.nano.data import WORK
 from training.nano.encode import codes_of_mel, open_tokenizer
+from training.nano.loop import Run, parse
 from training.nano.rows import words
 from training.nano.sizes import AUDIO, GROUP_SIZE
 from training.nano.tokenizer import DIGITS, digits_of
-from training.nano.train_tokenizer import OUTPUT, Utterance, batches, collate, collect
+from training.nano.train_tokenizer import (
+    OUTPUT,
+    Utterance,
+    batches,
+    best_path,
+    collate,
+    collect,
+)
 
-log = logging.getLogger(__name__)
-
-PEAK_RATE, WARM_UP_STEPS = 2.5e-3, 200
-# The rate stays at its peak for a fifth of the steps, then falls to this share of it.
-HOLD, LAST_RATE = 0.2, 0.03
 DIGIT_WEIGHT = 2.0
 # Of a word a logit is the cosine between its embedding and the sound's vector, times this.
 SHARPNESS = 30
@@ -57,7 +55,6 @@ DRAW_FROM, DRAW_WEIGHT, SILENCE_SHARE = 0.9, 2.0, 0.3
 OFFSETS = ((-3, -1, 1, 3), (-4, -1, 1, 4), (-8, -3, 3, 8), (-16, -6, 6, 16))
 FOCUS = 1.6
 BLANKED_BANDS, WIDEST_BAND = 2, 20
-SAVE_EVERY, EVALUATE_EVERY = 250, 1000
 EVALUATED = 100  # utterances of each held-out set
 
 
@@ -192,18 +189,21 @@ def blank_bands(mel: Tensor) -> Tensor:
     return mel
 
 
-class Run:
-    """A training run that can stop at any step and go on.
+class EncoderRun(Run):
+    """The encoder's training.
 
     Args:
         work: data and checkpoint folder.
         llm: folder of the joint model whose language model is going to listen.
-        steps: length of the schedule; a resumed run keeps the one it was started with.
+        steps: length of the schedule.
         teacher: ONNX file of the speech tokenizer.
     """
 
+    model: EncoderTrainer
+    peak_rate = 2.5e-3
+    hold, last_rate = 0.2, 0.03
+
     def __init__(self, work: Path, llm: Path, steps: int = 0, teacher: Path = OUTPUT) -> None:
-        self.work, self.path = work, work / "encoder.pt"
         self.tokenizer = PreTrainedTokenizerFast.from_pretrained(llm)
         self.teacher = open_tokenizer(teacher)
         self.utterances = collect(work)
@@ -221,17 +221,20 @@ class Run:
         known = torch.tensor([listener.config.text_config.sil_index, *self.tokens])
         torch.manual_seed(0)
         embeddings = listener.get_input_embeddings().weight.detach()[known]
-        self.model = EncoderTrainer(len(phones), embeddings)
-        self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), PEAK_RATE, betas=(0.9, 0.98), weight_decay=0.05
+        model = EncoderTrainer(len(phones), embeddings)
+        optimizer = torch.optim.AdamW(
+            model.parameters(), self.peak_rate, betas=(0.9, 0.98), weight_decay=0.05
         )
-        self.state: dict[str, Any] = {
-            "step": 0, "steps": steps, "epoch": 0, "batch": 0, "cpu_s": 0.0, "curve": [],
-        }  # fmt: skip
-        self.state |= restore(self.path, self.model, self.optimizer)
+        super().__init__(work / "encoder.pt", model, optimizer, steps)
 
-    def losses(self, batch: list[Utterance]) -> dict[str, Tensor]:
+    def batches(self, epoch: int) -> Iterator[list[Utterance]]:
+        return batches(self.train_set, epoch)
+
+    def losses(self, batch: list[Utterance]) -> tuple[Tensor, dict[str, Tensor]]:
         """CTC of phones and of words, cross entropy of digits, distance of words."""
+        step, steps = self.state["step"], self.state["steps"]
+        if step == int(DRAW_FROM * steps):
+            self.scale_adapter()
         mel, lengths, phones, phone_lengths, _ = collate(batch, self.phone_ids, [])
         vectors, counts = self.model.encode(blank_bands(mel), lengths)
         codes = torch.full(vectors.shape[:2], -1)
@@ -249,30 +252,16 @@ class Run:
                 (by_word, targets, -(-counts // GROUP_SIZE), word_lengths),
             )
         )
-        return {
+        parts = {
             "ctc_phones": phone_loss,
             "ctc_words": word_loss,
             "digits": self.model.digit_loss(vectors, codes),
             "distance": self.model.distance(vectors, by_word),
         }
-
-    def train_step(self, batch: list[Utterance]) -> dict[str, float]:
-        """One update; returns the losses."""
-        step, steps = self.state["step"], self.state["steps"]
-        falling = min(1, (1 - step / steps) / (1 - HOLD))
-        rate = PEAK_RATE * min(1, (step + 1) / WARM_UP_STEPS) * max(LAST_RATE, falling)
-        for parameters in self.optimizer.param_groups:
-            parameters["lr"] = rate
-        if step == int(DRAW_FROM * steps):
-            self.scale_adapter()
         drawn = DRAW_WEIGHT * (step >= int(DRAW_FROM * steps))
-        weights = {"ctc_phones": 1, "ctc_words": 1, "digits": DIGIT_WEIGHT, "distance": drawn}
-        losses = self.losses(batch)
-        self.optimizer.zero_grad()
-        torch.stack([weights[name] * loss for name, loss in losses.items()]).sum().backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        return {name: loss.item() for name, loss in losses.items()}
+        weights = {"digits": DIGIT_WEIGHT, "distance": drawn}
+        weighted = [weights.get(name, 1) * loss for name, loss in parts.items()]
+        return torch.stack(weighted).sum(), parts
 
     @torch.no_grad()
     def scale_adapter(self) -> None:
@@ -286,10 +275,8 @@ class Run:
             ratios.append(heard.norm(dim=-1).mean() / given.norm(dim=-1).mean())
         self.model.adapter.weight *= torch.stack(ratios).mean()
 
-    @torch.no_grad()
     def evaluate(self) -> dict[str, dict[str, float]]:
         """Phone and word error rates of the held-out sets."""
-        self.model.eval()
         symbol = {i: p for p, i in self.phone_ids.items()}
         groups: dict[str, list[Utterance]] = {}
         for u in self.utterances:
@@ -304,9 +291,9 @@ class Run:
                 mel, lengths, *_ = collate([u], self.phone_ids, [])
                 vectors, counts = self.model.encode(mel, lengths)
                 by_phone, by_word = self.model.read(vectors)
-                phones = _best(by_phone[0, : int(counts)])
+                phones = best_path(by_phone[0, : int(counts)])
                 heard[0].append("".join(symbol[i] for i in phones))
-                tokens = [self.tokens[i - 1] for i in _best(by_word[0])]
+                tokens = [self.tokens[i - 1] for i in best_path(by_word[0])]
                 heard[1].append(self.tokenizer.decode(tokens))
             said = [u.phones for u in chosen]
             written = [self.tokenizer.decode(self.spoken[u.text]) for u in chosen]
@@ -314,55 +301,18 @@ class Run:
                 "phone_error_percent": round(100 * jiwer.cer(said, heard[0]), 2),
                 "word_error_percent": round(100 * jiwer.wer(written, heard[1]), 2),
             }
-        self.model.train()
         return result
-
-    def train(self) -> None:
-        """Train to the end of the schedule."""
-        state = self.state
-        recent: list[dict[str, float]] = []
-        while state["step"] < state["steps"]:
-            todo = list(batches(self.train_set, state["epoch"]))[state["batch"] :]
-            for batch in todo[: state["steps"] - state["step"]]:
-                started = time.process_time()
-                recent.append(self.train_step(batch))
-                state["step"], state["batch"] = state["step"] + 1, state["batch"] + 1
-                state["cpu_s"] += time.process_time() - started
-                last = state["step"] == state["steps"]
-                if state["step"] % SAVE_EVERY == 0 or last:
-                    point = {"step": state["step"], "cpu_s": round(state["cpu_s"])}
-                    for name in recent[0]:
-                        point[name] = round(sum(r[name] for r in recent) / len(recent), 4)
-                    if state["step"] % EVALUATE_EVERY == 0 or last:
-                        point["held_out"] = self.evaluate()
-                    log.info("%s", point)
-                    state["curve"].append(point)
-                    recent = []
-                    save(self.path, self.model, self.optimizer, state)
-                    curve = json.dumps(state["curve"], indent=1)
-                    (self.work / "encoder_curve.json").write_text(curve)
-            state["epoch"], state["batch"] = state["epoch"] + 1, 0
-
-
-def _best(scores: Tensor) -> list[int]:
-    """Symbols of the most likely path [T, symbols] without repetitions and blanks."""
-    return [i for i in scores.argmax(-1).unique_consecutive().tolist() if i]
 
 
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Train the mel encoder to hear words.")
-    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
     parser.add_argument(
         "--llm", type=Path, default=Path("models/prealign"),
         help="joint model whose language model is going to listen, below the data folder",
     )
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(args.threads)
-    Run(args.work, args.work / args.llm, args.steps).train()
+    args = parse(parser, steps=6000)
+    EncoderRun(args.work, args.work / args.llm, args.steps).train()
 
 
 if __name__ == "__main__":

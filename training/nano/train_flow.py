@@ -13,31 +13,23 @@ learn only the rows it meets. Writes ``flow.pt`` and ``flow_curve.json`` below `
 """
 
 import argparse
-import json
-import logging
-import time
+from collections.abc import Iterator
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig
 from training.nano.answers import Answers, CodeBatch
-from training.nano.checkpoint import restore, save
-from training.nano.data import WORK
+from training.nano.loop import Run, parse
 from training.nano.tokenizer import CODES, DIGITS, digits_of
 from training.nano.voices import ANSWER_VOICES
-
-log = logging.getLogger(__name__)
 
 CONFIG = FlowConfig(lookahead_channels=256, dim=160, depth=6, heads=4, dim_head=40)
 SCHEDULES = (None, ChunkSchedule())
 BATCH_CODES = 600
 REGRESSION_SHARE = 0.25  # of the steps
-PEAK_RATE, WARM_UP_STEPS = 1e-3, 200
-SAVE_EVERY, EVALUATE_EVERY = 200, 1000
 EVALUATED = 20
 
 
@@ -95,87 +87,68 @@ def masked_error(made: Tensor, batch: CodeBatch) -> tuple[Tensor, Tensor]:
     return difference.abs().mean(), difference.square().mean()
 
 
-@torch.no_grad()
-def evaluate(flow: Flow, answers: Answers, regressing: bool) -> dict[str, float]:
-    """Mean absolute error of the mel of held-out answers, offline and streaming."""
-    flow.eval()
-    vectors, result = speaker_vectors(), {}
-    generator = torch.Generator().manual_seed(0)
-    noise = torch.randn(1, CONFIG.mel_bins, 1000, generator=generator)
-    kinds = {"offline": None} if regressing else {"offline": None, "streaming": ChunkSchedule()}
-    for kind, schedule in kinds.items():
-        errors = []
-        for number in range(0, len(answers.items), max(1, len(answers.items) // EVALUATED)):
-            batch = answers.code_batch([number])
-            speaker = vectors[batch.voices[0]][None]
-            if regressing:
-                made = regression(flow, batch, speaker)
-            else:
-                made = flow.one_shot(batch.codes, speaker, noise, schedule=schedule).mT
-            errors.append(float(masked_error(made, batch)[0]))
-        result[kind] = round(sum(errors) / len(errors), 4)
-    flow.train()
-    return result
+class FlowRun(Run):
+    """The flow's training.
 
+    Args:
+        work: data and checkpoint folder.
+        steps: length of the schedule.
+    """
 
-def train(work: Path, steps: int) -> Flow:
-    """Train to the end of the schedule, from the last checkpoint if there is one."""
-    answers, held_out = Answers(work, "train"), Answers(work, "test")
-    flow, vectors = new_flow(), speaker_vectors()
-    optimizer = torch.optim.AdamW(flow.parameters(), PEAK_RATE, betas=(0.9, 0.98))
-    path = work / "flow.pt"
-    state: dict[str, Any] = {"step": 0, "steps": steps, "epoch": 0, "cpu_s": 0.0, "curve": []}
-    state |= restore(path, flow, optimizer)
-    recent: list[float] = []
-    while state["step"] < state["steps"]:
-        for batch in answers.code_batches(Random(state["epoch"]), BATCH_CODES):
-            started, step = time.process_time(), state["step"]
-            regressing = step < REGRESSION_SHARE * state["steps"]
-            for group in optimizer.param_groups:
-                group["lr"] = PEAK_RATE * min(1, (step + 1) / WARM_UP_STEPS)
-                group["lr"] *= max(0.02, 1 - step / state["steps"])
-            speakers = torch.stack([vectors[v] for v in batch.voices])
-            if regressing:
-                absolute, squared = masked_error(regression(flow, batch, speakers), batch)
-                loss = absolute + 0.5 * squared
-            else:
-                loss = flow.loss(
-                    batch.codes, batch.mel, speakers, batch.counts, schedules=SCHEDULES
-                )
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(flow.parameters(), 1.0)
-            optimizer.step()
-            state["step"] = step = step + 1
-            state["cpu_s"] += time.process_time() - started
-            recent.append(float(loss.detach()))
-            last = step == state["steps"]
-            if step % SAVE_EVERY == 0 or last:
-                point = {"step": step, "cpu_s": round(state["cpu_s"]), "regression": regressing}
-                point["loss"] = round(sum(recent) / len(recent), 4)
-                if step % EVALUATE_EVERY == 0 or last:
-                    point["held_out_mel_l1"] = evaluate(flow, held_out, regressing)
-                log.info("%s", point)
-                state["curve"].append(point)
-                recent = []
-                save(path, flow, optimizer, state)
-                (work / "flow_curve.json").write_text(json.dumps(state["curve"], indent=1))
-            if last:
-                break
-        state["epoch"] += 1
-    return flow
+    model: Flow
+    peak_rate = 1e-3
+
+    def __init__(self, work: Path, steps: int) -> None:
+        self.answers, self.held_out = Answers(work, "train"), Answers(work, "test")
+        self.speakers = speaker_vectors()
+        flow = new_flow()
+        optimizer = torch.optim.AdamW(flow.parameters(), self.peak_rate, betas=(0.9, 0.98))
+        super().__init__(work / "flow.pt", flow, optimizer, steps)
+
+    @property
+    def regressing(self) -> bool:
+        """Whether this is still the first part of the schedule."""
+        return self.state["step"] < REGRESSION_SHARE * self.state["steps"]
+
+    def batches(self, epoch: int) -> Iterator[CodeBatch]:
+        return self.answers.code_batches(Random(epoch), BATCH_CODES)
+
+    def losses(self, batch: CodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+        speakers = torch.stack([self.speakers[voice] for voice in batch.voices])
+        if self.regressing:
+            absolute, squared = masked_error(regression(self.model, batch, speakers), batch)
+            loss = absolute + 0.5 * squared
+        else:
+            loss = self.model.loss(
+                batch.codes, batch.mel, speakers, batch.counts, schedules=SCHEDULES
+            )
+        return loss, {"loss": loss}
+
+    def evaluate(self) -> dict[str, float]:
+        """Mean absolute error of the mel of held-out answers, offline and streaming."""
+        result = {}
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(1, CONFIG.mel_bins, 1000, generator=generator)
+        kinds = {"offline": None} | ({} if self.regressing else {"streaming": ChunkSchedule()})
+        for kind, schedule in kinds.items():
+            errors = []
+            count = len(self.held_out.items)
+            for number in range(0, count, max(1, count // EVALUATED)):
+                batch = self.held_out.code_batch([number])
+                speaker = self.speakers[batch.voices[0]][None]
+                if self.regressing:
+                    made = regression(self.model, batch, speaker)
+                else:
+                    made = self.model.one_shot(batch.codes, speaker, noise, schedule=schedule).mT
+                errors.append(float(masked_error(made, batch)[0]))
+            result[kind] = round(sum(errors) / len(errors), 4)
+        return result
 
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Train the flow.")
-    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
-    parser.add_argument("--steps", type=int, default=14000)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(args.threads)
-    train(args.work, args.steps)
+    args = parse(argparse.ArgumentParser(description="Train the flow."), steps=14000)
+    FlowRun(args.work, args.steps).train()
 
 
 if __name__ == "__main__":

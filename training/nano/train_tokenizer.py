@@ -13,23 +13,20 @@ other the mel spectrogram, given the voice. Writes ``tokenizer.pt`` (checkpoint)
 """
 
 import argparse
-import json
 import logging
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import jiwer
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from training.nano.checkpoint import restore, save
-from training.nano.data import WORK, read_jsonl
+from training.nano.data import read_jsonl
 from training.nano.features import WHISPER_HZ, WHISPER_MELS, FrameStore, read_wave, whisper_mel
+from training.nano.loop import Run, parse
 from training.nano.tokenizer import (
     DIGITS,
     Block,
@@ -43,11 +40,9 @@ from training.nano.tokenizer import (
 log = logging.getLogger(__name__)
 
 OUTPUT = Path("pretrained_models/Fun-CosyVoice3-Nano/speech_tokenizer_v3.onnx")
-QUESTION_SPLITS = ("train", "valid_paraphrase", "test_paraphrase", "test_voice")
+QUESTION_SPLITS = ("train", "scrambled", "valid_paraphrase", "test_paraphrase", "test_voice")
 RECONSTRUCTION_WEIGHT = 1.0
 BATCH_MEL_FRAMES = 3000
-PEAK_RATE, WARM_UP_STEPS = 1.5e-3, 200
-SAVE_EVERY, EVALUATE_EVERY = 500, 1000
 EVALUATED = 100  # utterances of each held-out set
 
 
@@ -137,7 +132,8 @@ def collect(work: Path) -> list[Utterance]:
         log.info("%s: %d utterances, features of %d to make", name, len(items), len(todo))
         store.extend(whisper_mel(read_wave(work / i["audio"], WHISPER_HZ)).T for i in todo)
         for index, item in enumerate(items):
-            group = "train" if item.get("part") == "train" else name
+            learned = name == "scrambled" or item.get("part") == "train"
+            group = "train" if learned else name
             said = item["text"], item["phones"], item["voice"]
             utterances.append(Utterance(store, index, *said, group))
     return utterances
@@ -166,53 +162,19 @@ def batches(utterances: list[Utterance], epoch: int) -> Iterator[list[Utterance]
     yield from found
 
 
-@torch.no_grad()
-def evaluate(
-    model: TokenizerTrainer,
-    utterances: list[Utterance],
-    phone_ids: dict[str, int],
-    voices: list[str],
-) -> dict[str, dict[str, float]]:
-    """Phone error rate, number of codes used and reconstruction error of the held-out sets."""
-    model.eval()
-    symbol = {i: p for p, i in phone_ids.items()}
-    groups: dict[str, list[Utterance]] = {}
-    for u in utterances:
-        if u.group != "train":
-            by_voice = u.group in ("answers", "test_voice")
-            groups.setdefault(f"{u.group}/{u.voice}" if by_voice else u.group, []).append(u)
-    result = {}
-    for name, group in sorted(groups.items()):
-        chosen = Random(0).sample(group, min(EVALUATED, len(group)))
-        heard, used, error = [], set(), 0.0
-        for u in chosen:
-            mel, lengths, _, _, voice = collate([u], phone_ids, voices)
-            digits, valid = model.tokenizer.digits(mel, lengths)
-            best = model.read_phones(digits, valid)[0].argmax(-1)
-            heard.append("".join(symbol[i] for i in best.unique_consecutive().tolist() if i))
-            used.update(codes_of(digits)[0].tolist())
-            rebuilt = model.read_mel(digits, valid, voice)[..., : mel.shape[2]]
-            error += float((rebuilt - mel).abs().mean()) / len(chosen)
-        result[name] = {
-            "phone_error_percent": round(100 * jiwer.cer([u.phones for u in chosen], heard), 2),
-            "codes_used": len(used),
-            "reconstruction_l1": round(error, 4),
-            "utterances": len(chosen),
-        }
-    model.train()
-    return result
-
-
-class Run:
-    """A training run that can stop at any step and go on.
+class TokenizerRun(Run):
+    """The tokenizer's training.
 
     Args:
         work: data and checkpoint folder.
-        steps: length of the schedule; a resumed run keeps the one it was started with.
+        steps: length of the schedule.
+        config: sizes.
     """
 
+    model: TokenizerTrainer
+    peak_rate = 1.5e-3
+
     def __init__(self, work: Path, steps: int, config: TokenizerConfig) -> None:
-        self.work, self.path = work, work / "tokenizer.pt"
         self.utterances = collect(work)
         self.train_set = [u for u in self.utterances if u.group == "train"]
         if not self.train_set:
@@ -223,67 +185,57 @@ class Run:
         symbols = sorted({p for u in self.train_set for p in u.phones})
         self.phone_ids = {p: i for i, p in enumerate(symbols, 1)}
         torch.manual_seed(0)
-        self.model = TokenizerTrainer(config, len(symbols), len(self.voices))
-        self.optimizer = torch.optim.AdamW(self.model.parameters(), PEAK_RATE, weight_decay=0.01)
-        self.state: dict[str, Any] = {
-            "step": 0, "steps": steps, "epoch": 0, "batch": 0, "cpu_s": 0.0, "curve": []
-        }  # fmt: skip
-        self.state |= restore(self.path, self.model, self.optimizer)
+        model = TokenizerTrainer(config, len(symbols), len(self.voices))
+        optimizer = torch.optim.AdamW(model.parameters(), self.peak_rate, weight_decay=0.01)
+        super().__init__(work / "tokenizer.pt", model, optimizer, steps)
 
-    def train_step(self, batch: list[Utterance]) -> tuple[float, float]:
-        """One update; returns CTC and reconstruction loss."""
-        warm = min(1.0, (self.state["step"] + 1) / WARM_UP_STEPS)
-        for group in self.optimizer.param_groups:
-            group["lr"] = PEAK_RATE * warm * max(0.02, 1 - self.state["step"] / self.state["steps"])
+    def batches(self, epoch: int) -> Iterator[list[Utterance]]:
+        return batches(self.train_set, epoch)
+
+    def losses(self, batch: list[Utterance]) -> tuple[Tensor, dict[str, Tensor]]:
         ctc, error = self.model.losses(*collate(batch, self.phone_ids, self.voices))
-        self.optimizer.zero_grad()
-        (ctc + RECONSTRUCTION_WEIGHT * error).backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        return ctc.item(), error.item()
+        return ctc + RECONSTRUCTION_WEIGHT * error, {"ctc": ctc, "mel_l1": error}
 
-    def train(self) -> None:
-        """Train to the end of the schedule."""
-        state, steps = self.state, self.state["steps"]
-        recent: list[tuple[float, float]] = []
-        while state["step"] < steps:
-            todo = list(batches(self.train_set, state["epoch"]))[state["batch"] :]
-            for batch in todo[: steps - state["step"]]:
-                started = time.process_time()
-                recent.append(self.train_step(batch))
-                state["step"], state["batch"] = state["step"] + 1, state["batch"] + 1
-                state["cpu_s"] += time.process_time() - started
-                last = state["step"] == steps
-                if state["step"] % 100 == 0 or last:
-                    ctc, error = (sum(x) / len(recent) for x in zip(*recent, strict=True))
-                    self._note({"ctc": round(ctc, 4), "mel_l1": round(error, 4)})
-                    recent = []
-                if state["step"] % EVALUATE_EVERY == 0 or last:
-                    self._note(evaluate(self.model, self.utterances, self.phone_ids, self.voices))
-                if state["step"] % SAVE_EVERY == 0 or last:
-                    save(self.path, self.model, self.optimizer, state)
-                    curve = json.dumps(state["curve"], indent=1)
-                    (self.work / "tokenizer_curve.json").write_text(curve)
-            state["epoch"], state["batch"] = state["epoch"] + 1, 0
+    def evaluate(self) -> dict[str, dict[str, float]]:
+        """Phone error rate, number of codes used and reconstruction error of the held-out sets."""
+        symbol = {i: p for p, i in self.phone_ids.items()}
+        groups: dict[str, list[Utterance]] = {}
+        for u in self.utterances:
+            if u.group != "train":
+                by_voice = u.group in ("answers", "test_voice")
+                groups.setdefault(f"{u.group}/{u.voice}" if by_voice else u.group, []).append(u)
+        result = {}
+        for name, group in sorted(groups.items()):
+            chosen = Random(0).sample(group, min(EVALUATED, len(group)))
+            heard, used, error = [], set(), 0.0
+            for u in chosen:
+                mel, lengths, _, _, voice = collate([u], self.phone_ids, self.voices)
+                digits, valid = self.model.tokenizer.digits(mel, lengths)
+                phones = best_path(self.model.read_phones(digits, valid)[0])
+                heard.append("".join(symbol[i] for i in phones))
+                used.update(codes_of(digits)[0].tolist())
+                rebuilt = self.model.read_mel(digits, valid, voice)[..., : mel.shape[2]]
+                error += float((rebuilt - mel).abs().mean()) / len(chosen)
+            result[name] = {
+                "phone_error_percent": round(100 * jiwer.cer([u.phones for u in chosen], heard), 2),
+                "codes_used": len(used),
+                "reconstruction_l1": round(error, 4),
+                "utterances": len(chosen),
+            }
+        return result
 
-    def _note(self, values: dict[str, Any]) -> None:
-        """Add a point to the curve."""
-        point = {"step": self.state["step"], "cpu_s": round(self.state["cpu_s"]), **values}
-        log.info("%s", point)
-        self.state["curve"].append(point)
+
+def best_path(scores: Tensor) -> list[int]:
+    """Symbols of the most likely path [T, symbols] of CTC, without repetitions and blanks."""
+    return [i for i in scores.argmax(-1).unique_consecutive().tolist() if i]
 
 
 def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Train the speech tokenizer.")
-    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
     parser.add_argument("--output", type=Path, default=OUTPUT, help="ONNX file")
-    parser.add_argument("--steps", type=int, default=10000)
-    parser.add_argument("--threads", type=int, default=1)
-    args = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    torch.set_num_threads(args.threads)
-    run = Run(args.work, args.steps, TokenizerConfig())
+    args = parse(parser, steps=10000)
+    run = TokenizerRun(args.work, args.steps, TokenizerConfig())
     run.train()
     export_onnx(run.model.tokenizer, args.output)
     log.info("wrote %s", args.output)

@@ -72,6 +72,8 @@ def work(tmp_path_factory) -> Path:
     save_wav(folder / "q.wav", noise, 16000)  # 1.03 s
     lines = "".join(json.dumps(record) + "\n" for record in (FOLLOW_UP, TOOL))
     (folder / "dialogues" / "train.jsonl").write_text(lines)
+    scrambled = {"id": "scrambled-0", "tools": False, "messages": [user("Left blue two.")]}
+    (folder / "dialogues" / "scrambled.jsonl").write_text(8 * (json.dumps(scrambled) + "\n"))
     answers = [
         {"voice": voice, "part": part, "text": text, "codes": codes, **RECORDED}
         for text, codes in CODES.items()
@@ -121,12 +123,25 @@ def test_answers_without_codes_are_not_spoken(work):
 
 
 def test_rows_of_all_stages_leave_out_what_is_held_out(work):
-    make_rows(work, dialogues=5)
+    make_rows(work, dialogues=5, drilled=40)
     info = json.loads((work / "rows" / "dataset_info.json").read_text())
     text = "".join((work / "rows" / entry["file_name"]).read_text() for entry in info.values())
     assert list(info) == ["text", "prealign", "stage1", "stage2", "ablation"]
     assert "Held out." not in text and "[AU6560]" in text
     assert [kind for kind, _ in say_rows("Two.", [1])] == ["say", "say_aloud"]
+    rows = [json.loads(line) for line in (work / "rows" / "stage1.jsonl").open()]
+    scrambled = [row for row in rows if row["messages"][-1]["content"] == "Left blue two."]
+    assert 0 < len(scrambled) < 8 and all(len(row["messages"]) == 2 for row in scrambled)
+
+
+def test_sums_are_drilled_in_typed_rows(work):
+    def sums(drilled: int) -> int:
+        make_rows(work, dialogues=5, drilled=drilled)
+        rows = map(json.loads, (work / "rows" / "stage2.jsonl").open())
+        typed = [row["messages"][-1]["content"] for row in rows if not row["audio"]]
+        return sum(" plus " in answer or " minus " in answer for answer in typed)
+
+    assert sums(100) > sums(0) + 5
 
 
 def test_the_new_model_reads_rows_and_writes_what_it_reads(work):
@@ -168,9 +183,9 @@ def test_codes_that_share_digits_have_like_embeddings():
 
 
 def test_the_encoder_learns_phones_words_and_digits_and_draws_words_near(work, monkeypatch):
-    monkeypatch.setattr(train_encoder, "WARM_UP_STEPS", 1)
+    monkeypatch.setattr(train_encoder.EncoderRun, "warm_up_steps", 1)
     monkeypatch.setattr(train_encoder, "DRAW_FROM", 0.5)
-    run = train_encoder.Run(work, work / "models" / "new", steps=200)
+    run = train_encoder.EncoderRun(work, work / "models" / "new", steps=200)
     batch = run.train_set[:1]
     losses = []
     for run.state["step"] in range(200):
@@ -199,7 +214,7 @@ def test_heads_begin_by_looking_at_their_neighbours():
 
 
 def test_training_begins_with_what_was_learned_and_sound_is_read_as_words(work):
-    run = train_encoder.Run(work, work / "models" / "new", steps=2)
+    run = train_encoder.EncoderRun(work, work / "models" / "new", steps=2)
     run.train()
     assert [point["step"] for point in run.state["curve"]] == [2]
     begin(work, work / "models" / "new", work / "models" / "begin")

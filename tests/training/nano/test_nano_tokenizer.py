@@ -23,7 +23,7 @@ from training.nano.tokenizer import (
     digits_of,
     export_onnx,
 )
-from training.nano.train_tokenizer import Run
+from training.nano.train_tokenizer import TokenizerRun
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "cosyvoice3"
 
@@ -103,24 +103,24 @@ def two_sentences(tmp_path: Path) -> Path:
 
 def test_training_lowers_the_loss_and_resumes_with_the_same_weights(two_sentences: Path) -> None:
     config = TokenizerConfig(width=64, blocks=1)
-    run = Run(two_sentences, 40, config)
+    run = TokenizerRun(two_sentences, 40, config)
     batch = run.train_set
     first = run.train_step(batch)
     run.train()
     last = run.train_step(batch)
-    assert last[0] < 0.7 * first[0] and last[1] < 0.7 * first[1]
-    resumed = Run(two_sentences, 999, config)
+    assert all(last[name] < 0.7 * first[name] for name in ("ctc", "mel_l1"))
+    resumed = TokenizerRun(two_sentences, 999, config)
     assert (resumed.state["step"], resumed.state["steps"]) == (40, 40)
     saved = torch.load(two_sentences / "tokenizer.pt", weights_only=True)["model"]
     for name, value in resumed.model.state_dict().items():
         assert torch.equal(value, saved[name]), name
     curve = json.loads((two_sentences / "tokenizer_curve.json").read_text())
-    assert curve[-1]["answers/heart"]["utterances"] == 2
+    assert curve[-1]["held_out"]["answers/heart"]["utterances"] == 2
 
 
 def test_training_without_data_names_the_remedy(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="training.nano.data"):
-        Run(tmp_path, 10, TokenizerConfig(width=64, blocks=1))
+        TokenizerRun(tmp_path, 10, TokenizerConfig(width=64, blocks=1))
 
 
 def test_frame_store_keeps_arrays_and_forgets_a_torn_end(tmp_path: Path) -> None:
