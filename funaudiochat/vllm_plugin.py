@@ -37,10 +37,16 @@ def register() -> None:
         return
     if loads_attention(FunAudioChatAudioAttention):
         return
-    repair_attention(FunAudioChatAudioAttention)
+    try:
+        repair_attention(FunAudioChatAudioAttention)
+        repaired = loads_attention(FunAudioChatAudioAttention)
+    except Exception:  # a class of another release, whose vLLM must still serve its other models
+        repaired = False
     logger.warning(
-        "this vLLM cannot load the q, k and v weights of the mel encoder; repaired in this process"
-    )
+        "this vLLM cannot load the q, k and v weights of the mel encoder; %s",
+        "repaired in this process" if repaired
+        else "the repair that vLLM 0.32 and 0.33 need does not fit it: serve with one of these",
+    )  # fmt: skip
 
 
 def loads_attention(attention_class: Any) -> bool:
@@ -59,7 +65,7 @@ def loads_attention(attention_class: Any) -> bool:
     names = [f"{part}_proj.weight" for part in "qkv"]
     try:
         stand_in.load_weights((name, torch.empty(0)) for name in names)
-    except (ValueError, KeyError, AttributeError):
+    except Exception:  # of whatever kind: vLLM itself would meet it with the real weights
         return False
     return len(loaded) == len(names)
 

@@ -3,13 +3,20 @@
 
 """The prompts a checkpoint was trained with stay the same bytes."""
 
+import ast
 import hashlib
 import runpy
 from pathlib import Path
 
 import pytest
 
-CONSTANTS = runpy.run_path(str(Path(__file__).parents[1] / "utils" / "constant.py"))
+PATH = Path(__file__).parents[1] / "utils" / "constant.py"
+CONSTANTS = runpy.run_path(str(PATH))
+
+
+def test_it_imports_nothing_so_that_engines_can_execute_it_alone():
+    nodes = ast.walk(ast.parse(PATH.read_text(encoding="utf-8")))
+    assert not any(isinstance(node, ast.Import | ast.ImportFrom) for node in nodes)
 
 
 @pytest.mark.parametrize(

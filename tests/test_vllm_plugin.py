@@ -111,3 +111,62 @@ class Forgetful(nn.Module):
 )
 def test_a_loader_is_judged_by_what_it_loads(attention, expected):
     assert loads_attention(attention) is expected
+
+
+# vLLM's class and mapper as far as the plug-in touches them: it loads names the mapper lets pass.
+STAND_IN = """
+import re
+from torch import nn
+
+class WeightsMapper:
+    def __init__(self, orig_to_new_regex=(), orig_to_new_prefix=()):
+        self.regex, self.prefix = dict(orig_to_new_regex), dict(orig_to_new_prefix)
+
+    def __or__(self, other):
+        return WeightsMapper(self.regex | other.regex, self.prefix | other.prefix)
+
+class FunAudioChatAudioAttention(nn.Module):
+    hf_to_vllm_mapper = WeightsMapper()
+
+    def load_weights(self, weights):
+        for name, tensor in weights:
+            if {condition}:
+                raise TypeError(name)
+            self.qkv_proj.weight.weight_loader(self.qkv_proj.weight, tensor, name[0])
+"""
+REGISTER_TWICE = """
+from funaudiochat.vllm_plugin import register
+from vllm.model_executor.models.funaudiochat import FunAudioChatAudioAttention
+before = FunAudioChatAudioAttention.hf_to_vllm_mapper
+register()
+register()
+print(FunAudioChatAudioAttention.hf_to_vllm_mapper is before)
+"""
+
+
+@pytest.mark.parametrize(
+    ("condition", "untouched", "said"),
+    [
+        ("False", "True", []),
+        ("not self.hf_to_vllm_mapper.prefix", "False", ["repaired in this process"]),
+        ("True", "False", 2 * ["serve with one of these"]),
+        ("self.hf_to_vllm_mapper.pop()", "False", 2 * ["serve with one of these"]),
+    ],
+)
+def test_only_a_broken_loader_is_repaired_and_a_line_says_how_it_went(
+    condition, untouched, said, tmp_path
+):
+    models = tmp_path / "vllm" / "model_executor" / "models"
+    models.mkdir(parents=True)
+    for folder in (models, *models.parents[:2]):
+        (folder / "__init__.py").touch()
+    (models / "funaudiochat.py").write_text(STAND_IN.replace("{condition}", condition))
+    (models / "utils.py").write_text("from vllm.model_executor.models.funaudiochat import *\n")
+    done = subprocess.run(
+        [sys.executable, "-c", REGISTER_TWICE], capture_output=True, text=True,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": ""},
+    )  # fmt: skip
+    assert done.stdout.split() == [untouched], done.stderr
+    lines = [line for line in done.stderr.splitlines() if "mel encoder" in line]
+    assert len(lines) == len(said)
+    assert all(text in line for text, line in zip(said, lines, strict=True))

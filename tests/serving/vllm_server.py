@@ -17,7 +17,7 @@ import httpx
 
 ROOT = Path(__file__).parents[2]
 TOOL_TEMPLATE = ROOT / "funaudiochat" / "tool_chat_template.jinja"
-_START_S, _STOP_S = 900, 60
+_START_S, _STOP_S = 300, 60
 # Small cache, no thread pinned to a core, nothing sent anywhere.
 ENVIRONMENT = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
@@ -32,7 +32,7 @@ def vllm_server(folder: Path, log: Path, *options: str) -> Iterator[str]:
     """Serve a folder as the model "funaudiochat" until the block ends; gives the address.
 
     Raises:
-        RuntimeError: it ended or did not come up in 15 minutes; with the end of its log.
+        RuntimeError: it ended or did not come up in five minutes; with the end of its log.
     """
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
