@@ -222,12 +222,12 @@ def _overall(group: str, cells: dict[str, Cell]) -> Cell:
         return Cell(reason="needs every row above, in full")
     factors = paper()["overall"][group].get("factors", {})
     value = table_value(group, values, factors)
-    errors = [
-        factors.get(name, 1) * (cell.standard_error or 0.0) for name, cell in cells.items()
-    ]
-    error = math.hypot(*errors) / len(cells)
-    low, high = normal_interval(value, error)
-    return Cell(value, low, high, error, complete=True, reason="")
+    made = Cell(value, complete=True, reason="")
+    errors = [(factors.get(name, 1), cell.standard_error) for name, cell in cells.items()]
+    if all(error is not None for _, error in errors):
+        made.standard_error = math.hypot(*(f * e for f, e in errors if e)) / len(cells)
+        made.low, made.high = normal_interval(value, made.standard_error)
+    return made
 
 
 def _benchmarks_of(group: str) -> list[Benchmark]:

@@ -83,7 +83,7 @@ def _subset(language: str) -> Subset:
         language,
         partial(_load, language),
         (Metric("judge", partial(_rated, language), scale=1.0, weights=_weights),),
-        (*rows, Row(group, "Overall", (("judge",),))),
+        tuple(rows),
     )
 
 
@@ -95,10 +95,7 @@ BENCHMARK = Benchmark(
     system=SPOKEN_S2M_PROMPT,
     speech=True,
     needs="judge that hears (--judge 'audio judge=openai:gemini-2.5-pro@URL')",
-    notes=(
-        "the paper's judge, gemini-2.5-pro-preview-06-05, is retired",
-        "abilities without a score leave their weight to the others",
-    ),
+    notes=("the paper's judge, gemini-2.5-pro-preview-06-05, is retired",),
     hub=(HubData("zhanjun/VStyle"),),
     subsets=(_subset("en"), _subset("zh")),
 )

@@ -1,0 +1,50 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The tables: what has a value, and what is said below them."""
+
+
+import pytest
+from test_run import ask
+
+from evaluate.benchmarks import select
+from evaluate.judges import Judges
+from evaluate.report import build_tables, markdown, paper
+from evaluate.score import Tools, score_subset, table_value
+from evaluate.scorers.vstyle import WEIGHTS
+
+
+def report_of(run):
+    return markdown(build_tables([run]), [run])
+
+
+@pytest.mark.parametrize("group", sorted(paper()["overall"]))
+@pytest.mark.parametrize("column", range(2))
+def test_the_papers_overalls_follow_from_its_own_rows(group, column):
+    total = paper()["overall"][group]
+    values = {name: row[column] for name, row in paper()["groups"][group].items()}
+    published = values.pop(total["row"])
+    found = table_value(group, values, total.get("factors", {}))
+    assert found == pytest.approx(published, abs=0.0101)
+
+
+def test_vstyles_factors_are_its_weights():
+    for language in ("en", "zh"):
+        factors = paper()["overall"][f"VStyle {language} (Table 5)"]["factors"]
+        for ability, weight in WEIGHTS.items():
+            assert factors.get(ability, 1) == pytest.approx(weight * len(WEIGHTS))
+
+
+def test_vstyle_has_an_overall_only_of_the_whole_set(model, mini, tmp_path):
+    tools = Tools(judges=Judges.from_specs([f"audio judge=file:{mini / 'judge.jsonl'}"], tmp_path))
+    for limit, wanted in ((1, None), (None, 3.0)):
+        ask("vstyle/en", model, mini, tmp_path, limit=limit)
+        score_subset(*select("vstyle/en")[0], tmp_path, tools)
+        (table,) = build_tables([tmp_path])
+        published, (cell,) = table.rows["Overall"]
+        assert published == 3.35
+        if wanted is None:
+            assert cell.value is None and "- Overall: not scored: needs" in report_of(tmp_path)
+    even = sum(weight for i, weight in enumerate(WEIGHTS.values()) if i % 2 == 0)
+    assert cell.value == pytest.approx(4 * even + 2 * (1 - even))
+    assert cell.low is None  # one item of an ability tells nothing of its spread
