@@ -132,9 +132,13 @@ def prompt_of(benchmark: Benchmark, subset: Subset, item: Item, seed: int) -> Pr
     )
 
 
-def settings_of(source: Source, options: InferOptions) -> tuple[str, dict[str, Any]]:
-    """Everything the answers depend on beside the question, and its hash."""
+def settings_of(
+    benchmark: Benchmark, source: Source, options: InferOptions
+) -> tuple[str, dict[str, Any]]:
+    """Everything a benchmark's answers depend on beside the question, and its hash."""
     settings = {**source.description, "seed": options.seed}
+    if benchmark.speech:
+        settings |= source.speech_description
     if options.system_extra:
         settings["system_extra"] = True
     text = json.dumps(settings, sort_keys=True, default=str)
@@ -198,7 +202,7 @@ def infer(
     first, shares = options.shard
     share = len(range(first - 1, total, shares))
     folder = subset_folder(options.run, benchmark.name, subset.name)
-    hash_, settings = settings_of(source, options)
+    hash_, settings = settings_of(benchmark, source, options)
     note_settings(options.run, hash_, settings)
     note_subset(folder, found, hash_)
     outcome = Outcome(benchmark.name, subset.name)

@@ -23,6 +23,7 @@ from evaluate.core import LayoutError
 from evaluate.data import RowError, find_file
 from evaluate.records import appending, load_predictions, subset_folder
 from evaluate.run import InferOptions, infer, parse_shard, survey
+from evaluate.sources import LocalModel
 from funaudiochat.errors import FunAudioChatError
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,8 @@ class Stops:
     """A model that is stopped after some batches."""
 
     def __init__(self, model, batches):
-        self.model, self.left, self.description = model, batches, model.description
+        self.model, self.left = model, batches
+        self.description, self.speech_description = model.description, model.speech_description
 
     def answer(self, prompts):
         if not self.left:
@@ -161,6 +163,15 @@ def test_other_settings_ask_again(model, mini, tmp_path):
     ask("mmsu", model, mini, tmp_path)
     assert ask("mmsu", model, mini, tmp_path, seed=1).asked == 2
     assert len(rows(tmp_path, "mmsu")) == 2
+
+
+def test_written_answers_do_not_depend_on_the_voice_of_spoken_ones(model, folders, mini, tmp_path):
+    """`--benchmark all` loads a detokenizer, one of text alone does not."""
+    for name in ("voicebench/commoneval", "ultraeval-audio/trivia_qa"):
+        ask(name, model, mini, tmp_path, limit=1)
+    mute = LocalModel(folders[0], None, device="cpu", max_new_tokens=6)
+    assert ask("voicebench/commoneval", mute, mini, tmp_path, limit=1).asked == 0
+    assert ask("ultraeval-audio/trivia_qa", mute, mini, tmp_path, limit=1).asked == 1
 
 
 def test_the_last_settings_count_whatever_file_their_rows_are_in(model, mini, tmp_path):
