@@ -239,12 +239,14 @@ class Judges:
     Attributes:
         replies_per_item: 3 for VoiceBench's own form, where a task knows it.
         used: which of them were asked since :meth:`start`.
+        most_replies: how many an item was asked for since then.
     """
 
     by_name: dict[str, Judge] = field(default_factory=dict)
     prompts: PromptFiles = field(default_factory=lambda: PromptFiles(None))
     replies_per_item: int = 1
     used: set[str] = field(default_factory=set)
+    most_replies: int = 0
 
     @classmethod
     def from_specs(
@@ -272,6 +274,7 @@ class Judges:
     def start(self) -> None:
         """Begin to note which judges, models and prompts are used."""
         self.used.clear()
+        self.most_replies = 0
         for judge in self.by_name.values():
             if isinstance(judge, OpenAIJudge):
                 judge.answering_models.clear()
@@ -298,17 +301,18 @@ class Judges:
             option = "openai:MODEL" if task.who == JUDGE else f"'{task.who}=openai:MODEL@URL'"
             raise NotScored(f"no {task.who}: --judge {option}")
         self.used.add(task.who)
+        count = self.replies_per_item if task.several else 1
+        self.most_replies = max(self.most_replies, count)
         prompt = self.prompts.get(task.prompt)
         with ThreadPoolExecutor(getattr(judge, "concurrent", 1)) as pool:
-            found = list(pool.map(lambda a: self._ask(judge, task, prompt, a), answers))
+            found = list(pool.map(lambda a: self._ask(judge, task, prompt, a, count), answers))
         if answers and not any(replies for replies, _ in found):
             raise NotScored(f"the {task.who} gave no reply: {found[0][1]}")
         return found
 
     def _ask(
-        self, judge: Judge, task: JudgeTask, prompt: str, answer: Answer
+        self, judge: Judge, task: JudgeTask, prompt: str, answer: Answer, count: int
     ) -> tuple[list[str], str]:
-        count = self.replies_per_item if task.several else 1
         replies: list[str] = []
         try:
             request = request_of(task, prompt, answer, count > 1)

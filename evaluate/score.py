@@ -163,7 +163,7 @@ def _score(
             "version": metric.version,
             "judges": tools.judges.models(),
             "judge_prompts": dict(tools.judges.prompts.used),
-            "judge_replies_per_item": tools.judges.replies_per_item,
+            "judge_replies_per_item": tools.judges.most_replies,
         },
         found,
         missing,

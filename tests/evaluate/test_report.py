@@ -4,6 +4,8 @@
 """The tables: what has a value, and what is said below them."""
 
 
+import json
+
 import pytest
 from test_run import ask
 
@@ -48,3 +50,20 @@ def test_vstyle_has_an_overall_only_of_the_whole_set(model, mini, tmp_path):
     even = sum(weight for i, weight in enumerate(WEIGHTS.values()) if i % 2 == 0)
     assert cell.value == pytest.approx(4 * even + 2 * (1 - even))
     assert cell.low is None  # one item of an ability tells nothing of its spread
+
+
+def test_only_sets_that_were_asked_three_times_are_said_to_be(model, mini, tmp_path):
+    judge = f"file:{tmp_path / 'replies.jsonl'}"
+    names = ("voicebench/commoneval", "openaudiobench/llama_questions")
+    replies = [
+        {"benchmark": name.split("/")[0], "subset": name.split("/")[1], "id": "0", "sample": sample,
+         "reply": "5" if name.startswith("voice") else "The score is [Correct]"}
+        for name in names for sample in range(3)
+    ]
+    (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies))
+    tools = Tools(judges=Judges.from_specs([judge], tmp_path, replies_per_item=3))
+    for name in names:
+        ask(name, model, mini, tmp_path, limit=1)
+        score_subset(*select(name)[0], tmp_path, tools)
+    once, three = report_of(tmp_path).split("## VoiceBench")
+    assert "3 judge replies an item" in three and "judge replies an item" not in once
