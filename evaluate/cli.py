@@ -242,8 +242,9 @@ def score(
 ) -> None:
     """Score the answers; never loads the model that gave them."""
     from evaluate.benchmarks import BENCHMARKS, select
+    from evaluate.embedder import Embedder
     from evaluate.judges import Judges
-    from evaluate.score import Tools, folder_embedder, score_subset
+    from evaluate.score import Tools, score_subset
     from evaluate.scorers.turn_taking import TurnLimits
     from evaluate.speech import OpinionScore, Transcriber
 
@@ -251,7 +252,7 @@ def score(
         judges=Judges.from_specs(judge or [], run, judge_prompts, judge_rate, judge_replies),
         transcriber=Transcriber(asr, run, device) if asr else None,
         opinion=OpinionScore(utmos, run, device) if utmos else None,
-        embedder=folder_embedder(embedder, device) if embedder else None,
+        embedder=Embedder(embedder, device) if embedder else None,
         pedant_python=pedant_python,
         pedant_models=pedant_models,
         turn_limits=TurnLimits(turn_overlap_s, turn_delay_s),

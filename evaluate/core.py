@@ -125,6 +125,8 @@ class Metric:
         scorer: gives one verdict an answer, or raises NotScored.
         scale: what the mean is multiplied with, 100 for percent.
         weights: how the means of several parts make one value.
+        note: a choice of ours that the report states.
+        libraries: packages whose version the value may depend on.
         step: what the benchmark rounds the value to; 0 for not at all.
         version: changes whenever the rule does.
     """
@@ -134,6 +136,7 @@ class Metric:
     scale: float = 100.0
     weights: Callable[[list[Verdict]], Weights] = equal_weights
     note: str = ""
+    libraries: tuple[str, ...] = ()
     version: int = 1
     step: float = 0.0
 

@@ -14,6 +14,11 @@ from evaluate.core import Answer, Scorer, Verdict, each, invalid, points
 from evaluate.scorers import texts
 from evaluate.scorers.judge_replies import is_yes, rating_1_to_5, rating_1_to_10
 
+ERROR_RATE_NOTE = (
+    "errors pooled over the set; whisper-normalizer, then compute-wer without case, tags and "
+    "punctuation (settings ours)"
+)
+ERROR_RATE_LIBRARIES = ("whisper-normalizer", "compute-wer")
 JUDGE, AUDIO_JUDGE, OPEN_JUDGE = "judge", "audio judge", "open judge"
 ASSISTANT = "You are a helpful assistant who tries to help answer the user's question."
 

@@ -16,7 +16,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from evaluate.records import (
     load_predictions,
     read_json,
     subset_folder,
+    versions_of,
     write_json,
 )
 from evaluate.sources import Produced, Prompt, Source, read_wave, seed_of
@@ -150,12 +150,7 @@ def note_settings(run: Path, hash_: str, settings: dict[str, Any]) -> None:
     path = run / "run.json"
     known = read_json(path) if path.is_file() else {"settings": {}}
     known["settings"][hash_] = settings
-    known["versions"] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            known["versions"][package] = version(package)
-        except PackageNotFoundError:
-            continue
+    known["versions"] = {"python": platform.python_version(), **versions_of(PACKAGES)}
     write_json(path, known)
 
 

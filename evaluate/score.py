@@ -20,27 +20,44 @@ from typing import Any
 import numpy as np
 
 from evaluate.core import Answer, Benchmark, Metric, NotScored, Row, Subset, Verdict
+from evaluate.embedder import Embedder
 from evaluate.judges import Judges
 from evaluate.metrics import JudgeTask
-from evaluate.pedant import pedant_verdicts
-from evaluate.records import answers_of, load_predictions, read_json, subset_folder, write_json
+from evaluate.pedant import VOICEBENCHS_VERSION, pedant_verdicts
+from evaluate.records import (
+    answers_of,
+    load_predictions,
+    read_json,
+    subset_folder,
+    versions_of,
+    write_json,
+)
 from evaluate.scorers.turn_taking import TurnLimits
 from evaluate.speech import OpinionScore, Transcriber
 from evaluate.statistics import Estimate, estimate, mean_of
-from funaudiochat.errors import FunAudioChatError
 
 
 @dataclass
 class Tools:
-    """What scorers may ask for; None where the user gave nothing."""
+    """What scorers may ask for; None where the user gave nothing.
+
+    Attributes:
+        used: what kind of tool a metric asked -> which one it was, for the report.
+    """
 
     judges: Judges = field(default_factory=Judges)
     transcriber: Transcriber | None = None
     opinion: OpinionScore | None = None
-    embedder: Any = None
+    embedder: Embedder | None = None
     pedant_python: Path | None = None
     pedant_models: Path | None = None
     turn_limits: TurnLimits = TurnLimits()  # noqa: RUF009
+    used: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Begin to note what a metric uses."""
+        self.used.clear()
+        self.judges.start()
 
     def judge_replies(
         self, task: JudgeTask, answers: list[Answer]
@@ -50,45 +67,30 @@ class Tools:
     def transcripts(self, answers: list[Answer]) -> list[str]:
         if self.transcriber is None:
             raise NotScored("needs speech recognition: --asr FOLDER of openai/whisper-large-v3")
+        self.used["speech recognition"] = self.transcriber.name
         return self.transcriber.transcripts(answers)
 
     def utmos(self, answers: list[Answer]) -> list[float | None]:
         if self.opinion is None:
             raise NotScored("needs the UTMOS weights: --utmos FILE")
+        self.used["UTMOS"] = self.opinion.name
         return self.opinion.scores(answers)
 
     def embed(self, texts: list[str]) -> np.ndarray:
         if self.embedder is None:
             raise NotScored("needs an embedder: --embedder FOLDER of nvidia/NV-Embed-v2")
-        return self.embedder(texts)
+        self.used["embedder"] = self.embedder.name
+        return self.embedder.embed(texts)
 
     def pedant(self, answers: list[Answer]) -> list[bool]:
         if self.pedant_python is None:
             raise NotScored("needs PEDANT: --pedant-python PATH (see evaluate/README.md)")
-        return pedant_verdicts(answers, self.pedant_python, self.pedant_models)
-
-
-def folder_embedder(folder: Path, device: str = "auto") -> Any:
-    """A function from texts to unit vectors [N, D], by a model that offers ``encode``.
-
-    Raises:
-        FunAudioChatError: the folder holds no such model.
-    """
-    from transformers import AutoModel
-
-    from funaudiochat.conversation import resolve_device
-
-    try:
-        model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-        encode = model.to(resolve_device(device)).eval().encode
-    except (OSError, ValueError, AttributeError) as error:
-        raise FunAudioChatError(f"{folder} holds no model with encode(): {error}") from error
-
-    def embed(texts: list[str]) -> np.ndarray:
-        vectors = np.asarray(encode(texts, max_length=4096).cpu(), dtype=np.float64)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    return embed
+        verdicts, version_ = pedant_verdicts(answers, self.pedant_python, self.pedant_models)
+        known = f"qa-metrics {version_}"
+        if version_ != VOICEBENCHS_VERSION:
+            known += f", not VoiceBench's {VOICEBENCHS_VERSION}, which gives other scores"
+        self.used["PEDANT"] = known
+        return verdicts
 
 
 def score_subset(
@@ -107,7 +109,7 @@ def score_subset(
     estimates: dict[str, Estimate] = {}
     incomplete: dict[str, int] = {}
     for metric in subset.metrics:
-        tools.judges.start()
+        tools.start()
         metrics[metric.name], found, missing = _score(metric, answers, tools, by_item)
         if found is not None:
             estimates[metric.name], incomplete[metric.name] = found, missing
@@ -161,6 +163,8 @@ def _score(
             "reasons": dict(Counter(v.reason for v in verdicts if v.reason).most_common(5)),
             "note": metric.note,
             "version": metric.version,
+            "tools": dict(tools.used),
+            "libraries": versions_of(metric.libraries),
             "judges": tools.judges.models(),
             "judge_prompts": dict(tools.judges.prompts.used),
             "judge_replies_per_item": tools.judges.most_replies,

@@ -133,6 +133,7 @@ class LocalModel:
             "model": model_path.name,
             "model_fingerprint": fingerprint(model_path),
             "dtype": str(self.chat.model.dtype).removeprefix("torch."),
+            "text": "greedy",
             "max_new_tokens": max_new_tokens,
         }
         self.speech_description: dict[str, Any] = {
@@ -264,7 +265,9 @@ class ServerModel:
         self._greedy = greedy_fields(max_new_tokens, owner, length)
         self._longest_s = longest_sound_s(owner, length)
         self.url, self.concurrent = url, concurrent
-        self.description = {"server_model": self.model, "max_new_tokens": max_new_tokens}
+        self.description = {
+            "server_model": self.model, "text": "greedy", "max_new_tokens": max_new_tokens,
+        }
         self.speech_description: dict[str, Any] = {}
 
     def answer(self, prompts: list[Prompt]) -> list[Produced | str]:

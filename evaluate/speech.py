@@ -66,9 +66,11 @@ class Transcriber:
 
     def __init__(self, spec: str, run: Path, device: str = "auto") -> None:
         self._recorded: dict[tuple[str, str, str], str] | None = None
-        self.name = spec
+        path = Path(spec.removeprefix("file:"))
+        self.name = path.resolve().name
         if spec.startswith("file:"):
-            rows = read_rows(Path(spec.removeprefix("file:")))
+            self.name = f"recorded ({path.name})"
+            rows = read_rows(path)
             try:
                 self._recorded = {
                     (row["benchmark"], row["subset"], str(row["id"])): row["text"] for row in rows
@@ -76,8 +78,8 @@ class Transcriber:
             except KeyError as error:
                 raise FunAudioChatError(f"{spec}: a row lacks {error}") from error
             return
-        self._pipeline = _whisper(Path(spec), device)
-        self._kept = Kept(run / "transcripts.jsonl", Path(spec).name)
+        self._pipeline = _whisper(path, device)
+        self._kept = Kept(run / "transcripts.jsonl", self.name)
 
     def transcripts(self, answers: list[Answer]) -> list[str]:
         """One text for each answer; empty where the reply has no sound.
@@ -135,7 +137,8 @@ class OpinionScore:
 
         self._device = resolve_device(device)
         self._model = UTMOSScoreScripted(str(weights), str(self._device))
-        self._kept = Kept(run / "utmos.jsonl", weights.name)
+        self.name = weights.name
+        self._kept = Kept(run / "utmos.jsonl", self.name)
 
     def scores(self, answers: list[Answer]) -> list[float | None]:
         return self._kept.each(answers, self._score)

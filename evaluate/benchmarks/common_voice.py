@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.benchmarks.librispeech import ASR_INSTRUCTION, GROUP, recognised
-from evaluate.core import Benchmark, HubData, Item, LayoutError, Metric, Row, Subset, each
+from evaluate.benchmarks.librispeech import ASR_INSTRUCTION, GROUP, error_rate
+from evaluate.core import Benchmark, HubData, Item, LayoutError, Row, Subset
 from evaluate.data import RowOfData, csv_rows, embedded_audio, find_file, items_of, parquet_rows
 
 
@@ -55,7 +55,7 @@ BENCHMARK = Benchmark(
         Subset(
             language,
             partial(_load, language),
-            (Metric("error rate", each(recognised)),),
+            (error_rate("error rate"),),
             (Row(GROUP, f"Common Voice {language}", (("error rate",),)),),
         )
         for language in ("en", "zh")

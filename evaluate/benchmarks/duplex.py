@@ -46,11 +46,17 @@ def _load(name: str, root: Path) -> Iterator[Item]:
 
 
 def _turns(answers: list[Answer], tools: Any) -> list[Verdict]:
+    limits = tools.turn_limits
+    tools.used["criterion of turn taking, which is ours"] = (
+        f"silent while the user speaks ({limits.overlap_s:g} s forgiven), then an answer within "
+        f"{limits.delay_s:g} s"
+    )
+
     def rule(answer: Answer) -> Verdict:
         stretches = []
         if answer.sound is not None:
             stretches = voiced_stretches(load_audio(answer.sound, _RATE_HZ), _RATE_HZ)
-        taken, reason = turn_is_taken(answer.fields["user_end_s"], stretches, tools.turn_limits)
+        taken, reason = turn_is_taken(answer.fields["user_end_s"], stretches, limits)
         return points(taken, reason=reason)
 
     return each(rule)(answers, tools)
@@ -99,10 +105,6 @@ BENCHMARK = Benchmark(
     system=DEFAULT_S2M_PROMPT,
     speech=True,
     needs="a duplex model's predictions (--predictions); Whisper-large-v3 (--asr); judge",
-    notes=(
-        "criterion of turn taking ours: silent while the user speaks (0.5 s forgiven), then an "
-        "answer within 5 s",
-    ),
     manual="the paper's duplex data is not published; make it from UltraEval-Audio's questions",
     subsets=tuple(_subset(name, row, count) for name, row, _, _, count in SETS),
     duplex=True,

@@ -168,10 +168,12 @@ BENCHMARK = Benchmark(
             "test",
             _load,
             (
-                Metric("all", _only(*_KINDS), weights=by_count),
+                Metric("all", _only(*_KINDS), weights=by_count, libraries=("nltk",)),
                 Metric("closed questions", _only(_KINDS[0]), weights=by_count),
                 Metric("open questions", _only(_KINDS[1]), weights=by_count),
-                Metric("instructions", _only(_KINDS[2]), weights=by_count),
+                Metric(
+                    "instructions", _only(_KINDS[2]), weights=by_count, libraries=("nltk",)
+                ),
             ),
             (Row("Audio understanding", "MMAU-Pro (one-audio items)", (("all",),)),),
         ),

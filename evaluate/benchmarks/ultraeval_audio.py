@@ -18,6 +18,8 @@ from evaluate.data import (
     parquet_rows,
 )
 from evaluate.metrics import (
+    ERROR_RATE_LIBRARIES,
+    ERROR_RATE_NOTE,
     JudgeTask,
     answer_heard,
     heard,
@@ -73,10 +75,16 @@ def judged_speech(answers: list[Answer], tools: Any) -> list[Verdict]:
     return judged(task)(answers, tools)
 
 
-ANSWER_HEARD = Metric("transcript match", heard(answer_heard))
+ANSWER_HEARD = Metric("transcript match", heard(answer_heard), libraries=("regex",))
 JUDGED_SPEECH = Metric("judge", judged_speech, scale=10.0)
-_ERRORS = Metric("ASR-WER", heard(transcript_errors))
-_UTMOS = Metric("UTMOS", utmos, scale=1.0)
+_ERRORS = Metric(
+    "ASR-WER", heard(transcript_errors), libraries=ERROR_RATE_LIBRARIES,
+    note=f"transcript of the reply against the text that came with it; {ERROR_RATE_NOTE}",
+)
+_UTMOS = Metric(
+    "UTMOS", utmos, scale=1.0, libraries=("utmos-pytorch",),
+    note="mean over replies with sound, one channel at 16 kHz (settings ours)",
+)
 
 # name, row of the table, repository, columns, items
 SETS = (

@@ -201,11 +201,19 @@ BENCHMARK = Benchmark(
             "openbookqa", 455, (_chosen_option, *_letter_metrics),
             _row("OpenBookQA", ("judge",), ("letters",), note=_LETTER_NOTE),
         ),
-        _subset("ifeval", 345, (Metric("rules", each(_ifeval)),), _row("IFEval", ("rules",))),
+        _subset(
+            "ifeval", 345,
+            (Metric("rules", each(_ifeval), libraries=("if-verifiable", "langdetect", "nltk")),),
+            _row("IFEval", ("rules",)),
+        ),
         _subset(
             "advbench", 520,
             (
-                Metric("phrases", each(lambda a: points(refused(a.text)))),
+                Metric(
+                    "phrases", each(lambda a: points(refused(a.text))),
+                    note="phrases of refusal count whatever their case, as in VoiceBench's own "
+                    "scorer; Kimi-Audio-Evalkit heeds it",
+                ),
                 Metric("phrases, case matters", each(lambda a: points(refused(a.text, True)))),
             ),
             _row("AdvBench", ("phrases",)),

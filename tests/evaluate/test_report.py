@@ -5,6 +5,7 @@
 
 
 import json
+from importlib.metadata import version
 
 import pytest
 from test_run import ask
@@ -14,6 +15,7 @@ from evaluate.judges import Judges
 from evaluate.report import build_tables, markdown, paper
 from evaluate.score import Tools, score_subset, table_value
 from evaluate.scorers.vstyle import WEIGHTS
+from evaluate.speech import Transcriber
 
 
 def report_of(run):
@@ -67,3 +69,23 @@ def test_only_sets_that_were_asked_three_times_are_said_to_be(model, mini, tmp_p
         score_subset(*select(name)[0], tmp_path, tools)
     once, three = report_of(tmp_path).split("## VoiceBench")
     assert "3 judge replies an item" in three and "judge replies an item" not in once
+
+
+def test_choices_of_ours_and_the_tools_that_gave_a_value_are_stated(model, mini, tmp_path):
+    names = ("voicebench/advbench", "common-voice/zh", "ultraeval-audio/llama_questions")
+    tools = Tools(transcriber=Transcriber(f"file:{mini / 'transcripts.jsonl'}", tmp_path))
+    for name in names:
+        ask(name, model, mini, tmp_path, limit=1)
+        score_subset(*select(name)[0], tmp_path, tools)
+    text = report_of(tmp_path)
+    for word in ("model Fun-Audio-Chat-Tiny", "text greedy", "max new tokens 6", "seed 0",
+                 "temperature 0.8", "repetition penalty 1.2", "voice default"):
+        assert word in text.splitlines()[4]
+    tables = {table.split("\n")[0]: table for table in text.split("\n## ")[1:]}
+    assert "whatever their case" in tables["VoiceBench (S2T)"]
+    recognition = tables["Speech recognition (WER %)"]
+    assert "compute-wer without case" in recognition and "settings ours" in recognition
+    assert f"compute-wer {version('compute-wer')}" in recognition
+    quality = tables["Speech quality on UltraEval-Audio Llama Q."]
+    assert "against the text that came with it" in quality
+    assert "speech recognition: recorded (transcripts.jsonl)" in quality

@@ -32,6 +32,7 @@ from evaluate.metrics import JudgeTask, read_yes_or_no
 from evaluate.pedant import pedant_verdicts
 from evaluate.report import build_tables, markdown, paper, write_report
 from evaluate.score import Tools, score_subset, table_value
+from evaluate.scorers.turn_taking import TurnLimits
 from evaluate.sources import ServerModel
 from evaluate.speech import Kept, Transcriber
 from evaluate.statistics import equal_weights, estimate, wilson
@@ -41,6 +42,15 @@ from funaudiochat.errors import FunAudioChatError
 
 def answer(text="", benchmark="b", subset="s", id_="0", **fields):
     return Answer(benchmark, subset, id_, fields, "", text, text)
+
+
+class Spread:
+    """Embeds no two texts alike."""
+
+    name = "spread"
+
+    def embed(self, texts):
+        return np.eye(len(texts))
 
 
 class Server(ThreadingHTTPServer):
@@ -199,7 +209,7 @@ def test_everything_runs_from_questions_to_tables(model, mini, tmp_path):
     tools = Tools(
         judges=Judges.from_specs(specs, tmp_path),
         transcriber=Transcriber(f"file:{mini / 'transcripts.jsonl'}", tmp_path),
-        embedder=lambda texts: np.eye(len(texts)),
+        embedder=Spread(),
     )
     # Weights that are not here, a rule that may drop every answer, and a kind beyond the limit.
     needless = {"UTMOS", "pedant", "reference rule", "instructions"}
@@ -549,7 +559,10 @@ def test_turns_of_a_duplex_model_are_scored_from_a_predictions_file(mini, tmp_pa
     file = tmp_path / "given.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in given))
     import_predictions(*pair, mini, tmp_path / "run", file)
-    summary = score_subset(*pair, tmp_path / "run", Tools())
+    summary = score_subset(*pair, tmp_path / "run", Tools(turn_limits=TurnLimits(0.25, 4)))
+    _, text, taken = markdown(build_tables([tmp_path / "run"]), [tmp_path / "run"]).split("\n## ")
+    assert "silent while the user speaks (0.25 s forgiven), then an answer within 4 s" in taken
+    assert "silent while" not in text  # a table that it says nothing of
     assert summary["metrics"]["turn taking"]["value"] == 50
     assert summary["metrics"]["text match"]["value"] == 50
     assert "not_scored" in summary["metrics"]["transcript match"]
@@ -599,6 +612,12 @@ def test_pedant_is_asked_in_a_python_of_its_own(tmp_path):
         (models / name).write_text(name)
     tools = Tools(pedant_python=python, pedant_models=models)
     assert [v.parts[""][0] for v in scorer(answers, tools)] == [1.0, 0.0]
+    assert "of unknown version, not VoiceBench's 0.2.17" in tools.used["PEDANT"]
+    metadata = tmp_path / "qa_metrics-0.2.17.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: qa-metrics\nVersion: 0.2.17\n")
+    scorer(answers, tools)
+    assert tools.used["PEDANT"] == "qa-metrics 0.2.17"
     assert (package / "classifier" / "lr_classifier.pkl").read_text() == "lr_classifier"
     (package / "pedant.py").write_text("raise OSError('no classifier')")
     with pytest.raises(NotScored, match="no classifier"):
@@ -616,7 +635,7 @@ def test_pedant_gives_the_recorded_verdicts():
         answer(given["response"], question=given["question"], reference=given["reference"])
         for given, _ in recorded
     ]
-    found = pedant_verdicts(answers, Path(python), Path(models) if models else None)
+    found, _ = pedant_verdicts(answers, Path(python), Path(models) if models else None)
     assert found == [expected["pedant_correct"] for _, expected in recorded]
 
 
