@@ -155,7 +155,8 @@ def export_predictions(
         return path
     if form == "speechfc":
         dataset = subset.name.replace("_", "-")
-        path = target / run.name / dataset / f"predict-{run.name}-{dataset}.json"
+        name = run.resolve().name
+        path = target / name / dataset / f"predict-{name}-{dataset}.json"
     else:
         path = target / f"{benchmark.name}-{subset.name}-{form}.jsonl"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -166,9 +167,26 @@ def export_predictions(
 
 
 def _exported(prediction: Prediction, form: str) -> dict[str, Any]:
+    fields = prediction.fields
     if form == "voicebench":
-        return {"prompt": prediction.fields.get("question", ""), "response": prediction.text}
+        row = {
+            "prompt": fields.get("question", ""), "response": prediction.text,
+            "reference": fields.get("reference"), "key": fields.get("key"),
+            "instruction_id_list": fields.get("instructions"), "kwargs": fields.get("kwargs"),
+        }
+        return {column: value for column, value in row.items() if value is not None}
     if form == "kimi":
-        return {"index": prediction.index, "prediction": prediction.text, **prediction.fields}
-    known = {key: prediction.fields.get(key) for key in REFERENCE_FIELDS}
+        return {
+            **fields,
+            "index": prediction.index,
+            "audio_path": prediction.audio,
+            "question": prediction.instruction or "",
+            "audio_content": fields.get("question", ""),
+            "answer": fields.get("reference", fields.get("answer", "")),
+            "subset": prediction.subset,
+            "instruction": fields.get("instructions"),
+            "instruction_kwargs": fields.get("kwargs"),
+            "prediction": prediction.text,
+        }
+    known = {key: fields.get(key) for key in REFERENCE_FIELDS}
     return {**known, "index": prediction.index, "predict": prediction.raw_text}

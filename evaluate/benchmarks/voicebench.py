@@ -63,6 +63,7 @@ def _item(subset: str, folder: Path, row: RowOfData) -> dict[str, Any]:
         if fields["reference"] not in tuple(LETTERS):
             raise RowError(f"the right answer is a letter A to D, not {fields['reference']!r}")
     if subset == "ifeval":
+        fields["key"] = row.get("key", "index")
         fields["instructions"] = as_list(row.get("instruction_id_list", "instruction"))
         fields["kwargs"] = as_list(row.get("kwargs", "instruction_kwargs"))
         if len(fields["kwargs"]) != len(fields["instructions"]):
