@@ -67,7 +67,7 @@ class Answer:
         text: reply without special tokens and ``<think>`` blocks.
         raw_text: reply with them.
         sound: file of the spoken reply.
-        question: file of the question's sound, where it is one.
+        question: file of the question's sound, where it is one; it may be gone by now.
     """
 
     benchmark: str

@@ -192,7 +192,7 @@ def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer
         if "<think>" in raw_text:
             thoughts += 1
             text, raw_text = _THOUGHT.sub("", text).strip(), _THOUGHT.sub("", raw_text)
-        question = Path(p.audio) if p.audio and Path(p.audio).is_file() else None
+        question = Path(p.audio) if p.audio else None
         answers.append(
             Answer(
                 p.benchmark, p.subset, p.id, p.fields, p.instruction, text, raw_text, sound,

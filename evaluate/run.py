@@ -249,7 +249,7 @@ def blank_prediction(
         index=item.index,
         benchmark=benchmark.name,
         subset=subset.name,
-        audio=str(item.audio) if isinstance(item.audio, Path) else None,
+        audio=str(item.audio.absolute()) if isinstance(item.audio, Path) else None,
         system=item.system or benchmark.system,
         instruction=item.instruction,
         fields=item.fields,
