@@ -103,6 +103,17 @@ class Verdict:
         return replace(self, parts={name: self.parts[""]} if self.parts else {})
 
 
+@dataclass(frozen=True)
+class Unheard:
+    """Why a spoken reply cannot be listened to."""
+
+    reason: str
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict(reason=self.reason, missing=True)
+
+
 def points(value: float | bool, extracted: Any = "", reason: str = "") -> Verdict:
     """A verdict that counts once, with this value."""
     return Verdict({"": (float(value), 1.0)}, str(extracted), reason)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.core import Answer, Benchmark, Metric, NotScored, Row, Subset, Verdict
+from evaluate.core import Answer, Benchmark, Metric, NotScored, Row, Subset, Unheard, Verdict
 from evaluate.embedder import Embedder
 from evaluate.judges import Judges
 from evaluate.metrics import JudgeTask
@@ -64,13 +64,13 @@ class Tools:
     ) -> list[tuple[list[str], str]]:
         return self.judges.replies(task, answers)
 
-    def transcripts(self, answers: list[Answer]) -> list[str]:
+    def transcripts(self, answers: list[Answer]) -> list[str | Unheard]:
         if self.transcriber is None:
             raise NotScored("needs speech recognition: --asr FOLDER of openai/whisper-large-v3")
         self.used["speech recognition"] = self.transcriber.name
         return self.transcriber.transcripts(answers)
 
-    def utmos(self, answers: list[Answer]) -> list[float | None]:
+    def utmos(self, answers: list[Answer]) -> list[float | Unheard | None]:
         if self.opinion is None:
             raise NotScored("needs the UTMOS weights: --utmos FILE")
         self.used["UTMOS"] = self.opinion.name

@@ -20,12 +20,24 @@ from evaluate.benchmarks.ultraeval_audio import (
     judge_slots,
     references_of,
 )
-from evaluate.core import Answer, Benchmark, Item, Metric, Row, Subset, Verdict, each, points
+from evaluate.core import (
+    Answer,
+    Benchmark,
+    Item,
+    Metric,
+    Row,
+    Subset,
+    Unheard,
+    Verdict,
+    each,
+    points,
+)
 from evaluate.data import RowOfData, find_file, items_of, json_lines
 from evaluate.metrics import JudgeTask, judged, read_rating_1_to_10
 from evaluate.scorers import texts
 from evaluate.scorers.turn_taking import turn_is_taken, voiced_stretches
 from funaudiochat.audio import load_audio
+from funaudiochat.errors import AudioError
 from utils.constant import DEFAULT_S2M_PROMPT
 
 _RATE_HZ = 16_000
@@ -55,7 +67,11 @@ def _turns(answers: list[Answer], tools: Any) -> list[Verdict]:
     def rule(answer: Answer) -> Verdict:
         stretches = []
         if answer.sound is not None:
-            stretches = voiced_stretches(load_audio(answer.sound, _RATE_HZ), _RATE_HZ)
+            try:
+                wave = load_audio(answer.sound, _RATE_HZ)
+            except AudioError as error:
+                return Unheard(str(error)).verdict
+            stretches = voiced_stretches(wave, _RATE_HZ)
         taken, reason = turn_is_taken(answer.fields["user_end_s"], stretches, limits)
         return points(taken, reason=reason)
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset, Verdict
+from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset, Unheard, Verdict
 from evaluate.data import (
     RowError,
     RowOfData,
@@ -72,7 +72,12 @@ def judged_speech(answers: list[Answer], tools: Any) -> list[Verdict]:
         "judge", "rating_1_to_10", lambda a: judge_slots(a, transcripts[a.id]),
         read_rating_1_to_10, max_tokens=2048,
     )
-    return judged(task)(answers, tools)
+    heard_ones = [a for a in answers if not isinstance(transcripts[a.id], Unheard)]
+    verdicts = {a.id: found.verdict for a in answers
+                if isinstance(found := transcripts[a.id], Unheard)}
+    rated = judged(task)(heard_ones, tools)
+    verdicts |= {a.id: verdict for a, verdict in zip(heard_ones, rated, strict=True)}
+    return [verdicts[a.id] for a in answers]
 
 
 ANSWER_HEARD = Metric("transcript match", heard(answer_heard), libraries=("regex",))

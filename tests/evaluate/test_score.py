@@ -522,10 +522,14 @@ def test_an_answer_whose_sound_is_gone_or_broken_is_not_scored_as_silence(mini, 
     sound.write_bytes(b"fLaC and no more")
 
     def hear(path):
-        return load_audio(path, 16000)
+        return load_audio(path, 16000).tolist()
 
-    with pytest.raises(NotScored, match="broken.flac"):
-        Kept(tmp_path / "kept.jsonl", "m").each([replace(answer(), sound=sound)], hear)
+    good = tmp_path / "0.flac"
+    first, second, third = Kept(tmp_path / "kept.jsonl", "m").each(
+        [replace(answer(), sound=path) for path in (sound, good, tmp_path / "gone.flac")], hear
+    )
+    assert len(second) == 1600
+    assert "broken.flac" in first.reason and "gone.flac" in third.reason
 
 
 def test_a_broken_predictions_file_is_named_with_its_line(mini, tmp_path):
