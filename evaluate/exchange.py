@@ -28,7 +28,7 @@ from evaluate.records import (
     appending,
     load_predictions,
     subset_folder,
-    write_predictions,
+    write_json_lines,
 )
 from evaluate.run import blank_prediction, note_settings, note_subset, survey
 from funaudiochat.errors import FunAudioChatError
@@ -151,7 +151,7 @@ def export_predictions(
         raise FunAudioChatError(f"{run} has no answers of {benchmark.name}/{subset.name}")
     if form == "ours":
         path = target / f"{benchmark.name}-{subset.name}.jsonl"
-        write_predictions(path, predictions)
+        write_json_lines(path, map(asdict, predictions))
         return path
     if form == "speechfc":
         dataset = subset.name.replace("_", "-")
@@ -159,10 +159,7 @@ def export_predictions(
         path = target / name / dataset / f"predict-{name}-{dataset}.json"
     else:
         path = target / f"{benchmark.name}-{subset.name}-{form}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", errors="replace") as file:
-        for prediction in predictions:
-            file.write(json.dumps(_exported(prediction, form), ensure_ascii=False) + "\n")
+    write_json_lines(path, (_exported(prediction, form) for prediction in predictions))
     return path
 
 

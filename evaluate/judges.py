@@ -41,6 +41,7 @@ PAPERS_JUDGES = {
 _TRIES_AFTER_ERRORS = 6
 _SEVERAL_TEMPERATURE = 0.5
 _PAUSE_BEFORE_RETRY_S = 5.0
+_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,12 @@ class OpenAIJudge:
         key = os.environ.get(f"{spec.who.upper().replace(' ', '_')}_API_KEY")
         if spec.url is not None:
             key = key or "none"
+        # The limit is of requests that are sent, those that the client repeats among them.
+        client = openai.DefaultHttpxClient(event_hooks={"request": [lambda request: self._wait()]})
         try:
             self._client = openai.OpenAI(
-                api_key=key, base_url=spec.url, max_retries=_TRIES_AFTER_ERRORS, timeout=120
+                api_key=key, base_url=spec.url, max_retries=_TRIES_AFTER_ERRORS,
+                timeout=_TIMEOUT_S, http_client=client,
             )
         except openai.OpenAIError as error:
             raise FunAudioChatError(f"the judge cannot be used: {error}") from error
@@ -203,7 +207,6 @@ class OpenAIJudge:
     ) -> dict[str, Any]:
         if sample and task.tries > 1:
             time.sleep(_PAUSE_BEFORE_RETRY_S)
-        self._wait()
         try:
             reply = self._client.chat.completions.create(**request)
         except self._errors.APITimeoutError as error:
@@ -223,7 +226,7 @@ class OpenAIJudge:
             "subset": answer.subset, "id": answer.id, "metric": task.metric, "sample": sample,
             "reply": reply.choices[0].message.content or "",
         }
-        with self._lock, appending(self._cache_path) as journal:
+        with self._lock, appending(self._cache_path, wait=True) as journal:
             journal.append([row])
             self._cache[key] = row
         return row

@@ -10,8 +10,6 @@ makes the subset incomplete.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -31,6 +29,7 @@ from evaluate.records import (
     subset_folder,
     versions_of,
     write_json,
+    write_json_lines,
 )
 from evaluate.scorers.turn_taking import TurnLimits
 from evaluate.speech import OpinionScore, Transcriber
@@ -130,7 +129,9 @@ def score_subset(
             for row in subset.rows
         ],
     }
-    _write_scores(folder / "scores.jsonl", by_item)
+    write_json_lines(
+        folder / "scores.jsonl", ({"id": id_, **scores} for id_, scores in by_item.items())
+    )
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -230,14 +231,6 @@ def _row(
     reasons = [metrics[name]["not_scored"] for names in row.choices for name in names
                if "not_scored" in metrics[name]]
     return {**made, "not_scored": "; ".join(dict.fromkeys(reasons))}
-
-
-def _write_scores(path: Path, by_item: dict[str, dict[str, Any]]) -> None:
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("w", encoding="utf-8", errors="replace") as file:
-        for id_, scores in by_item.items():
-            file.write(json.dumps({"id": id_, **scores}, ensure_ascii=False) + "\n")
-    os.replace(unfinished, path)
 
 
 def table_value(group: str, values: dict[str, float], factors: dict[str, float]) -> float:

@@ -47,7 +47,7 @@ class Kept:
             "benchmark": answer.benchmark, "subset": answer.subset, "id": answer.id,
             "sha256": digest, "maker": self._maker, "result": result,
         }
-        with appending(self._path) as journal:
+        with appending(self._path, wait=True) as journal:
             journal.append([row])
         self._known[digest] = result
         return result
