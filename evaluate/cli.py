@@ -32,7 +32,9 @@ DATA = Path("data")
 
 
 def _say(text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False)
+    # Names of files and rows of data may hold what no terminal can show.
+    shown = text.encode("utf-8", "replace").decode()
+    console.print(shown, style=style, markup=False)
 
 
 @app.command("list")
@@ -132,6 +134,10 @@ def infer(
     if predictions is not None:
         if len(pairs) != 1:
             raise FunAudioChatError("--predictions is of one subset: --benchmark NAME/SUBSET")
+        if limit is not None or options.shard != (1, 1):
+            raise FunAudioChatError(
+                "--predictions takes all answers of the file; leave out --limit and --shard"
+            )
         answered, failed = import_predictions(*pairs[0], data, out, predictions)
         _say(f"{pairs[0][0].name}/{pairs[0][1].name}: {answered} answers, {failed} without one")
         return

@@ -55,7 +55,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FunAudioChatError(f"{path}, line {number} is no JSON: {error}") from error
         if not isinstance(row, dict):
             raise FunAudioChatError(f"{path}, line {number} is no JSON object")
@@ -130,7 +130,7 @@ def _take(
     reply = row.get(_REPLY_COLUMNS[form])
     prediction.text = "" if reply is None else str(reply)
     prediction.raw_text = str(row.get("raw_text") or prediction.text)
-    prediction.error = row.get("error")
+    prediction.error = str(row["error"]) if row.get("error") else None
     if row.get("audio_out"):
         sound = path.parent / str(row["audio_out"])
         prediction.audio_out = str(sound.resolve())

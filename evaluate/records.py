@@ -89,7 +89,7 @@ def read_json(path: Path) -> Any:
     """Raises FunAudioChatError for a file that is missing or no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FunAudioChatError(f"cannot read {path}: {error}") from error
 
 
@@ -145,7 +145,7 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 yield row

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.core import Answer, Benchmark, Item, LayoutError, Metric, Row, Subset, Verdict, each
-from evaluate.data import RowError, RowOfData, items_of
+from evaluate.data import RowError, RowOfData, find_file, items_of
 from evaluate.metrics import ERROR_RATE_LIBRARIES, ERROR_RATE_NOTE, word_errors
 
 GROUP = "Speech recognition (WER %)"
@@ -41,7 +41,7 @@ def _item(row: RowOfData) -> dict[str, Any]:
         raise RowError("is no 'id TEXT' line")
     return {
         "id": id_,
-        "audio": row.path.parent / f"{id_}.flac",
+        "audio": find_file(f"{id_}.flac", row.path.parent),
         "instruction": ASR_INSTRUCTION,
         "fields": {"reference": reference, "language": "en"},
     }
