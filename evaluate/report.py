@@ -197,10 +197,10 @@ def _other_values(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     if len(row.get("by", ())) > 1:
         used = set()
     others = [
-        f"{name} {metric['value']:.2f}"
+        (f"{name} {metric['value']:.2f}" if "value" in metric else f"{name} not scored")
         + "".join(f" ({count}: {reason})" for reason, count in metric["reasons"].items())
         for name, metric in summary["metrics"].items()
-        if name not in used and "value" in metric
+        if name not in used and metric.get("reasons") is not None
     ]
     return [f"also {', '.join(others)}"] if others else []
 

@@ -148,12 +148,13 @@ def _score(
         return {"not_scored": str(reason)}, None, 0
     for answer, verdict in zip(answers, verdicts, strict=True):
         by_item[answer.id][metric.name] = _verdict_row(verdict)
+    reasons = dict(Counter(v.reason for v in verdicts if v.reason).most_common(5))
     found = estimate(verdicts, metric.weights(verdicts), metric.scale)
     if found is not None:
         found = replace(found, step=metric.step)
     else:
-        reasons = Counter(v.reason for v in verdicts if v.reason).most_common(1)
-        return {"not_scored": reasons[0][0] if reasons else "nothing to count"}, None, 0
+        reason = next(iter(reasons), "nothing to count")
+        return {"not_scored": reason, "reasons": reasons}, None, 0
     missing = sum(verdict.missing for verdict in verdicts)
     return (
         {
@@ -161,7 +162,7 @@ def _score(
             "invalid": sum(not v.parts and not v.missing for v in verdicts),
             "missing": missing,
             "parts": _parts(verdicts, metric),
-            "reasons": dict(Counter(v.reason for v in verdicts if v.reason).most_common(5)),
+            "reasons": reasons,
             "note": metric.note,
             "version": metric.version,
             "tools": dict(tools.used),

@@ -18,9 +18,9 @@ def _load(language: str, root: Path) -> Iterator[Item]:
     names = (language, "zh-CN") if language == "zh" else (language,)
     folders = [folder for name in names if (folder := root / name).is_dir()]
     table = next((t for f in folders if (t := f / "test.tsv").is_file()), None)
-    parquet = sorted(root.glob(f"**/{language}[-_.]*parquet")) + [
-        path for folder in folders for path in sorted(folder.glob("*.parquet"))
-    ]
+    found = [*root.glob(f"**/{language}[-_.]*parquet")]
+    found += [path for folder in folders for path in folder.glob("*.parquet")]
+    parquet = sorted(set(found))
 
     def item(row: RowOfData) -> dict[str, Any]:
         if table is not None:
