@@ -190,16 +190,16 @@ def find_file(name: str, *folders: Path) -> Path:
         RowError: the name leaves the folder, or no file can have it.
     """
     try:
-        os.fsencode(name)
-    except UnicodeEncodeError as error:
-        raise RowError(f"no file can have the name {name!r}") from error
-    if ".." not in Path(name).parts:
-        for folder in folders:
-            if Path(name).is_relative_to(folder.absolute()):
-                return Path(name)
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+        possible = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise RowError(f"no file can have the name {name!r}")
+    path = Path(name)
+    inside = not path.is_absolute() or any(path.is_relative_to(f.absolute()) for f in folders)
+    if not inside or ".." in path.parts:
         raise RowError(f"the file name {name!r} must lie below the data folder")
-    candidates = [folder / name for folder in folders]
+    candidates = [folder / path for folder in folders]
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 

@@ -200,7 +200,7 @@ def _other_values(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
         (f"{name} {metric['value']:.2f}" if "value" in metric else f"{name} not scored")
         + "".join(f" ({count}: {reason})" for reason, count in metric["reasons"].items())
         for name, metric in summary["metrics"].items()
-        if name not in used and metric.get("reasons") is not None
+        if name not in used and ("value" in metric or metric.get("reasons"))
     ]
     return [f"also {', '.join(others)}"] if others else []
 
