@@ -60,7 +60,7 @@ def test_what_no_terminal_shows_is_still_listed(mini, tmp_path):
     done = subprocess.run(
         [sys.executable, "-m", "funaudiochat.cli", "eval", "list", "--benchmark", SET, "--data",
          data_with(mini, tmp_path, {"file_name": "wav/\ud800.wav"})],
-        cwd=ROOT, capture_output=True, text=True, env={"PYTHONIOENCODING": "utf-8"},
+        cwd=ROOT, capture_output=True, text=True,
     )
     assert done.returncode == 1 and "1 cannot be used" in done.stdout
     assert "Traceback" not in done.stderr
@@ -136,8 +136,7 @@ def test_a_predictions_file_is_taken_whole_or_not(option, mini, tmp_path):
 
 def test_parquet_of_common_voice_is_read_once(tmp_path):
     pyarrow = pytest.importorskip("pyarrow")
-    import pyarrow.parquet
-
+    parquet = pytest.importorskip("pyarrow.parquet")
     (subset,) = [s for _, s in select("common-voice/en")]
     folder = tmp_path / "CommonVoice"
     with pytest.raises(LayoutError, match="parquet is there"):
@@ -145,7 +144,7 @@ def test_parquet_of_common_voice_is_read_once(tmp_path):
     (folder / "en").mkdir(parents=True)
     for number, name in enumerate(("en/en-00000.parquet", "en/test-00001.parquet", "en_2.parquet")):
         row = {"sentence": f"Sentence {number}.", "audio": {"bytes": b"x", "path": None}}
-        pyarrow.parquet.write_table(pyarrow.Table.from_pylist([row]), folder / name)
+        parquet.write_table(pyarrow.Table.from_pylist([row]), folder / name)
     items = list(subset.load(folder))
     assert sorted(item.fields["reference"] for item in items) == [
         f"Sentence {number}." for number in range(3)

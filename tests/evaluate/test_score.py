@@ -9,10 +9,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -51,71 +49,6 @@ class Spread:
 
     def embed(self, texts):
         return np.eye(len(texts))
-
-
-class Server(ThreadingHTTPServer):
-    """A real server with OpenAI's chat interface.
-
-    ``reply`` makes an answer of a request: a text, a status, or None for a reply without choices.
-    """
-
-    def __init__(self, reply):
-        self.requests, self.keys, self.reply = [], set(), reply
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def _send(self, status, body):
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_GET(self):
-        self._send(200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
-
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(request)
-        self.server.keys.add(self.headers["Authorization"])
-        reply = self.server.reply(request)
-        if isinstance(reply, int):
-            self._send(reply, {"error": {"message": "refused on purpose"}})
-            return
-        message = {"role": "assistant", "content": reply}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        choices = [] if reply is None else [choice]
-        self._send(
-            200,
-            {"id": "1", "object": "chat.completion", "created": 0, "model": "judge-2026",
-             "choices": choices},
-        )
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    pytest.importorskip("openai")
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
-    started = []
-
-    def start(reply):
-        started.append(Server(reply))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.shutdown()
-        one.server_close()
 
 
 @pytest.mark.parametrize(("given", "expected"), cases("judge_reply_parsing"))
