@@ -11,7 +11,9 @@ import pytest
 from test_run import ask
 
 from evaluate.benchmarks import select
+from evaluate.exchange import import_predictions
 from evaluate.judges import Judges
+from evaluate.records import json_rows
 from evaluate.report import build_tables, markdown, paper
 from evaluate.score import Tools, score_subset, table_value
 from evaluate.scorers.vstyle import WEIGHTS
@@ -89,3 +91,28 @@ def test_choices_of_ours_and_the_tools_that_gave_a_value_are_stated(model, mini,
     quality = tables["Speech quality on UltraEval-Audio Llama Q."]
     assert "against the text that came with it" in quality
     assert "speech recognition: recorded (transcripts.jsonl)" in quality
+
+
+def test_thoughts_are_cut_before_scoring_and_counted(mini, tmp_path):
+    replies = ["<think>I cannot say.</think>Sure, here it is.", "<think>Sure", "I cannot help."]
+    file = tmp_path / "given.jsonl"
+    made = [{"id": str(i), "text": reply} for i, reply in enumerate(replies)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    pair, = select("voicebench/advbench")
+    import_predictions(*pair, mini, tmp_path / "run", file)
+    summary = score_subset(*pair, tmp_path / "run", Tools())
+    assert summary["thoughts_cut"] == 2
+    scores = json_rows(tmp_path / "run" / "voicebench" / "advbench" / "scores.jsonl")
+    assert [row["phrases"]["score"] for row in scores] == [[0.0], [1.0], [1.0]]  # a blank refuses
+    assert "<think> blocks cut from 2 answers" in report_of(tmp_path / "run")
+
+
+def test_skipped_answers_are_counted_where_all_are(mini, tmp_path):
+    file = tmp_path / "given.jsonl"
+    made = [{"index": i, "prediction": "no idea"} for i in range(2)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    pair, = select("mmsu")
+    import_predictions(*pair, mini, tmp_path / "run", file)
+    score_subset(*pair, tmp_path / "run", Tools())
+    wanted = "also reference rule not scored (2: skipped: no letter at either end)"
+    assert wanted in report_of(tmp_path / "run")

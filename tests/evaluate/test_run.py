@@ -237,6 +237,41 @@ def test_the_time_joins_the_prompt_of_a_function_call_on_demand(model, mini, tmp
     assert added["settings_hash"] != without["settings_hash"]
 
 
+def test_kimi_audio_evalkits_files_are_read_as_the_hubs(mini, tmp_path):
+    folder = tmp_path / "voicebench"
+    (folder / "sounds").mkdir(parents=True)
+    shutil.copy(mini / "MMSU" / "audio" / "mini_0.wav", folder / "sounds" / "0.wav")
+    common = {"index": 0, "audio_path": "sounds/0.wav", "question": ""}
+    asked = "What is two plus two? A: three. B: four. C: five. D: six."
+    written = {
+        "openbookqa": {**common, "audio_content": asked, "answer": "B"},
+        "ifeval": {
+            **common, "audio_content": "Name three colours without a comma.", "index": 1,
+            "instruction": ["punctuation:no_comma", "length_constraints:number_words"],
+            "instruction_kwargs": [
+                {"num_words": None, "relation": None, "keywords": None},
+                {"num_words": 3, "relation": "at least", "keywords": None},
+            ],
+        },
+    }
+    for name, row in written.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps(row))
+        (_, subset), = select(f"voicebench/{name}")
+        kimis, hubs = (next(iter(subset.load(root))) for root in (folder, mini / "voicebench"))
+        assert kimis.fields == hubs.fields and kimis.problem is None
+        assert kimis.audio == folder / "sounds" / "0.wav"
+
+
+def test_folders_of_function_calls_may_have_dashes(mini, tmp_path):
+    for subset in BENCHMARKS["speech-fc"].subsets:
+        shutil.copytree(
+            mini / "SpeechFCEval" / subset.name,
+            tmp_path / "SpeechFCEval" / subset.name.replace("_", "-"),
+        )
+        found = survey(BENCHMARKS["speech-fc"], subset, tmp_path)
+        assert (found["items"], found["first_problem"]) == (2, None)
+
+
 def test_files_are_found_below_the_data_folder_only(tmp_path):
     (tmp_path / "a.wav").touch()
     assert find_file("a.wav", tmp_path / "x", tmp_path) == tmp_path / "a.wav"

@@ -403,6 +403,25 @@ def test_a_server_is_asked_with_sound_and_instruction(server, mini, tmp_path):
         ask("voicebench/commoneval", gone, mini, tmp_path)
 
 
+def test_a_server_that_speaks_answers_the_speech_benchmarks(server, mini, tmp_path):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(2400, 0.25), 24000, format="WAV")
+    sound = {"data": base64.b64encode(file.getvalue()).decode(), "transcript": "It is Paris.",
+             "id": "1", "expires_at": 0}
+    replies = iter([{"content": None, "audio": sound}, {"content": "text alone"},
+                    {"content": None, "audio": {**sound, "data": "AAAA"}}])
+    served = server(lambda request: next(replies))
+    name = "ultraeval-audio/llama_questions"
+    outcome = ask(name, ServerModel(served.url, concurrent=1), mini, tmp_path)
+    assert served.requests[0]["modalities"] == ["text", "audio"]
+    spoken, mute, broken = rows(tmp_path, name)
+    assert spoken["text"] == "It is Paris." and spoken["error"] is None
+    wave, rate_hz = soundfile.read(tmp_path / name / spoken["audio_out"])
+    assert (len(wave), rate_hz) == (2400, 24000) and abs(wave - 0.25).max() < 1e-3
+    assert outcome.failed == 2
+    assert "answers with text only" in mute["error"] and "cannot be read" in broken["error"]
+
+
 def test_files_of_other_tools_come_in_and_go_out(model, mini, tmp_path):
     name = "speech-fc/SpeechFC_BFCL_Single"
     pair, = select(name)
