@@ -72,11 +72,10 @@ def judged_speech(answers: list[Answer], tools: Any) -> list[Verdict]:
         "judge", "rating_1_to_10", lambda a: judge_slots(a, transcripts[a.id]),
         read_rating_1_to_10, max_tokens=2048,
     )
-    heard_ones = [a for a in answers if not isinstance(transcripts[a.id], Unheard)]
-    verdicts = {a.id: found.verdict for a in answers
-                if isinstance(found := transcripts[a.id], Unheard)}
-    rated = judged(task)(heard_ones, tools)
-    verdicts |= {a.id: verdict for a, verdict in zip(heard_ones, rated, strict=True)}
+    verdicts = {i: text.verdict for i, text in transcripts.items() if isinstance(text, Unheard)}
+    audible = [a for a in answers if a.id not in verdicts]
+    for answer, verdict in zip(audible, judged(task)(audible, tools), strict=True):
+        verdicts[answer.id] = verdict
     return [verdicts[a.id] for a in answers]
 
 

@@ -45,7 +45,9 @@ def _slots(answer: Answer) -> dict[str, str]:
 
 
 def _sounds(answer: Answer) -> list[Path]:
-    return [path for path in (answer.question, answer.sound) if path and path.is_file()]
+    """The question, if its file is still there, and the reply."""
+    question = answer.question if answer.question and answer.question.is_file() else None
+    return [path for path in (question, answer.sound) if path is not None]
 
 
 def _read(replies: list[str]) -> Verdict:
