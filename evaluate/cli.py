@@ -32,7 +32,9 @@ DATA = Path("data")
 
 
 def _say(text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False)
+    # Names of files and rows of data may hold what no terminal can show.
+    shown = text.encode("utf-8", "replace").decode()
+    console.print(shown, style=style, markup=False)
 
 
 @app.command("list")
@@ -132,6 +134,10 @@ def infer(
     if predictions is not None:
         if len(pairs) != 1:
             raise FunAudioChatError("--predictions is of one subset: --benchmark NAME/SUBSET")
+        if limit is not None or options.shard != (1, 1):
+            raise FunAudioChatError(
+                "--predictions takes all answers of the file; leave out --limit and --shard"
+            )
         answered, failed = import_predictions(*pairs[0], data, out, predictions)
         _say(f"{pairs[0][0].name}/{pairs[0][1].name}: {answered} answers, {failed} without one")
         return
@@ -242,8 +248,9 @@ def score(
 ) -> None:
     """Score the answers; never loads the model that gave them."""
     from evaluate.benchmarks import BENCHMARKS, select
+    from evaluate.embedder import Embedder
     from evaluate.judges import Judges
-    from evaluate.score import Tools, folder_embedder, score_subset
+    from evaluate.score import Tools, score_subset
     from evaluate.scorers.turn_taking import TurnLimits
     from evaluate.speech import OpinionScore, Transcriber
 
@@ -251,7 +258,7 @@ def score(
         judges=Judges.from_specs(judge or [], run, judge_prompts, judge_rate, judge_replies),
         transcriber=Transcriber(asr, run, device) if asr else None,
         opinion=OpinionScore(utmos, run, device) if utmos else None,
-        embedder=folder_embedder(embedder, device) if embedder else None,
+        embedder=Embedder(embedder, device) if embedder else None,
         pedant_python=pedant_python,
         pedant_models=pedant_models,
         turn_limits=TurnLimits(turn_overlap_s, turn_delay_s),

@@ -67,7 +67,7 @@ class Answer:
         text: reply without special tokens and ``<think>`` blocks.
         raw_text: reply with them.
         sound: file of the spoken reply.
-        question: file of the question's sound, where it is one.
+        question: file of the question's sound, where it is one; it may be gone by now.
     """
 
     benchmark: str
@@ -103,6 +103,17 @@ class Verdict:
         return replace(self, parts={name: self.parts[""]} if self.parts else {})
 
 
+@dataclass(frozen=True)
+class Unheard:
+    """Why a spoken reply cannot be listened to."""
+
+    reason: str
+
+    @property
+    def verdict(self) -> Verdict:
+        return Verdict(reason=self.reason, missing=True)
+
+
 def points(value: float | bool, extracted: Any = "", reason: str = "") -> Verdict:
     """A verdict that counts once, with this value."""
     return Verdict({"": (float(value), 1.0)}, str(extracted), reason)
@@ -125,6 +136,8 @@ class Metric:
         scorer: gives one verdict an answer, or raises NotScored.
         scale: what the mean is multiplied with, 100 for percent.
         weights: how the means of several parts make one value.
+        note: a choice of ours that the report states.
+        libraries: packages whose version the value may depend on.
         step: what the benchmark rounds the value to; 0 for not at all.
         version: changes whenever the rule does.
     """
@@ -134,6 +147,7 @@ class Metric:
     scale: float = 100.0
     weights: Callable[[list[Verdict]], Weights] = equal_weights
     note: str = ""
+    libraries: tuple[str, ...] = ()
     version: int = 1
     step: float = 0.0
 

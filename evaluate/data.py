@@ -9,6 +9,7 @@ problem, which names the file and the row, so that nothing is lost silently.
 
 import csv
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,7 +72,9 @@ def items_of(
             made = make(row)
         except RowError as error:
             made = {"problem": f"{row.where}: {error}"}
-        except (ValueError, TypeError, LookupError, AttributeError) as error:
+        except (
+            ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError,
+        ) as error:
             made = {"problem": f"{row.where} cannot be read: {error!r}"}
         # Lone surrogates, which JSON may hold, do not survive the files of a run.
         id_ = str(made.pop("id", index)).encode("utf-8", "replace").decode()
@@ -184,15 +187,19 @@ def find_file(name: str, *folders: Path) -> Path:
     A missing sound shows when it is to be read, so that the item is recorded with that reason.
 
     Raises:
-        RowError: the name leaves the folder.
+        RowError: the name leaves the folder, or no file can have it.
     """
-    if ".." not in Path(name).parts:
-        for folder in folders:
-            if Path(name).is_relative_to(folder.absolute()):
-                return Path(name)
-    if Path(name).is_absolute() or ".." in Path(name).parts:
+    try:
+        possible = b"\0" not in os.fsencode(name)
+    except UnicodeEncodeError:
+        possible = False
+    if not possible:
+        raise RowError(f"no file can have the name {name!r}")
+    path = Path(name)
+    inside = not path.is_absolute() or any(path.is_relative_to(f.absolute()) for f in folders)
+    if not inside or ".." in path.parts:
         raise RowError(f"the file name {name!r} must lie below the data folder")
-    candidates = [folder / name for folder in folders]
+    candidates = [folder / path for folder in folders]
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
@@ -205,7 +212,7 @@ def as_list(value: Any) -> list[Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RowError(f"{value[:80]!r} is no list: {error}") from error
     if not isinstance(value, list):
         raise RowError(f"{str(value)[:80]!r} is no list")

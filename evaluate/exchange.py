@@ -28,7 +28,7 @@ from evaluate.records import (
     appending,
     load_predictions,
     subset_folder,
-    write_predictions,
+    write_json_lines,
 )
 from evaluate.run import blank_prediction, note_settings, note_subset, survey
 from funaudiochat.errors import FunAudioChatError
@@ -55,7 +55,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise FunAudioChatError(f"{path}, line {number} is no JSON: {error}") from error
         if not isinstance(row, dict):
             raise FunAudioChatError(f"{path}, line {number} is no JSON object")
@@ -130,7 +130,7 @@ def _take(
     reply = row.get(_REPLY_COLUMNS[form])
     prediction.text = "" if reply is None else str(reply)
     prediction.raw_text = str(row.get("raw_text") or prediction.text)
-    prediction.error = row.get("error")
+    prediction.error = str(row["error"]) if row.get("error") else None
     if row.get("audio_out"):
         sound = path.parent / str(row["audio_out"])
         prediction.audio_out = str(sound.resolve())
@@ -151,24 +151,39 @@ def export_predictions(
         raise FunAudioChatError(f"{run} has no answers of {benchmark.name}/{subset.name}")
     if form == "ours":
         path = target / f"{benchmark.name}-{subset.name}.jsonl"
-        write_predictions(path, predictions)
+        write_json_lines(path, map(asdict, predictions))
         return path
     if form == "speechfc":
         dataset = subset.name.replace("_", "-")
-        path = target / run.name / dataset / f"predict-{run.name}-{dataset}.json"
+        name = run.resolve().name
+        path = target / name / dataset / f"predict-{name}-{dataset}.json"
     else:
         path = target / f"{benchmark.name}-{subset.name}-{form}.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", encoding="utf-8", errors="replace") as file:
-        for prediction in predictions:
-            file.write(json.dumps(_exported(prediction, form), ensure_ascii=False) + "\n")
+    write_json_lines(path, (_exported(prediction, form) for prediction in predictions))
     return path
 
 
 def _exported(prediction: Prediction, form: str) -> dict[str, Any]:
+    fields = prediction.fields
     if form == "voicebench":
-        return {"prompt": prediction.fields.get("question", ""), "response": prediction.text}
+        row = {
+            "prompt": fields.get("question", ""), "response": prediction.text,
+            "reference": fields.get("reference"), "key": fields.get("key"),
+            "instruction_id_list": fields.get("instructions"), "kwargs": fields.get("kwargs"),
+        }
+        return {column: value for column, value in row.items() if value is not None}
     if form == "kimi":
-        return {"index": prediction.index, "prediction": prediction.text, **prediction.fields}
-    known = {key: prediction.fields.get(key) for key in REFERENCE_FIELDS}
+        return {
+            **fields,
+            "index": prediction.index,
+            "audio_path": prediction.audio,
+            "question": prediction.instruction or "",
+            "audio_content": fields.get("question", ""),
+            "answer": fields.get("reference", fields.get("answer", "")),
+            "subset": prediction.subset,
+            "instruction": fields.get("instructions"),
+            "instruction_kwargs": fields.get("kwargs"),
+            "prediction": prediction.text,
+        }
+    known = {key: fields.get(key) for key in REFERENCE_FIELDS}
     return {**known, "index": prediction.index, "predict": prediction.raw_text}

@@ -41,6 +41,7 @@ PAPERS_JUDGES = {
 _TRIES_AFTER_ERRORS = 6
 _SEVERAL_TEMPERATURE = 0.5
 _PAUSE_BEFORE_RETRY_S = 5.0
+_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -161,9 +162,12 @@ class OpenAIJudge:
         key = os.environ.get(f"{spec.who.upper().replace(' ', '_')}_API_KEY")
         if spec.url is not None:
             key = key or "none"
+        # The limit is of requests that are sent, those that the client repeats among them.
+        client = openai.DefaultHttpxClient(event_hooks={"request": [lambda request: self._wait()]})
         try:
             self._client = openai.OpenAI(
-                api_key=key, base_url=spec.url, max_retries=_TRIES_AFTER_ERRORS, timeout=120
+                api_key=key, base_url=spec.url, max_retries=_TRIES_AFTER_ERRORS,
+                timeout=_TIMEOUT_S, http_client=client,
             )
         except openai.OpenAIError as error:
             raise FunAudioChatError(f"the judge cannot be used: {error}") from error
@@ -203,7 +207,6 @@ class OpenAIJudge:
     ) -> dict[str, Any]:
         if sample and task.tries > 1:
             time.sleep(_PAUSE_BEFORE_RETRY_S)
-        self._wait()
         try:
             reply = self._client.chat.completions.create(**request)
         except self._errors.APITimeoutError as error:
@@ -223,7 +226,7 @@ class OpenAIJudge:
             "subset": answer.subset, "id": answer.id, "metric": task.metric, "sample": sample,
             "reply": reply.choices[0].message.content or "",
         }
-        with self._lock, appending(self._cache_path) as journal:
+        with self._lock, appending(self._cache_path, wait=True) as journal:
             journal.append([row])
             self._cache[key] = row
         return row
@@ -239,12 +242,14 @@ class Judges:
     Attributes:
         replies_per_item: 3 for VoiceBench's own form, where a task knows it.
         used: which of them were asked since :meth:`start`.
+        most_replies: how many an item was asked for since then.
     """
 
     by_name: dict[str, Judge] = field(default_factory=dict)
     prompts: PromptFiles = field(default_factory=lambda: PromptFiles(None))
     replies_per_item: int = 1
     used: set[str] = field(default_factory=set)
+    most_replies: int = 0
 
     @classmethod
     def from_specs(
@@ -272,6 +277,7 @@ class Judges:
     def start(self) -> None:
         """Begin to note which judges, models and prompts are used."""
         self.used.clear()
+        self.most_replies = 0
         for judge in self.by_name.values():
             if isinstance(judge, OpenAIJudge):
                 judge.answering_models.clear()
@@ -298,17 +304,18 @@ class Judges:
             option = "openai:MODEL" if task.who == JUDGE else f"'{task.who}=openai:MODEL@URL'"
             raise NotScored(f"no {task.who}: --judge {option}")
         self.used.add(task.who)
+        count = self.replies_per_item if task.several else 1
+        self.most_replies = max(self.most_replies, count)
         prompt = self.prompts.get(task.prompt)
         with ThreadPoolExecutor(getattr(judge, "concurrent", 1)) as pool:
-            found = list(pool.map(lambda a: self._ask(judge, task, prompt, a), answers))
+            found = list(pool.map(lambda a: self._ask(judge, task, prompt, a, count), answers))
         if answers and not any(replies for replies, _ in found):
             raise NotScored(f"the {task.who} gave no reply: {found[0][1]}")
         return found
 
     def _ask(
-        self, judge: Judge, task: JudgeTask, prompt: str, answer: Answer
+        self, judge: Judge, task: JudgeTask, prompt: str, answer: Answer, count: int
     ) -> tuple[list[str], str]:
-        count = self.replies_per_item if task.several else 1
         replies: list[str] = []
         try:
             request = request_of(task, prompt, answer, count > 1)

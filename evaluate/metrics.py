@@ -10,10 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import Answer, Scorer, Verdict, each, invalid, points
+from evaluate.core import Answer, Scorer, Unheard, Verdict, each, invalid, points
 from evaluate.scorers import texts
 from evaluate.scorers.judge_replies import is_yes, rating_1_to_5, rating_1_to_10
 
+ERROR_RATE_NOTE = (
+    "errors pooled over the set; whisper-normalizer, then compute-wer without case, tags and "
+    "punctuation (settings ours)"
+)
+ERROR_RATE_LIBRARIES = ("whisper-normalizer", "compute-wer")
 JUDGE, AUDIO_JUDGE, OPEN_JUDGE = "judge", "audio judge", "open judge"
 ASSISTANT = "You are a helpful assistant who tries to help answer the user's question."
 
@@ -61,19 +66,28 @@ def heard(rule: Callable[[Answer, str], Verdict]) -> Scorer:
     """A scorer of the transcript of the spoken reply; silence reads as nothing."""
 
     def scorer(answers: list[Answer], tools: Any) -> list[Verdict]:
-        transcripts = tools.transcripts(answers)
-        pairs = iter(transcripts)
-        return each(lambda answer: rule(answer, next(pairs)))(answers, tools)
+        transcripts = iter(tools.transcripts(answers))
+
+        def of(answer: Answer) -> Verdict:
+            transcript = next(transcripts)
+            if isinstance(transcript, Unheard):
+                return transcript.verdict
+            return rule(answer, transcript)
+
+        return each(of)(answers, tools)
 
     return scorer
 
 
 def utmos(answers: list[Answer], tools: Any) -> list[Verdict]:
     """Predicted mean opinion score of every reply with sound."""
-    return [
-        points(score) if score is not None else invalid("no speech in the reply")
-        for score in tools.utmos(answers)
-    ]
+
+    def verdict(score: float | Unheard | None) -> Verdict:
+        if isinstance(score, Unheard):
+            return score.verdict
+        return invalid("no speech in the reply") if score is None else points(score)
+
+    return [verdict(score) for score in tools.utmos(answers)]
 
 
 def transcript_errors(answer: Answer, transcript: str) -> Verdict:

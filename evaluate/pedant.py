@@ -13,12 +13,15 @@ from pathlib import Path
 
 from evaluate.core import Answer, NotScored
 
+VOICEBENCHS_VERSION = "0.2.17"
 _WORKER = Path(__file__).with_name("pedant_worker.py")
 _TIMEOUT_S = 3600
 
 
-def pedant_verdicts(answers: list[Answer], python: Path, models: Path | None) -> list[bool]:
-    """Whether each reply gives the reference answer.
+def pedant_verdicts(
+    answers: list[Answer], python: Path, models: Path | None
+) -> tuple[list[bool], str]:
+    """Whether each reply gives the reference answer, and the version of qa-metrics that says so.
 
     Args:
         python: interpreter of an environment with qa-metrics 0.2.17.
@@ -46,4 +49,5 @@ def pedant_verdicts(answers: list[Answer], python: Path, models: Path | None) ->
         raise NotScored(f"PEDANT does not run: {error}") from error
     if done.returncode:
         raise NotScored(f"PEDANT failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["verdicts"], found["version"]

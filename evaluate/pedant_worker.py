@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs within PEDANT's own environment: rows on standard input, verdicts as its last line.
+"""Runs within PEDANT's own environment: rows on standard input, its last line is the result.
 
 It must import nothing of the toolkit.
 """
@@ -9,6 +9,7 @@ It must import nothing of the toolkit.
 import json
 import shutil
 import sys
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
@@ -24,13 +25,22 @@ def place_models(folder: Path) -> None:
                     target / f"{name}.pkl")
 
 
+def installed_version() -> str:
+    """The version of qa-metrics."""
+    try:
+        return version("qa-metrics")
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
 if __name__ == "__main__":
     if len(sys.argv) > 1:
         place_models(Path(sys.argv[1]))
     from qa_metrics.pedant import PEDANT
 
     pedant = PEDANT()
-    print(json.dumps([
+    verdicts = [
         bool(pedant.evaluate([row["reference"]], row["response"], row["question"]))
         for row in json.load(sys.stdin)
-    ]))
+    ]
+    print(json.dumps({"version": installed_version(), "verdicts": verdicts}))

@@ -14,9 +14,10 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,21 +55,41 @@ def subset_folder(run: Path, benchmark: str, subset: str) -> Path:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a file in one step, so that nobody reads half of it."""
+    _replace(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Replace a JSONL file by these rows in one step."""
+    _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A name of its own, since two processes may write the same file; JSON may hold lone surrogates.
     with tempfile.NamedTemporaryFile(
-        "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8"
+        "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8", errors="replace"
     ) as file:
-        json.dump(value, file, ensure_ascii=False, indent=1)
-        file.write("\n")
+        file.write(text)
     os.chmod(file.name, 0o644)
     os.replace(file.name, path)
+
+
+def versions_of(packages: Iterable[str]) -> dict[str, str]:
+    """Versions of those packages that are installed."""
+    found = {}
+    for package in packages:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def read_json(path: Path) -> Any:
     """Raises FunAudioChatError for a file that is missing or no JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise FunAudioChatError(f"cannot read {path}: {error}") from error
 
 
@@ -87,16 +108,19 @@ class Journal:
 
 
 @contextmanager
-def appending(path: Path) -> Iterator[Journal]:
+def appending(path: Path, wait: bool = False) -> Iterator[Journal]:
     """Open a JSONL file for one writer, its torn last line cut off.
 
+    Args:
+        wait: until another process has written its rows.
+
     Raises:
-        FunAudioChatError: another process writes to it.
+        FunAudioChatError: another process writes to it, and is not waited for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise FunAudioChatError(
                 f"another process writes to {path}; use --shard i/n to share the work"
@@ -121,7 +145,7 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
         for line in file:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 yield row
@@ -155,15 +179,6 @@ def load_predictions(folder: Path, settings: str | None = None) -> list[Predicti
     return sorted(found.values(), key=lambda p: p.index)
 
 
-def write_predictions(path: Path, predictions: list[Prediction]) -> None:
-    """Replace a file by these rows."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    lines = [json.dumps(asdict(p), ensure_ascii=False) + "\n" for p in predictions]
-    unfinished.write_text("".join(lines), encoding="utf-8", errors="replace")
-    os.replace(unfinished, path)
-
-
 def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer], int]:
     """What the scorers see of the answered ones, and from how many a thought was cut.
 
@@ -180,7 +195,7 @@ def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer
         if "<think>" in raw_text:
             thoughts += 1
             text, raw_text = _THOUGHT.sub("", text).strip(), _THOUGHT.sub("", raw_text)
-        question = Path(p.audio) if p.audio and Path(p.audio).is_file() else None
+        question = Path(p.audio) if p.audio else None
         answers.append(
             Answer(
                 p.benchmark, p.subset, p.id, p.fields, p.instruction, text, raw_text, sound,

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -114,21 +115,37 @@ def build_tables(runs: list[Path], target: str | None = None) -> list[Table]:
     return tables
 
 
+def _summaries(run: Path) -> Iterator[dict[str, Any]]:
+    """Of every subset that was scored."""
+    for benchmark in BENCHMARKS.values():
+        for subset in benchmark.subsets:
+            path = subset_folder(run, benchmark.name, subset.name) / "summary.json"
+            if path.is_file():
+                yield read_json(path)
+
+
+def settings_of(run: Path) -> str:
+    """What the scored answers were made with, by ``run.json``, in one line."""
+    known = read_json(run / "run.json")["settings"] if (run / "run.json").is_file() else {}
+    values: dict[str, dict[str, None]] = {}
+    for summary in _summaries(run):
+        for settings in (known.get(hash_, {}) for hash_ in summary["settings"]):
+            for name, value in {**settings, **settings.get("speech_sampling", {})}.items():
+                if not isinstance(value, dict):
+                    values.setdefault(name.replace("_", " "), {})[str(value)] = None
+    return ", ".join(f"{name} {' and '.join(given)}" for name, given in values.items())
+
+
 def _cells(run: Path) -> dict[tuple[str, str], Cell]:
     """(group, row) -> cell, of every subset that was scored."""
     cells: dict[tuple[str, str], Cell] = {}
     scored: Counter[tuple[str, str]] = Counter()
-    for benchmark in BENCHMARKS.values():
-        for subset in benchmark.subsets:
-            path = subset_folder(run, benchmark.name, subset.name) / "summary.json"
-            if not path.is_file():
-                continue
-            summary = read_json(path)
-            for row in summary["rows"]:
-                key = (row["group"], row["row"])
-                cell = _cell(row, summary)
-                cells[key] = _pooled(cells[key], cell) if key in cells else cell
-                scored[key] += cell.value is not None
+    for summary in _summaries(run):
+        for row in summary["rows"]:
+            key = (row["group"], row["row"])
+            cell = _cell(row, summary)
+            cells[key] = _pooled(cells[key], cell) if key in cells else cell
+            scored[key] += cell.value is not None
     for key, cell in cells.items():
         if scored[key] < _ROW_SUBSETS[key]:
             cell.complete = False
@@ -155,6 +172,10 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
             notes.append(f"{metric['invalid']} answers left the denominator ({name})")
         if metric.get("missing"):
             notes.append(f"{metric['missing']} answers have no verdict ({name})")
+        notes += [f"{kind}: {which}" for kind, which in metric.get("tools", {}).items()]
+        if metric.get("libraries"):
+            known = (f"{name} {version}" for name, version in metric["libraries"].items())
+            notes.append(f"scored with {', '.join(known)}")
         notes += _judge_notes(metric)
     if summary["thoughts_cut"]:
         notes.append(f"<think> blocks cut from {summary['thoughts_cut']} answers")
@@ -176,10 +197,10 @@ def _other_values(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     if len(row.get("by", ())) > 1:
         used = set()
     others = [
-        f"{name} {metric['value']:.2f}"
+        (f"{name} {metric['value']:.2f}" if "value" in metric else f"{name} not scored")
         + "".join(f" ({count}: {reason})" for reason, count in metric["reasons"].items())
         for name, metric in summary["metrics"].items()
-        if name not in used and "value" in metric
+        if name not in used and ("value" in metric or metric.get("reasons"))
     ]
     return [f"also {', '.join(others)}"] if others else []
 
@@ -222,12 +243,12 @@ def _overall(group: str, cells: dict[str, Cell]) -> Cell:
         return Cell(reason="needs every row above, in full")
     factors = paper()["overall"][group].get("factors", {})
     value = table_value(group, values, factors)
-    errors = [
-        factors.get(name, 1) * (cell.standard_error or 0.0) for name, cell in cells.items()
-    ]
-    error = math.hypot(*errors) / len(cells)
-    low, high = normal_interval(value, error)
-    return Cell(value, low, high, error, complete=True, reason="")
+    made = Cell(value, complete=True, reason="")
+    errors = [(factors.get(name, 1), cell.standard_error) for name, cell in cells.items()]
+    if all(error is not None for _, error in errors):
+        made.standard_error = math.hypot(*(f * e for f, e in errors if e)) / len(cells)
+        made.low, made.high = normal_interval(value, made.standard_error)
+    return made
 
 
 def _benchmarks_of(group: str) -> list[Benchmark]:
@@ -275,6 +296,9 @@ def markdown(tables: list[Table], runs: list[Path], target: str | None = None) -
         f"Beside the values of Fun-Audio-Chat-{column} in the paper ({paper()['source']}). "
         "Intervals are 95 %. What is not scored is no zero.",
     ]
+    for name, run in zip(names, runs, strict=True):
+        if settings := settings_of(run):
+            lines += ["", f"Answers of {name}: {settings}."]
     for table in tables:
         lines += ["", f"## {table.group}", ""]
         header = ["", f"paper {column}"]
@@ -331,6 +355,7 @@ def as_json(tables: list[Table], runs: list[Path], target: str | None = None) ->
     return {
         "source": paper()["source"],
         "target": target_of(runs[0], target),
+        "settings": {name: settings_of(run) for name, run in zip(names, runs, strict=True)},
         "tables": [
             {
                 "group": table.group,

@@ -16,7 +16,6 @@ import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,7 @@ from evaluate.records import (
     load_predictions,
     read_json,
     subset_folder,
+    versions_of,
     write_json,
 )
 from evaluate.sources import Produced, Prompt, Source, read_wave, seed_of
@@ -132,9 +132,13 @@ def prompt_of(benchmark: Benchmark, subset: Subset, item: Item, seed: int) -> Pr
     )
 
 
-def settings_of(source: Source, options: InferOptions) -> tuple[str, dict[str, Any]]:
-    """Everything the answers depend on beside the question, and its hash."""
+def settings_of(
+    benchmark: Benchmark, source: Source, options: InferOptions
+) -> tuple[str, dict[str, Any]]:
+    """Everything a benchmark's answers depend on beside the question, and its hash."""
     settings = {**source.description, "seed": options.seed}
+    if benchmark.speech:
+        settings |= source.speech_description
     if options.system_extra:
         settings["system_extra"] = True
     text = json.dumps(settings, sort_keys=True, default=str)
@@ -146,12 +150,7 @@ def note_settings(run: Path, hash_: str, settings: dict[str, Any]) -> None:
     path = run / "run.json"
     known = read_json(path) if path.is_file() else {"settings": {}}
     known["settings"][hash_] = settings
-    known["versions"] = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            known["versions"][package] = version(package)
-        except PackageNotFoundError:
-            continue
+    known["versions"] = {"python": platform.python_version(), **versions_of(PACKAGES)}
     write_json(path, known)
 
 
@@ -198,7 +197,7 @@ def infer(
     first, shares = options.shard
     share = len(range(first - 1, total, shares))
     folder = subset_folder(options.run, benchmark.name, subset.name)
-    hash_, settings = settings_of(source, options)
+    hash_, settings = settings_of(benchmark, source, options)
     note_settings(options.run, hash_, settings)
     note_subset(folder, found, hash_)
     outcome = Outcome(benchmark.name, subset.name)
@@ -250,7 +249,7 @@ def blank_prediction(
         index=item.index,
         benchmark=benchmark.name,
         subset=subset.name,
-        audio=str(item.audio) if isinstance(item.audio, Path) else None,
+        audio=str(item.audio.absolute()) if isinstance(item.audio, Path) else None,
         system=item.system or benchmark.system,
         instruction=item.instruction,
         fields=item.fields,

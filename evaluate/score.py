@@ -10,8 +10,6 @@ makes the subset incomplete.
 
 from __future__ import annotations
 
-import json
-import os
 from collections import Counter
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,76 +17,79 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.core import Answer, Benchmark, Metric, NotScored, Row, Subset, Verdict
+from evaluate.core import Answer, Benchmark, Metric, NotScored, Row, Subset, Unheard, Verdict
+from evaluate.embedder import Embedder
 from evaluate.judges import Judges
 from evaluate.metrics import JudgeTask
-from evaluate.pedant import pedant_verdicts
-from evaluate.records import answers_of, load_predictions, read_json, subset_folder, write_json
+from evaluate.pedant import VOICEBENCHS_VERSION, pedant_verdicts
+from evaluate.records import (
+    answers_of,
+    load_predictions,
+    read_json,
+    subset_folder,
+    versions_of,
+    write_json,
+    write_json_lines,
+)
 from evaluate.scorers.turn_taking import TurnLimits
 from evaluate.speech import OpinionScore, Transcriber
 from evaluate.statistics import Estimate, estimate, mean_of
-from funaudiochat.errors import FunAudioChatError
 
 
 @dataclass
 class Tools:
-    """What scorers may ask for; None where the user gave nothing."""
+    """What scorers may ask for; None where the user gave nothing.
+
+    Attributes:
+        used: what kind of tool a metric asked -> which one it was, for the report.
+    """
 
     judges: Judges = field(default_factory=Judges)
     transcriber: Transcriber | None = None
     opinion: OpinionScore | None = None
-    embedder: Any = None
+    embedder: Embedder | None = None
     pedant_python: Path | None = None
     pedant_models: Path | None = None
     turn_limits: TurnLimits = TurnLimits()  # noqa: RUF009
+    used: dict[str, str] = field(default_factory=dict)
+
+    def start(self) -> None:
+        """Begin to note what a metric uses."""
+        self.used.clear()
+        self.judges.start()
 
     def judge_replies(
         self, task: JudgeTask, answers: list[Answer]
     ) -> list[tuple[list[str], str]]:
         return self.judges.replies(task, answers)
 
-    def transcripts(self, answers: list[Answer]) -> list[str]:
+    def transcripts(self, answers: list[Answer]) -> list[str | Unheard]:
         if self.transcriber is None:
             raise NotScored("needs speech recognition: --asr FOLDER of openai/whisper-large-v3")
+        self.used["speech recognition"] = self.transcriber.name
         return self.transcriber.transcripts(answers)
 
-    def utmos(self, answers: list[Answer]) -> list[float | None]:
+    def utmos(self, answers: list[Answer]) -> list[float | Unheard | None]:
         if self.opinion is None:
             raise NotScored("needs the UTMOS weights: --utmos FILE")
+        self.used["UTMOS"] = self.opinion.name
         return self.opinion.scores(answers)
 
     def embed(self, texts: list[str]) -> np.ndarray:
         if self.embedder is None:
             raise NotScored("needs an embedder: --embedder FOLDER of nvidia/NV-Embed-v2")
-        return self.embedder(texts)
+        self.used["embedder"] = self.embedder.name
+        return self.embedder.embed(texts)
 
     def pedant(self, answers: list[Answer]) -> list[bool]:
         if self.pedant_python is None:
             raise NotScored("needs PEDANT: --pedant-python PATH (see evaluate/README.md)")
-        return pedant_verdicts(answers, self.pedant_python, self.pedant_models)
-
-
-def folder_embedder(folder: Path, device: str = "auto") -> Any:
-    """A function from texts to unit vectors [N, D], by a model that offers ``encode``.
-
-    Raises:
-        FunAudioChatError: the folder holds no such model.
-    """
-    from transformers import AutoModel
-
-    from funaudiochat.conversation import resolve_device
-
-    try:
-        model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-        encode = model.to(resolve_device(device)).eval().encode
-    except (OSError, ValueError, AttributeError) as error:
-        raise FunAudioChatError(f"{folder} holds no model with encode(): {error}") from error
-
-    def embed(texts: list[str]) -> np.ndarray:
-        vectors = np.asarray(encode(texts, max_length=4096).cpu(), dtype=np.float64)
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    return embed
+        verdicts, version_ = pedant_verdicts(answers, self.pedant_python, self.pedant_models)
+        known = f"qa-metrics {version_}"
+        if version_ != VOICEBENCHS_VERSION:
+            known += f", not VoiceBench's {VOICEBENCHS_VERSION}, which gives other scores"
+        self.used["PEDANT"] = known
+        return verdicts
 
 
 def score_subset(
@@ -107,7 +108,7 @@ def score_subset(
     estimates: dict[str, Estimate] = {}
     incomplete: dict[str, int] = {}
     for metric in subset.metrics:
-        tools.judges.start()
+        tools.start()
         metrics[metric.name], found, missing = _score(metric, answers, tools, by_item)
         if found is not None:
             estimates[metric.name], incomplete[metric.name] = found, missing
@@ -128,7 +129,9 @@ def score_subset(
             for row in subset.rows
         ],
     }
-    _write_scores(folder / "scores.jsonl", by_item)
+    write_json_lines(
+        folder / "scores.jsonl", ({"id": id_, **scores} for id_, scores in by_item.items())
+    )
     write_json(folder / "summary.json", summary)
     return summary
 
@@ -145,12 +148,13 @@ def _score(
         return {"not_scored": str(reason)}, None, 0
     for answer, verdict in zip(answers, verdicts, strict=True):
         by_item[answer.id][metric.name] = _verdict_row(verdict)
+    reasons = dict(Counter(v.reason for v in verdicts if v.reason).most_common(5))
     found = estimate(verdicts, metric.weights(verdicts), metric.scale)
     if found is not None:
         found = replace(found, step=metric.step)
     else:
-        reasons = Counter(v.reason for v in verdicts if v.reason).most_common(1)
-        return {"not_scored": reasons[0][0] if reasons else "nothing to count"}, None, 0
+        reason = next(iter(reasons), "nothing to count")
+        return {"not_scored": reason, "reasons": reasons}, None, 0
     missing = sum(verdict.missing for verdict in verdicts)
     return (
         {
@@ -158,12 +162,14 @@ def _score(
             "invalid": sum(not v.parts and not v.missing for v in verdicts),
             "missing": missing,
             "parts": _parts(verdicts, metric),
-            "reasons": dict(Counter(v.reason for v in verdicts if v.reason).most_common(5)),
+            "reasons": reasons,
             "note": metric.note,
             "version": metric.version,
+            "tools": dict(tools.used),
+            "libraries": versions_of(metric.libraries),
             "judges": tools.judges.models(),
             "judge_prompts": dict(tools.judges.prompts.used),
-            "judge_replies_per_item": tools.judges.replies_per_item,
+            "judge_replies_per_item": tools.judges.most_replies,
         },
         found,
         missing,
@@ -226,14 +232,6 @@ def _row(
     reasons = [metrics[name]["not_scored"] for names in row.choices for name in names
                if "not_scored" in metrics[name]]
     return {**made, "not_scored": "; ".join(dict.fromkeys(reasons))}
-
-
-def _write_scores(path: Path, by_item: dict[str, dict[str, Any]]) -> None:
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("w", encoding="utf-8", errors="replace") as file:
-        for id_, scores in by_item.items():
-            file.write(json.dumps({"id": id_, **scores}, ensure_ascii=False) + "\n")
-    os.replace(unfinished, path)
 
 
 def table_value(group: str, values: dict[str, float], factors: dict[str, float]) -> float:

@@ -70,9 +70,15 @@ class Produced:
 
 
 class Source(Protocol):
-    """Answers prompts; ``description`` says by what, and is part of the settings' hash."""
+    """Answers prompts.
+
+    Attributes:
+        description: by what; part of the settings' hash.
+        speech_description: what spoken answers depend on beside, part of theirs only.
+    """
 
     description: dict[str, Any]
+    speech_description: dict[str, Any]
 
     def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
         """An answer or the reason there is none, for each prompt."""
@@ -127,11 +133,14 @@ class LocalModel:
             "model": model_path.name,
             "model_fingerprint": fingerprint(model_path),
             "dtype": str(self.chat.model.dtype).removeprefix("torch."),
+            "text": "greedy",
             "max_new_tokens": max_new_tokens,
+        }
+        self.speech_description: dict[str, Any] = {
             "speech_sampling": {name: sampling[name] for name in SAMPLING_VALUES},
         }
         if tts_path is not None:
-            self.description |= {
+            self.speech_description |= {
                 "detokenizer_fingerprint": fingerprint(tts_path),
                 "voice": voice or "default",
             }
@@ -163,7 +172,7 @@ class LocalModel:
         )
         if not speech:
             return options
-        return replace(options, do_sample=True, **self.description["speech_sampling"])
+        return replace(options, do_sample=True, **self.speech_description["speech_sampling"])
 
     def _batch(self, prompts: list[Prompt]) -> list[Produced]:
         chat, speech = self.chat, prompts[0].speech
@@ -256,7 +265,10 @@ class ServerModel:
         self._greedy = greedy_fields(max_new_tokens, owner, length)
         self._longest_s = longest_sound_s(owner, length)
         self.url, self.concurrent = url, concurrent
-        self.description = {"server_model": self.model, "max_new_tokens": max_new_tokens}
+        self.description = {
+            "server_model": self.model, "text": "greedy", "max_new_tokens": max_new_tokens,
+        }
+        self.speech_description: dict[str, Any] = {}
 
     def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
         """Ask side by side.

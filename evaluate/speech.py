@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import Answer, NotScored
+from evaluate.core import Answer, Unheard
 from evaluate.exchange import read_rows
 from evaluate.records import appending, json_rows
 from funaudiochat.audio import load_audio
@@ -32,30 +32,25 @@ class Kept:
         }
 
     def each(self, answers: list[Answer], make: Callable[[Path], Any]) -> list[Any]:
-        """``make`` of every reply's sound, None where there is none.
+        """``make`` of every reply's sound, None without one, Unheard where it cannot be used."""
+        return [None if a.sound is None else self._of(a, a.sound, make) for a in answers]
 
-        Raises:
-            NotScored: a sound cannot be used.
-        """
-        results: list[Any] = []
-        for answer in answers:
-            if answer.sound is None:
-                results.append(None)
-                continue
-            digest = hashlib.sha256(answer.sound.read_bytes()).hexdigest()
-            if digest not in self._known:
-                try:
-                    self._known[digest] = make(answer.sound)
-                except FunAudioChatError as error:
-                    raise NotScored(f"{answer.sound}: {error}") from error
-                row = {
-                    "benchmark": answer.benchmark, "subset": answer.subset, "id": answer.id,
-                    "sha256": digest, "maker": self._maker, "result": self._known[digest],
-                }
-                with appending(self._path) as journal:
-                    journal.append([row])
-            results.append(self._known[digest])
-        return results
+    def _of(self, answer: Answer, sound: Path, make: Callable[[Path], Any]) -> Any:
+        try:
+            digest = hashlib.sha256(sound.read_bytes()).hexdigest()
+            if digest in self._known:
+                return self._known[digest]
+            result = make(sound)
+        except (OSError, FunAudioChatError) as error:
+            return Unheard(str(error))
+        row = {
+            "benchmark": answer.benchmark, "subset": answer.subset, "id": answer.id,
+            "sha256": digest, "maker": self._maker, "result": result,
+        }
+        with appending(self._path, wait=True) as journal:
+            journal.append([row])
+        self._known[digest] = result
+        return result
 
 
 class Transcriber:
@@ -66,9 +61,11 @@ class Transcriber:
 
     def __init__(self, spec: str, run: Path, device: str = "auto") -> None:
         self._recorded: dict[tuple[str, str, str], str] | None = None
-        self.name = spec
+        path = Path(spec.removeprefix("file:"))
+        self.name = path.resolve().name
         if spec.startswith("file:"):
-            rows = read_rows(Path(spec.removeprefix("file:")))
+            self.name = f"recorded ({path.name})"
+            rows = read_rows(path)
             try:
                 self._recorded = {
                     (row["benchmark"], row["subset"], str(row["id"])): row["text"] for row in rows
@@ -76,24 +73,21 @@ class Transcriber:
             except KeyError as error:
                 raise FunAudioChatError(f"{spec}: a row lacks {error}") from error
             return
-        self._pipeline = _whisper(Path(spec), device)
-        self._kept = Kept(run / "transcripts.jsonl", Path(spec).name)
+        self._pipeline = _whisper(path, device)
+        self._kept = Kept(run / "transcripts.jsonl", self.name)
 
-    def transcripts(self, answers: list[Answer]) -> list[str]:
-        """One text for each answer; empty where the reply has no sound.
-
-        Raises:
-            NotScored: the recorded ones lack an answer that has sound.
-        """
+    def transcripts(self, answers: list[Answer]) -> list[str | Unheard]:
+        """One text for each answer; empty where the reply has no sound."""
         if self._recorded is None:
             return [text or "" for text in self._kept.each(answers, self._transcribe)]
-        texts = []
-        for answer in answers:
-            text = self._recorded.get((answer.benchmark, answer.subset, answer.id))
-            if text is None and answer.sound is not None:
-                raise NotScored(f"no transcript is recorded for {answer.id}")
-            texts.append(text or "")
-        return texts
+        return [self._recorded_text(answer) for answer in answers]
+
+    def _recorded_text(self, answer: Answer) -> str | Unheard:
+        assert self._recorded is not None
+        text = self._recorded.get((answer.benchmark, answer.subset, answer.id))
+        if text is None and answer.sound is not None:
+            return Unheard("no transcript is recorded for it")
+        return text or ""
 
     def _transcribe(self, path: Path) -> str:
         wave = load_audio(path, _RATE_HZ)
@@ -135,9 +129,11 @@ class OpinionScore:
 
         self._device = resolve_device(device)
         self._model = UTMOSScoreScripted(str(weights), str(self._device))
-        self._kept = Kept(run / "utmos.jsonl", weights.name)
+        self.name = weights.name
+        self._kept = Kept(run / "utmos.jsonl", self.name)
 
-    def scores(self, answers: list[Answer]) -> list[float | None]:
+    def scores(self, answers: list[Answer]) -> list[float | Unheard | None]:
+        """One score for each answer; None where the reply has no sound."""
         return self._kept.each(answers, self._score)
 
     def _score(self, path: Path) -> float:

@@ -13,7 +13,6 @@ files of a run.
 """
 
 import argparse
-import json
 import sys
 from collections import Counter
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 from evaluate.benchmarks.speech_fc import SETS, check
 from evaluate.exchange import read_rows
+from evaluate.records import write_json_lines
 from evaluate.scorers.tool_calls import NotCalls, read_calls
 from funaudiochat.errors import FunAudioChatError
 
@@ -67,11 +67,10 @@ def score_file(path: Path, dataset: str) -> tuple[float, int, Counter[str]]:
     records = [record(row, rules) for row in read_rows(path)]
     if not records:
         raise FunAudioChatError(f"{path} holds no predictions")
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in records]
     target = path.with_name(path.name.replace("predict-", "record-", 1))
     if target == path:
         target = path.with_name(f"record-{path.name}")
-    target.write_text("".join(lines), encoding="utf-8")
+    write_json_lines(target, records)
     share = sum(row["valid_flag"] for row in records) / len(records)
     # The reference rounds ACEBench's share to three decimals before it makes percent of it.
     accuracy = 100 * round(share, 3) if rules == "acebench" else 100 * share

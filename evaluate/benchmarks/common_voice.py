@@ -8,8 +8,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.benchmarks.librispeech import ASR_INSTRUCTION, GROUP, recognised
-from evaluate.core import Benchmark, HubData, Item, LayoutError, Metric, Row, Subset, each
+from evaluate.benchmarks.librispeech import ASR_INSTRUCTION, GROUP, error_rate
+from evaluate.core import Benchmark, HubData, Item, LayoutError, Row, Subset
 from evaluate.data import RowOfData, csv_rows, embedded_audio, find_file, items_of, parquet_rows
 
 
@@ -18,9 +18,9 @@ def _load(language: str, root: Path) -> Iterator[Item]:
     names = (language, "zh-CN") if language == "zh" else (language,)
     folders = [folder for name in names if (folder := root / name).is_dir()]
     table = next((t for f in folders if (t := f / "test.tsv").is_file()), None)
-    parquet = sorted(root.glob(f"**/{language}[-_.]*parquet")) + [
-        path for folder in folders for path in sorted(folder.glob("*.parquet"))
-    ]
+    found = [*root.glob(f"**/{language}[-_.]*parquet")]
+    found += [path for folder in folders for path in folder.glob("*.parquet")]
+    parquet = sorted(set(found))
 
     def item(row: RowOfData) -> dict[str, Any]:
         if table is not None:
@@ -55,7 +55,7 @@ BENCHMARK = Benchmark(
         Subset(
             language,
             partial(_load, language),
-            (Metric("error rate", each(recognised)),),
+            (error_rate("error rate"),),
             (Row(GROUP, f"Common Voice {language}", (("error rate",),)),),
         )
         for language in ("en", "zh")

@@ -20,12 +20,24 @@ from evaluate.benchmarks.ultraeval_audio import (
     judge_slots,
     references_of,
 )
-from evaluate.core import Answer, Benchmark, Item, Metric, Row, Subset, Verdict, each, points
+from evaluate.core import (
+    Answer,
+    Benchmark,
+    Item,
+    Metric,
+    Row,
+    Subset,
+    Unheard,
+    Verdict,
+    each,
+    points,
+)
 from evaluate.data import RowOfData, find_file, items_of, json_lines
 from evaluate.metrics import JudgeTask, judged, read_rating_1_to_10
 from evaluate.scorers import texts
 from evaluate.scorers.turn_taking import turn_is_taken, voiced_stretches
 from funaudiochat.audio import load_audio
+from funaudiochat.errors import AudioError
 from utils.constant import DEFAULT_S2M_PROMPT
 
 _RATE_HZ = 16_000
@@ -46,11 +58,21 @@ def _load(name: str, root: Path) -> Iterator[Item]:
 
 
 def _turns(answers: list[Answer], tools: Any) -> list[Verdict]:
+    limits = tools.turn_limits
+    tools.used["criterion of turn taking, which is ours"] = (
+        f"silent while the user speaks ({limits.overlap_s:g} s forgiven), then an answer within "
+        f"{limits.delay_s:g} s"
+    )
+
     def rule(answer: Answer) -> Verdict:
         stretches = []
         if answer.sound is not None:
-            stretches = voiced_stretches(load_audio(answer.sound, _RATE_HZ), _RATE_HZ)
-        taken, reason = turn_is_taken(answer.fields["user_end_s"], stretches, tools.turn_limits)
+            try:
+                wave = load_audio(answer.sound, _RATE_HZ)
+            except AudioError as error:
+                return Unheard(str(error)).verdict
+            stretches = voiced_stretches(wave, _RATE_HZ)
+        taken, reason = turn_is_taken(answer.fields["user_end_s"], stretches, limits)
         return points(taken, reason=reason)
 
     return each(rule)(answers, tools)
@@ -99,10 +121,6 @@ BENCHMARK = Benchmark(
     system=DEFAULT_S2M_PROMPT,
     speech=True,
     needs="a duplex model's predictions (--predictions); Whisper-large-v3 (--asr); judge",
-    notes=(
-        "criterion of turn taking ours: silent while the user speaks (0.5 s forgiven), then an "
-        "answer within 5 s",
-    ),
     manual="the paper's duplex data is not published; make it from UltraEval-Audio's questions",
     subsets=tuple(_subset(name, row, count) for name, row, _, _, count in SETS),
     duplex=True,

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.core import Answer, Benchmark, Item, LayoutError, Metric, Row, Subset, Verdict, each
-from evaluate.data import RowError, RowOfData, items_of
-from evaluate.metrics import word_errors
+from evaluate.data import RowError, RowOfData, find_file, items_of
+from evaluate.metrics import ERROR_RATE_LIBRARIES, ERROR_RATE_NOTE, word_errors
 
 GROUP = "Speech recognition (WER %)"
 ASR_INSTRUCTION = "Please help me transcribe the audio."
@@ -19,6 +19,13 @@ ASR_INSTRUCTION = "Please help me transcribe the audio."
 def recognised(answer: Answer) -> Verdict:
     """Word errors of the reply against the reference."""
     return word_errors(answer.fields["language"], answer.fields["reference"], answer.text)
+
+
+def error_rate(name: str) -> Metric:
+    """The metric of recognised speech, under this name."""
+    return Metric(
+        name, each(recognised), note=ERROR_RATE_NOTE, libraries=ERROR_RATE_LIBRARIES
+    )
 
 
 def _lines(folder: Path) -> Iterator[RowOfData]:
@@ -34,7 +41,7 @@ def _item(row: RowOfData) -> dict[str, Any]:
         raise RowError("is no 'id TEXT' line")
     return {
         "id": id_,
-        "audio": row.path.parent / f"{id_}.flac",
+        "audio": find_file(f"{id_}.flac", row.path.parent),
         "instruction": ASR_INSTRUCTION,
         "fields": {"reference": reference, "language": "en"},
     }
@@ -55,13 +62,12 @@ BENCHMARK = Benchmark(
     folder="LibriSpeech",
     layout="the tree of OpenSLR 12: test-clean/<speaker>/<chapter>/*.flac and *.trans.txt",
     needs="whisper-normalizer, compute-wer",
-    notes=("pooled errors; whisper-normalizer's English rules, then compute-wer (settings ours)",),
     manual="take test-clean.tar.gz and test-other.tar.gz from OpenSLR 12 and unpack them here",
     subsets=tuple(
         Subset(
             name,
             partial(_load, name),
-            (Metric("WER", each(recognised)),),
+            (error_rate("WER"),),
             (Row(GROUP, f"LibriSpeech {name}", (("WER",),)),),
             count,
         )

@@ -19,6 +19,7 @@ from evaluate.core import (
     Verdict,
     choice_instruction,
     each,
+    invalid,
     points,
 )
 from evaluate.data import RowOfData, find_file, items_of, parquet_files, parquet_rows
@@ -27,6 +28,7 @@ from evaluate.scorers.judge_replies import open_answer_scores
 from evaluate.scorers.mmau_pro import follows
 from evaluate.statistics import Weights
 
+_BEST = 5  # of an open answer's scores
 _OPEN, _INSTRUCTIONS = "open", "instruction following"
 
 
@@ -80,7 +82,10 @@ def _nearest_choices(answers: list[Answer], tools: Any) -> list[Verdict]:
 
 
 def _read_open(replies: list[str]) -> Verdict:
-    return points(open_answer_scores(replies[0])["overall"] / 5, replies[0][:200])
+    scores = open_answer_scores(replies[0])
+    if max(scores.values()) > _BEST:
+        return invalid(f"the judge gave a score above {_BEST}", replies[0][:200])
+    return points(scores["overall"] / _BEST, replies[0][:200])
 
 
 def _open_slots(answer: Answer) -> dict[str, str]:
@@ -168,10 +173,12 @@ BENCHMARK = Benchmark(
             "test",
             _load,
             (
-                Metric("all", _only(*_KINDS), weights=by_count),
+                Metric("all", _only(*_KINDS), weights=by_count, libraries=("nltk",)),
                 Metric("closed questions", _only(_KINDS[0]), weights=by_count),
                 Metric("open questions", _only(_KINDS[1]), weights=by_count),
-                Metric("instructions", _only(_KINDS[2]), weights=by_count),
+                Metric(
+                    "instructions", _only(_KINDS[2]), weights=by_count, libraries=("nltk",)
+                ),
             ),
             (Row("Audio understanding", "MMAU-Pro (one-audio items)", (("all",),)),),
         ),

@@ -29,8 +29,10 @@ _COLUMNS = tuple(f"choice_{letter.lower()}" for letter in LETTERS)
 
 def _load(folder: Path) -> Iterator[Item]:
     def item(row: RowOfData) -> dict[str, Any]:
-        choices = [row.get(column) for column in _COLUMNS]
-        given = [str(choice) for choice in choices if choice is not None]
+        choices = [
+            None if row.get(column) is None else row.text(column) for column in _COLUMNS
+        ]
+        given = [choice for choice in choices if choice is not None]
         return {
             "id": row.text("id"),
             "audio": find_file(row.text("audio_path"), folder),

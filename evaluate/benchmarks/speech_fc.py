@@ -55,7 +55,7 @@ def check(rules: str, fields: dict[str, Any], reply: str) -> bfcl.CallVerdict:
         tools = as_list(fields["function"])
         expected = fields["ground_truth"]
         expected = json.loads(expected) if isinstance(expected, str) else expected
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         return bfcl.CallVerdict(False, f"malformed:{error}")
     if rules == "acebench":
         return acebench.check(tools, expected, reply)

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset, Verdict
+from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset, Unheard, Verdict
 from evaluate.data import (
     RowError,
     RowOfData,
@@ -18,6 +18,8 @@ from evaluate.data import (
     parquet_rows,
 )
 from evaluate.metrics import (
+    ERROR_RATE_LIBRARIES,
+    ERROR_RATE_NOTE,
     JudgeTask,
     answer_heard,
     heard,
@@ -70,13 +72,23 @@ def judged_speech(answers: list[Answer], tools: Any) -> list[Verdict]:
         "judge", "rating_1_to_10", lambda a: judge_slots(a, transcripts[a.id]),
         read_rating_1_to_10, max_tokens=2048,
     )
-    return judged(task)(answers, tools)
+    verdicts = {i: text.verdict for i, text in transcripts.items() if isinstance(text, Unheard)}
+    audible = [a for a in answers if a.id not in verdicts]
+    for answer, verdict in zip(audible, judged(task)(audible, tools), strict=True):
+        verdicts[answer.id] = verdict
+    return [verdicts[a.id] for a in answers]
 
 
-ANSWER_HEARD = Metric("transcript match", heard(answer_heard))
+ANSWER_HEARD = Metric("transcript match", heard(answer_heard), libraries=("regex",))
 JUDGED_SPEECH = Metric("judge", judged_speech, scale=10.0)
-_ERRORS = Metric("ASR-WER", heard(transcript_errors))
-_UTMOS = Metric("UTMOS", utmos, scale=1.0)
+_ERRORS = Metric(
+    "ASR-WER", heard(transcript_errors), libraries=ERROR_RATE_LIBRARIES,
+    note=f"transcript of the reply against the text that came with it; {ERROR_RATE_NOTE}",
+)
+_UTMOS = Metric(
+    "UTMOS", utmos, scale=1.0, libraries=("utmos-pytorch",),
+    note="mean over replies with sound, one channel at 16 kHz (settings ours)",
+)
 
 # name, row of the table, repository, columns, items
 SETS = (

@@ -63,6 +63,7 @@ def _item(subset: str, folder: Path, row: RowOfData) -> dict[str, Any]:
         if fields["reference"] not in tuple(LETTERS):
             raise RowError(f"the right answer is a letter A to D, not {fields['reference']!r}")
     if subset == "ifeval":
+        fields["key"] = row.get("key", "index")
         fields["instructions"] = as_list(row.get("instruction_id_list", "instruction"))
         fields["kwargs"] = as_list(row.get("kwargs", "instruction_kwargs"))
         if len(fields["kwargs"]) != len(fields["instructions"]):
@@ -201,11 +202,19 @@ BENCHMARK = Benchmark(
             "openbookqa", 455, (_chosen_option, *_letter_metrics),
             _row("OpenBookQA", ("judge",), ("letters",), note=_LETTER_NOTE),
         ),
-        _subset("ifeval", 345, (Metric("rules", each(_ifeval)),), _row("IFEval", ("rules",))),
+        _subset(
+            "ifeval", 345,
+            (Metric("rules", each(_ifeval), libraries=("if-verifiable", "langdetect", "nltk")),),
+            _row("IFEval", ("rules",)),
+        ),
         _subset(
             "advbench", 520,
             (
-                Metric("phrases", each(lambda a: points(refused(a.text)))),
+                Metric(
+                    "phrases", each(lambda a: points(refused(a.text))),
+                    note="phrases of refusal count whatever their case, as in VoiceBench's own "
+                    "scorer; Kimi-Audio-Evalkit heeds it",
+                ),
                 Metric("phrases, case matters", each(lambda a: points(refused(a.text, True)))),
             ),
             _row("AdvBench", ("phrases",)),

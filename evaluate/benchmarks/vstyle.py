@@ -45,7 +45,9 @@ def _slots(answer: Answer) -> dict[str, str]:
 
 
 def _sounds(answer: Answer) -> list[Path]:
-    return [path for path in (answer.question, answer.sound) if path is not None]
+    """The question, if its file is still there, and the reply."""
+    question = answer.question if answer.question and answer.question.is_file() else None
+    return [path for path in (question, answer.sound) if path is not None]
 
 
 def _read(replies: list[str]) -> Verdict:
@@ -58,16 +60,16 @@ def _read(replies: list[str]) -> Verdict:
 def _rated(language: str, answers: list[Answer], tools: Any) -> list[Verdict]:
     """Every ability is a part; a reply without sound cannot be heard and has no rating."""
     verdicts = {a.id: invalid("no speech in the reply") for a in answers}
-    for category in dict.fromkeys(a.fields["ability"].split("/")[0] for a in answers):
-        spoken = [
-            a for a in answers
-            if a.sound is not None and a.fields["ability"].startswith(f"{category}/")
-        ]
+    spoken = [a for a in answers if a.sound is not None]
+    if unheard := sum(len(_sounds(a)) < 2 for a in spoken):
+        tools.used["questions that the judge did not hear, as their sound is gone"] = str(unheard)
+    for category in dict.fromkeys(a.fields["ability"].split("/")[0] for a in spoken):
+        chosen = [a for a in spoken if a.fields["ability"].startswith(f"{category}/")]
         task = JudgeTask(
             "judge", f"vstyle_{category}_{language}", _slots, _read, who=AUDIO_JUDGE,
             sounds=_sounds, tries=5, max_tokens=8192,  # judges that think count thoughts too
         )
-        for answer, verdict in zip(spoken, judged(task)(spoken, tools), strict=True):
+        for answer, verdict in zip(chosen, judged(task)(chosen, tools), strict=True):
             verdicts[answer.id] = verdict.as_part(answer.fields["ability"])
     return [verdicts[answer.id] for answer in answers]
 
@@ -83,7 +85,7 @@ def _subset(language: str) -> Subset:
         language,
         partial(_load, language),
         (Metric("judge", partial(_rated, language), scale=1.0, weights=_weights),),
-        (*rows, Row(group, "Overall", (("judge",),))),
+        tuple(rows),
     )
 
 
@@ -95,10 +97,7 @@ BENCHMARK = Benchmark(
     system=SPOKEN_S2M_PROMPT,
     speech=True,
     needs="judge that hears (--judge 'audio judge=openai:gemini-2.5-pro@URL')",
-    notes=(
-        "the paper's judge, gemini-2.5-pro-preview-06-05, is retired",
-        "abilities without a score leave their weight to the others",
-    ),
+    notes=("the paper's judge, gemini-2.5-pro-preview-06-05, is retired",),
     hub=(HubData("zhanjun/VStyle"),),
     subsets=(_subset("en"), _subset("zh")),
 )

@@ -5,6 +5,7 @@
 
 import pytest
 from build_tiny_folders import build
+from chat_server import Server
 
 from evaluate.sources import LocalModel
 
@@ -28,3 +29,19 @@ def folders(tmp_path_factory):
 @pytest.fixture(scope="session")
 def model(folders):
     return LocalModel(*folders, device="cpu", max_new_tokens=6)
+
+
+@pytest.fixture
+def server(monkeypatch):
+    pytest.importorskip("openai")
+    monkeypatch.setenv("OPENAI_API_KEY", "key")
+    started = []
+
+    def start(reply):
+        started.append(Server(reply))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.shutdown()
+        one.server_close()

@@ -23,6 +23,7 @@ from evaluate.core import LayoutError
 from evaluate.data import RowError, find_file
 from evaluate.records import appending, load_predictions, subset_folder
 from evaluate.run import InferOptions, infer, parse_shard, survey
+from evaluate.sources import LocalModel
 from funaudiochat.errors import FunAudioChatError
 
 ROOT = Path(__file__).parents[2]
@@ -44,7 +45,8 @@ class Stops:
     """A model that is stopped after some batches."""
 
     def __init__(self, model, batches):
-        self.model, self.left, self.description = model, batches, model.description
+        self.model, self.left = model, batches
+        self.description, self.speech_description = model.description, model.speech_description
 
     def answer(self, prompts):
         if not self.left:
@@ -163,6 +165,15 @@ def test_other_settings_ask_again(model, mini, tmp_path):
     assert len(rows(tmp_path, "mmsu")) == 2
 
 
+def test_written_answers_do_not_depend_on_the_voice_of_spoken_ones(model, folders, mini, tmp_path):
+    """`--benchmark all` loads a detokenizer, one of text alone does not."""
+    for name in ("voicebench/commoneval", "ultraeval-audio/trivia_qa"):
+        ask(name, model, mini, tmp_path, limit=1)
+    mute = LocalModel(folders[0], None, device="cpu", max_new_tokens=6)
+    assert ask("voicebench/commoneval", mute, mini, tmp_path, limit=1).asked == 0
+    assert ask("ultraeval-audio/trivia_qa", mute, mini, tmp_path, limit=1).asked == 1
+
+
 def test_the_last_settings_count_whatever_file_their_rows_are_in(model, mini, tmp_path):
     """Shares sort before the whole by name, and a failure is no reason to take an old answer."""
     name = "voicebench/commoneval"
@@ -224,6 +235,41 @@ def test_the_time_joins_the_prompt_of_a_function_call_on_demand(model, mini, tmp
     without, added = (rows(tmp_path / run, name)[0] for run in ("without", "with"))
     assert added["system"] == f"{without['system']}\nnoon on Monday"
     assert added["settings_hash"] != without["settings_hash"]
+
+
+def test_kimi_audio_evalkits_files_are_read_as_the_hubs(mini, tmp_path):
+    folder = tmp_path / "voicebench"
+    (folder / "sounds").mkdir(parents=True)
+    shutil.copy(mini / "MMSU" / "audio" / "mini_0.wav", folder / "sounds" / "0.wav")
+    common = {"index": 0, "audio_path": "sounds/0.wav", "question": ""}
+    asked = "What is two plus two? A: three. B: four. C: five. D: six."
+    written = {
+        "openbookqa": {**common, "audio_content": asked, "answer": "B"},
+        "ifeval": {
+            **common, "audio_content": "Name three colours without a comma.", "index": 1,
+            "instruction": ["punctuation:no_comma", "length_constraints:number_words"],
+            "instruction_kwargs": [
+                {"num_words": None, "relation": None, "keywords": None},
+                {"num_words": 3, "relation": "at least", "keywords": None},
+            ],
+        },
+    }
+    for name, row in written.items():
+        (folder / f"{name}.jsonl").write_text(json.dumps(row))
+        (_, subset), = select(f"voicebench/{name}")
+        kimis, hubs = (next(iter(subset.load(root))) for root in (folder, mini / "voicebench"))
+        assert kimis.fields == hubs.fields and kimis.problem is None
+        assert kimis.audio == folder / "sounds" / "0.wav"
+
+
+def test_folders_of_function_calls_may_have_dashes(mini, tmp_path):
+    for subset in BENCHMARKS["speech-fc"].subsets:
+        shutil.copytree(
+            mini / "SpeechFCEval" / subset.name,
+            tmp_path / "SpeechFCEval" / subset.name.replace("_", "-"),
+        )
+        found = survey(BENCHMARKS["speech-fc"], subset, tmp_path)
+        assert (found["items"], found["first_problem"]) == (2, None)
 
 
 def test_files_are_found_below_the_data_folder_only(tmp_path):

@@ -9,10 +9,8 @@ import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +30,7 @@ from evaluate.metrics import JudgeTask, read_yes_or_no
 from evaluate.pedant import pedant_verdicts
 from evaluate.report import build_tables, markdown, paper, write_report
 from evaluate.score import Tools, score_subset, table_value
+from evaluate.scorers.turn_taking import TurnLimits
 from evaluate.sources import ServerModel
 from evaluate.speech import Kept, Transcriber
 from evaluate.statistics import equal_weights, estimate, wilson
@@ -43,69 +42,13 @@ def answer(text="", benchmark="b", subset="s", id_="0", **fields):
     return Answer(benchmark, subset, id_, fields, "", text, text)
 
 
-class Server(ThreadingHTTPServer):
-    """A real server with OpenAI's chat interface.
+class Spread:
+    """Embeds no two texts alike."""
 
-    ``reply`` makes an answer of a request: a text, a status, or None for a reply without choices.
-    """
+    name = "spread"
 
-    def __init__(self, reply):
-        self.requests, self.keys, self.reply = [], set(), reply
-        super().__init__(("127.0.0.1", 0), Handler)
-        threading.Thread(target=self.serve_forever, daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-
-class Handler(BaseHTTPRequestHandler):
-    def _send(self, status, body):
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_GET(self):
-        self._send(200, {"object": "list", "data": [{"id": "tiny", "object": "model"}]})
-
-    def do_POST(self):
-        request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-        self.server.requests.append(request)
-        self.server.keys.add(self.headers["Authorization"])
-        reply = self.server.reply(request)
-        if isinstance(reply, int):
-            self._send(reply, {"error": {"message": "refused on purpose"}})
-            return
-        message = {"role": "assistant", "content": reply}
-        choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        choices = [] if reply is None else [choice]
-        self._send(
-            200,
-            {"id": "1", "object": "chat.completion", "created": 0, "model": "judge-2026",
-             "choices": choices},
-        )
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture
-def server(monkeypatch):
-    pytest.importorskip("openai")
-    monkeypatch.setenv("OPENAI_API_KEY", "key")
-    started = []
-
-    def start(reply):
-        started.append(Server(reply))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.shutdown()
-        one.server_close()
+    def embed(self, texts):
+        return np.eye(len(texts))
 
 
 @pytest.mark.parametrize(("given", "expected"), cases("judge_reply_parsing"))
@@ -199,7 +142,7 @@ def test_everything_runs_from_questions_to_tables(model, mini, tmp_path):
     tools = Tools(
         judges=Judges.from_specs(specs, tmp_path),
         transcriber=Transcriber(f"file:{mini / 'transcripts.jsonl'}", tmp_path),
-        embedder=lambda texts: np.eye(len(texts)),
+        embedder=Spread(),
     )
     # Weights that are not here, a rule that may drop every answer, and a kind beyond the limit.
     needless = {"UTMOS", "pedant", "reference rule", "instructions"}
@@ -460,6 +403,25 @@ def test_a_server_is_asked_with_sound_and_instruction(server, mini, tmp_path):
         ask("voicebench/commoneval", gone, mini, tmp_path)
 
 
+def test_a_server_that_speaks_answers_the_speech_benchmarks(server, mini, tmp_path):
+    file = io.BytesIO()
+    soundfile.write(file, np.full(2400, 0.25), 24000, format="WAV")
+    sound = {"data": base64.b64encode(file.getvalue()).decode(), "transcript": "It is Paris.",
+             "id": "1", "expires_at": 0}
+    replies = iter([{"content": None, "audio": sound}, {"content": "text alone"},
+                    {"content": None, "audio": {**sound, "data": "AAAA"}}])
+    served = server(lambda request: next(replies))
+    name = "ultraeval-audio/llama_questions"
+    outcome = ask(name, ServerModel(served.url, concurrent=1), mini, tmp_path)
+    assert served.requests[0]["modalities"] == ["text", "audio"]
+    spoken, mute, broken = rows(tmp_path, name)
+    assert spoken["text"] == "It is Paris." and spoken["error"] is None
+    wave, rate_hz = soundfile.read(tmp_path / name / spoken["audio_out"])
+    assert (len(wave), rate_hz) == (2400, 24000) and abs(wave - 0.25).max() < 1e-3
+    assert outcome.failed == 2
+    assert "answers with text only" in mute["error"] and "cannot be read" in broken["error"]
+
+
 def test_files_of_other_tools_come_in_and_go_out(model, mini, tmp_path):
     name = "speech-fc/SpeechFC_BFCL_Single"
     pair, = select(name)
@@ -512,10 +474,14 @@ def test_an_answer_whose_sound_is_gone_or_broken_is_not_scored_as_silence(mini, 
     sound.write_bytes(b"fLaC and no more")
 
     def hear(path):
-        return load_audio(path, 16000)
+        return load_audio(path, 16000).tolist()
 
-    with pytest.raises(NotScored, match="broken.flac"):
-        Kept(tmp_path / "kept.jsonl", "m").each([replace(answer(), sound=sound)], hear)
+    good = tmp_path / "0.flac"
+    first, second, third = Kept(tmp_path / "kept.jsonl", "m").each(
+        [replace(answer(), sound=path) for path in (sound, good, tmp_path / "gone.flac")], hear
+    )
+    assert len(second) == 1600
+    assert "broken.flac" in first.reason and "gone.flac" in third.reason
 
 
 def test_a_broken_predictions_file_is_named_with_its_line(mini, tmp_path):
@@ -549,7 +515,10 @@ def test_turns_of_a_duplex_model_are_scored_from_a_predictions_file(mini, tmp_pa
     file = tmp_path / "given.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in given))
     import_predictions(*pair, mini, tmp_path / "run", file)
-    summary = score_subset(*pair, tmp_path / "run", Tools())
+    summary = score_subset(*pair, tmp_path / "run", Tools(turn_limits=TurnLimits(0.25, 4)))
+    _, text, taken = markdown(build_tables([tmp_path / "run"]), [tmp_path / "run"]).split("\n## ")
+    assert "silent while the user speaks (0.25 s forgiven), then an answer within 4 s" in taken
+    assert "silent while" not in text  # a table that it says nothing of
     assert summary["metrics"]["turn taking"]["value"] == 50
     assert summary["metrics"]["text match"]["value"] == 50
     assert "not_scored" in summary["metrics"]["transcript match"]
@@ -599,6 +568,12 @@ def test_pedant_is_asked_in_a_python_of_its_own(tmp_path):
         (models / name).write_text(name)
     tools = Tools(pedant_python=python, pedant_models=models)
     assert [v.parts[""][0] for v in scorer(answers, tools)] == [1.0, 0.0]
+    assert "of unknown version, not VoiceBench's 0.2.17" in tools.used["PEDANT"]
+    metadata = tmp_path / "qa_metrics-0.2.17.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: qa-metrics\nVersion: 0.2.17\n")
+    scorer(answers, tools)
+    assert tools.used["PEDANT"] == "qa-metrics 0.2.17"
     assert (package / "classifier" / "lr_classifier.pkl").read_text() == "lr_classifier"
     (package / "pedant.py").write_text("raise OSError('no classifier')")
     with pytest.raises(NotScored, match="no classifier"):
@@ -616,7 +591,7 @@ def test_pedant_gives_the_recorded_verdicts():
         answer(given["response"], question=given["question"], reference=given["reference"])
         for given, _ in recorded
     ]
-    found = pedant_verdicts(answers, Path(python), Path(models) if models else None)
+    found, _ = pedant_verdicts(answers, Path(python), Path(models) if models else None)
     assert found == [expected["pedant_correct"] for _, expected in recorded]
 
 

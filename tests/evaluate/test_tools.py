@@ -1,0 +1,258 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What listens, embeds and judges beside the model, on small stand-ins of their libraries."""
+
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from test_run import ask, rows
+from test_score import answer
+
+from evaluate.benchmarks import select
+from evaluate.core import NotScored
+from evaluate.embedder import Embedder
+from evaluate.exchange import import_predictions
+from evaluate.judges import Judges
+from evaluate.records import appending, json_rows
+from evaluate.score import Tools, score_subset
+from evaluate.speech import OpinionScore, Transcriber
+from funaudiochat.errors import FunAudioChatError
+
+_UTMOS = """
+class UTMOSScoreScripted:
+    def __init__(self, path, device):
+        assert open(path).read() == "weights" and device == "cpu"
+
+    def score(self, wave):
+        assert wave.shape[0] == 1
+        return wave.abs().amax(dim=1)
+"""
+_EMBEDDER = """
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+
+class Config(PretrainedConfig):
+    model_type = "stand-in"
+
+
+class Model(PreTrainedModel):
+    config_class = Config
+    base_model_prefix = "stand_in"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.post_init()
+
+    @torch.no_grad()
+    def encode(self, texts, max_length):
+        assert len(texts) <= 8 and max_length == 4096
+        rows = [[len(text), text.count("a")] for text in texts]
+        return self.weight.bfloat16() * torch.tensor(rows, dtype=torch.bfloat16)
+"""
+
+
+def spoken(run, data, name, sounds):
+    """Answers of a set from a file, with these sounds: samples, None or bytes of no sound."""
+    made = []
+    for number, sound in enumerate(sounds):
+        row = {"id": str(number), "text": "It is Paris."}
+        if sound is not None:
+            row["audio_out"] = f"{number}.flac"
+            path = run.parent / row["audio_out"]
+            if isinstance(sound, bytes):
+                path.write_bytes(sound)
+            else:
+                soundfile.write(path, sound, 16000)
+        made.append(row)
+    file = run.parent / "given.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    pair, = select(name)
+    import_predictions(*pair, data, run, file)
+    return pair
+
+
+def opinion(tmp_path, monkeypatch):
+    (tmp_path / "utmos_pytorch.py").write_text(_UTMOS)
+    (tmp_path / "utmos.pt").write_text("weights")
+    monkeypatch.syspath_prepend(tmp_path)
+    return OpinionScore(tmp_path / "utmos.pt", tmp_path / "run", "cpu")
+
+
+def test_opinion_scores_are_those_of_the_replies_that_can_be_heard(mini, tmp_path, monkeypatch):
+    with pytest.raises(FunAudioChatError, match="--utmos"):
+        OpinionScore(tmp_path / "nowhere", tmp_path)
+    tools = Tools(opinion=opinion(tmp_path, monkeypatch))
+    tone = np.full(16000, 0.25)
+    pair = spoken(tmp_path / "run", mini, "ultraeval-audio/llama_questions",
+                  [tone, None, b"fLaC and no more"])
+    metric = score_subset(*pair, tmp_path / "run", tools)["metrics"]["UTMOS"]
+    assert metric["value"] == pytest.approx(0.25, abs=1e-4)
+    assert (metric["n"], metric["invalid"], metric["missing"]) == (1, 1, 1)
+    assert metric["tools"] == {"UTMOS": "utmos.pt"}
+    assert any("2.flac" in reason for reason in metric["reasons"])
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [("trivia_qa", "transcript match"), ("trivia_qa", "ASR-WER"), ("alpaca_eval", "judge")],
+)
+def test_a_broken_sound_is_one_item_without_a_verdict(
+    name, metric, mini, tmp_path, monkeypatch
+):
+    """Whisper is replaced by a function of the samples; all that surrounds it is real."""
+    folder = tmp_path / "whisper"
+    folder.mkdir()
+    (folder / "config.json").touch()
+    monkeypatch.setattr(
+        "evaluate.speech._whisper",
+        lambda folder, device: lambda given, **_: {"text": f"Paris {given['raw'].max():.2f}"},
+    )
+    tools = Tools(
+        transcriber=Transcriber(str(folder), tmp_path / "run"),
+        judges=Judges.from_specs([f"file:{mini / 'judge.jsonl'}"], tmp_path),
+    )
+    pair = spoken(tmp_path / "run", mini, f"ultraeval-audio/{name}",
+                  [np.full(16000, 0.25), b"fLaC and no more", np.full(16000, 0.5)])
+    summary = score_subset(*pair, tmp_path / "run", tools)
+    found = summary["metrics"][metric]
+    assert (found["n"], found["missing"], summary["answered"]) == (2, 1, 3)
+    assert found["tools"] == {"speech recognition": "whisper"}
+    verdicts = list(json_rows(tmp_path / "run" / "ultraeval-audio" / name / "scores.jsonl"))
+    assert verdicts[1][metric]["missing"] and "1.flac" in verdicts[1][metric]["reason"]
+
+
+def test_a_transcript_that_is_not_recorded_is_one_item_too(mini, tmp_path):
+    texts = tmp_path / "texts.jsonl"
+    key = {"benchmark": "ultraeval-audio", "subset": "trivia_qa", "id": "0"}
+    texts.write_text(json.dumps({**key, "text": "Paris"}))
+    tools = Tools(transcriber=Transcriber(f"file:{texts}", tmp_path))
+    pair = spoken(tmp_path / "run", mini, "ultraeval-audio/trivia_qa", [np.full(16000, 0.2)] * 3)
+    found = score_subset(*pair, tmp_path / "run", tools)["metrics"]["transcript match"]
+    assert (found["n"], found["missing"], found["value"]) == (1, 2, 100)
+
+
+def test_a_broken_turn_of_a_duplex_model_has_no_verdict(mini, tmp_path):
+    pair = spoken(tmp_path / "run", mini, "duplex/trivia_qa", [np.zeros(16000), b"fLaC"])
+    found = score_subset(*pair, tmp_path / "run", Tools())["metrics"]["turn taking"]
+    assert (found["n"], found["missing"]) == (1, 1)
+
+
+def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
+    )
+    folder = tmp_path / "embedder"
+    folder.mkdir()
+    (folder / "stand_in.py").write_text(_EMBEDDER)
+    names = {"AutoConfig": "stand_in.Config", "AutoModel": "stand_in.Model"}
+    (folder / "config.json").write_text(json.dumps({"model_type": "stand-in", "auto_map": names}))
+    torch.save({"weight": torch.ones(1)}, folder / "pytorch_model.bin")
+    embedder = Embedder(folder, "cpu")
+    vectors = embedder.embed([f"{'a' * i}b" for i in range(20)])
+    assert vectors.shape == (20, 2) and embedder.name == "embedder"
+    assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
+    assert vectors[3] == pytest.approx(np.array([4, 3]) / 5)
+    answers = [answer("aab", id_=str(i), category="speech", choices=["xyz", "aaz"], answer="aaz")
+               for i in range(5)]
+    (_, subset), = select("mmau-pro")
+    metric = next(m for m in subset.metrics if m.name == "closed questions")
+    tools = Tools(embedder=embedder)
+    assert [v.parts for v in metric.scorer(answers, tools)] == [{"speech": (1.0, 1.0)}] * 5
+    assert tools.used == {"embedder": "embedder"}
+    (folder / "config.json").write_text("{}")
+    with pytest.raises(FunAudioChatError, match="no model with encode"):
+        Embedder(folder)
+
+
+def test_open_answers_are_not_rated_beyond_the_scale(tmp_path):
+    (_, subset), = select("mmau-pro")
+    metric = next(m for m in subset.metrics if m.name == "open questions")
+    replies = ("OVERALL: 4", "OVERALL: 45", f"OVERALL: {'9' * 400}", "CLARITY: 50")
+    made = [{"benchmark": "b", "subset": "s", "id": str(i), "reply": reply}
+            for i, reply in enumerate(replies)]
+    file = tmp_path / "replies.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    tools = Tools(judges=Judges.from_specs([f"open judge=file:{file}"], tmp_path))
+    answers = [answer("x", id_=str(i), category="open", question="q", answer="a", choices=[])
+               for i in range(4)]
+    verdicts = metric.scorer(answers, tools)
+    assert [v.parts for v in verdicts] == [{"open": (0.8, 1.0)}, {}, {}, {}]
+    assert all("above 5" in v.reason for v in verdicts[1:])
+
+
+def test_repeated_requests_count_for_the_judges_rate(server, tmp_path):
+    times = []
+
+    def reply(request):
+        times.append(time.monotonic())
+        return 500 if len(times) < 3 else "5"
+
+    judge = server(reply)
+    (_, subset), = select("voicebench/commoneval")
+    judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path, per_minute=40)
+    subset.metrics[0].scorer([answer("x", question="q")], Tools(judges=judges))
+    assert len(times) == 3
+    assert min(np.diff(times)) > 1.4  # the client alone repeats after half a second
+
+
+def test_two_scorings_of_a_run_share_its_cache(server, tmp_path):
+    judge = server(lambda request: "5")
+    (_, subset), = select("voicebench/commoneval")
+    judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path)
+    done = threading.Event()
+
+    def hold():
+        with appending(tmp_path / "judge" / "judge.jsonl") as journal:
+            held.set()
+            time.sleep(0.5)
+            journal.append([{"key": "of another process", "reply": "4"}])
+            done.set()
+
+    held = threading.Event()
+    other = threading.Thread(target=hold)
+    other.start()
+    held.wait()
+    verdicts = subset.metrics[0].scorer([answer("x", question="q")], Tools(judges=judges))
+    assert done.is_set() and verdicts[0].parts == {"": (5.0, 1.0)}
+    other.join()
+    assert len(list(json_rows(tmp_path / "judge" / "judge.jsonl"))) == 2
+
+
+def test_vstyles_judge_hears_the_question_from_any_folder(
+    server, model, mini, tmp_path, monkeypatch
+):
+    judge = server(lambda request: "[[4]]")
+    data = tmp_path / "data"
+    data.symlink_to(mini)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("AUDIO_JUDGE_API_KEY", "key")
+    ask("vstyle/en", model, type(mini)("data"), tmp_path / "run", limit=2)
+    monkeypatch.chdir("/")
+    tools = Tools(
+        judges=Judges.from_specs([f"audio judge=openai:gemini@{judge.url}"], tmp_path)
+    )
+    pair, = select("vstyle/en")
+    summary = score_subset(*pair, tmp_path / "run", tools)
+    assert summary["metrics"]["judge"]["tools"] == {}
+    for request in judge.requests:
+        kinds = [part["type"] for part in request["messages"][1]["content"]]
+        assert kinds == ["text", "input_audio", "input_audio"]
+    data.unlink()
+    summary = score_subset(*pair, tmp_path / "run", tools)
+    assert list(summary["metrics"]["judge"]["tools"].values()) == ["2"]
+    assert rows(tmp_path / "run", "vstyle/en")[0]["audio"].startswith(str(tmp_path))
+
+
+def test_whisper_and_a_missing_judge_say_what_they_need(tmp_path):
+    with pytest.raises(FunAudioChatError, match="whisper-large-v3"):
+        Transcriber(str(tmp_path), tmp_path)
+    with pytest.raises(NotScored, match="--embedder"):
+        Tools().embed(["x"])
