@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -264,9 +264,10 @@ class Turn:
         assert self._parent is not None
         branch = self._parent.branch()
         sampling = self.settings.sampling.to_sampling()
+        exact = replace(sampling, text_greedy=True)  # a call is JSON: chance only breaks it
         job = await self._submit(
             lambda: branch.stream(
-                self.question, tools=tools.DEFINITIONS, speech=False, sampling=sampling
+                self.question, tools=tools.DEFINITIONS, speech=False, sampling=exact
             )
         )
         text, reply = "", None
