@@ -175,9 +175,10 @@ def test_what_a_model_raises_ends_its_answer_alone():
 
 
 def test_a_step_that_hangs_ends_its_answer_and_holds_up_no_closing(monkeypatch):
-    go = threading.Event()
+    go, hangs = threading.Event(), threading.Event()
 
     def hanging():
+        hangs.set()
         go.wait(TIMEOUT_S)
         yield TextPiece("late")
 
@@ -194,8 +195,9 @@ def test_a_step_that_hangs_ends_its_answer_and_holds_up_no_closing(monkeypatch):
         assert len(await take(found.submit(lambda: answer([], "g", 20)))) == 20
         assert found.alive
         go.clear()
+        hangs.clear()
         job = found.submit(hanging)
-        await until(lambda: found.calls)
+        await until(hangs.is_set)
         job.cancel()
         monkeypatch.setattr(engines, "CLOSE_TIMEOUT_S", 0.2)
         await found.close()
