@@ -23,7 +23,7 @@ test: setup
 	.venv/bin/python -m pytest -q -m "not slow"
 
 # Whole recipes, the page in Chromium, long soaks.
-test-slow: setup
+test-slow: setup page
 	.venv/bin/python -m pytest -q -m slow
 
 # Made-up questions in the layout of every benchmark, a tiny random model, recorded judges.

@@ -47,7 +47,11 @@ def percentile(values: list[float], share: float) -> float:
 
 
 class Talker:
-    """One page; its messages arrive in a task of their own."""
+    """One page; its messages arrive in a task of their own.
+
+    Attributes:
+        sounds: when each sound message of the newest turn came.
+    """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
@@ -61,10 +65,15 @@ class Talker:
             if message.data[0] == 1:
                 self.sounds.append(time.monotonic())
             elif message.data[0] == 4:
-                await self._events.put(json.loads(message.data[1:]))
+                event = json.loads(message.data[1:])
+                if event["event"] == "turn_start":
+                    self.sounds.clear()  # those of the turn before, which may have played on
+                await self._events.put(event)
 
-    async def event(self, name: str) -> dict:
-        while (event := await self._events.get())["event"] != name:
+    async def event(self, name: str, **fields: object) -> dict:
+        """The next of this name with these fields: a turn cut while its tail plays ends twice."""
+        wanted = {"event": name, **fields}
+        while not wanted.items() <= (event := await self._events.get()).items():
             if event["event"] == "error":
                 raise RuntimeError(event["message"])
         return event
@@ -92,20 +101,20 @@ async def talk(url: str, question: np.ndarray, turns: int, steps: int, figures: 
             talker = Talker(socket)
             await talker.event("ready")
             await talker.settings(sampling={"greedy": True, "max_new_tokens": steps})
-            for turn in range(turns + 1):
-                await talker.press(3 if turn else 0)  # every question is the first of its talk
-                talker.sounds.clear()
+            for turn in range(1, turns + 2):
+                await talker.press(3 if turn > 1 else 0)  # every question is the first of its talk
                 await talker.say(question)
                 asked = await talker.press(2)
-                if turn == turns:
-                    await talker.event("first_audio")
+                if turn > turns:
+                    await talker.event("first_audio", turn=turn)
                     await asyncio.sleep(1)
                     pressed = await talker.press(0)
-                    await talker.event("turn_end")
+                    await talker.event("turn_end", turn=turn, reason="interrupted")
                     await asyncio.sleep(0.5)
                     figures.silence.append(1000 * max(0.0, talker.sounds[-1] - pressed))
                 else:
-                    collect(await talker.event("turn_end"), asked, talker.sounds, figures)
+                    end = await talker.event("turn_end", turn=turn, reason="done")
+                    collect(end, asked, talker.sounds, figures)
             talker.reading.cancel()
 
 

@@ -57,7 +57,8 @@ class Sampling:
 
     Attributes:
         greedy: arg-max for text and codes.
-        text_greedy: arg-max for the text of a spoken answer.
+        text_greedy: arg-max for the text. None is as the checkpoint was trained: yes, but not for
+            a text answer with one of ``SAMPLING_VALUES`` given, which has nothing else to act on.
         seed: makes a sampled answer repeatable.
 
     Raises:
@@ -65,7 +66,7 @@ class Sampling:
     """
 
     greedy: bool = False
-    text_greedy: bool = True
+    text_greedy: bool | None = None
     temperature: float | None = None
     top_p: float | None = None
     top_k: int | None = None
@@ -82,6 +83,17 @@ class Sampling:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1 << 63:
                 raise FunAudioChatError(f"{name} is {value}; it must be from 0 to 2^63 - 1")
+
+    def given(self, *names: str) -> dict[str, Any]:
+        """Those of these values that are not left to others."""
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def takes_best_text(self, speech: bool) -> bool:
+        """Whether the text of an answer, spoken or not, is the arg-max."""
+        if self.text_greedy is not None:
+            return self.text_greedy
+        return speech or not self.given(*SAMPLING_VALUES)
 
 
 def speech_sampling(config: GenerationConfig) -> dict[str, Any]:
@@ -432,18 +444,16 @@ class VoiceChat(Conversation):
             settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
         elif settings.eos_token_id is None:
             settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
-        given = {
-            name: getattr(sampling, name)
-            for name in (*SAMPLING_VALUES, "max_new_tokens")
-            if getattr(sampling, name) is not None
-        }
-        settings.update(**given)
+        settings.update(**sampling.given(*SAMPLING_VALUES, "max_new_tokens"))
+        text_greedy = sampling.takes_best_text(speech)
         if sampling.greedy:
             settings.update(do_sample=False)
+        elif not text_greedy:
+            settings.update(do_sample=True)
         options = GenerationOptions.from_config(
             settings,
             prompt,
-            text_greedy=sampling.text_greedy or not speech,
+            text_greedy=text_greedy,
             disable_speech=not speech,
             force_text_abos=speech,
         )

@@ -19,6 +19,7 @@ import soundfile
 import torch
 
 from funaudiochat.conversation import (
+    SAMPLING_VALUES,
     Conversation,
     Event,
     Finished,
@@ -67,6 +68,15 @@ def greedy_fields(
     """
     fields = {"temperature": 0.0, "max_tokens": min(max_tokens, context_length or max_tokens)}
     return fields | ({"repetition_penalty": 1.0} if owner == "vllm" else {})
+
+
+def sampled_fields(
+    sampling: Sampling, max_tokens: int, context_length: int | None
+) -> dict[str, Any]:
+    """Fields of a request for a sampled answer; values not given are the server's to choose."""
+    fields = sampling.given(*SAMPLING_VALUES, "seed")
+    fields["max_tokens"] = min(max_tokens, context_length or max_tokens)
+    return fields | ({"temperature": 0.0} if sampling.greedy else {})
 
 
 def longest_sound_s(owner: str | None, context_length: int | None) -> float | None:
@@ -124,8 +134,10 @@ class LlmServer:
         self._known = (owner, length)
         self.max_seconds = longest_sound_s(*self._known)
 
-    def stream(self, messages: list[dict[str, Any]], max_tokens: int) -> Generator[str]:
-        """Pieces of the greedy answer to a conversation; leave the loop to cancel it.
+    def stream(
+        self, messages: list[dict[str, Any]], sampling: Sampling = Sampling()  # noqa: B008
+    ) -> Generator[str]:
+        """Pieces of the answer to a conversation; leave the loop to cancel it.
 
         Args:
             messages: with ``role`` and ``content``, which is text or a list of parts.
@@ -133,10 +145,13 @@ class LlmServer:
         Raises:
             ServerError: it cannot be reached, refuses, falls silent or breaks off.
         """
-        request = {
-            "model": self.model, "messages": messages, "stream": True,
-            **greedy_fields(max_tokens, *self._known),
-        }
+        limit = sampling.max_new_tokens or int(DEFAULT_S2M_GEN_KWARGS["max_new_tokens"])
+        owner, context_length = self._known
+        if sampling.takes_best_text(speech=False):
+            fields = greedy_fields(limit, owner, context_length)
+        else:
+            fields = sampled_fields(sampling, limit, context_length)
+        request = {"model": self.model, "messages": messages, "stream": True, **fields}
         url = f"{self.url}/chat/completions"
         with self._errors(), self._client.stream("POST", url, json=request) as response:
             if response.is_error:
@@ -205,9 +220,8 @@ class ServerChat(Conversation):
             raise ServerError("a server answers with text only; ask with speech=False")
         began, timings, text = time.monotonic(), Timings(), ""
         messages = [_message(each) for each in self._turns(turn, speech)]
-        limit = sampling.max_new_tokens or int(DEFAULT_S2M_GEN_KWARGS["max_new_tokens"])
         try:
-            with closing(self.server.stream(messages, limit)) as pieces:
+            with closing(self.server.stream(messages, sampling)) as pieces:
                 for piece in pieces:
                     timings.first_text_s = timings.first_text_s or time.monotonic() - began
                     text += piece

@@ -94,6 +94,21 @@ def test_a_seed_makes_sampled_answers_repeatable(chat):
     assert replies[0] == replies[1] != replies[2]
 
 
+def test_a_text_answer_follows_the_values_it_is_given_and_is_exact_without(chat):
+    def answer(**values):
+        sampling = Sampling(max_new_tokens=12, **values)
+        return chat.branch().ask("hello", speech=False, sampling=sampling).text
+
+    chat.reset()
+    exact = answer()
+    assert answer(seed=1) == exact
+    hot = [answer(temperature=5.0, seed=seed) for seed in (1, 1, 2)]
+    assert hot[0] == hot[1] and len({exact, *hot}) == 3
+    assert answer(text_greedy=False, seed=1) != answer(text_greedy=False, seed=2)
+    assert answer(temperature=5.0, text_greedy=True) == exact
+    assert answer(temperature=5.0, greedy=True) == exact
+
+
 def prompt_text(chat, speech=True):
     turn = chat._history[0].__class__("user", "next")
     ids = chat._prompt(turn, speech)["input_ids"][0]

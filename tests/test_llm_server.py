@@ -19,7 +19,7 @@ import soundfile
 from test_conversation import GREEDY, TOOLS, question
 from test_modeling import GOLDEN
 
-from funaudiochat.conversation import Finished, TextPiece, VoiceChat
+from funaudiochat.conversation import Finished, Sampling, TextPiece, VoiceChat
 from funaudiochat.errors import AudioError, ServerError
 from funaudiochat.generation_funaudiochat import GenerationOptions, stream
 from funaudiochat.llm_server import LlmServer, ServerChat
@@ -260,6 +260,32 @@ def test_only_vllm_is_sent_the_field_that_only_it_knows(owner, penalty):
         ServerChat(LlmServer(url, "other")).ask("hello", speech=False)
     assert [r.get("repetition_penalty") for r in requests] == [penalty, None]
     assert [r["max_tokens"] for r in requests] == [100, 512]  # no more than the context
+
+
+def test_a_server_gets_the_sampling_that_is_asked_for():
+    requests = []
+
+    def answer(request):
+        requests.append(request)
+        yield DONE
+
+    with serving(answer) as url:
+        chat = ServerChat(LlmServer(url))
+        values = {"temperature": 0.7, "top_p": 0.9, "top_k": 20, "repetition_penalty": 1.1}
+        for sampling in (
+            Sampling(**values, seed=3, max_new_tokens=9), Sampling(text_greedy=False),
+            Sampling(**values, text_greedy=True), Sampling(**values, greedy=True),
+        ):
+            chat.ask("hello", speech=False, sampling=sampling)
+    fields = [
+        {k: v for k, v in request.items() if k not in ("model", "messages", "stream")}
+        for request in requests
+    ]
+    exact = {"temperature": 0, "max_tokens": 512}
+    assert fields == [
+        {**values, "seed": 3, "max_tokens": 9}, {"max_tokens": 512}, exact,
+        {**values, **exact},
+    ]
 
 
 def test_what_vllm_would_not_hear_to_the_end_is_not_sent():

@@ -7,6 +7,7 @@
 """
 
 import asyncio
+import signal
 import threading
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ import aiohttp
 import pytest
 from test_llm_server import DONE, FOLDER, chunk, model_answers, serving
 from test_server_process import started
-from web_clients import Page, running, tone
+from web_clients import TIMEOUT_S, Page, running, tone
 
 from funaudiochat.conversation import Sampling, VoiceChat
 from web_demo.server.engine import Models
@@ -92,6 +93,30 @@ def test_what_the_server_refuses_is_told_and_the_talk_goes_on():
 
     with serving(answer) as url, running(Models.of_server(url, None, "none")) as server:
         asyncio.run(talk(server))
+
+
+def test_an_answer_that_does_not_come_holds_up_no_exit():
+    asked, let_go = threading.Event(), threading.Event()
+
+    def answer(request):
+        asked.set()
+        let_go.wait(TIMEOUT_S)
+        yield DONE
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            await asyncio.to_thread(asked.wait, TIMEOUT_S)
+            server.process.send_signal(signal.SIGTERM)
+            await page.event("error", code="draining")
+
+    with serving(answer) as url:
+        with started(None, "--llm-server", url, "--drain-seconds", "0.1") as server:
+            try:
+                asyncio.run(talk(server))
+                assert server.process.wait(40) == 1  # the request would be given up after 60 s
+            finally:
+                let_go.set()
 
 
 def test_the_command_serves_without_a_folder():

@@ -9,9 +9,10 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
-from web_clients import TIMEOUT_S
+from web_clients import TIMEOUT_S, until
 
 from funaudiochat.conversation import TextPiece
+from web_demo.server import engine as engines
 from web_demo.server.engine import QUEUE_EVENTS, Engine
 
 
@@ -171,3 +172,38 @@ def test_what_a_model_raises_ends_its_answer_alone():
             assert found.alive and found.jobs == 0
 
     asyncio.run(run())
+
+
+def test_a_step_that_hangs_ends_its_answer_and_holds_up_no_closing(monkeypatch):
+    go, hangs = threading.Event(), threading.Event()
+
+    def hanging():
+        hangs.set()
+        go.wait(TIMEOUT_S)
+        yield TextPiece("late")
+
+    async def run():
+        found = Engine(None)
+        monkeypatch.setattr(engines, "STEP_TIMEOUT_S", 0.2)
+        job = found.submit(hanging)
+        with pytest.raises(RuntimeError, match="did not return within 0.2 s; restart"):
+            await take(job)
+        await asyncio.wait_for(job.closed.wait(), TIMEOUT_S)
+        assert not found.alive and found.calls == 1
+        monkeypatch.setattr(engines, "STEP_TIMEOUT_S", TIMEOUT_S)
+        go.set()
+        assert len(await take(found.submit(lambda: answer([], "g", 20)))) == 20
+        assert found.alive
+        go.clear()
+        hangs.clear()
+        job = found.submit(hanging)
+        await until(hangs.is_set)
+        job.cancel()
+        monkeypatch.setattr(engines, "CLOSE_TIMEOUT_S", 0.2)
+        await found.close()
+        assert found.calls == 1
+
+    try:
+        asyncio.run(run())
+    finally:
+        go.set()

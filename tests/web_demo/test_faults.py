@@ -4,7 +4,9 @@
 """What goes wrong: odd and damaged messages, silence, pages that stall or vanish, own mistakes."""
 
 import asyncio
+import threading
 
+import aiohttp
 import numpy as np
 import pytest
 from sounds import question
@@ -16,7 +18,7 @@ from web_clients import (
     until,
 )
 
-from web_demo.server import outbox, session
+from web_demo.server import demo, engine, outbox, session
 
 UPGRADE = (
     b"GET /api/chat HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -28,6 +30,11 @@ async def answers(page):
     """It is served as if nothing had happened."""
     await page.send(6, b"still here")
     await page.until(lambda: [m for m in page.received if m.kind == 6])
+
+
+async def health(server):
+    async with aiohttp.ClientSession() as http, http.get(server.url + "/healthz") as reply:
+        return reply.status
 
 
 def short(question):
@@ -138,6 +145,42 @@ def test_a_mistake_of_the_server_is_told_and_ends_one_connection(models, monkeyp
     with running(scripted(models, short)) as server:
         asyncio.run(talk(server))
     assert "not thought of" in caplog.text
+
+
+def test_a_model_that_hangs_is_told_and_the_talk_goes_on_when_it_comes_back(models, monkeypatch):
+    go = threading.Event()
+
+    def script(question):
+        if question == "hang":
+            yield lambda: go.wait(TIMEOUT_S)
+        yield "Hello"
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.set(answer="text")
+            monkeypatch.setattr(engine, "STEP_TIMEOUT_S", 0.5)
+            await page.send(2, "hang")
+            await page.event("error", code="model_error")
+            await page.event("turn_end", reason="error")
+            assert await health(server) == 503
+            # The place of a conversation that hangs is not waited for.
+            monkeypatch.setattr(engine, "STEP_TIMEOUT_S", TIMEOUT_S)
+            monkeypatch.setattr(demo, "TAKE_OVER_TIMEOUT_S", 0.5)
+            await page.send(2, "still hanging")
+            await page.event("turn_start", turn=2)
+            async with Page(server, resume=page.events("ready")[0]["resume"]) as again:
+                assert not (await again.event("ready"))["resumed"]
+                go.set()
+                await again.set(answer="text")
+                await again.send(2, "hello")
+                assert (await again.event("turn_end"))["reason"] == "done"
+            assert await health(server) == 200
+
+    with running(scripted(models, script)) as server:
+        try:
+            asyncio.run(talk(server))
+        finally:
+            go.set()
 
 
 @pytest.mark.slow

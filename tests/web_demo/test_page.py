@@ -120,6 +120,22 @@ def test_an_interruption_is_silent_within_250_ms_and_keeps_what_was_heard(browse
     raise AssertionError(f"never silent in time, even if a loaded machine may be late: {late_s} s")
 
 
+def test_talking_again_with_a_blocked_microphone_is_helped(browser, server):
+    page = visit(browser, server.url)
+    type_in(page, "Hello")
+    page.see("role=button[name='Speak']")
+    page.press("End")
+    page.evaluate(
+        "navigator.mediaDevices.getUserMedia = "
+        "() => Promise.reject(new DOMException('', 'NotAllowedError'))"
+    )
+    page.press("Talk again")
+    page.see("text=The microphone is blocked")
+    assert len(page.captions()) == 1  # what was said is still there to be saved
+    page.press("Go on without a microphone")
+    page.see(".is-listening")
+
+
 def test_hands_free_hears_where_a_question_ends(browser, server, speaking):
     page = visit(browser, server.url, speaking, handsFree=True)
     page.see(".turn .you h3 >> text=spoken", 60)

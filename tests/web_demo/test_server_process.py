@@ -52,6 +52,7 @@ def test_sigterm_lets_a_reply_end_then_says_goodbye(folders):
     async def talk(server):
         async with Page(server) as page, Page(server) as idle:
             await idle.event("ready")
+            assert await asyncio.to_thread(image_says_healthy, server)
             await page.set(sampling={"greedy": True, "max_new_tokens": 12})
             await page.send(2, "hello")
             await page.event("turn_start")
@@ -108,6 +109,46 @@ def test_flags_that_cannot_work_are_refused_in_one_line(tmp_path):
         assert told in done.stderr
 
 
+def test_flags_reach_what_they_are_for(folders, tmp_path):
+    (tmp_path / "index.html").write_text("<p>mine</p>")
+    flags = {
+        "--token": "t", "--allowed-origin": "https://elsewhere/", "--max-sessions": "1",
+        "--queue-size": "0", "--max-utterance-seconds": "1.5", "--max-message-bytes": "100000",
+        "--idle-seconds": "4", "--save-recordings": tmp_path / "kept", "--page": tmp_path,
+    }
+
+    async def talk(server):
+        async with aiohttp.ClientSession() as http:
+            async def get(path, origin="https://elsewhere", **query):
+                headers = {"Origin": origin}
+                async with http.get(server.url + path, params=query, headers=headers) as reply:
+                    return reply.status, await reply.text()
+
+            assert (await get("/api/info"))[0] == 401
+            assert (await get("/api/info", origin="https://nowhere", token="t"))[0] == 403
+            info = json.loads((await get("/api/info", token="t"))[1])
+            assert (await get("/"))[1] == "<p>mine</p>"
+        limits = info["limits"]
+        assert (limits["utterance_seconds"], limits["message_bytes"]) == (1.5, 100000)
+        assert limits["idle_seconds"] == 4 and info["recording"] and info["max_sessions"] == 1
+        async with Page(server, token="t") as page:
+            async with Page(server, token="t") as refused:
+                assert await refused.until_closed() == 1013
+            await page.set(sampling={"greedy": True, "max_new_tokens": 7})
+            await page.ask(tone(3))
+            await page.event("error", code="utterance_too_long")
+            await page.event("turn_end")
+            assert await page.until_closed() == 4000
+        async with Page(server, token="t") as page:
+            await page.event("ready")
+            await page.send(8, bytes(200000))
+            assert await page.until_closed() == 1009
+
+    with started(folders, *(str(part) for flag in flags.items() for part in flag)) as server:
+        asyncio.run(talk(server))
+    assert len(list((tmp_path / "kept").glob("*_question.wav"))) == 1
+
+
 def test_https_is_served_with_a_certificate(folders, tmp_path):
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
@@ -127,6 +168,17 @@ def test_https_is_served_with_a_certificate(folders, tmp_path):
         folders, "--ssl-cert", tmp_path / "cert.pem", "--ssl-key", tmp_path / "key.pem"
     ) as server:
         asyncio.run(talk(server))
+        assert image_says_healthy(server)
+    assert not image_says_healthy(server)
+
+
+def image_says_healthy(server):
+    """What the Dockerfile's health check finds."""
+    dockerfile = (ROOT / "web_demo" / "Dockerfile").read_text()
+    command = re.search(r"HEALTHCHECK .*CMD ((?:.*\\\n)*.*)", dockerfile)[1]
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    command = command.replace("11236", server.url.rpartition(":")[2])
+    return subprocess.run(command, shell=True, env={"PATH": path}).returncode == 0
 
 
 async def figures(server):
@@ -167,6 +219,18 @@ async def quiet(server):
         assert time.monotonic() < deadline, now
         await asyncio.sleep(0.1)
     return now
+
+
+@pytest.mark.slow
+def test_the_benchmark_measures_talkers_one_after_another_and_at_once(folders):
+    done = subprocess.run(
+        [sys.executable, "benchmarks/serving.py", "--talkers", "1", "2", "--turns", "2", "--steps",
+         "8", "--model-path", folders[0], "--tts-path", folders[1]],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()]
+    assert rows == ["talkers", "---:", "1", "2"] and "nan" not in done.stdout
 
 
 @pytest.mark.slow

@@ -21,9 +21,11 @@ from web_clients import (
     scripted,
     spying,
     tone,
+    until,
 )
 
-from web_demo.server import speaker
+from web_demo.server import demo, speaker
+from web_demo.server.engine import Models
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "web_demo"
@@ -244,6 +246,91 @@ def test_a_pause_before_the_reply_began_does_not_split_the_question(models):
     assert asked[-1] > 1.8 * asked[0]
 
 
+def test_only_as_much_silence_as_is_set_ends_a_turn(server, asked):
+    silence = np.zeros(24000, np.float32)
+
+    async def talk():
+        async with Page(server) as page:
+            await page.set(hands_free=True, sampling=GREEDY, end_silence_ms=2000)
+            await page.say(np.concatenate([speech(), silence]))
+            await page.send(6)
+            await page.until(lambda: [m for m in page.received if m.kind == 6])  # all of it heard
+            assert page.events("speech_start") and not page.events("speech_end")
+            await page.say(np.concatenate([silence, silence]))
+            await page.event("turn_end")
+
+    asyncio.run(talk())
+    assert asked[0]["tokens"] / 25 > len(speech()) / 24000 + 1
+
+
+def test_the_button_of_both_kinds_ends_the_question(server, asked):
+    async def talk():
+        async with Page(server) as page:
+            await page.set(sampling=GREEDY)
+            await page.say(tone(1))
+            await page.send(3, b"\x01")
+            await page.event("turn_end", turn=1, reason="done")
+            await page.start()
+            await page.say(tone(2))
+            await page.send(3, b"\x02")
+            await page.event("turn_end", turn=2, reason="done")
+
+    asyncio.run(talk())
+    assert [entry["tokens"] for entry in asked] == [25, 50]
+
+
+def test_the_first_sound_comes_with_the_detokenizer_s_first_chunk(models):
+    """It does not wait for a code more than that chunk needs."""
+    voice, needed = models.begin_voice(None), 1
+    while not len(voice.push([1] * 5)):
+        needed += 1
+    go = threading.Event()
+
+    def script(question):
+        for _ in range(needed):
+            yield [1] * 5
+        yield lambda: go.wait(TIMEOUT_S)
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            await page.until(page.audio_messages)
+            assert server.demo.engine.jobs == 1
+            go.set()
+            assert (await page.event("turn_end"))["audio_ms"] == needed * 200
+
+    with running(scripted(models, script)) as server:
+        try:
+            asyncio.run(talk(server))
+        finally:
+            go.set()
+
+
+def test_start_stops_the_model_as_well(models):
+    made = []
+
+    def script(question):
+        try:
+            for step in itertools.count():
+                made.append(step)
+                yield [1] * 5
+        finally:
+            made.append("closed")
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            await page.event("first_audio")
+            assert server.demo.engine.jobs == 1
+            await page.start()
+            await page.event("turn_end", reason="interrupted")
+            await until(lambda: not server.demo.engine.jobs)
+
+    with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
+    assert made[-1] == "closed"
+
+
 def test_mute_and_unmute_in_hands_free(server, asked):
     async def talk():
         async with Page(server) as page:
@@ -402,6 +489,65 @@ def test_another_question_takes_the_place_of_one_being_spoken(server, asked):
     assert by_voice < 1.5 * file
 
 
+def test_an_interrupted_answer_ends_before_the_next_begins(models, monkeypatch):
+    """While it is made, before it is begun, and while its tail plays."""
+    monkeypatch.setattr(speaker, "LEAD_S", 60.0)  # all is sent at once and plays for long
+
+    def script(question):
+        return words(question) if question == "short" else forever(question)
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "long")
+            await page.event("first_audio")
+            await page.send(2, "never begun")
+            await page.send(2, "short")
+            await page.event("turn_end", turn=3, reason="done")
+            await page.send(2, "short")
+            await page.event("turn_end", turn=4, reason="done")
+            return [
+                (event["event"], event["turn"], event.get("reason"))
+                for event in page.events()
+                if event["event"] in ("turn_start", "turn_end")
+            ]
+
+    with running(scripted(models, script)) as server:
+        told = asyncio.run(talk(server))
+    start, cut = (lambda turn: ("turn_start", turn, None)), "interrupted"
+    assert told == [
+        start(1), ("turn_end", 1, cut), start(2), ("turn_end", 2, cut), start(3),
+        ("turn_end", 3, "done"), ("turn_end", 3, cut), start(4), ("turn_end", 4, "done"),
+    ]
+
+
+def test_a_failing_detokenizer_ends_the_turn_and_the_model_s_work(models, monkeypatch):
+    made = []
+
+    def script(question):
+        try:
+            for step in itertools.count():
+                made.append(step)
+                yield [1] * 5
+        finally:
+            made.append("closed")
+
+    class Failing:
+        def push(self, codes):
+            raise RuntimeError("no memory for sound")
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            await page.event("error", code="model_error")
+            assert (await page.event("turn_end"))["reason"] == "error"
+            await until(lambda: not server.demo.engine.jobs)
+
+    monkeypatch.setattr(Models, "begin_voice", lambda self, name: Failing())
+    with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
+    assert made[-1] == "closed"
+
+
 def test_what_the_model_understood_is_told_on_request(server, asked):
     async def talk():
         async with Page(server) as page:
@@ -412,6 +558,27 @@ def test_what_the_model_understood_is_told_on_request(server, asked):
     asyncio.run(talk())
     assert asked[1]["text"].endswith("Please help me transcribe the audio.")
     assert asked[1]["tokens"] == 25 and asked[1]["history"] == []
+
+
+def test_any_new_question_ends_the_transcript_of_the_one_before(models):
+    def script(question):
+        asked.append(question)
+        return words(question) if len(asked) != 2 else forever(question)
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.set(transcribe=True, answer="text")
+            await page.ask(tone(1))
+            await page.event("turn_end", turn=1)
+            await until(lambda: len(asked) == 2)  # the transcript is being made
+            await page.send(2, "typed")
+            await page.event("turn_end", turn=2, reason="done")
+            await until(lambda: not server.demo.engine.jobs)
+            assert page.events("transcript") == page.events("error") == []
+
+    asked = []
+    with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
 
 
 def test_a_conversation_goes_on_after_a_reconnect(server, asked):
@@ -432,6 +599,22 @@ def test_a_conversation_goes_on_after_a_reconnect(server, asked):
 
     asyncio.run(talk())
     assert asked[1]["history"][0] == "first"
+
+
+def test_a_conversation_that_nobody_comes_back_for_is_let_go(models, monkeypatch):
+    monkeypatch.setattr(demo, "RESUME_S", 0.1)
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.send(2, "hello")
+            await page.event("turn_end")
+            resume = page.events("ready")[0]["resume"]
+        await until(lambda: not server.demo.sessions and not server.demo._parked)
+        async with Page(server, resume=resume) as late:
+            assert not (await late.event("ready"))["resumed"]
+
+    with running(scripted(models, words)) as server:
+        asyncio.run(talk(server))
 
 
 def test_restart_forgets_the_conversation(server, asked):

@@ -14,7 +14,10 @@ const certificate =
 export default defineConfig(({ mode }) => {
   const env = loadEnv(mode, process.cwd(), "VITE_");
   const target = env.VITE_SIMPLEX_TARGET || "http://localhost:11236";
-  const api = { target, ws: true, secure: false, changeOrigin: true };
+  const path = env.VITE_QUEUE_API_PATH || "/api";
+  const backend = (name: string) => name.replace(path, "/api");
+  // The Host header stays the page's own: the server compares it with the page's origin.
+  const api = { target, ws: true, secure: false, rewrite: backend };
   return {
     base: "./",
     plugins: [react()],
@@ -23,9 +26,9 @@ export default defineConfig(({ mode }) => {
       host: certificate ? "0.0.0.0" : "localhost",
       https: certificate,
       proxy: {
-        "/api/simplex": { ...api, rewrite: (path) => path.replace("/api/simplex", "/api/chat") },
-        "/api": api,
-        "/healthz": api,
+        [`${path}/simplex`]: { ...api, rewrite: (name) => backend(name).replace("/api/simplex", "/api/chat") },
+        [path]: api,
+        "/healthz": { ...api, rewrite: undefined },
       },
     },
     test: { include: ["tests/unit/**/*.test.ts"] },

@@ -4,6 +4,7 @@
 """What all connections of a server share."""
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 PROTOCOL = 2
 RESUME_S = 120
+TAKE_OVER_TIMEOUT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -131,11 +133,16 @@ class Demo:
         await self.engine.close()
 
     async def take_over(self, resume: str) -> None:
-        """End the connection that still holds this conversation, if one does."""
+        """End the connection that still holds this conversation, if one does.
+
+        One that hangs in the models keeps it: the other connection begins a new conversation.
+        """
         for session in list(self.sessions):
             if session.talk.resume == resume:
                 await session.close(4002, "resumed on another connection")
-                await session.finished.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):
+                        await session.finished.wait()
 
     def _resume(self, resume: str | None) -> Talk | None:
         parked = self._parked.pop(resume or "", None)

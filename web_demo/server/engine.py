@@ -16,7 +16,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -39,6 +39,8 @@ logger = logging.getLogger(__name__)
 
 QUEUE_EVENTS = 64  # of one job: some twelve seconds of speech
 WAITING_AT_ONCE = 64  # for another server's answers
+STEP_TIMEOUT_S = 300.0  # of one call, with its wait for others: a slow machine reads long prompts
+CLOSE_TIMEOUT_S = 5.0
 T = TypeVar("T")
 
 
@@ -161,12 +163,19 @@ class Engine:
         self._steps = ThreadPoolExecutor(at_once, "steps")
         self._voices = ThreadPoolExecutor(1, "voices")
         self._starting: set[asyncio.Task[None]] = set()
+        self._calls: set[Future[Any]] = set()
+        self._hung: set[Future[Any]] = set()
         self._tasks = [asyncio.create_task(self._run(), name="engine") for _ in range(at_once)]
 
     @property
     def alive(self) -> bool:
-        """The engine's tasks are running."""
-        return not any(task.done() for task in self._tasks)
+        """The engine's tasks are running, and no call hangs."""
+        return not self._hung and not any(task.done() for task in self._tasks)
+
+    @property
+    def calls(self) -> int:
+        """Calls of the models that have not returned."""
+        return len(self._calls)
 
     @property
     def jobs(self) -> int:
@@ -190,13 +199,16 @@ class Engine:
         return await self._timed(job, self._voices, function, *args)
 
     async def close(self) -> None:
-        """Let go of everything; jobs must have been cancelled."""
-        await asyncio.gather(*self._starting, return_exceptions=True)
-        for task in self._tasks:
+        """Let go of everything; jobs must have been cancelled. A call that hangs goes on."""
+        tasks = [*self._starting, *self._tasks]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
         for executor in (self._prompts, self._steps, self._voices):
-            executor.shutdown()
+            executor.shutdown(wait=False, cancel_futures=True)
+        if self._calls:
+            calls = [asyncio.wrap_future(call) for call in list(self._calls)]
+            await asyncio.wait(calls, timeout=CLOSE_TIMEOUT_S)
 
     async def _timed(
         self, job: Job, executor: Executor, function: Callable[..., T], *args: Any
@@ -210,7 +222,19 @@ class Engine:
             except BaseException as error:  # a Rust library's panic, which would end the engine
                 raise RuntimeError(repr(error)) from error
 
-        result, seconds = await asyncio.get_running_loop().run_in_executor(executor, run)
+        call = executor.submit(run)
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+        try:
+            async with asyncio.timeout(STEP_TIMEOUT_S) as limit:
+                result, seconds = await asyncio.wrap_future(call)
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            self._hung.add(call)
+            call.add_done_callback(self._hung.discard)
+            message = f"the models did not return within {STEP_TIMEOUT_S:g} s; restart the server"
+            raise RuntimeError(message) from error
         job.compute_s += seconds
         return result
 

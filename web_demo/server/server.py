@@ -160,6 +160,9 @@ async def serve(
     await site.stop()
     await app[DEMO].drain()
     await runner.cleanup()
+    if app[DEMO].engine.calls:
+        logger.error("a call of the models hangs; the server ends without it")
+        os._exit(1)  # Python would wait for the call's thread
     logger.info("stopped")
 
 

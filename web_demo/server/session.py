@@ -74,6 +74,7 @@ class Session:
         self._decoder, self._encoder = OpusDecoder(), OpusEncoder()
         self._turn: Turn | None = None
         self._turn_task: asyncio.Task[None] | None = None
+        self._interrupted: Turn | None = None
         self._settling: asyncio.Task[None] | None = None
         self._transcribing: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -351,13 +352,13 @@ class Session:
             encoder=self._encoder,
             metrics=self._demo.metrics,
             old_page=self._old_page,
-            before=self._settling,
+            before=self._interrupted,
             recording=None if self._demo.recordings is None else [],
         )
         self._turn, self._turn_task = turn, self._spawn(self._answer(turn))
+        if self._transcribing is not None:
+            self._transcribing.cancel()  # one talker has one answer in the making
         if self.talk.settings.transcribe and isinstance(question, tuple):
-            if self._transcribing is not None:
-                self._transcribing.cancel()
             self._transcribing = self._spawn(self._transcribe(turn, question))
 
     async def _answer(self, turn: Turn) -> None:
@@ -386,6 +387,7 @@ class Session:
                 await asyncio.wait({task})  # it may still be recorded
 
         self._turn = self._turn_task = None
+        self._interrupted = turn
         self._settling = self._spawn(settle())
 
     async def _record(self, turn: Turn) -> None:

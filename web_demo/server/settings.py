@@ -38,7 +38,7 @@ class SamplingSettings(BaseModel):
     max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     greedy: bool = False
-    text_greedy: bool = True
+    text_greedy: bool | None = None
 
     def to_sampling(self) -> Sampling:
         """What the model takes."""

@@ -8,7 +8,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -67,12 +67,14 @@ class Turn:
     """One question and its answer, which the talk's conversation takes over as far as it is heard.
 
     Attributes:
-        before: what must end first, the turn that this one interrupted.
+        before: the turn that was interrupted last; it must have let go of the models first.
         old_page: gets silence behind the sound.
         recording: collects the sound of the answer.
         answer: text of the answer; after an interruption as far as it was heard.
         reason: how it ended.
         made: the models have done their work, or the turn is over.
+        told: it was interrupted, and the page has been told.
+        settled: it was interrupted, and nothing of it goes on.
     """
 
     number: int
@@ -85,12 +87,15 @@ class Turn:
     encoder: OpusEncoder
     metrics: Metrics
     old_page: bool
-    before: asyncio.Task[None] | None = None
+    before: "Turn | None" = None
     recording: list[np.ndarray] | None = None
     answer: str = ""
     reason: str | None = None
     stages: Stages = field(default_factory=Stages)
     made: asyncio.Event = field(default_factory=asyncio.Event)
+    told: asyncio.Event = field(default_factory=asyncio.Event)
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+    _begun: bool = False
     _chat: Conversation | None = None
     _parent: Conversation | None = None
     _job: Job | None = None
@@ -119,17 +124,13 @@ class Turn:
         Raises:
             ConnectionError: the page is gone.
         """
-        seconds = None
-        if isinstance(self.question, tuple):
-            seconds = round(len(self.question[0]) / self.question[1], 3)
-        await self.outbox.event(
-            "turn_start", turn=self.number, source=self.source, seconds=seconds
-        )
+        await self._begin()
         if self.old_page:
             await self.outbox.text("[Processing...]")
         try:
             if self.before is not None:
-                await asyncio.shield(self.before)
+                await self.before.settled.wait()
+                self.before = None  # or each turn would keep all that came before it
             self._parent = self.talk.chat
             self._chat = self._parent.branch()
             if not (self.settings.tools and await self._call_tool()):
@@ -145,6 +146,8 @@ class Turn:
             logger.exception("the model failed", extra={"turn": self.number})
             await self._fail("model_error", MODEL_FAILED)
         finally:
+            if self._job is not None:
+                self._job.cancel()  # after a failure the models would work on for nobody
             self.made.set()
 
     def cut(self) -> None:
@@ -155,15 +158,36 @@ class Turn:
     async def settle(self) -> None:
         """After an interruption: tell the page, let go of the models, keep what was heard."""
         finished = self.reason == "done"
-        with contextlib.suppress(ConnectionError):
-            await self.end("interrupted")
+        try:
+            with contextlib.suppress(ConnectionError):
+                await self._begin()
+                await self.end("interrupted")
+            self.told.set()
+            if self.before is not None:
+                await self.before.settled.wait()
+            await self._let_go()
+            if self.speaker.started and self._chat is not None:
+                self._chat.correct_answer(self.answer)
+                if not finished:
+                    self._adopt()
+        finally:
+            self.before = None
+            self.told.set()
+            self.settled.set()
+
+    async def _begin(self) -> None:
+        """Tell the page of this turn, after the end of the one that it interrupts."""
         if self.before is not None:
-            await asyncio.wait({self.before})
-        await self._let_go()
-        if self.speaker.started and self._chat is not None:
-            self._chat.correct_answer(self.answer)
-            if not finished:
-                self._adopt()
+            await self.before.told.wait()
+        if self._begun:
+            return
+        self._begun = True
+        seconds = None
+        if isinstance(self.question, tuple):
+            seconds = round(len(self.question[0]) / self.question[1], 3)
+        await self.outbox.event(
+            "turn_start", turn=self.number, source=self.source, seconds=seconds
+        )
 
     def _adopt(self) -> None:
         # Not if the conversation was reset meanwhile.
@@ -240,9 +264,10 @@ class Turn:
         assert self._parent is not None
         branch = self._parent.branch()
         sampling = self.settings.sampling.to_sampling()
+        exact = replace(sampling, text_greedy=True)  # a call is JSON: chance only breaks it
         job = await self._submit(
             lambda: branch.stream(
-                self.question, tools=tools.DEFINITIONS, speech=False, sampling=sampling
+                self.question, tools=tools.DEFINITIONS, speech=False, sampling=exact
             )
         )
         text, reply = "", None

@@ -11,7 +11,7 @@ import { chromium } from "playwright-core";
 import { preview } from "vite";
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
-const voice = readFileSync(here("voice.ogg"));
+const voice = pages(readFileSync(here("../../../tests/golden/web_demo/opus_recorder_speech.bin")));
 const question = here("../../../examples/question.wav");
 
 const INFO = {
@@ -50,14 +50,22 @@ function metadata(socket, data) {
   socket.send(Buffer.concat([Buffer.of(4), Buffer.from(JSON.stringify({ t_ms: 0, ...data }))]));
 }
 
+/** Recorded Ogg pages, each behind its length. */
+function pages(recorded) {
+  const found = [];
+  for (let at = 0; at < recorded.length; ) {
+    const end = at + 4 + recorded.readUInt32LE(at);
+    found.push(recorded.subarray(at + 4, end));
+    at = end;
+  }
+  return found;
+}
+
 /** The assistant's voice, twice: one message for each page. */
 function sound(socket) {
   for (let round = 0; round < 2; round++) {
-    for (let at = 0; at < voice.length; ) {
-      const next = voice.indexOf("OggS", at + 4);
-      const end = next < 0 ? voice.length : next;
-      socket.send(Buffer.concat([Buffer.of(1), voice.subarray(at, end)]));
-      at = end;
+    for (const page of voice) {
+      socket.send(Buffer.concat([Buffer.of(1), page]));
     }
   }
 }

@@ -60,7 +60,9 @@ export function App() {
           session={session}
           settings={settings}
           onChange={change}
+          problem={problem}
           onAgain={() => void start(session.state.microphone !== "on")}
+          onAgainWithout={() => void start(true)}
           onBack={() => setSession(null)}
         />
       ) : (

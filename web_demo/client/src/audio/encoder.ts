@@ -14,12 +14,23 @@ const OPUS_APPLICATION_AUDIO = 2049;
 export class OpusEncoder {
   private readonly worker = new Worker(workerUrl);
   private begun = false;
-  private flushed: (() => void)[] = [];
+  private broken: Error | null = null;
+  private flushed: { resolve: () => void; reject: (error: Error) => void }[] = [];
 
-  constructor(private readonly onPage: (page: Uint8Array) => void) {
+  /** `onBroken` is called once, when the worker fails or cannot be loaded: no page comes any more. */
+  constructor(
+    private readonly onPage: (page: Uint8Array) => void,
+    onBroken: () => void,
+  ) {
     this.worker.onmessage = ({ data }) => {
       if (data.message === "page") this.onPage(data.page);
-      if (data.message === "flushed") this.flushed.shift()?.();
+      if (data.message === "flushed") this.flushed.shift()?.resolve();
+    };
+    this.worker.onerror = ({ message = "its script did not load" }) => {
+      if (this.broken) return;
+      this.broken = new Error(`the Opus encoder failed (${message}); load the page anew`);
+      for (const { reject } of this.flushed.splice(0)) reject(this.broken);
+      onBroken();
     };
   }
 
@@ -45,11 +56,12 @@ export class OpusEncoder {
     this.worker.postMessage({ command: "encode", buffers: [frame] });
   }
 
-  /** Resolves once every frame given so far has left as a page, the last one short if need be. */
+  /** Resolves once every frame given so far has left as a page; rejects if the worker has failed. */
   flush(): Promise<void> {
+    if (this.broken) return Promise.reject(this.broken);
     if (!this.begun) return Promise.resolve();
-    return new Promise((resolve) => {
-      this.flushed.push(resolve);
+    return new Promise((resolve, reject) => {
+      this.flushed.push({ resolve, reject });
       this.worker.postMessage({ command: "flush" });
     });
   }

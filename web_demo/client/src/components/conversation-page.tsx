@@ -19,7 +19,10 @@ interface Props {
   session: Session;
   settings: Settings;
   onChange: (change: Partial<Settings>) => void;
+  /** Why the talk could not begin again. */
+  problem: Problem | null;
   onAgain: () => void;
+  onAgainWithout: () => void;
   onBack: () => void;
 }
 
@@ -55,7 +58,7 @@ function useWakeLock(awake: boolean): void {
   }, [awake]);
 }
 
-export function ConversationPage({ session, settings, onChange, onAgain, onBack }: Props) {
+export function ConversationPage({ session, settings, onChange, problem, onAgain, onAgainWithout, onBack }: Props) {
   const text = useText();
   const state = useSyncExternalStore(session.subscribe, session.snapshot);
   const [settingsOpen, setSettingsOpen] = useState(false);
@@ -114,6 +117,11 @@ export function ConversationPage({ session, settings, onChange, onAgain, onBack 
                 onRetry={() => void session.openMicrophone()}
                 onWithout={() => setWithout(true)}
               />
+            </div>
+          )}
+          {over && problem && (
+            <div className="card">
+              <MicrophoneHelp problem={problem} onRetry={onAgain} onWithout={onAgainWithout} />
             </div>
           )}
           <Transcript state={state} captions={settings.captions} />

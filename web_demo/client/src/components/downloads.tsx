@@ -32,7 +32,8 @@ export function Downloads({ session, state }: { session: Session; state: State }
   };
   const wav = async () => {
     if (menu.current) menu.current.open = false;
-    save(await session.recording.wav(), name("wav"));
+    const sound = await session.wav();
+    if (sound) save(sound, name("wav"));
   };
   const none = state.turns.length === 0;
   return (

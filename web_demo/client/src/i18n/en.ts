@@ -206,6 +206,8 @@ export const en = {
     new_conversation: "The connection is back, but the server no longer knows what was said before.",
     output_missing: "The chosen loudspeaker is not there; the default one is used.",
     file_unreadable: "The browser cannot read this sound file. Try WAV, MP3 or M4A.",
+    encoder_failed: "The browser cannot encode your voice. Load the page anew.",
+    wav_failed: "The browser cannot make the sound file: the conversation may be too long for its memory.",
     file_too_large: "This file is larger than the server accepts.",
   },
   unknownNotice: "The server reports a problem.",

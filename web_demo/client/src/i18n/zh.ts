@@ -196,6 +196,8 @@ export const zh: Text = {
     new_conversation: "连接已恢复，但服务器不再记得之前的内容。",
     output_missing: "所选扬声器不可用，已改用默认设备。",
     file_unreadable: "浏览器无法读取这个声音文件。请试试 WAV、MP3 或 M4A。",
+    encoder_failed: "浏览器无法编码您的声音，请重新加载页面。",
+    wav_failed: "浏览器无法生成声音文件：对话可能太长，内存不够。",
     file_too_large: "文件超过了服务器允许的大小。",
   },
   unknownNotice: "服务器报告了一个问题。",

@@ -111,9 +111,9 @@ export class Connection {
     if (message.type === "handshake") this.attempt = 0;
     if (message.type === "metadata") {
       const event = parseEvent(message.data);
-      if (event?.event === "ready") {
-        this.resume = event.resume ?? "";
-        this.watched = true;
+      if (event?.event === "ready") this.resume = event.resume ?? "";
+      if (event && !this.watched) {
+        this.watched = true; // also in the queue: only a server of this toolkit sends events
         this.watchSilence();
       }
     }

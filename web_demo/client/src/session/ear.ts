@@ -17,26 +17,45 @@ export class Ear {
   open = false;
   onSound: (frame: Float32Array, rateHz: number) => void = () => {};
   onLost: () => void = () => {};
+  onBroken: () => void = () => {};
 
   private capture: Capture | null = null;
+  private openings = 0;
   private readonly encoder: OpusEncoder;
   private streamRateHz = 0; // of the Ogg stream that is being written
   private reading = false; // a file is being sent: the microphone waits
 
   constructor(onPage: (page: Uint8Array) => void) {
-    this.encoder = new OpusEncoder(onPage);
+    this.encoder = new OpusEncoder(onPage, () => this.onBroken());
   }
 
-  /** Opens the microphone, anew if it is open; throws a MicrophoneError where that cannot be. */
-  async openMicrophone(options: CaptureOptions): Promise<void> {
+  /**
+   * Opens the microphone, anew if it is open; throws a MicrophoneError where that cannot be.
+   * Returns false, and leaves none open, if it was closed or opened otherwise meanwhile.
+   */
+  async openMicrophone(options: CaptureOptions): Promise<boolean> {
     this.closeMicrophone();
-    this.capture = await Capture.open(options);
+    const opening = this.openings;
+    let capture: Capture;
+    try {
+      capture = await Capture.open(options);
+    } catch (error) {
+      if (opening !== this.openings) return false;
+      throw error;
+    }
+    if (opening !== this.openings) {
+      capture.close();
+      return false;
+    }
+    this.capture = capture;
     this.capture.onFrame = (frame) => this.hear(frame);
     this.capture.onLost = () => this.onLost();
     if (this.streamRateHz && this.streamRateHz !== this.rateHz) this.beginStream();
+    return true;
   }
 
   closeMicrophone(): void {
+    this.openings++;
     this.capture?.close();
     this.capture = null;
     this.level = 0;
@@ -47,7 +66,7 @@ export class Ear {
     this.encoder.begin(this.rateHz);
   }
 
-  /** Resolves when all that was heard so far has been handed to the socket. */
+  /** Resolves when all that was heard so far has been handed to the socket; rejects if it cannot. */
   flush(): Promise<void> {
     return this.encoder.flush();
   }

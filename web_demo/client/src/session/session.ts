@@ -46,6 +46,7 @@ export class Session {
     this.chooseOutput();
     this.ear.onSound = (frame, rateHz) => this.record("user", rateHz, frame);
     this.ear.onLost = () => this.change({ kind: "microphone", microphone: "lost" });
+    this.ear.onBroken = () => this.notice("encoder_failed");
   }
 
   /** To be called from a click or key press. `state.microphone` tells whether it could be opened. */
@@ -99,7 +100,11 @@ export class Session {
     this.askedAtMs = performance.now();
     this.ear.open = false;
     if (!this.state.handsFree) this.change({ kind: "complete" });
-    await this.ear.flush();
+    try {
+      await this.ear.flush();
+    } catch {
+      return this.change({ kind: "hushed" }); // the user has been told by onBroken
+    }
     this.control("pause");
   }
 
@@ -140,11 +145,15 @@ export class Session {
     this.settings = settings;
     this.mouth.player.setVolume(settings.volume);
     if (settings.outputId !== before.outputId) this.chooseOutput();
+    this.tellSettings(before);
     const keys = ["inputId", "echoCancellation", "noiseSuppression"] as const;
     if (keys.some((key) => settings[key] !== before[key])) await this.openMicrophone();
+  }
+
+  private tellSettings(before: Settings): void {
     const server = this.state.server;
     if (!server || this.reference || this.state.link.kind !== "open") return;
-    const data = serverSettings(settings, server);
+    const data = serverSettings(this.settings, server);
     if (JSON.stringify(data) === JSON.stringify(serverSettings(before, server))) return;
     this.connection?.send({ type: "metadata", data });
   }
@@ -152,11 +161,21 @@ export class Session {
   async openMicrophone(): Promise<void> {
     const { inputId: deviceId, echoCancellation, noiseSuppression } = this.settings;
     try {
-      await this.ear.openMicrophone({ deviceId, echoCancellation, noiseSuppression });
-      this.change({ kind: "microphone", microphone: "on" });
+      const opened = await this.ear.openMicrophone({ deviceId, echoCancellation, noiseSuppression });
+      if (opened) this.change({ kind: "microphone", microphone: "on" });
     } catch (error) {
       const problem = error instanceof MicrophoneError ? error.problem : "busy";
       this.change({ kind: "microphone", microphone: problem });
+    }
+  }
+
+  /** The talk as a WAV file; null, and a notice, if the browser cannot make it. */
+  async wav(): Promise<Blob | null> {
+    try {
+      return await this.recording.wav();
+    } catch {
+      this.notice("wav_failed");
+      return null;
     }
   }
 
@@ -261,7 +280,9 @@ export class Session {
       case "ready":
         window.clearTimeout(this.eventsTimer);
         this.eventsTimer = 0;
-        if (!this.reference) {
+        if (event.protocol >= 2) {
+          this.reference = null; // it only took long to say that it sends events
+          window.clearTimeout(this.quietTimer);
           this.connection?.send({ type: "metadata", data: serverSettings(this.settings, event) });
         }
         if (this.state.turns.length && !event.resumed) this.notice("new_conversation");
@@ -283,6 +304,7 @@ export class Session {
         this.mouth.beginReply();
         break;
       case "turn_end":
+        if (event.turn !== current(this.state)) break; // what took its place may sound already
         if (event.reason === "interrupted") this.hush();
         else this.mouth.endReply();
         break;

@@ -132,6 +132,17 @@ describe("a connection", () => {
     expect(told.at(-1)).toEqual(["waiting", 1, 500, undefined]);
   });
 
+  it("on which nothing comes for 25 s is lost in the queue as well", () => {
+    connect();
+    last().says(4, '{"event": "queue", "position": 1, "size": 1}');
+    vi.advanceTimersByTime(24000);
+    last().says(4, '{"event": "keepalive"}');
+    vi.advanceTimersByTime(24000);
+    expect(told.at(-1)![0]).toBe("message");
+    vi.advanceTimersByTime(1000);
+    expect(told.at(-1)).toEqual(["waiting", 1, 500, undefined]);
+  });
+
   it("that was closed here stays closed", async () => {
     const connection = connect();
     connection.close();
