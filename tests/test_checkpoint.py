@@ -127,6 +127,24 @@ def test_the_tied_projection_may_be_stored_too(copied):
     assert model.audio_invert_tower.lm_head.weight is model.audio_tower.embed_tokens.weight
 
 
+def test_the_heads_rope_is_saved_in_both_forms_and_the_published_one_stays(tmp_path):
+    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    published = dict(config.audio_config.crq_transformer_config)
+    config.save_pretrained(tmp_path)
+
+    def head():
+        saved = json.loads((tmp_path / "config.json").read_text())
+        return saved["audio_config"]["crq_transformer_config"]
+
+    assert head() == published and "rope_parameters" not in published
+    rope = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 3e6}
+    newer = {k: v for k, v in published.items() if not k.startswith("rope_")}
+    config.audio_config.crq_transformer_config = newer | {"rope_parameters": rope}
+    config.save_pretrained(tmp_path)
+    assert head()["rope_theta"] == 3e6 and head()["rope_parameters"] == rope
+    assert head()["rope_scaling"] == {"rope_type": "yarn", "factor": 2.0}
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near_float32(dtype):
     _, inputs, outputs = load_case("c1_forward_1audio")
