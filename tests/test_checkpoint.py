@@ -94,6 +94,42 @@ def test_another_models_config_is_refused(copied, text):
         load(copied)
 
 
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("repetition_penalty", "a"), ("repetition_penalty", 0), ("eos_token_id", "x"),
+        ("eos_token_id", []), ("temperature", "hot"), ("temperature", -1), ("top_p", 2),
+        ("max_length", "big"), ("max_new_tokens", "many"), ("max_new_tokens", True),
+        ("bad_words_ids", 5), ("bad_words_ids", [[10**9]]), ("pad_token_id", 10**9),
+        ("do_sample", "yes"), ("top_k", 1.5), ("cache_implementation", "elsewhere"),
+    ],
+)
+def test_wrong_generation_settings_are_named_with_their_file(copied, field, value):
+    path = copied / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(CheckpointError, match=f"generation_config.json .*{field}"):
+        load(copied)
+
+
+def test_a_temperature_of_zero_is_taken_where_nothing_is_sampled(copied):
+    path = copied / "generation_config.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, "temperature": 0.0}))
+    load(copied)
+    path.write_text(json.dumps({**known, "temperature": 0.0, "do_sample": True}))
+    with pytest.raises(CheckpointError, match="temperature is 0.0, not a number above 0"):
+        load(copied)
+
+
+def test_a_cut_off_generation_config_is_not_passed_over(copied):
+    path = copied / "generation_config.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(CheckpointError, match="generation_config.json in .* is wrong"):
+        load(copied)
+    path.unlink()
+    load(copied)
+
+
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="config.json"):
         load(tmp_path / "nowhere")
