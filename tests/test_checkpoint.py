@@ -15,11 +15,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_modeling import GOLDEN, load_case, load_model
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.errors import CheckpointError
+from funaudiochat.conversation import VoiceChat
+from funaudiochat.errors import CheckpointError, FunAudioChatError
 from funaudiochat.modeling_funaudiochat import (
     FunAudioChatForConditionalGeneration,
     _of_backbone,
@@ -291,6 +292,30 @@ def test_quantisation_leaves_all_but_the_backbone_alone():
     assert given.llm_int8_skip_modules is None
     own = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
     assert _of_backbone(own).llm_int8_skip_modules == ["lm_head"]
+
+
+def test_device_map_and_quantisation_reach_transformers(monkeypatch):
+    seen = {}
+
+    def without_the_package(cls, folder, **given):
+        seen.update(given)
+        raise ImportError("bitsandbytes is not here.")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(without_the_package))
+    with pytest.raises(FunAudioChatError, match="bitsandbytes is not here. Install the package"):
+        VoiceChat.from_pretrained(
+            FOLDER, device="cpu", device_map={"": "cpu"}, attn_implementation="eager",
+            quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+        )
+    assert seen["device_map"] == {"": "cpu"} and seen["attn_implementation"] == "eager"
+    settings = seen["quantization_config"]
+    assert settings.load_in_8bit and "audio_invert_tower" in settings.llm_int8_skip_modules
+
+
+def test_a_placed_model_is_not_moved_to_the_device_of_the_conversation():
+    pytest.importorskip("accelerate", reason="device maps need accelerate")
+    chat = VoiceChat.from_pretrained(FOLDER, device="meta", device_map={"": "cpu"})
+    assert chat.model.device.type == "cpu"
 
 
 MEASURE = """
