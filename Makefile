@@ -1,7 +1,7 @@
 PYTHON ?= python3.11
 TINY := outputs/tiny
 
-.PHONY: setup demo test test-slow lint train-setup eval-setup eval-demo tiny-recipe page page-test judge-setup serve nano
+.PHONY: setup demo test test-slow test-transformers lint train-setup eval-setup eval-demo tiny-recipe page page-test judge-setup serve nano
 
 setup: .venv/ready
 
@@ -25,6 +25,20 @@ test: setup
 # Whole recipes, the page in Chromium, long soaks.
 test-slow: setup page
 	.venv/bin/python -m pytest -q -m slow
+
+# The tests of the model on another transformers, the newest 5.x unless VERSION names one. Its
+# folder holds that alone; all else is taken from .venv.
+VERSION ?=
+OTHER := .venv-transformers/$(or $(VERSION),newest)
+MODEL_TESTS := $(addprefix tests/test_,modeling.py processing.py generation.py conversation.py \
+  checkpoint.py benchmarks.py)
+test-transformers: setup
+	$(PYTHON) -m venv $(OTHER)
+	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	  > $$($(OTHER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
+	$(OTHER)/bin/pip install -q --no-compile --no-warn-conflicts --upgrade 'transformers$(if $(VERSION),==$(VERSION),<6)'
+	$(OTHER)/bin/python -c 'import transformers; print("transformers", transformers.__version__)'
+	$(OTHER)/bin/python -m pytest -q -m "not slow" $(MODEL_TESTS)
 
 # Made-up questions in the layout of every benchmark, a tiny random model, recorded judges.
 eval-demo: setup

@@ -24,6 +24,7 @@ from funaudiochat.generation_funaudiochat import (
     step,
     stream,
 )
+from funaudiochat.modeling_common import cache_argument
 
 STEPS = 40
 GROUP = 5
@@ -97,15 +98,15 @@ def bare_calls(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> float
         if index > 1:
             fed = (embeds + model.audio_tower(groups[None, index - 2]).last_hidden_state) / 2
         hidden = backbone.model(
-            inputs_embeds=fed, past_key_values=cache, use_cache=True
+            inputs_embeds=fed, use_cache=True, **cache_argument(backbone.model, cache)
         ).last_hidden_state
         fine = head.pre_matching(hidden + embeds).view(1, GROUP, -1)
         codes = groups[index - 1]
         for position in range(GROUP):
             before = fine[:, position : position + 1] + embed_code(codes[position])
             out = head.crq_transformer(
-                inputs_embeds=head.input_matching(before), past_key_values=head_cache,
-                use_cache=True,
+                inputs_embeds=head.input_matching(before), use_cache=True,
+                **cache_argument(head.crq_transformer, head_cache),
             ).last_hidden_state
             head.lm_head(head.output_matching(out))
         backbone.lm_head(hidden)

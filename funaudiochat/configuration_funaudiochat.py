@@ -155,13 +155,16 @@ class FunAudioChatConfig(PretrainedConfig):
         4.x takes a config without ``rope_theta`` for one with the value 10000, silently.
         """
         fields = super().to_dict()
-        text = fields["text_config"]
-        rope = text.get("rope_parameters")
-        if isinstance(rope, dict) and "rope_theta" in rope:
-            text["rope_theta"] = rope["rope_theta"]
-            scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
-            text["rope_scaling"] = None if scaling.get("rope_type") == "default" else scaling
-        for part in (fields, text, fields["audio_config"]):
+        text, audio = fields["text_config"], fields["audio_config"]
+        head = audio.get("crq_transformer_config") or {}
+        for transformer in (text, head):
+            rope = transformer.get("rope_parameters")
+            if isinstance(rope, dict) and "rope_theta" in rope:
+                transformer["rope_theta"] = rope["rope_theta"]
+                scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
+                plain = scaling.get("rope_type") == "default"
+                transformer["rope_scaling"] = None if plain else scaling
+        for part in (fields, text, audio, head):
             if part.get("dtype") is not None:
                 part["torch_dtype"] = part["dtype"]
         return fields

@@ -442,6 +442,10 @@ class VoiceChat(Conversation):
             settings.update(**speech_sampling(settings))
             settings.update(max_new_tokens=2048)
             settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
+            # Sampled text must not open speech and be silent at once (rule 62).
+            text = self.model.config.text_config
+            pair = [text.audio_bos_index, text.sil_index]
+            settings.update(bad_words_ids=[*(settings.bad_words_ids or ()), pair])
         elif settings.eos_token_id is None:
             settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
         settings.update(**sampling.given(*SAMPLING_VALUES, "max_new_tokens"))
@@ -528,6 +532,11 @@ def _check_fit(
     for what, said, wanted in (
         ("codes in a group", processor.audio_group_size, audio.group_size),
         ("mel bins", processor.feature_extractor.feature_size, audio.num_mel_bins),
+        (
+            f"as id of {processor.audio_token}",
+            processor.tokenizer.convert_tokens_to_ids(processor.audio_token),
+            model.config.audio_token_index,
+        ),
     ):
         if said != wanted:
             raise CheckpointError(

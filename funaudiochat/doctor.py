@@ -15,12 +15,21 @@ import torch
 
 from funaudiochat.cosyvoice3.voices import installed_voices
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.hub import NANO_MODEL, NANO_TTS, REPOSITORIES, TTS, models_folder
+from funaudiochat.hub import (
+    NANO_MODEL,
+    NANO_TTS,
+    REPOSITORIES,
+    TTS,
+    missing_files,
+    models_folder,
+)
 
 _PACKAGES = (
     "torch", "transformers", "tokenizers", "safetensors", "soundfile", "soxr", "onnxruntime",
     "kaldi-native-fbank",
 )
+# Each is asked for by an option only.
+_OPTIONAL = {"accelerate": "device_map", "bitsandbytes": "8-bit and 4-bit weights"}
 # transformers imports these when they are present, and then fails if they are broken.
 _HARMFUL_WHEN_BROKEN = ("torchaudio", "torchvision", "torchcodec")
 
@@ -42,16 +51,25 @@ def examine() -> Iterator[Finding]:
             yield Finding(name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
             yield Finding(name, "missing", f"pip install {name}")
+    for name, use in _OPTIONAL.items():
+        try:
+            yield Finding(name, importlib.metadata.version(name))
+        except importlib.metadata.PackageNotFoundError:
+            yield Finding(name, f"missing; {use} would need it (pip install {name})")
     yield from _devices()
     for name in _HARMFUL_WHEN_BROKEN:
         yield from _import_check(name)
     for repository in REPOSITORIES.values():
         folder = models_folder() / repository.name
-        yield Finding(
-            repository.name,
-            str(folder) if folder.is_dir() else "not found",
-            "" if folder.is_dir() else "funaudiochat download",
-        )
+        if not folder.is_dir():
+            yield Finding(repository.name, "not found", "funaudiochat download")
+        elif missing := missing_files(repository, folder):
+            yield Finding(
+                repository.name, f"{folder} without {', '.join(missing)}",
+                "funaudiochat download, which goes on where it stopped",
+            )
+        else:
+            yield Finding(repository.name, str(folder))
     for folder in (NANO_MODEL, NANO_TTS):
         found = folder.is_dir()
         yield Finding(
@@ -74,7 +92,8 @@ def _devices() -> Iterator[Finding]:
         yield Finding(
             f"cuda:{index}",
             f"{properties.name}, {total:.0f} GiB",
-            "" if total > 23 else "the 8B checkpoint needs 24 GiB; use device_map or 8-bit weights",
+            "" if total > 23 else "the 8B checkpoint needs 24 GiB; use device_map or 8-bit weights "
+            "(pip install accelerate bitsandbytes)",
         )
     if not torch.cuda.is_available():
         found = "none; Apple MPS" if torch.backends.mps.is_available() else "none"

@@ -13,8 +13,10 @@ Shapes: ``B`` rows, ``L`` prompt length, ``G`` group size, ``H`` text width, ``C
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -22,6 +24,7 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor
 from transformers import (
     DynamicCache,
+    GenerationConfig,
     LogitsProcessorList,
     MinNewTokensLengthLogitsProcessor,
     MinPLogitsWarper,
@@ -33,7 +36,7 @@ from transformers import (
     TopPLogitsWarper,
 )
 
-from funaudiochat.errors import FunAudioChatError
+from funaudiochat.errors import CheckpointError, FunAudioChatError
 from funaudiochat.modeling_common import cache_argument
 
 if TYPE_CHECKING:  # the model offers `generate`, so it imports this module
@@ -182,6 +185,81 @@ def _refuse_unknown_settings(config: Any) -> None:
             f"parallel decoding of text and speech does not know {', '.join(unknown)}; give no "
             "such setting, and remove it from generation_config.json"
         )
+
+
+def check_generation_file(folder: Any, vocabulary: int) -> None:
+    """Check a folder's ``generation_config.json``, if it has one.
+
+    transformers passes over a file it cannot read, and takes values of any type.
+
+    Raises:
+        CheckpointError: no answer can be decoded by it; the message names the fields.
+    """
+    path = Path(folder) / "generation_config.json"
+    if not path.exists():
+        return
+    try:
+        settings = json.loads(path.read_text(encoding="utf-8"))
+        faults = _faults(settings, vocabulary)
+        if not faults:
+            GenerationConfig.from_pretrained(folder)
+    except Exception as error:  # transformers raises many kinds
+        faults = [str(error)]
+    if faults:
+        raise CheckpointError(
+            f"generation_config.json in {folder} is wrong: {'; '.join(faults)}. Mend it, or "
+            "download the folder again with `funaudiochat download`"
+        )
+
+
+# What makes a value of the file one to decode by, and how to call such values.
+_Check = tuple[str, Callable[[Any], bool]]
+
+
+def _whole(least: int) -> _Check:
+    return f"a whole number from {least}", lambda value: type(value) is int and value >= least
+
+
+def _number(most: int, zero: bool = True) -> _Check:
+    def fits(value: Any) -> bool:
+        return type(value) in (int, float) and 0 <= value <= most and (zero or value > 0)
+
+    return f"a number {'from' if zero else 'above'} 0, at most {most}", fits
+
+
+def _faults(settings: Any, vocabulary: int) -> list[str]:
+    if not isinstance(settings, dict):
+        return [f"it holds {settings!r:.40}, no settings"]
+
+    def is_id(value: Any) -> bool:
+        return type(value) is int and 0 <= value < vocabulary
+
+    def are_ids(value: Any) -> bool:
+        return isinstance(value, list) and len(value) > 0 and all(map(is_id, value))
+
+    def are_words(value: Any) -> bool:
+        return isinstance(value, list) and all(map(are_ids, value))
+
+    ids = f"ids below {vocabulary}"
+    checks: dict[str, _Check] = {
+        "do_sample": ("true or false", lambda value: isinstance(value, bool)),
+        "eos_token_id": (f"one of the {ids} or a list of such", lambda v: is_id(v) or are_ids(v)),
+        "pad_token_id": (f"one of the {ids}", is_id),
+        "bad_words_ids": (f"a list of lists of {ids}", are_words),
+        "temperature": _number(100, zero=not settings.get("do_sample")),
+        "repetition_penalty": _number(100, zero=False),
+        "top_p": _number(1),
+        "min_p": _number(1),
+    }
+    for name in ("max_new_tokens", "max_length", "num_beams", "num_return_sequences"):
+        checks[name] = _whole(1)
+    for name in ("min_new_tokens", "min_length", "top_k", "no_repeat_ngram_size"):
+        checks[name] = _whole(0)
+    return [
+        f"{name} is {settings[name]!r:.40}, not {kind}"
+        for name, (kind, fits) in checks.items()
+        if settings.get(name) is not None and not fits(settings[name])
+    ]
 
 
 def _extend(lists: tuple[Any, ...], processor: Any) -> None:

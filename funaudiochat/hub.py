@@ -50,7 +50,11 @@ class Repository:
 
 
 MODEL = Repository(
-    "Fun-Audio-Chat-8B", needed=("config.json", "model.safetensors.index.json")
+    "Fun-Audio-Chat-8B",
+    needed=(
+        "config.json", "merges.txt", "model.safetensors.index.json", "processor_config.json",
+        "vocab.json",
+    ),
 )
 TTS = Repository(
     "Fun-CosyVoice3-0.5B-2512",
@@ -85,7 +89,8 @@ def resolve_model(path: str | Path | None) -> Path:
     """The folder given, else the official one if it was downloaded, else Nano.
 
     Raises:
-        CheckpointError: there is no such folder; the message says how to get it.
+        CheckpointError: there is no such folder, or a download did not come to its end; the
+            message says how to get it.
     """
     return _resolve(path, MODEL, NANO_MODEL)
 
@@ -94,7 +99,8 @@ def resolve_tts(path: str | Path | None) -> Path:
     """The detokenizer's folder given, else the official one if it was downloaded, else Nano's.
 
     Raises:
-        CheckpointError: there is no such folder; the message says how to get it.
+        CheckpointError: there is no such folder, or a download did not come to its end; the
+            message says how to get it.
     """
     return _resolve(path, TTS, NANO_TTS)
 
@@ -111,16 +117,27 @@ def resolve_pair(
         CheckpointError: there is no such folder; the message says how to get it.
     """
     model = resolve_model(model_path)
-    if tts_path is None:
-        tts_path = NANO_TTS if model.resolve() == NANO_MODEL else models_folder() / TTS.name
-    return model, resolve_tts(tts_path)
+    if tts_path is not None:
+        return model, resolve_tts(tts_path)
+    if model.resolve() == NANO_MODEL:
+        return model, _existing(NANO_TTS)
+    return model, _whole(TTS, _existing(models_folder() / TTS.name))
 
 
 def _resolve(path: str | Path | None, repository: Repository, nano: Path) -> Path:
     if path is not None:
         return _existing(Path(path))
     official = models_folder() / repository.name
-    return official if official.is_dir() else _existing(nano)
+    return _whole(repository, official) if official.is_dir() else _existing(nano)
+
+
+def _whole(repository: Repository, folder: Path) -> Path:
+    if missing := missing_files(repository, folder):
+        raise CheckpointError(
+            f"{folder} is not complete, {', '.join(missing)} missing; go on with `funaudiochat "
+            "download`, or name another folder with --model-path / --tts-path"
+        )
+    return folder
 
 
 def _existing(folder: Path) -> Path:
@@ -204,14 +221,21 @@ def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
         )
 
 
-def _check_complete(repository: Repository, folder: Path) -> None:
-    """Raise DownloadError if files are missing: offline, the libraries call any folder whole."""
-    wanted = set(repository.needed)
+def missing_files(repository: Repository, folder: Path) -> list[str]:
+    """Files without which a downloaded folder is not whole."""
+    wanted = {*repository.needed, *repository.known}
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        wanted.update(json.loads(index.read_text())["weight_map"].values())
-    missing = sorted(name for name in wanted if not (folder / name).is_file())
-    if missing:
+        try:
+            wanted.update(json.loads(index.read_text())["weight_map"].values())
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return [f"a readable {index.name}"]
+    return sorted(name for name in wanted if not (folder / name).is_file())
+
+
+def _check_complete(repository: Repository, folder: Path) -> None:
+    """Raise DownloadError if files are missing: offline, the libraries call any folder whole."""
+    if missing := missing_files(repository, folder):
         raise DownloadError(
             f"{folder} is not complete, {', '.join(missing)} missing; run `funaudiochat download` "
             "again when the source can be reached"

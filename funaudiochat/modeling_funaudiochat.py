@@ -25,7 +25,11 @@ from transformers.utils import ModelOutput
 from funaudiochat.audio_encoders import FunAudioChatAudioEncoder, FunAudioChatDiscreteEncoder
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import CheckpointError, FunAudioChatError
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate
+from funaudiochat.generation_funaudiochat import (
+    GenerationOptions,
+    check_generation_file,
+    generate,
+)
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
     cache_argument,
@@ -189,11 +193,13 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
 
         Raises:
             CheckpointError: not a Fun-Audio-Chat folder, or tensors are missing, too many,
-                damaged, no floats or of another shape; the message names them.
+                damaged, no floats or of another shape, or ``generation_config.json`` is wrong;
+                the message names them.
         """
         folder = pretrained_model_name_or_path
         if config is None:
             config = FunAudioChatConfig.from_pretrained(folder)
+        check_generation_file(folder, config.text_config.vocab_size)
         if kwargs.get("quantization_config") is not None:
             kwargs["quantization_config"] = _of_backbone(kwargs["quantization_config"])
         kwargs["use_safetensors"] = True

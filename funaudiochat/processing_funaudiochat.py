@@ -54,8 +54,8 @@ class FunAudioChatProcessor(ProcessorMixin):
         chat_template: Jinja template of a conversation.
 
     Raises:
-        CheckpointError: the folder's ``speech_tokenizer/`` is missing or another tokenizer, or
-            a size is none.
+        CheckpointError: the folder's ``speech_tokenizer/`` is missing or another tokenizer, a
+            size or a token is none, or the text cannot be padded.
     """
 
     speech_tokenizer: Any
@@ -78,12 +78,31 @@ class FunAudioChatProcessor(ProcessorMixin):
             feature_extractor, tokenizer, speech_tokenizer, chat_template=chat_template
         )
         sizes = {name: getattr(feature_extractor, name) for name in _FEATURE_SIZES}
-        wrong = [f"{n} is {v!r}" for n, v in sizes.items() if type(v) is not int or v < 1]
-        if wrong:
+        _refuse(
+            "preprocessor_config.json",
+            [f"{n} is {v!r}" for n, v in sizes.items() if type(v) is not int or v < 1],
+        )
+        # transformers makes a tokenizer without words when the folder has none.
+        if tokenizer.vocab_size <= len(tokenizer.added_tokens_decoder):
             raise CheckpointError(
-                f"preprocessor_config.json is wrong: {'; '.join(wrong)}. Download the folder "
-                "again with `funaudiochat download`"
+                "the text tokenizer knows no words: tokenizer.json, or vocab.json and merges.txt, "
+                "are missing; download the folder again with `funaudiochat download`"
             )
+        if tokenizer.pad_token_id is None:
+            _refuse("tokenizer_config.json", [f"pad_token is {tokenizer.pad_token!r}"])
+        tokens = {
+            "audio_token": audio_token, "audio_bos_token": audio_bos_token,
+            "audio_eos_token": audio_eos_token, "audio_pad_token": audio_pad_token,
+        }
+        _refuse(
+            "processor_config.json",
+            [f"{n} is {v!r}" for n, v in tokens.items() if not isinstance(v, str) or not v],
+        )
+        own = "audio_group_size" in speech_tokenizer.init_kwargs
+        group_size = speech_tokenizer.init_kwargs["audio_group_size"] if own else audio_group_size
+        if type(group_size) is not int or group_size < 1:
+            file = "speech_tokenizer/tokenizer_config.json" if own else "processor_config.json"
+            _refuse(file, [f"audio_group_size is {group_size!r}"])
         # transformers falls back to the text tokenizer when the folder has no speech tokenizer.
         if speech_tokenizer.pad_token != audio_pad_token:
             raise CheckpointError(
@@ -95,14 +114,7 @@ class FunAudioChatProcessor(ProcessorMixin):
         self.audio_bos_token = audio_bos_token
         self.audio_eos_token = audio_eos_token
         self.audio_pad_token = audio_pad_token
-        self.audio_group_size = int(
-            speech_tokenizer.init_kwargs.get("audio_group_size", audio_group_size)
-        )
-        if self.audio_group_size < 1:
-            raise CheckpointError(
-                f"audio_group_size is {self.audio_group_size}; it counts the codes of one "
-                "placeholder. Download the folder again with `funaudiochat download`"
-            )
+        self.audio_group_size = group_size
 
     @property
     def model_input_names(self) -> list[str]:
@@ -356,6 +368,15 @@ class FunAudioChatProcessor(ProcessorMixin):
         _write_older_tokenizer_files(self.tokenizer, folder)
         _write_older_tokenizer_files(self.speech_tokenizer, folder / "speech_tokenizer")
         return files
+
+
+def _refuse(file: str, wrong: list[str]) -> None:
+    """Raise CheckpointError if anything in a file of the folder is wrong."""
+    if wrong:
+        raise CheckpointError(
+            f"{file} is wrong: {'; '.join(wrong)}. Download the folder again with "
+            "`funaudiochat download`"
+        )
 
 
 def _transcript(entry: Any) -> str:

@@ -14,6 +14,7 @@ from build_tiny_folders import MODEL, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
@@ -43,41 +44,62 @@ def load_model(folder):
     FunAudioChatForConditionalGeneration.from_pretrained(folder)
 
 
-def load_processor(folder):
-    FunAudioChatProcessor.from_pretrained(folder)
+def answer(chat):
+    """Two steps of a sampled spoken answer, and two of a text answer."""
+    sampling = Sampling(max_new_tokens=2, seed=0)
+    chat.ask((np.full(4000, 0.1, dtype=np.float32), 16000), "Hello", sampling=sampling)
+    chat.ask("Hello", speech=False, sampling=sampling)
 
 
-def load_detokenizer(folder):
-    CosyVoice3Detokenizer.from_pretrained(folder)
+def use_model(folder):
+    answer(VoiceChat.from_pretrained(folder, device="cpu"))
+
+
+def use_detokenizer(folder):
+    chat = VoiceChat.from_pretrained(MODEL, device="cpu")
+    chat.detokenizer = CosyVoice3Detokenizer.from_pretrained(folder)
+    chat.speaker = torch.zeros(192)
+    answer(chat)
 
 
 @pytest.mark.parametrize(
-    "index, name, load",
+    "index, name, use",
     [
-        (0, "config.json", load_model),
-        (0, "model.safetensors", load_model),
-        (0, "tokenizer.json", load_processor),
-        (0, "tokenizer_config.json", load_processor),
-        (0, "preprocessor_config.json", load_processor),
-        (0, "speech_tokenizer/tokenizer.json", load_processor),
-        (1, "cosyvoice3.yaml", load_detokenizer),
-        (1, "flow.pt", load_detokenizer),
-        (1, "hift.pt", load_detokenizer),
+        (0, "config.json", use_model),
+        (0, "generation_config.json", use_model),
+        (0, "model.safetensors", use_model),
+        (0, "processor_config.json", use_model),
+        (0, "chat_template.jinja", use_model),
+        (0, "tokenizer.json", use_model),
+        (0, "tokenizer_config.json", use_model),
+        (0, "preprocessor_config.json", use_model),
+        (0, "speech_tokenizer/tokenizer.json", use_model),
+        (1, "cosyvoice3.yaml", use_detokenizer),
+        (1, "flow.pt", use_detokenizer),
+        (1, "hift.pt", use_detokenizer),
     ],
 )
-def test_damaged_files_raise_our_error_or_load(folders, tmp_path, index, name, load):
+def test_damaged_files_raise_our_error_or_answer(folders, tmp_path, index, name, use):
     refused = 0
     for seed in range(10):
         folder = tmp_path / str(seed)
         shutil.copytree(folders[index], folder)
         damage(folder / name, seed)
         try:
-            load(folder)
+            use(folder)
         except FunAudioChatError as error:
             refused += 1
             assert len(str(error)) > 20
         shutil.rmtree(folder)
     assert refused
+
+
+def test_a_missing_text_tokenizer_is_our_error(folders, tmp_path):
+    shutil.copytree(folders[0], tmp_path / "model")
+    for name in ("tokenizer.json", "vocab.json", "merges.txt"):
+        (tmp_path / "model" / name).unlink()
+    with pytest.raises(FunAudioChatError, match="tokenizer knows no words"):
+        use_model(tmp_path / "model")
 
 
 @pytest.mark.parametrize("field", ["d_model", "output_dim", "group_size", "codebook_size"])

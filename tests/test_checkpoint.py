@@ -15,11 +15,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_modeling import GOLDEN, load_case, load_model
-from transformers import BitsAndBytesConfig
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.errors import CheckpointError
+from funaudiochat.conversation import VoiceChat
+from funaudiochat.errors import CheckpointError, FunAudioChatError
 from funaudiochat.modeling_funaudiochat import (
     FunAudioChatForConditionalGeneration,
     _of_backbone,
@@ -94,6 +95,42 @@ def test_another_models_config_is_refused(copied, text):
         load(copied)
 
 
+@pytest.mark.parametrize(
+    "field, value",
+    [
+        ("repetition_penalty", "a"), ("repetition_penalty", 0), ("eos_token_id", "x"),
+        ("eos_token_id", []), ("temperature", "hot"), ("temperature", -1), ("top_p", 2),
+        ("max_length", "big"), ("max_new_tokens", "many"), ("max_new_tokens", True),
+        ("bad_words_ids", 5), ("bad_words_ids", [[10**9]]), ("pad_token_id", 10**9),
+        ("do_sample", "yes"), ("top_k", 1.5), ("cache_implementation", "elsewhere"),
+    ],
+)
+def test_wrong_generation_settings_are_named_with_their_file(copied, field, value):
+    path = copied / "generation_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(CheckpointError, match=f"generation_config.json .*{field}"):
+        load(copied)
+
+
+def test_a_temperature_of_zero_is_taken_where_nothing_is_sampled(copied):
+    path = copied / "generation_config.json"
+    known = json.loads(path.read_text())
+    path.write_text(json.dumps({**known, "temperature": 0.0}))
+    load(copied)
+    path.write_text(json.dumps({**known, "temperature": 0.0, "do_sample": True}))
+    with pytest.raises(CheckpointError, match="temperature is 0.0, not a number above 0"):
+        load(copied)
+
+
+def test_a_cut_off_generation_config_is_not_passed_over(copied):
+    path = copied / "generation_config.json"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(CheckpointError, match="generation_config.json in .* is wrong"):
+        load(copied)
+    path.unlink()
+    load(copied)
+
+
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="config.json"):
         load(tmp_path / "nowhere")
@@ -125,6 +162,24 @@ def test_the_tied_projection_may_be_stored_too(copied):
     change_weights(copied, add)
     model = load(copied)
     assert model.audio_invert_tower.lm_head.weight is model.audio_tower.embed_tokens.weight
+
+
+def test_the_heads_rope_is_saved_in_both_forms_and_the_published_one_stays(tmp_path):
+    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    published = dict(config.audio_config.crq_transformer_config)
+    config.save_pretrained(tmp_path)
+
+    def head():
+        saved = json.loads((tmp_path / "config.json").read_text())
+        return saved["audio_config"]["crq_transformer_config"]
+
+    assert head() == published and "rope_parameters" not in published
+    rope = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 3e6}
+    newer = {k: v for k, v in published.items() if not k.startswith("rope_")}
+    config.audio_config.crq_transformer_config = newer | {"rope_parameters": rope}
+    config.save_pretrained(tmp_path)
+    assert head()["rope_theta"] == 3e6 and head()["rope_parameters"] == rope
+    assert head()["rope_scaling"] == {"rope_type": "yarn", "factor": 2.0}
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -237,6 +292,30 @@ def test_quantisation_leaves_all_but_the_backbone_alone():
     assert given.llm_int8_skip_modules is None
     own = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=["lm_head"])
     assert _of_backbone(own).llm_int8_skip_modules == ["lm_head"]
+
+
+def test_device_map_and_quantisation_reach_transformers(monkeypatch):
+    seen = {}
+
+    def without_the_package(cls, folder, **given):
+        seen.update(given)
+        raise ImportError("bitsandbytes is not here.")
+
+    monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(without_the_package))
+    with pytest.raises(FunAudioChatError, match="bitsandbytes is not here. Install the package"):
+        VoiceChat.from_pretrained(
+            FOLDER, device="cpu", device_map={"": "cpu"}, attn_implementation="eager",
+            quantization_config=BitsAndBytesConfig(load_in_8bit=True),
+        )
+    assert seen["device_map"] == {"": "cpu"} and seen["attn_implementation"] == "eager"
+    settings = seen["quantization_config"]
+    assert settings.load_in_8bit and "audio_invert_tower" in settings.llm_int8_skip_modules
+
+
+def test_a_placed_model_is_not_moved_to_the_device_of_the_conversation():
+    pytest.importorskip("accelerate", reason="device maps need accelerate")
+    chat = VoiceChat.from_pretrained(FOLDER, device="meta", device_map={"": "cpu"})
+    assert chat.model.device.type == "cpu"
 
 
 MEASURE = """

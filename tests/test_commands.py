@@ -3,7 +3,9 @@
 
 """Examples and the command line as a user runs them, on tiny folders."""
 
+import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +14,12 @@ import pytest
 import soundfile
 import torch
 from builders import build_cosyvoice3_folder
-from safetensors.torch import save_file
+from onnx_builders import build_campplus
+from safetensors.torch import load_file, save_file
 from test_modeling import GOLDEN
+
+from funaudiochat.audio import load_audio
+from funaudiochat.cosyvoice3.voices import speaker_vector
 
 ROOT = Path(__file__).parents[1]
 MODEL = GOLDEN / "model" / "models" / "tiny_a"
@@ -125,10 +131,31 @@ def test_voices_are_listed_and_a_missing_network_is_named(tmp_path, tts):
     assert "campplus.onnx" in done.stderr
 
 
+def test_a_voice_is_added_to_the_folder_and_then_listed_and_spoken_with(tmp_path, tts):
+    folder, question = tmp_path / "tts", ROOT / "examples/question.wav"
+    shutil.copytree(tts, folder)
+    build_campplus(folder / "campplus.onnx")
+    done = run(*CLI, "voices", "add", "ben", question, "--tts-path", folder, cwd=tmp_path)
+    assert done.stdout.startswith("ben -> ")
+    voices = load_file(folder / "voices.safetensors")
+    assert torch.equal(voices["anna"], torch.linspace(-1, 1, 192))
+    prompt = load_audio(question, 16000)
+    assert torch.equal(voices["ben"], speaker_vector(prompt, folder / "campplus.onnx"))
+    listed = run(*CLI, "voices", "list", "--tts-path", folder, cwd=tmp_path).stdout.split()
+    assert {"anna", "ben"} <= set(listed)
+    run(
+        *CLI, "s2s", question, "--model-path", MODEL, "--tts-path", folder, "--voice", "ben",
+        "--max-new-tokens", 3, cwd=tmp_path,
+    )
+
+
 def test_doctor_names_what_is_missing_and_what_to_do(tmp_path):
     done = run(*CLI, "doctor", cwd=tmp_path, code=1)
     assert "torch" in done.stdout and "GiB of memory" in done.stdout
     assert "-> funaudiochat download" in done.stdout
+    for name, use in (("accelerate", "device_map"), ("bitsandbytes", "8-bit")):
+        line = next(line for line in done.stdout.splitlines() if line.startswith(name))
+        assert importlib.util.find_spec(name) or f"pip install {name}" in line and use in line
 
 
 def test_doctor_finds_broken_packages_that_stop_transformers(tmp_path):

@@ -22,6 +22,7 @@ from funaudiochat.conversation import (
     parse_tool_calls,
 )
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
+from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
@@ -227,6 +228,32 @@ def test_parts_of_different_checkpoints_are_refused(folders, tmp_path):
 def test_settings_nothing_can_be_chosen_by_are_refused(setting):
     with pytest.raises(FunAudioChatError, match=f"{next(iter(setting))} is"):
         Sampling(**setting)
+
+
+def test_a_processor_of_another_model_is_refused(folders, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(folders[0], folder)
+    path = folder / "processor_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "audio_token": "<|sil|>"}))
+    with pytest.raises(CheckpointError, match="as id of <.sil.>, config.json says 387"):
+        VoiceChat.from_pretrained(folder, device="cpu")
+
+
+def test_text_that_is_not_greedy_never_begins_speech_with_silence(chat):
+    text = chat.model.config.text_config
+
+    def silence(_, __, scores):
+        scores[..., text.sil_index] = 1e4
+
+    chat.model.language_model.lm_head.register_forward_hook(silence)
+    _, inputs, _ = load_case("f1_s2s_greedy")
+    length = inputs["input_ids"].shape[1]
+    for text_greedy in (False, True):
+        sampling = Sampling(greedy=True, text_greedy=text_greedy, max_new_tokens=3)
+        rows, _ = generate(chat.model, inputs, chat._options(length, True, sampling))
+        opened, first, second = rows[0, length:].tolist()
+        assert opened == text.audio_bos_index and second == text.sil_index
+        assert (first == text.sil_index) == text_greedy
 
 
 def with_speech_sampling(folders, tmp_path, values):

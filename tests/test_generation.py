@@ -438,6 +438,65 @@ def test_cancelled_streams_leave_nothing_behind():
     assert [cancelled() for _ in range(10)] == [first] * 10
 
 
+def test_the_head_makes_five_passes_a_step_and_none_for_text_alone():
+    case, inputs, _ = load_case("f1_s2s_greedy")
+    model, options, length = load_model(), options_of(case), inputs["input_ids"].shape[1]
+    widths: list[int] = []
+    model.audio_invert_tower.crq_transformer.register_forward_hook(
+        lambda _, __, out: widths.append(out.last_hidden_state.shape[1])
+    )
+    state = prefill(model, inputs, options)
+    assert widths == []
+    step(model, state, options)
+    assert widths == [5 * length - 4, 1, 1, 1, 1]
+    step(model, state, options)
+    assert widths[5:] == [1] * 5
+    widths.clear()
+    generate(model, inputs, replace(options, disable_speech=True))
+    assert widths == []
+
+
+def test_what_follows_a_rows_end_is_padding_in_text_and_codes():
+    case, inputs, _ = load_case("f10_s2s_batch_equal")
+    model, count = load_model(), 0
+    end, length = case["kwargs"]["eos_token_id"][0], inputs["input_ids"].shape[1]
+
+    def ends_the_first_row(_, __, scores):
+        nonlocal count
+        count += 1
+        scores[..., case["kwargs"]["eos_token_id"]] = -1e4
+        if count == 4:
+            scores[0, ..., end] = 1e4
+
+    model.language_model.lm_head.register_forward_hook(ends_the_first_row)
+    model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
+    settings = {**case["kwargs"], "max_new_tokens": 8, "pad_token_id": 7}
+    rows, codes = model.generate(**inputs, **settings)
+    ended = rows[0, length + 3 :].tolist()
+    assert ended == [end, 7, 7, 7, 7] and 7 not in rows[1:, length + 3 :]
+    pad = model.config.audio_config.pad_token_id
+    assert codes.shape[1] == 5 * 7
+    assert (codes[0, : 5 * 3] != pad).all() and (codes[0, 5 * 3 :] == pad).all()
+    assert (codes[1:] != pad).all()
+
+
+def test_a_prompt_that_ends_by_opening_speech_speaks_from_its_first_step():
+    case, inputs, _ = load_case("f1_s2s_greedy")
+    model, options = load_model(), replace(options_of(case), text_greedy=True)
+    forced, _ = generate(model, inputs, options)
+    length = inputs["input_ids"].shape[1]
+    opened = {
+        **inputs, "input_ids": forced[:, : length + 1],
+        "attention_mask": torch.ones_like(forced[:, : length + 1]),
+    }
+    assert opened["input_ids"][0, -1] == model.config.text_config.audio_bos_index
+    options = replace(options, force_text_abos=False)
+    state = prefill(model, opened, options)
+    out = step(model, state, options)
+    assert out.text_ids.item() == forced[0, length + 1] and len(out.groups[0]) == 5
+    assert all(step(model, state, options).groups[0] is not None for _ in range(2))
+
+
 def test_banned_words_act_on_text_and_not_on_codes():
     case, inputs, outputs = load_case("f1_s2s_greedy")
     banned = outputs["generated_ids"][0, 1:3].tolist()

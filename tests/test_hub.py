@@ -12,11 +12,15 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from pathlib import Path
 
 import pytest
 from hub_server import running_hub
+from typer.testing import CliRunner
 
+from funaudiochat import doctor
+from funaudiochat.cli import app
 from funaudiochat.errors import CheckpointError, DownloadError
 from funaudiochat.hub import (
     MODEL,
@@ -105,16 +109,88 @@ def test_server_errors_and_refused_connections_are_named(server, tmp_path):
             fetch_file(address, tmp_path / "voice.pt", 1, DIGEST)
 
 
+def fill(folder, repository):
+    folder.mkdir()
+    for name in (*repository.needed, *repository.known):
+        (folder / name).write_text('{"weight_map": {"a": "model-1.safetensors"}}')
+    (folder / "model-1.safetensors").touch()
+
+
 def test_without_downloads_nano_answers_and_with_them_the_official_pair(tmp_path, monkeypatch):
     monkeypatch.setenv("FUNAUDIOCHAT_HOME", str(tmp_path))
     assert resolve_pair(None, None) == (NANO_MODEL, NANO_TTS)
-    (tmp_path / MODEL.name).mkdir()
+    fill(tmp_path / MODEL.name, MODEL)
     assert resolve_model(None) == tmp_path / MODEL.name
     with pytest.raises(CheckpointError, match="funaudiochat download"):
         resolve_pair(None, None)
-    (tmp_path / TTS.name).mkdir()
+    fill(tmp_path / TTS.name, TTS)
     assert resolve_pair(None, None) == (tmp_path / MODEL.name, tmp_path / TTS.name)
     assert resolve_pair(NANO_MODEL, None) == (NANO_MODEL, NANO_TTS)
+
+
+def found_by_doctor(name):
+    return next(f for f in doctor.examine() if f.what == name)
+
+
+@pytest.mark.parametrize(
+    "repository, gone",
+    [(MODEL, "model-1.safetensors"), (MODEL, "vocab.json"), (TTS, "campplus.onnx")],
+)
+def test_a_partial_download_is_not_taken_for_a_folder(tmp_path, monkeypatch, repository, gone):
+    monkeypatch.setenv("FUNAUDIOCHAT_HOME", str(tmp_path))
+    for one in (MODEL, TTS):
+        fill(tmp_path / one.name, one)
+    assert found_by_doctor(repository.name).remedy == ""
+    (tmp_path / repository.name / gone).unlink()
+    with pytest.raises(CheckpointError, match=f"not complete, {gone} missing; go on with"):
+        resolve_pair(None, None)
+    finding = found_by_doctor(repository.name)
+    assert finding.found.endswith(f"without {gone}") and "goes on" in finding.remedy
+
+
+def test_a_damaged_index_is_no_whole_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("FUNAUDIOCHAT_HOME", str(tmp_path))
+    fill(tmp_path / MODEL.name, MODEL)
+    (tmp_path / MODEL.name / "model.safetensors.index.json").write_text('{"weight')
+    with pytest.raises(CheckpointError, match="a readable model.safetensors.index.json missing"):
+        resolve_model(None)
+
+
+def test_the_default_voice_alone_is_fetched_on_the_command_line(server, tmp_path, monkeypatch):
+    path = tmp_path / "utils" / "voice.pt"
+    for name, value in (
+        ("URL", url(server)), ("FILE", path), ("BYTES", len(CONTENT)), ("SHA256", DIGEST)
+    ):
+        monkeypatch.setattr(f"funaudiochat.hub.VOICES_{name}", value)
+    monkeypatch.setenv("FUNAUDIOCHAT_HOME", str(tmp_path / "models"))
+    done = CliRunner().invoke(app, ["download", "--only", "voices"])
+    assert done.exit_code == 0 and "voice.pt" in done.output
+    assert path.read_bytes() == CONTENT and not (tmp_path / "models").exists()
+
+
+def test_modelscope_is_asked_for_what_is_used(tmp_path, monkeypatch):
+    asked = []
+
+    def snapshot_download(name, local_dir, ignore_patterns):
+        asked.append((name, ignore_patterns))
+        Path(local_dir).mkdir(parents=True)
+        for file, content in MODEL_FILES.items():
+            (Path(local_dir) / file).parent.mkdir(exist_ok=True)
+            (Path(local_dir) / file).write_bytes(content)
+
+    monkeypatch.setenv("FUNAUDIOCHAT_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "modelscope", None)
+    with pytest.raises(DownloadError, match=r"funaudiochat\[hub\]"):
+        download("modelscope", "model")
+    stub = types.SimpleNamespace(snapshot_download=snapshot_download)
+    monkeypatch.setitem(sys.modules, "modelscope", stub)
+    assert download("modelscope", "model") == [tmp_path / MODEL.name]
+    with pytest.raises(DownloadError, match="not complete, campplus.onnx"):
+        download("modelscope", "tts")
+    assert asked == [(f"FunAudioLLM/{r.name}", list(r.unused)) for r in (MODEL, TTS)]
+    stub.snapshot_download = lambda *_, **__: 1 / 0
+    with pytest.raises(DownloadError, match="from modelscope failed .* try the other --source"):
+        download("modelscope", "model")
 
 
 def test_a_model_of_ones_own_never_gets_the_detokenizer_of_nano(tmp_path, monkeypatch):
@@ -156,7 +232,10 @@ MODEL_FILES = {
     ).encode(),
     "model-1.safetensors": CONTENT,
     "model-2.safetensors": CONTENT[::-1],
+    "merges.txt": b"#version: 0.2",
+    "processor_config.json": b"{}",
     "speech_tokenizer/tokenizer.json": b"{}",
+    "vocab.json": b"{}",
 }
 TTS_FILES = {"cosyvoice3.yaml": b"x: 1", "flow.pt": CONTENT, "llm.pt": CONTENT, "asset/a.png": b"p"}
 KNOWN = {"cosyvoice3.yaml": (4, None), "flow.pt": (len(CONTENT), DIGEST)}
@@ -244,7 +323,7 @@ def test_a_file_whose_hash_the_hub_does_not_confirm_is_removed(hub, tmp_path):
 
 
 def test_a_folder_without_one_of_its_shards_is_not_called_whole(tmp_path):
-    for name in ("config.json", "model.safetensors.index.json", "model-1.safetensors"):
+    for name in MODEL_FILES.keys() - {"model-2.safetensors", "speech_tokenizer/tokenizer.json"}:
         (tmp_path / name).write_bytes(MODEL_FILES[name])
     with pytest.raises(DownloadError, match="not complete, model-2.safetensors missing"):
         _check_complete(MODEL, tmp_path)

@@ -213,6 +213,12 @@ def test_saved_folder_has_the_published_layout_and_loads_again(tmp_path):
         json.loads((folder / "processor_config.json").read_text()) for folder in (tmp_path, FOLDER)
     )
     assert saved == published
+    saved, published = (
+        json.loads((folder / "preprocessor_config.json").read_text())
+        for folder in (tmp_path, FOLDER)
+    )
+    assert {**saved, **published} == saved
+    assert saved.keys() - published.keys() <= {"processor_class"}
     tokenizer_config = json.loads((tmp_path / "tokenizer_config.json").read_text())
     assert tokenizer_config["tokenizer_class"] == "Qwen2Tokenizer"
     for folder in ("", "speech_tokenizer"):
@@ -256,13 +262,18 @@ def test_a_folder_without_speech_tokenizer_is_named(tmp_path):
         ("preprocessor_config.json", "n_samples", 0),
         ("preprocessor_config.json", "hop_length", -160),
         ("speech_tokenizer/tokenizer_config.json", "audio_group_size", 0),
+        ("speech_tokenizer/tokenizer_config.json", "audio_group_size", "many"),
+        ("processor_config.json", "audio_token", 5),
+        ("processor_config.json", "audio_bos_token", None),
+        ("processor_config.json", "audio_pad_token", ""),
+        ("tokenizer_config.json", "pad_token", None),
     ],
 )
-def test_sizes_that_are_none_are_refused(tmp_path, name, field, value):
+def test_wrong_sizes_and_tokens_are_named_with_their_file(tmp_path, name, field, value):
     shutil.copytree(FOLDER, tmp_path / "model")
     path = tmp_path / "model" / name
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value, "chunk_length": 0}))
-    with pytest.raises(CheckpointError, match=f"{field} is"):
+    with pytest.raises(CheckpointError, match=f"{name} is wrong: .*{field} is"):
         FunAudioChatProcessor.from_pretrained(tmp_path / "model")
 
 

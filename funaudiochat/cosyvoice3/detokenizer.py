@@ -86,40 +86,31 @@ class CosyVoice3Detokenizer:
 
     Args:
         flow, hift: loaded models, on one device; the flow is frozen for use.
-        flow_dtype: of the flow's estimator.
     """
 
     code_rate_hz = 25
 
-    def __init__(
-        self, flow: Flow, hift: Hift, flow_dtype: torch.dtype = torch.float32
-    ) -> None:
+    def __init__(self, flow: Flow, hift: Hift) -> None:
         self.flow, self.hift = flow, hift
         self.sample_rate_hz = hift.config.sample_rate_hz
         self.device = next(hift.parameters()).device
         hift.f0_predictor.to(exact_dtype(self.device))
         noise, self._rows_state = draw_noise(flow, hift)
-        flow.freeze(flow_dtype)
+        flow.freeze()
         self._noise = noise.to(self.device)
 
     @classmethod
     def from_pretrained(
-        cls,
-        folder: str | Path,
-        device: str | torch.device = "cpu",
-        flow_dtype: torch.dtype = torch.float32,
+        cls, folder: str | Path, device: str | torch.device = "cpu"
     ) -> CosyVoice3Detokenizer:
         """Load an official folder.
-
-        Args:
-            flow_dtype: of the flow's estimator; the rest stays in float32.
 
         Raises:
             CheckpointError: something is missing, damaged or does not fit; the message says what.
         """
         flow_config, hift_config = read_settings(folder)
         flow = load_flow(folder, flow_config).to(device)
-        return cls(flow, load_hift(folder, hift_config).to(device), flow_dtype)
+        return cls(flow, load_hift(folder, hift_config).to(device))
 
     @torch.no_grad()
     def decode(

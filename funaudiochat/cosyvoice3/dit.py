@@ -232,14 +232,6 @@ class DiT(nn.Module):
         for block in self.transformer_blocks:
             del block.attn_norm
 
-    def cast(self, dtype: torch.dtype) -> None:
-        """Change the precision of the matrix products.
-
-        The rotary table stays: its angles would be wrong in half precision.
-        """
-        for module in (self.input_embed, self.transformer_blocks, self.proj_out):
-            module.to(dtype)
-
     def forward(
         self,
         x: Tensor,

@@ -168,29 +168,22 @@ class Flow(nn.Module):
         """Whether :meth:`freeze` was called."""
         return self._frozen_steps is not None
 
-    def freeze(self, dtype: torch.dtype = torch.float32) -> Flow:
+    def freeze(self) -> Flow:
         """Make ready for use only: the solver's times are fixed, so the time layers are dropped.
 
         Call it once the weights are in and on their device. Such a flow cannot be trained or
         saved.
-
-        Args:
-            dtype: of the estimator; the state between solver steps stays in float32.
         """
-        self._frozen_steps = self.solver_steps(dtype)
+        self._frozen_steps = self.solver_steps()
         self.decoder.estimator.drop_time_layers()
-        self.decoder.estimator.cast(dtype)
         return self.eval().requires_grad_(False)
 
     @torch.no_grad()
-    def solver_steps(self, dtype: torch.dtype | None = None) -> list[SolverStep]:
+    def solver_steps(self) -> list[SolverStep]:
         """Widths and modulations of the Euler steps, on the weights' device."""
         times, widths = self.times()
         device = self.spk_embed_affine_layer.weight.device
-        tables = [
-            table.to(dtype or table.dtype)
-            for table in self.decoder.estimator.modulations(times.to(device))
-        ]
+        tables = self.decoder.estimator.modulations(times.to(device))
         return [
             SolverStep(width, [table[index : index + 1] for table in tables])
             for index, width in enumerate(widths.tolist())

@@ -180,6 +180,12 @@ def test_long_replies_are_cut_by_the_30_s_rule(count):
         assert bounds == [(0, 375), (375, 751)]
 
 
+def test_a_reply_just_over_30_s_sounds_like_its_halves_each_alone(detokenizer, speaker):
+    codes = torch.arange(760) % 6561
+    halves = [detokenizer.decode(part, speaker) for part in (codes[:380], codes[380:])]
+    assert torch.equal(detokenizer.decode(codes, speaker), torch.cat(halves))
+
+
 @pytest.mark.slow
 def test_replies_of_two_minutes_lose_nothing(detokenizer, speaker):
     codes = torch.arange(3000) % 6561

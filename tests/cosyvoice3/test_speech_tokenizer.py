@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from builders import GOLDEN
-from onnx_builders import build_campplus, build_speech_tokenizer
+from onnx_builders import TinyCampplus, build_campplus, build_speech_tokenizer
 from safetensors.torch import load_file, save_file
 
 from funaudiochat.audio import save_wav
@@ -19,6 +19,7 @@ from funaudiochat.cosyvoice3.voices import (
     choose_voice,
     installed_voices,
     load_voices,
+    speaker_vector,
 )
 from funaudiochat.errors import AudioError, CheckpointError, VoiceError
 from utils.cosyvoice_tokenizer import extract_speech_token, get_audio_tokenizer
@@ -103,6 +104,35 @@ def test_added_voices_stand_beside_the_downloaded_default(tmp_path, monkeypatch)
     voices = installed_voices(tmp_path)
     assert set(voices) == {DEFAULT_VOICE, "mine"}
     assert torch.equal(choose_voice(voices), torch.ones(192))
+
+
+def kaldi_filter_banks(wave):
+    """Kaldi's filter banks [T, 80] in numpy: 25 ms / 10 ms, Povey window, 20 Hz to 8 kHz."""
+    count = 1 + (len(wave) - 400) // 160
+    frames = np.stack([wave[160 * i : 160 * i + 400] for i in range(count)]).astype(np.float64)
+    frames -= frames.mean(1, keepdims=True)
+    before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
+    window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
+    power = np.abs(np.fft.rfft((frames - 0.97 * before) * window, 512)) ** 2
+
+    def mel(hertz):
+        return 1127 * np.log(1 + hertz / 700)
+
+    edges = np.linspace(mel(20), mel(8000), 82)
+    place = mel(np.arange(257) * 16000 / 512)[:, None]
+    rising = (place - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - place) / (edges[2:] - edges[1:-1])
+    return np.log(np.maximum(power @ np.minimum(rising, falling).clip(0), np.finfo("f4").eps))
+
+
+def test_a_speaker_vector_is_of_kaldis_filter_banks_without_their_mean(folder):
+    generator = np.random.default_rng(0)
+    wave = (np.sin(np.arange(16000) / 9) * 0.3 + generator.normal(0, 0.01, 16000)).astype("f4")
+    banks = kaldi_filter_banks(wave)
+    network = TinyCampplus()
+    expected = network(torch.from_numpy(banks - banks.mean(0))[None].float())[0]
+    found = speaker_vector(wave, folder / "campplus.onnx")
+    torch.testing.assert_close(found, expected, atol=2e-2, rtol=1e-3)
 
 
 def test_too_short_sound_is_refused(folder):

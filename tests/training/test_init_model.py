@@ -3,6 +3,7 @@
 
 """A fresh joint checkpoint of an LLM, Whisper's encoder and a small LLM."""
 
+import json
 import subprocess
 import sys
 
@@ -44,6 +45,15 @@ def test_the_backbone_answers_text_as_the_llm_does(sources, joint):
         ours = model(ids, disable_speech=True).logits[..., :known]
         torch.testing.assert_close(ours, llm(ids).logits, atol=1e-5, rtol=0)
     assert model.config.text_config.rope_parameters == llm.config.rope_parameters
+
+
+def test_rope_of_backbone_and_head_is_kept_in_both_forms(sources, joint):
+    saved = json.loads((joint / "config.json").read_text())
+    head = saved["audio_config"]["crq_transformer_config"]
+    for part, source in ((saved["text_config"], "llm"), (head, "head")):
+        rope = json.loads((sources[source] / "config.json").read_text())["rope_parameters"]
+        assert part["rope_parameters"] == rope
+        assert part["rope_theta"] == rope["rope_theta"] and part["rope_scaling"] is None
 
 
 def test_the_mel_encoder_equals_whispers_own_within_one_window(sources, joint):
