@@ -516,7 +516,8 @@ def test_turns_of_a_duplex_model_are_scored_from_a_predictions_file(mini, tmp_pa
     file.write_text("".join(json.dumps(row) + "\n" for row in given))
     import_predictions(*pair, mini, tmp_path / "run", file)
     summary = score_subset(*pair, tmp_path / "run", Tools(turn_limits=TurnLimits(0.25, 4)))
-    _, text, taken = markdown(build_tables([tmp_path / "run"]), [tmp_path / "run"]).split("\n## ")
+    report = markdown(build_tables([tmp_path / "run"]), [tmp_path / "run"])
+    _, text, _, taken = report.split("\n## ")
     assert "silent while the user speaks (0.25 s forgiven), then an answer within 4 s" in taken
     assert "silent while" not in text  # a table that it says nothing of
     assert summary["metrics"]["turn taking"]["value"] == 50
