@@ -150,11 +150,10 @@ def _score(
         by_item[answer.id][metric.name] = _verdict_row(verdict)
     reasons = dict(Counter(v.reason for v in verdicts if v.reason).most_common(5))
     found = estimate(verdicts, metric.weights(verdicts), metric.scale)
-    if found is not None:
-        found = replace(found, step=metric.step)
-    else:
-        reason = next(iter(reasons), "nothing to count")
-        return {"not_scored": reason, "reasons": reasons}, None, 0
+    if found is None:
+        first = next(iter(reasons), "nothing to count")
+        return {"not_scored": first, "reasons": reasons}, None, 0
+    found = replace(found, step=metric.step)
     missing = sum(verdict.missing for verdict in verdicts)
     return (
         {
