@@ -8,6 +8,7 @@ import itertools
 import json
 import re
 import threading
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -306,16 +307,19 @@ def test_the_first_sound_comes_with_the_detokenizer_s_first_chunk(models):
             go.set()
 
 
+def endless(made, question):
+    """A script that speaks until it is closed, and notes what it did."""
+    try:
+        for step in itertools.count():
+            made.append(step)
+            yield [1] * 5
+    finally:
+        made.append("closed")
+
+
 def test_start_stops_the_model_as_well(models):
     made = []
-
-    def script(question):
-        try:
-            for step in itertools.count():
-                made.append(step)
-                yield [1] * 5
-        finally:
-            made.append("closed")
+    script = partial(endless, made)
 
     async def talk(server):
         async with Page(server) as page:
@@ -522,14 +526,7 @@ def test_an_interrupted_answer_ends_before_the_next_begins(models, monkeypatch):
 
 def test_a_failing_detokenizer_ends_the_turn_and_the_model_s_work(models, monkeypatch):
     made = []
-
-    def script(question):
-        try:
-            for step in itertools.count():
-                made.append(step)
-                yield [1] * 5
-        finally:
-            made.append("closed")
+    script = partial(endless, made)
 
     class Failing:
         def push(self, codes):

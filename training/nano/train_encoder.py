@@ -230,11 +230,18 @@ class EncoderRun(Run):
     def batches(self, epoch: int) -> Iterator[list[Utterance]]:
         return batches(self.train_set, epoch)
 
+    @property
+    def draw_from(self) -> int:
+        """The step from which words are drawn to their embeddings."""
+        return int(DRAW_FROM * self.state["steps"])
+
+    def train_step(self, batch: list[Utterance]) -> dict[str, float]:
+        if self.state["step"] == self.draw_from:
+            self.scale_adapter()
+        return super().train_step(batch)
+
     def losses(self, batch: list[Utterance]) -> tuple[Tensor, dict[str, Tensor]]:
         """CTC of phones and of words, cross entropy of digits, distance of words."""
-        step, steps = self.state["step"], self.state["steps"]
-        if step == int(DRAW_FROM * steps):
-            self.scale_adapter()
         mel, lengths, phones, phone_lengths, _ = collate(batch, self.phone_ids, [])
         vectors, counts = self.model.encode(blank_bands(mel), lengths)
         codes = torch.full(vectors.shape[:2], -1)
@@ -258,7 +265,7 @@ class EncoderRun(Run):
             "digits": self.model.digit_loss(vectors, codes),
             "distance": self.model.distance(vectors, by_word),
         }
-        drawn = DRAW_WEIGHT * (step >= int(DRAW_FROM * steps))
+        drawn = DRAW_WEIGHT * (self.state["step"] >= self.draw_from)
         weights = {"digits": DIGIT_WEIGHT, "distance": drawn}
         weighted = [weights.get(name, 1) * loss for name, loss in parts.items()]
         return torch.stack(weighted).sum(), parts
