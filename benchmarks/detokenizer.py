@@ -71,26 +71,30 @@ def state_bytes(stream: DetokenizerStream) -> int:
 def long_reply(model: CosyVoice3Detokenizer, seconds: int, report: Report) -> None:
     """Stream a long reply once, and compare its last second with its fifth.
 
-    Both seconds are repeated, interleaved, from copies of the state before them.
+    A chunk is two seconds, so each stands for a pair: the fifth and sixth, the last but one and
+    the last. Both pairs are repeated, interleaved, from copies of the state before them.
     """
     ids, stream, took = codes(seconds), model.stream(SPEAKER, SCHEDULE), 0.0
+    size = SCHEDULE.max_codes
+    fifth, half, last = 4 * RATE_HZ, len(ids) // 2, (seconds - 2) * RATE_HZ
     before = {}
-    for second in range(seconds):
-        if second in (4, seconds - 1):
-            before[second] = copy.deepcopy(stream.state)
-        took += push_groups(stream, ids[second * RATE_HZ : (second + 1) * RATE_HZ])
+    for start in range(0, len(ids), size):
+        if start in (fifth, half, last):
+            before[start] = copy.deepcopy(stream.state)
+        took += push_groups(stream, ids[start : start + size])
     took += seconds_of(stream.finish)
     report.add(f"{seconds} s: real-time factor, streaming", took / seconds, "")
 
-    def again(second: int) -> float:
-        stream.state = copy.deepcopy(before[second])
-        return push_groups(stream, ids[second * RATE_HZ : (second + 1) * RATE_HZ])
+    def again(start: int) -> float:
+        stream.state = copy.deepcopy(before[start])
+        return push_groups(stream, ids[start : start + size])
 
-    costs = ratio(lambda: again(seconds - 1), lambda: again(4))
+    costs = ratio(lambda: again(last), lambda: again(fifth))
     report.add(f"last second of {seconds} s over the fifth", costs.share, "", 1.1)
-    for second in (4, seconds - 1):
-        stream.state = before[second]
-        report.add(f"state before second {second + 1}", state_bytes(stream) / 2**20, "MiB")
+    for start in (half, last):
+        stream.state = before[start]
+        second = start // RATE_HZ + 1
+        report.add(f"state before second {second}", state_bytes(stream) / 2**20, "MiB")
 
 
 def measure(model: CosyVoice3Detokenizer, size: int) -> Report:

@@ -69,7 +69,7 @@ class ChunkSchedule:
 
     first_codes: int = 7
     growth: float = 2.0
-    max_codes: int = 25
+    max_codes: int = 50
     left_limit_codes: int | None = 100
 
     def __post_init__(self) -> None:
