@@ -3,7 +3,7 @@
 
 """Make Nano's data: spoken questions of all splits and the assistant's spoken answers.
 
-    python -m training.nano.data                       # everything, about 25 minutes of one core
+    python -m training.nano.data                       # everything, about 30 minutes of one core
     python -m training.nano.data --jobs 2              # the same on two cores
     python -m training.nano.data --train 2000          # a smaller training split; raise it later
     python -m training.nano.data --only answers
