@@ -14,7 +14,8 @@ adapter and an untrained head, once for each seed, in one thread:
 * ``cocktail``: two thirds of the steps at the high rate, merged with the text model, the rest at a
   low rate (paper, Core-Cocktail training).
 
-Every row is seen once, so that the losses of the last steps are losses of unseen rows.
+``before`` is what they begin with. Every row is seen once, so that the losses of the last steps
+are losses of unseen rows.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import os
 import resource
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -37,6 +39,7 @@ from training.nano.new_model import begin
 from training.nano.score import is_right, is_right_typed
 
 REPORT = Path("benchmarks/nano_ablation.md")
+BEFORE = "before"
 ARMS = ("5 Hz", "25 Hz", "direct", "cocktail")
 SEEDS = (0, 1, 2)
 HIGH_RATE, LOW_RATE, ALPHA = 7e-4, 7e-5, 0.6
@@ -93,7 +96,18 @@ def train(start: Path, folder: Path, steps: int, rate: float, seed: int) -> dict
     return {"cpu_s": seconds, **losses}
 
 
-def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
+def accuracies(model: Path, args: argparse.Namespace) -> dict[str, float]:
+    """Held-out questions that are answered rightly in writing, spoken and typed."""
+    chat = VoiceChat.from_pretrained(model, device="cpu")
+    records = read_jsonl(args.work / "dialogues" / "test_paraphrase.jsonl")[: args.items]
+    tests = {"heard_percent": is_right, "typed_percent": is_right_typed}
+    return {
+        name: 100 * mean(test(chat, record, args.work) for record in records)
+        for name, test in tests.items()
+    }
+
+
+def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     """Train and score one arm with one seed."""
     folder = args.work / "ablation" / f"{arm.replace(' ', '')}-{seed}"
     start, trained = folder / "begin", folder / "trained"
@@ -107,11 +121,7 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, Any]:
         result["cpu_s"] += first["cpu_s"]
     else:
         result = train(start, trained, args.steps, HIGH_RATE, seed)
-    chat = VoiceChat.from_pretrained(trained, device="cpu")
-    records = read_jsonl(args.work / "dialogues" / "test_paraphrase.jsonl")[: args.items]
-    for name, test in {"heard_percent": is_right, "typed_percent": is_right_typed}.items():
-        result[name] = 100 * mean(test(chat, record, args.work) for record in records)
-    return {"arm": arm, "seed": seed, **result}
+    return {**result, **accuracies(trained, args)}
 
 
 def report(results: list[dict[str, Any]], steps: int, items: int) -> str:
@@ -126,13 +136,14 @@ def report(results: list[dict[str, Any]], steps: int, items: int) -> str:
         "| arm | " + " | ".join(COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
     ]
-    for arm in ARMS:
-        found = [r for r in results if r["arm"] == arm]
+    for arm in (BEFORE, *ARMS):
         cells = []
         for column in COLUMNS:
-            values = [r[column] for r in found]
+            values = [r[column] for r in results if r["arm"] == arm and column in r]
             digits = 2 if column.endswith("loss") else 1
-            cells.append(f"{mean(values):.{digits}f} ± {stdev(values):.{digits}f}")
+            shown = [f"{mean(values):.{digits}f}"] if values else []
+            shown += [f"{stdev(values):.{digits}f}"] if len(values) > 1 else []
+            cells.append(" ± ".join(shown))
         lines.append(f"| {arm} | " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 
@@ -145,17 +156,18 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=200, help="questions of an accuracy")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    if not (args.work / "ablation" / "start").exists():
-        begin(args.work, args.work / "models" / "text", args.work / "ablation" / "start")
-    path = args.work / "ablation" / "results.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    start = args.work / "ablation" / "start"
+    if not start.exists():
+        begin(args.work, args.work / "models" / "text", start)
+    path = start.with_name("results.jsonl")
     results = read_jsonl(path)
-    for seed in SEEDS:
-        for arm in ARMS:
-            if not any((r["arm"], r["seed"]) == (arm, seed) for r in results):
-                results.append(run(arm, seed, args))
-                with path.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(results[-1]) + "\n")
+    for seed, arm in [(0, BEFORE), *product(SEEDS, ARMS)]:
+        if not any((r["arm"], r["seed"]) == (arm, seed) for r in results):
+            trained = arm != BEFORE
+            found = run(arm, seed, args) if trained else accuracies(start, args)
+            results.append({"arm": arm, "seed": seed, **found})
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(results[-1]) + "\n")
     REPORT.write_text(report(results, args.steps, args.items), encoding="utf-8")
 
 

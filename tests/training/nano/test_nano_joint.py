@@ -267,7 +267,9 @@ def test_the_table_of_the_ablation_has_mean_and_deviation():
         for arm in ablation.ARMS
         for seed in (1, 2, 3)
     ]
-    lines = ablation.report(results, steps=5, items=7).splitlines()
+    before = {"arm": ablation.BEFORE, "seed": 0, "typed_percent": 85.5}
+    lines = ablation.report([before, *results], steps=5, items=7).splitlines()
+    assert lines[-len(ablation.ARMS) - 1] == "| before |  |  |  |  | 85.5 |"
     assert lines[-1] == "| cocktail | 20.0 ± 10.0 | 20.00 ± 10.00 | 20.00 ± 10.00" + (
         " | 20.0 ± 10.0 | 20.0 ± 10.0 |"
     )
