@@ -42,7 +42,8 @@ REPORT = Path("benchmarks/nano_ablation.md")
 BEFORE = "before"
 ARMS = ("5 Hz", "25 Hz", "direct", "cocktail")
 SEEDS = (0, 1, 2)
-HIGH_RATE, LOW_RATE, ALPHA = 7e-4, 7e-5, 0.6
+HIGH_RATE, LOW_RATE, ALPHA = 3e-4, 3e-5, 0.8
+ROWS = 8
 LOGGED_EVERY = 10
 COLUMNS = {
     "cpu_s": "training, CPU s",
@@ -80,8 +81,9 @@ def train(start: Path, folder: Path, steps: int, rate: float, seed: int) -> dict
     config = Path(__file__).with_name("configs") / "stage1.yaml"
     settings = {
         "model_name_or_path": start, "output_dir": folder, "max_steps": steps, "seed": seed,
-        "learning_rate": f"{rate:.1e}", "dataset": "ablation", "save_steps": steps,
-        "logging_steps": LOGGED_EVERY, "max_samples": 16 * steps,
+        "learning_rate": f"{rate:.1e}", "lr_scheduler_kwargs": f"{{min_lr: {rate / 10:.1e}}}",
+        "warmup_steps": steps // 10, "dataset": "ablation", "max_samples": ROWS * steps,
+        "per_device_train_batch_size": ROWS, "save_steps": steps, "logging_steps": LOGGED_EVERY,
     }  # fmt: skip
     command = [sys.executable, "-m", "training.launch", str(config)]
     command += [f"{key}={value}" for key, value in settings.items()]
@@ -129,9 +131,9 @@ def report(results: list[dict[str, Any]], steps: int, items: int) -> str:
     lines = [
         "# Nano: what each part of the recipe does",
         "",
-        f"`python -m training.nano.ablation`: {steps} steps of 16 rows from the same weights on the"
-        f" same rows, one thread, {items} held-out wordings. Mean and standard deviation over the"
-        f" seeds {', '.join(map(str, SEEDS))}; what each arm is, the module says.",
+        f"`python -m training.nano.ablation`: {steps} steps of {ROWS} rows from the same weights on"
+        f" the same rows, one thread, {items} held-out wordings. Mean and standard deviation over"
+        f" the seeds {', '.join(map(str, SEEDS))}; what each arm is, the module says.",
         "",
         "| arm | " + " | ".join(COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
@@ -152,7 +154,7 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Compare the parts of Nano's recipe.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
-    parser.add_argument("--steps", type=int, default=210)
+    parser.add_argument("--steps", type=int, default=225)
     parser.add_argument("--items", type=int, default=200, help="questions of an accuracy")
     args = parser.parse_args()
     torch.set_num_threads(1)
