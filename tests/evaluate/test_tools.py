@@ -13,6 +13,7 @@ import soundfile
 import torch
 from test_run import ask, rows
 from test_score import answer
+from whisper_folder import build_whisper
 
 from evaluate.benchmarks import select
 from evaluate.core import NotScored
@@ -104,17 +105,9 @@ def test_opinion_scores_are_those_of_the_replies_that_can_be_heard(mini, tmp_pat
     ("name", "metric"),
     [("trivia_qa", "transcript match"), ("trivia_qa", "ASR-WER"), ("alpaca_eval", "judge")],
 )
-def test_a_broken_sound_is_one_item_without_a_verdict(
-    name, metric, mini, tmp_path, monkeypatch
-):
-    """Whisper is replaced by a function of the samples; all that surrounds it is real."""
+def test_a_broken_sound_is_one_item_without_a_verdict(name, metric, mini, tmp_path):
     folder = tmp_path / "whisper"
-    folder.mkdir()
-    (folder / "config.json").touch()
-    monkeypatch.setattr(
-        "evaluate.speech._whisper",
-        lambda folder, device: lambda given, **_: {"text": f"Paris {given['raw'].max():.2f}"},
-    )
+    build_whisper(folder)
     tools = Tools(
         transcriber=Transcriber(str(folder), tmp_path / "run"),
         judges=Judges.from_specs([f"file:{mini / 'judge.jsonl'}"], tmp_path),
@@ -127,6 +120,8 @@ def test_a_broken_sound_is_one_item_without_a_verdict(
     assert found["tools"] == {"speech recognition": "whisper"}
     verdicts = list(json_rows(tmp_path / "run" / "ultraeval-audio" / name / "scores.jsonl"))
     assert verdicts[1][metric]["missing"] and "1.flac" in verdicts[1][metric]["reason"]
+    heard = [row["result"] for row in json_rows(tmp_path / "run" / "transcripts.jsonl")]
+    assert len(heard) == 2 and all(set(text) == {"a"} for text in heard)
 
 
 def test_a_transcript_that_is_not_recorded_is_one_item_too(mini, tmp_path):
