@@ -24,7 +24,7 @@ import os
 import resource
 import subprocess
 import sys
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -42,7 +42,7 @@ REPORT = Path("benchmarks/nano_ablation.md")
 BEFORE = "before"
 ARMS = ("5 Hz", "25 Hz", "direct", "cocktail")
 SEEDS = (0, 1, 2)
-HIGH_RATE, LOW_RATE, ALPHA = 3e-4, 3e-5, 0.8
+HIGH_RATE, LOW_RATE, ALPHA = 3e-4, 3e-5, 0.5
 ROWS = 8
 LOGGED_EVERY = 10
 COLUMNS = {
@@ -75,14 +75,25 @@ def starting_model(arm: str, start: Path, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
-def train(start: Path, folder: Path, steps: int, rate: float, seed: int) -> dict[str, float]:
-    """Train one stage; returns CPU seconds and the mean losses of its last fifth."""
+def train(
+    start: Path, folder: Path, rows: list[str], info: str, rate: float, seed: int
+) -> dict[str, float]:
+    """Train one stage; returns CPU seconds and the mean losses of its last fifth.
+
+    Args:
+        rows: lines of a dataset file, each seen once.
+        info: LLaMA-Factory's description of the dataset.
+    """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    config = Path(__file__).with_name("configs") / "stage1.yaml"
+    data = folder.with_name(f"{folder.name}_rows")
+    data.mkdir(parents=True, exist_ok=True)
+    (data / "ablation.jsonl").write_text("".join(rows), encoding="utf-8")
+    (data / "dataset_info.json").write_text(info)
+    config, steps = Path(__file__).with_name("configs") / "stage1.yaml", len(rows) // ROWS
     settings = {
         "model_name_or_path": start, "output_dir": folder, "max_steps": steps, "seed": seed,
         "learning_rate": f"{rate:.1e}", "lr_scheduler_kwargs": f"{{min_lr: {rate / 10:.1e}}}",
-        "warmup_steps": steps // 10, "dataset": "ablation", "max_samples": ROWS * steps,
+        "warmup_steps": steps // 10, "dataset": "ablation", "dataset_dir": data,
         "per_device_train_batch_size": ROWS, "save_steps": steps, "logging_steps": LOGGED_EVERY,
     }  # fmt: skip
     command = [sys.executable, "-m", "training.launch", str(config)]
@@ -114,15 +125,20 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     folder = args.work / "ablation" / f"{arm.replace(' ', '')}-{seed}"
     start, trained = folder / "begin", folder / "trained"
     starting_model(arm, args.work / "ablation" / "start", start)
+    text = args.work / "models" / args.text
+    info = (args.work / "rows" / "dataset_info.json").read_text()
+    with (args.work / "rows" / "ablation.jsonl").open(encoding="utf-8") as file:
+        rows = list(islice(file, ROWS * args.steps))
     if arm == "cocktail":
-        first = train(start, folder / "stage1", 2 * args.steps // 3, HIGH_RATE, seed)
-        merge = ["merge", "--trained", folder / "stage1", "--base", args.work / "models" / "text"]
+        high = ROWS * (2 * args.steps // 3)
+        first = train(start, folder / "stage1", rows[:high], info, HIGH_RATE, seed)
+        merge = ["merge", "--trained", folder / "stage1", "--base", text]
         merge += ["--alpha", str(ALPHA), "--out", folder / "merged"]
         subprocess.run([sys.executable, "-m", "funaudiochat.cli", *merge], check=True)
-        result = train(folder / "merged", trained, args.steps // 3, LOW_RATE, seed)
+        result = train(folder / "merged", trained, rows[high:], info, LOW_RATE, seed)
         result["cpu_s"] += first["cpu_s"]
     else:
-        result = train(start, trained, args.steps, HIGH_RATE, seed)
+        result = train(start, trained, rows, info, HIGH_RATE, seed)
     return {**result, **accuracies(trained, args)}
 
 
@@ -154,13 +170,14 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Compare the parts of Nano's recipe.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
+    parser.add_argument("--text", default="text", help="the text model, below models/")
     parser.add_argument("--steps", type=int, default=225)
     parser.add_argument("--items", type=int, default=200, help="questions of an accuracy")
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = args.work / "ablation" / "start"
     if not start.exists():
-        begin(args.work, args.work / "models" / "text", start)
+        begin(args.work, args.work / "models" / args.text, start)
     path = start.with_name("results.jsonl")
     results = read_jsonl(path)
     for seed, arm in [(0, BEFORE), *product(SEEDS, ARMS)]:
