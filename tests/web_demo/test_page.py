@@ -161,9 +161,13 @@ def test_all_places_taken_means_a_place_in_the_queue(browser, models):
         second.see("text=All places are taken")
         second.press("Start talking")
         assert "You are next" in second.see(".banner")
+        third = browser.open(small.url)
+        third.press("Start talking")
+        assert "You are number 2 of 2 in the queue" in third.see(".banner")
         first.press("End")
         first.see("text=The conversation is over.")
         second.see(".is-listening")
+        third.see(".banner >> text=You are next")
 
 
 def test_a_server_that_wants_a_token_is_told_it(browser, models):

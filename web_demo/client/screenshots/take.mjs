@@ -3,6 +3,7 @@
 /**
  * Takes the pictures in this folder: `npm run build && node screenshots/take.mjs`.
  * The page is the real one; the conversation is written below, so that the pictures stay the same.
+ * Those in Chinese need a font that has it (Debian's fonts-wqy-microhei).
  */
 
 import { readFileSync } from "node:fs";
@@ -116,36 +117,28 @@ async function take(browser, url, view, language) {
     metadata(opened, { event: "listening", on: true, hands_free: false });
   });
   const name = language === "zh" ? `${view}-zh` : view;
-  const shot = (what) => page.screenshot({ path: here(`${what}-${name}.jpg`), type: "jpeg", quality: 80 });
+  const shot = (what) => page.screenshot({ path: here(`${what}-${name}.jpg`), type: "jpeg", quality: 75 });
   await page.goto(url);
   await page.waitForSelector(".server-line.good");
   await shot("start");
-  await page.click(".button.big");
-  await page.waitForSelector(".is-listening");
-  await converse(page, socket, TURNS[language]);
-  await page.waitForSelector(".is-speaking");
-  await page.waitForTimeout(1200);
-  await shot("conversation");
-  if (view === "light" && language === "en") {
-    await page.click("role=button[name=Settings]");
-    await page.waitForTimeout(300);
-    await shot("settings");
-  }
-  await context.close();
-}
-
-async function takeDenied(browser, url) {
-  const context = await browser.newContext({ ...VIEWS.light, permissions: [] });
-  const page = await context.newPage();
-  page.setDefaultTimeout(180000);
-  await page.route("**/api/info*", (route) => route.fulfill({ json: INFO }));
-  await page.goto(url);
   await page.evaluate(() => {
     navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", "NotAllowedError"));
   });
   await page.click(".button.big");
   await page.waitForSelector(".mic-help");
-  await page.screenshot({ path: here("denied-light.jpg"), type: "jpeg", quality: 80 });
+  await shot("denied");
+  await page.evaluate(() => {
+    delete navigator.mediaDevices.getUserMedia; // the prototype's own is there again
+  });
+  await page.click(".mic-help .button"); // try again
+  await page.waitForSelector(".is-listening");
+  await converse(page, socket, TURNS[language]);
+  await page.waitForSelector(".is-speaking");
+  await page.waitForTimeout(1200);
+  await shot("conversation");
+  await page.click(".bar > .row > .square"); // settings
+  await page.waitForSelector("dialog");
+  await shot("settings");
   await context.close();
 }
 
@@ -158,7 +151,6 @@ const browser = await chromium.launch({
 try {
   for (const view of Object.keys(VIEWS)) await take(browser, url, view, "en");
   await take(browser, url, "light", "zh");
-  await takeDenied(browser, url);
 } finally {
   await browser.close();
   await server.close();

@@ -26,6 +26,19 @@ function problemOf(error: unknown): MicrophoneProblem {
   }
 }
 
+/** The chosen device, or the default one if that was unplugged since it was chosen. */
+async function request(deviceId: string, audio: MediaTrackConstraints): Promise<MediaStream> {
+  const media = navigator.mediaDevices;
+  if (!deviceId) return media.getUserMedia({ audio });
+  try {
+    // "exact": Chromium takes no notice of a device that is only "ideal".
+    return await media.getUserMedia({ audio: { ...audio, deviceId: { exact: deviceId } } });
+  } catch (error) {
+    if ((error as Error).name !== "OverconstrainedError") throw error;
+    return media.getUserMedia({ audio });
+  }
+}
+
 export interface CaptureOptions {
   deviceId: string;
   echoCancellation: boolean;
@@ -44,11 +57,9 @@ export class Capture {
     if (!window.isSecureContext) throw new MicrophoneError("insecure");
     if (!navigator.mediaDevices || !window.AudioWorkletNode) throw new MicrophoneError("unsupported");
     const { deviceId, ...switches } = options;
-    // "ideal": a device that was unplugged since it was chosen gives way to the default one.
-    const audio = { channelCount: 1, autoGainControl: true, deviceId: { ideal: deviceId }, ...switches };
     let stream: MediaStream;
     try {
-      stream = await navigator.mediaDevices.getUserMedia({ audio });
+      stream = await request(deviceId, { channelCount: 1, autoGainControl: true, ...switches });
     } catch (error) {
       throw new MicrophoneError(problemOf(error));
     }

@@ -49,8 +49,8 @@ export function Waveform({ level, className, reversed = false }: Props) {
   latest.current = level;
 
   useEffect(() => {
-    const bars: number[] = [];
     const calm = window.matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const bars = new Array<number>(MAX_BARS).fill(0);
     const barMs = calm ? CALM_BAR_MS : BAR_MS;
     let due = performance.now();
     let peak = 0;
@@ -62,7 +62,7 @@ export function Waveform({ level, className, reversed = false }: Props) {
         // With reduced motion one level for all bars: a meter that breathes instead of a river.
         if (calm) bars.fill(loudness(peak));
         bars.push(loudness(peak));
-        if (bars.length > MAX_BARS) bars.shift();
+        bars.shift();
         peak = 0;
         due = Math.max(due + barMs, nowMs - barMs);
         const element = canvas.current;
