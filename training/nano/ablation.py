@@ -142,14 +142,14 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
     return {**result, **accuracies(trained, args)}
 
 
-def report(results: list[dict[str, Any]], steps: int, items: int) -> str:
+def report(results: list[dict[str, Any]], text: str, steps: int, items: int) -> str:
     """A table of every arm's mean and deviation over its seeds."""
     lines = [
         "# Nano: what each part of the recipe does",
         "",
-        f"`python -m training.nano.ablation`: {steps} steps of {ROWS} rows from the same weights on"
-        f" the same rows, one thread, {items} held-out wordings. Mean and standard deviation over"
-        f" the seeds {', '.join(map(str, SEEDS))}; what each arm is, the module says.",
+        f"`python -m training.nano.ablation --text {text}`: {steps} steps of {ROWS} rows from the"
+        f" same weights on the same rows, one thread, {items} held-out wordings. Mean and standard"
+        f" deviation over {len(SEEDS)} seeds; what each arm is, the module says.",
         "",
         "| arm | " + " | ".join(COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
@@ -187,7 +187,7 @@ def main() -> None:
             results.append({"arm": arm, "seed": seed, **found})
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(results[-1]) + "\n")
-    REPORT.write_text(report(results, args.steps, args.items), encoding="utf-8")
+    REPORT.write_text(report(results, args.text, args.steps, args.items), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -268,7 +268,7 @@ def test_the_table_of_the_ablation_has_mean_and_deviation():
         for seed in (1, 2, 3)
     ]
     before = {"arm": ablation.BEFORE, "seed": 0, "typed_percent": 85.5}
-    lines = ablation.report([before, *results], steps=5, items=7).splitlines()
+    lines = ablation.report([before, *results], "text", steps=5, items=7).splitlines()
     assert lines[-len(ablation.ARMS) - 1] == "| before |  |  |  |  | 85.5 |"
     assert lines[-1] == "| cocktail | 20.0 ± 10.0 | 20.00 ± 10.00 | 20.00 ± 10.00" + (
         " | 20.0 ± 10.0 | 20.0 ± 10.0 |"
