@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import browser as browsers
@@ -187,19 +188,24 @@ def start_server(folders: tuple[Path, Path], port: int) -> subprocess.Popen[byte
     return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
+def listens(port: int) -> bool:
+    try:
+        socket.create_connection(("localhost", port)).close()
+    except OSError:
+        return False
+    return True
+
+
 def test_a_lost_server_is_told_and_found_again(browser, folders):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
     process = start_server(folders, port)
     try:
-        page = None
-        while page is None:
+        while not listens(port):
             assert process.poll() is None
-            try:
-                page = browser.open(f"http://localhost:{port}/")
-            except browsers.BrowserError:
-                continue
+            time.sleep(0.1)
+        page = browser.open(f"http://localhost:{port}/")
         prefer(page)
         page.press("Start talking")
         page.see(".is-listening", 60)
