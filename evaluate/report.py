@@ -124,7 +124,7 @@ def _summaries(run: Path) -> Iterator[dict[str, Any]]:
                 yield read_json(path)
 
 
-def settings_of(run: Path) -> str:
+def settings_line(run: Path) -> str:
     """What the scored answers were made with, by ``run.json``, in one line."""
     known = read_json(run / "run.json")["settings"] if (run / "run.json").is_file() else {}
     values: dict[str, dict[str, None]] = {}
@@ -297,7 +297,7 @@ def markdown(tables: list[Table], runs: list[Path], target: str | None = None) -
         "Intervals are 95 %. What is not scored is no zero.",
     ]
     for name, run in zip(names, runs, strict=True):
-        if settings := settings_of(run):
+        if settings := settings_line(run):
             lines += ["", f"Answers of {name}: {settings}."]
     for table in tables:
         lines += ["", f"## {table.group}", ""]
@@ -355,7 +355,7 @@ def as_json(tables: list[Table], runs: list[Path], target: str | None = None) ->
     return {
         "source": paper()["source"],
         "target": target_of(runs[0], target),
-        "settings": {name: settings_of(run) for name, run in zip(names, runs, strict=True)},
+        "settings": {name: settings_line(run) for name, run in zip(names, runs, strict=True)},
         "tables": [
             {
                 "group": table.group,

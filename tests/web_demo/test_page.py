@@ -4,12 +4,6 @@
 """The page in Chromium, talking with the real server on tiny weights."""
 
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import browser as browsers
@@ -17,11 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 import sounds
+from test_server_process import started
 from web_clients import running
 
 pytestmark = browsers.MARKS
 
-ROOT = Path(__file__).parents[2]
 TOKENS = 12  # of an answer: 2.4 s
 
 
@@ -181,40 +175,17 @@ def test_a_server_that_wants_a_token_is_told_it(browser, models):
         page.see(".is-listening")
 
 
-def start_server(folders: tuple[Path, Path], port: int) -> subprocess.Popen[bytes]:
-    model, tts = folders
-    command = [sys.executable, "-m", "web_demo.server.server", "--model-path", str(model)]
-    command += ["--tts-path", str(tts), "--port", str(port)]
-    return subprocess.Popen(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
-
-
-def listens(port: int) -> bool:
-    try:
-        socket.create_connection(("localhost", port)).close()
-    except OSError:
-        return False
-    return True
-
-
 def test_a_lost_server_is_told_and_found_again(browser, folders):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    process = start_server(folders, port)
-    try:
-        while not listens(port):
-            assert process.poll() is None
-            time.sleep(0.1)
-        page = browser.open(f"http://localhost:{port}/")
+    with started(folders) as first:
+        page = browser.open(first.url)
         prefer(page)
         page.press("Start talking")
         page.see(".is-listening", 60)
         type_in(page, "Are you there?")
         page.see("role=button[name='Speak']", 60)
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        first.process.kill()
         assert "The connection was lost" in page.see(".banner")
-        process = start_server(folders, port)
+    with started(folders, "--port", first.url.rpartition(":")[2]):
         page.see(".is-listening", 120)
         assert "no longer knows" in page.see(".banner")
         type_in(page, "Are you there again?")
@@ -222,9 +193,6 @@ def test_a_lost_server_is_told_and_found_again(browser, folders):
         assert [question for question, _ in page.captions()] == [
             "Are you there?", "Are you there again?",
         ]
-    finally:
-        process.kill()
-        process.wait()
 
 
 BARRIERS = """axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'best-practice'] })

@@ -118,29 +118,28 @@ describe("a connection", () => {
     expect(Socket.all).toHaveLength(1);
   });
 
+  const isLostAfter25s = () => {
+    vi.advanceTimersByTime(24000);
+    last().says(4, '{"event": "keepalive"}');
+    vi.advanceTimersByTime(24000);
+    expect(told.at(-1)![0]).toBe("message");
+    vi.advanceTimersByTime(1000);
+    expect(told.at(-1)).toEqual(["waiting", 1, 500, undefined]);
+  };
+
   it("on which nothing comes for 25 s is lost, unless the server is one of the reference", () => {
     connect();
     last().says(0, "\0\0");
     vi.advanceTimersByTime(60000);
     expect(told.at(-1)).toEqual(["message", "handshake"]);
     last().says(4, JSON.stringify(ready));
-    vi.advanceTimersByTime(24000);
-    last().says(4, '{"event": "keepalive"}');
-    vi.advanceTimersByTime(24000);
-    expect(told.at(-1)![0]).toBe("message");
-    vi.advanceTimersByTime(1000);
-    expect(told.at(-1)).toEqual(["waiting", 1, 500, undefined]);
+    isLostAfter25s();
   });
 
   it("on which nothing comes for 25 s is lost in the queue as well", () => {
     connect();
     last().says(4, '{"event": "queue", "position": 1, "size": 1}');
-    vi.advanceTimersByTime(24000);
-    last().says(4, '{"event": "keepalive"}');
-    vi.advanceTimersByTime(24000);
-    expect(told.at(-1)![0]).toBe("message");
-    vi.advanceTimersByTime(1000);
-    expect(told.at(-1)).toEqual(["waiting", 1, 500, undefined]);
+    isLostAfter25s();
   });
 
   it("that was closed here stays closed", async () => {
