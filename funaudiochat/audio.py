@@ -271,14 +271,21 @@ def _decode_media(
         with av.open(io.BytesIO(data), "r", format=container) as file:
             if not file.streams.audio:
                 raise AudioError(f"{name} has no sound track")
-            resampler = av.AudioResampler(format="fltp")
+            if file.streams.audio[0].codec_context is None:  # PyAV would crash on decoding it
+                raise AudioError(f"{name} is damaged, or its sound is of a codec that is not known")
+            # Interleaved, as PyAV reads beyond the eight planes of 7.1 sound.
+            resampler = av.AudioResampler(format="flt")
             blocks: list[np.ndarray] = []
-            rate_hz, frames = 0, 0
+            rate_hz, channels, frames = 0, 0, 0
             for frame in file.decode(audio=0):
                 for block in resampler.resample(frame):
                     _check_rate(block.sample_rate, f"the sample rate in the header of {name}")
-                    rate_hz, frames = block.sample_rate, frames + block.samples
-                    blocks.append(block.to_ndarray().T)
+                    form = (block.sample_rate, block.layout.nb_channels)
+                    if blocks and form != (rate_hz, channels):
+                        raise AudioError(f"{name} is damaged: its rate or channels change midway")
+                    rate_hz, channels = form
+                    frames += block.samples
+                    blocks.append(block.to_ndarray().reshape(-1, channels))
                 if frames > (max_seconds + 1) * rate_hz:
                     seconds = (file.duration or 0) / av.time_base
                     raise _too_long(name, max(seconds, frames / rate_hz), max_seconds)

@@ -44,12 +44,15 @@ def encode(samples: np.ndarray, rate_hz: int, kind: str, subtype: str | None = N
     return file.getvalue()
 
 
-def encode_media(samples: np.ndarray, rate_hz: int, kind: str, codec: str) -> bytes:
-    """``samples`` [samples] in the container ``kind``, written by PyAV."""
+def encode_media(
+    samples: np.ndarray, rate_hz: int, kind: str, codec: str, layout: str = "mono"
+) -> bytes:
+    """``samples`` [samples], in every channel alike, in the container ``kind``, by PyAV."""
     file = io.BytesIO()
     with av.open(file, "w", format=kind) as container:
-        stream = container.add_stream(codec, rate=rate_hz, layout="mono")
-        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        stream = container.add_stream(codec, rate=rate_hz, layout=layout)
+        every = np.repeat(samples[:, None], av.AudioLayout(layout).nb_channels, axis=1)
+        frame = av.AudioFrame.from_ndarray(every.reshape(1, -1), format="flt", layout=layout)
         frame.sample_rate = rate_hz
         container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
@@ -83,6 +86,29 @@ def test_media_containers_are_read_by_pyav(kind, codec):
     assert abs(len(loaded) - RATE_HZ) <= RATE_HZ // 10
     # AAC at FFmpeg's default rate loses part of a chirp: 0.963 measured.
     assert correlation(loaded, chirp(1.0, RATE_HZ)) > 0.95
+
+
+@pytest.mark.parametrize("layout", ["stereo", "5.1", "7.1"])
+def test_channels_of_media_are_averaged(layout):
+    sound = encode_media(chirp(1.0, 48_000), 48_000, "mp4", "aac", layout)
+    loaded = load_audio(sound, RATE_HZ)
+    assert correlation(loaded, chirp(1.0, RATE_HZ)) > 0.8  # the low-frequency channel has no highs
+    assert loaded.std() == pytest.approx(chirp(1.0, RATE_HZ).std(), rel=0.2)
+
+
+def test_media_of_an_unknown_codec_are_refused():
+    sound = encode_media(chirp(0.5, 48_000), 48_000, "mp4", "aac")
+    for where_the_codec_is_named in (b"mp4a", b"esds"):
+        assert sound.count(where_the_codec_is_named) == 1
+        sound = sound.replace(where_the_codec_is_named, b"xxxx")
+    with pytest.raises(AudioError, match="codec that is not known"):
+        load_audio(sound)
+
+
+def test_media_whose_channels_change_midway_are_refused():
+    parts = (encode_media(chirp(0.5, 48_000), 48_000, "adts", "aac", n) for n in ("mono", "stereo"))
+    with pytest.raises(AudioError, match="damaged"):
+        load_audio(b"".join(parts))
 
 
 @pytest.mark.parametrize("kind,codec", MEDIA_KINDS)
