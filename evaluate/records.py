@@ -10,6 +10,8 @@ is cut off when the run goes on, and that item is asked again.
 from __future__ import annotations
 
 import fcntl
+import hashlib
+import io
 import json
 import os
 import re
@@ -24,6 +26,7 @@ from typing import Any, BinaryIO
 from evaluate.core import Answer
 from funaudiochat.errors import FunAudioChatError
 
+_HASHED_BYTES = 1 << 20
 _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 
@@ -83,6 +86,24 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return found
+
+
+def fingerprint(checkpoint: Path) -> str:
+    """Hash of a checkpoint: names, sizes, and first and last MiB of every file of its folder.
+
+    A file's own name does not count, as it may be renamed.
+    """
+    files = [checkpoint] if checkpoint.is_file() else checkpoint.rglob("*")
+    digest = hashlib.sha256()
+    for path in sorted(p for p in files if p.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(checkpoint)} {size}\n".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_HASHED_BYTES))
+            if size > 2 * _HASHED_BYTES:
+                file.seek(-_HASHED_BYTES, io.SEEK_END)
+                digest.update(file.read())
+    return digest.hexdigest()[:16]
 
 
 def read_json(path: Path) -> Any:

@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 import torch
 
+from evaluate.records import fingerprint
 from funaudiochat.audio import load_audio
 from funaudiochat.conversation import SAMPLING_VALUES, VoiceChat, speech_sampling
 from funaudiochat.errors import FunAudioChatError
@@ -36,7 +37,6 @@ from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from utils.constant import AUDIO_TEMPLATE
 
 QUESTION_RATE_HZ = 16_000
-_HASHED_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -82,20 +82,6 @@ class Source(Protocol):
 
     def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
         """An answer or the reason there is none, for each prompt."""
-
-
-def fingerprint(folder: Path) -> str:
-    """Hash of a checkpoint folder: names, sizes, and first and last MiB of every file."""
-    digest = hashlib.sha256()
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        size = path.stat().st_size
-        digest.update(f"{path.relative_to(folder)} {size}\n".encode())
-        with path.open("rb") as file:
-            digest.update(file.read(_HASHED_BYTES))
-            if size > 2 * _HASHED_BYTES:
-                file.seek(-_HASHED_BYTES, io.SEEK_END)
-                digest.update(file.read())
-    return digest.hexdigest()[:16]
 
 
 def render(processor: FunAudioChatProcessor, prompt: Prompt) -> str:

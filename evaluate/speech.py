@@ -15,7 +15,7 @@ from typing import Any
 
 from evaluate.core import Answer, Unheard
 from evaluate.exchange import read_rows
-from evaluate.records import appending, json_rows
+from evaluate.records import appending, fingerprint, json_rows
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import FunAudioChatError
 
@@ -74,6 +74,7 @@ class Transcriber:
                 raise FunAudioChatError(f"{spec}: a row lacks {error}") from error
             return
         self._pipeline = _whisper(path, device)
+        self.name += f" ({fingerprint(path)})"
         self._kept = Kept(run / "transcripts.jsonl", self.name)
 
     def transcripts(self, answers: list[Answer]) -> list[str | Unheard]:
@@ -129,7 +130,7 @@ class OpinionScore:
 
         self._device = resolve_device(device)
         self._model = UTMOSScoreScripted(str(weights), str(self._device))
-        self.name = weights.name
+        self.name = f"{weights.name} ({fingerprint(weights)})"
         self._kept = Kept(run / "utmos.jsonl", self.name)
 
     def scores(self, answers: list[Answer]) -> list[float | Unheard | None]:

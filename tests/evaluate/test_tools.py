@@ -6,6 +6,7 @@
 import json
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ from funaudiochat.errors import FunAudioChatError
 _UTMOS = """
 class UTMOSScoreScripted:
     def __init__(self, path, device):
-        assert open(path).read() == "weights" and device == "cpu"
+        assert open(path).read().endswith("weights") and device == "cpu"
 
     def score(self, wave):
         assert wave.shape[0] == 1
@@ -80,9 +81,9 @@ def spoken(run, data, name, sounds):
     return pair
 
 
-def opinion(tmp_path, monkeypatch):
+def opinion(tmp_path, monkeypatch, weights="weights"):
     (tmp_path / "utmos_pytorch.py").write_text(_UTMOS)
-    (tmp_path / "utmos.pt").write_text("weights")
+    (tmp_path / "utmos.pt").write_text(weights)
     monkeypatch.syspath_prepend(tmp_path)
     return OpinionScore(tmp_path / "utmos.pt", tmp_path / "run", "cpu")
 
@@ -97,8 +98,18 @@ def test_opinion_scores_are_those_of_the_replies_that_can_be_heard(mini, tmp_pat
     metric = score_subset(*pair, tmp_path / "run", tools)["metrics"]["UTMOS"]
     assert metric["value"] == pytest.approx(0.25, abs=1e-4)
     assert (metric["n"], metric["invalid"], metric["missing"]) == (1, 1, 1)
-    assert metric["tools"] == {"UTMOS": "utmos.pt"}
+    assert metric["tools"]["UTMOS"].startswith("utmos.pt (")
     assert any("2.flac" in reason for reason in metric["reasons"])
+
+
+def test_other_weights_of_the_same_name_listen_anew(tmp_path, monkeypatch):
+    reply = tmp_path / "reply.wav"
+    soundfile.write(reply, np.full(16000, 0.25), 16000)
+    results = tmp_path / "run" / "utmos.jsonl"
+    for weights, kept in (("weights", 1), ("weights", 1), ("other weights", 2)):
+        model = opinion(tmp_path, monkeypatch, weights)
+        assert model.scores([replace(answer(), sound=reply)]) == [pytest.approx(0.25, abs=1e-4)]
+        assert len(list(json_rows(results))) == kept
 
 
 @pytest.mark.parametrize(
@@ -117,7 +128,7 @@ def test_a_broken_sound_is_one_item_without_a_verdict(name, metric, mini, tmp_pa
     summary = score_subset(*pair, tmp_path / "run", tools)
     found = summary["metrics"][metric]
     assert (found["n"], found["missing"], summary["answered"]) == (2, 1, 3)
-    assert found["tools"] == {"speech recognition": "whisper"}
+    assert found["tools"]["speech recognition"].startswith("whisper (")
     verdicts = list(json_rows(tmp_path / "run" / "ultraeval-audio" / name / "scores.jsonl"))
     assert verdicts[1][metric]["missing"] and "1.flac" in verdicts[1][metric]["reason"]
     heard = [row["result"] for row in json_rows(tmp_path / "run" / "transcripts.jsonl")]
