@@ -22,8 +22,9 @@ from common import THREADS, Report, command_line, parameters, ratio, seconds_of
 
 from evaluate.benchmarks import select
 from evaluate.benchmarks.librispeech import ASR_INSTRUCTION
+from evaluate.local_model import LocalModel, render
 from evaluate.run import InferOptions, infer
-from evaluate.sources import LocalModel, Prompt, render
+from evaluate.sources import Prompt
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration

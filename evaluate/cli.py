@@ -122,7 +122,7 @@ def infer(
     from evaluate.benchmarks import select
     from evaluate.exchange import import_predictions
     from evaluate.run import InferOptions, parse_shard
-    from evaluate.sources import LocalModel, ServerModel, Source
+    from evaluate.sources import ServerModel, Source
 
     pairs = select(benchmark)
     options = InferOptions(
@@ -147,6 +147,8 @@ def infer(
             server, server_model, api_key, max_new_tokens, concurrent=batch_size
         )
     else:
+        from evaluate.local_model import LocalModel
+
         folder = hub.resolve_model(model_path)
         tts = hub.resolve_pair(model_path, tts_path)[1] if speech else None
         source = LocalModel(folder, tts, device, dtype, voice, max_new_tokens)
@@ -191,8 +193,8 @@ def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> No
 
     Without a checkpoint, as a server gets them, which has a template of its own.
     """
+    from evaluate.local_model import render
     from evaluate.run import prompt_of, shown
-    from evaluate.sources import render
     from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
     processor = FunAudioChatProcessor.from_pretrained(model_path) if model_path else None

@@ -28,8 +28,8 @@ from evaluate.exchange import read_rows
 from evaluate.metrics import ASSISTANT, AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
 from evaluate.records import appending, json_rows
 from funaudiochat.audio import load_audio
+from funaudiochat.chat_protocol import sound_part
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.llm_server import sound_part
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
 # Which judge is which model in the paper or the benchmark's own code.

@@ -19,11 +19,10 @@ from typer.core import TyperGroup
 
 from funaudiochat import hub
 from funaudiochat.audio import save_wav
-from funaudiochat.cosyvoice3 import voices
-from funaudiochat.doctor import examine
 from funaudiochat.errors import FunAudioChatError
 
-# What needs transformers is imported where it is used: `doctor` must run where that fails.
+# What needs torch or transformers is imported where it is used: a help text or a mistyped flag
+# takes no seconds, and `doctor` must run where transformers fails.
 if TYPE_CHECKING:
     from funaudiochat.conversation import Reply, VoiceChat
 
@@ -222,6 +221,8 @@ def download(
 @app.command()
 def doctor() -> None:
     """Look at this machine: packages, devices, checkpoints, voices."""
+    from funaudiochat.doctor import examine
+
     healthy = True
     for finding in examine():
         console.print(f"{finding.what:24} {finding.found}", markup=False)
@@ -369,6 +370,8 @@ def list_voices(
     file: Annotated[Path | None, typer.Option(help="Voice file.")] = None,
 ) -> None:
     """Names of the voices there are."""
+    from funaudiochat.cosyvoice3 import voices
+
     found = voices.load_voices(file) if file else voices.installed_voices(hub.resolve_tts(tts_path))
     for name in found:
         console.print(name, markup=False)
@@ -382,6 +385,8 @@ def new_voice(
     file: Annotated[Path | None, typer.Option(help="Voice file, safetensors.")] = None,
 ) -> None:
     """Make a voice from a prompt wave."""
+    from funaudiochat.cosyvoice3 import voices
+
     folder = hub.resolve_tts(tts_path)
     target = file or folder / voices.VOICES_NAME
     voices.add_voice(name, prompt, folder / voices.CAMPPLUS_NAME, target)

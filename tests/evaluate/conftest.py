@@ -7,7 +7,7 @@ import pytest
 from build_tiny_folders import build
 from chat_server import Server
 
-from evaluate.sources import LocalModel
+from evaluate.local_model import LocalModel
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,9 @@ import soundfile
 from evaluate.benchmarks import BENCHMARKS, select
 from evaluate.core import LayoutError
 from evaluate.data import RowError, find_file
+from evaluate.local_model import LocalModel
 from evaluate.records import appending, load_predictions, subset_folder
 from evaluate.run import InferOptions, infer, parse_shard, survey
-from evaluate.sources import LocalModel
 from funaudiochat.errors import FunAudioChatError
 
 ROOT = Path(__file__).parents[2]

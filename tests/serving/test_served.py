@@ -8,8 +8,9 @@ from importlib.metadata import version
 
 import pytest
 
+from funaudiochat.chat_protocol import sound_part
 from funaudiochat.conversation import Finished, Sampling, TextPiece
-from funaudiochat.llm_server import LlmServer, ServerChat, sound_part
+from funaudiochat.llm_server import LlmServer, ServerChat
 from serving.compare import compare, own_answers, served_answers
 from utils.constant import DEFAULT_S2T_PROMPT
 
