@@ -19,8 +19,9 @@ demo: setup
 	  --instruction "Please help me transcribe the audio."
 	.venv/bin/funaudiochat s2s examples/question.wav --play
 
+# Two processes, each with whole files, whose fixtures are made once.
 test: setup
-	.venv/bin/python -m pytest -q -m "not slow"
+	.venv/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
 
 # Whole recipes, the page in Chromium, long soaks.
 test-slow: setup page
