@@ -18,7 +18,7 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from funaudiochat import hub
-from funaudiochat.audio import save_wav
+from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.errors import FunAudioChatError
 
 # What needs torch or transformers is imported where it is used: a help text or a mistyped flag
@@ -66,6 +66,13 @@ Greedy = Annotated[bool, typer.Option(help="Arg-max in place of sampling.")]
 Seed = Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")]
 MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in 5 Hz steps.")]
 Penalty = Annotated[float | None, typer.Option(help="Repetition penalty.")]
+
+
+def _check(questions: list[Path]) -> None:
+    """Tell of a bad sound before the model is loaded, which takes long."""
+    with warnings.catch_warnings(action="ignore"):  # the model's reading warns again
+        for question in questions:
+            load_audio(question)
 
 
 def _load(
@@ -125,6 +132,7 @@ def s2t(
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Answer a spoken question with text."""
+    _check([audio])
     from funaudiochat.conversation import Sampling
 
     chat = _load(model_path, None, False, device=device)
@@ -148,6 +156,8 @@ def s2s(
     play: Annotated[bool, typer.Option(help="Play the answers where a sound device is.")] = False,
 ) -> None:
     """Answer spoken questions with text and speech; waves go to the output folder."""
+    _check(audio)
+    output.mkdir(parents=True, exist_ok=True)
     from funaudiochat.conversation import Sampling
 
     chat = _load(model_path, tts_path, True, device=device, tts_device=tts_device, voice=voice)
@@ -155,7 +165,6 @@ def s2s(
         greedy=greedy, seed=seed, max_new_tokens=max_new_tokens,
         repetition_penalty=repetition_penalty,
     )
-    output.mkdir(parents=True, exist_ok=True)
     for number, path in enumerate(audio, 1):
         reply = _show(chat.stream(path, sampling=sampling))
         if reply.wave is None or not len(reply.wave):

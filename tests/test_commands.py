@@ -100,9 +100,11 @@ def test_chat_takes_text_and_files_and_survives_bad_ones(tmp_path, tts):
 
 
 def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
-    missing = run(*CLI, "s2t", "nowhere.wav", "--model-path", MODEL, cwd=tmp_path, code=1)
-    assert missing.stderr.strip().splitlines()[-1].startswith("error: ")
-    no_folder = run(*CLI, "s2t", "x.wav", "--model-path", "nowhere", cwd=tmp_path, code=1)
+    question = ROOT / "examples/question.wav"
+    for command in (["s2t", "nowhere.wav"], ["s2s", question, "nowhere.wav"]):
+        missing = run(*CLI, *command, "--model-path", "nowhere", cwd=tmp_path, code=1)
+        assert missing.stderr == "error: sound file not found: nowhere.wav\n"
+    no_folder = run(*CLI, "s2t", question, "--model-path", "nowhere", cwd=tmp_path, code=1)
     assert "funaudiochat download" in no_folder.stderr
     swapped = run(
         ROOT / "examples/infer_s2s.py", "--model-path", tts, "--tts-path", MODEL, cwd=tmp_path,
@@ -116,10 +118,16 @@ def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
     assert "there are: anna" in voice.stderr
     (tmp_path / "taken").touch()
     no_place = run(
-        *CLI, "s2s", ROOT / "examples/question.wav", "--model-path", MODEL, "--tts-path", tts,
-        "--output", "taken", cwd=tmp_path, code=1,
+        *CLI, "s2s", question, "--model-path", MODEL, "--tts-path", tts, "--output", "taken",
+        cwd=tmp_path, code=1,
     )
     assert "error: " in no_place.stderr and "taken" in no_place.stderr
+
+
+def test_silence_is_answered_with_one_warning(tmp_path):
+    soundfile.write(tmp_path / "silence.wav", [0.0] * 16000, 16000)
+    done = run(*CLI, "s2t", "silence.wav", "--model-path", MODEL, cwd=tmp_path)
+    assert done.stderr.count("warning: silence.wav is all silence") == 1
 
 
 def test_voices_are_listed_and_a_missing_network_is_named(tmp_path, tts):
