@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -66,7 +65,7 @@ def load_voices(path: str | Path) -> dict[str, Tensor]:
         return {name: check_voice(name, vector) for name, vector in stored.items()}
     except VoiceError:
         raise
-    except (SafetensorError, Exception) as error:  # torch.load raises many kinds
+    except Exception as error:  # torch.load raises many kinds
         raise VoiceError(f"{path} cannot be read as a voice file ({error}); {_REMEDY}") from error
 
 

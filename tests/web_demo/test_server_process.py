@@ -94,19 +94,24 @@ def test_a_reply_that_takes_too_long_at_the_end_is_cut_and_told(models):
 
 def test_flags_that_cannot_work_are_refused_in_one_line(tmp_path):
     (tmp_path / "bad.pem").write_text("no certificate")
-    for flags, told in (
+    cases = (
         (["--sample-rate", "44100"], "24000 Hz"),
         (["--ssl-cert", "x.pem"], "go together"),
         (["--ssl-cert", tmp_path / "bad.pem", "--ssl-key", tmp_path / "bad.pem"], "PEM"),
         (["--model-path", tmp_path / "nowhere"], "funaudiochat download"),
-    ):
-        done = subprocess.run(
+    )
+    starts = [
+        subprocess.Popen(
             [sys.executable, "-m", "web_demo.server.server", *map(str, flags)],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True,
+            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
             text=True,
         )
-        assert done.returncode and "Traceback" not in done.stderr
-        assert told in done.stderr
+        for flags, _ in cases
+    ]
+    for process, (_, told) in zip(starts, cases, strict=True):
+        said = process.communicate()[1]
+        assert process.returncode and "Traceback" not in said
+        assert told in said
 
 
 def test_flags_reach_what_they_are_for(folders, tmp_path):
