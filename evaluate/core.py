@@ -139,6 +139,7 @@ class Metric:
         note: a choice of ours that the report states.
         libraries: packages whose version the value may depend on.
         step: what the benchmark rounds the value to; 0 for not at all.
+        highest: value there can be.
         version: changes whenever the rule does.
     """
 
@@ -150,6 +151,7 @@ class Metric:
     libraries: tuple[str, ...] = ()
     version: int = 1
     step: float = 0.0
+    highest: float = 100.0
 
 
 def each(rule: Callable[[Answer], Verdict]) -> Scorer:

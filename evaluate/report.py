@@ -23,6 +23,7 @@ from evaluate.statistics import normal_interval
 from funaudiochat.errors import FunAudioChatError
 
 _PAPER_COLOR = "#c03b2b"
+_HIGHEST = 100.0  # of a value that is made of several
 # How many sets a row of the tables is about.
 _ROW_SUBSETS = Counter(
     (row.group, row.name)
@@ -230,7 +231,7 @@ def _pooled(first: Cell, second: Cell) -> Cell:
     value = shares[0] * first.value + shares[1] * second.value
     errors = (first.standard_error or 0.0, second.standard_error or 0.0)
     error = math.hypot(shares[0] * errors[0], shares[1] * errors[1])
-    low, high = normal_interval(value, error)
+    low, high = normal_interval(value, error, _HIGHEST)
     complete = first.complete and second.complete
     of = (first.of or 0) + (second.of or 0)
     return Cell(value, low, high, error, n, of, complete, "", [*first.notes, *second.notes])
@@ -247,7 +248,7 @@ def _overall(group: str, cells: dict[str, Cell]) -> Cell:
     errors = [(factors.get(name, 1), cell.standard_error) for name, cell in cells.items()]
     if all(error is not None for _, error in errors):
         made.standard_error = math.hypot(*(f * e for f, e in errors if e)) / len(cells)
-        made.low, made.high = normal_interval(value, made.standard_error)
+        made.low, made.high = normal_interval(value, made.standard_error, _HIGHEST)
     return made
 
 

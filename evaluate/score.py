@@ -33,7 +33,7 @@ from evaluate.records import (
 )
 from evaluate.scorers.turn_taking import TurnLimits
 from evaluate.speech import OpinionScore, Transcriber
-from evaluate.statistics import Estimate, estimate, mean_of
+from evaluate.statistics import Estimate, Weights, estimate, mean_of
 
 
 @dataclass
@@ -149,11 +149,10 @@ def _score(
     for answer, verdict in zip(answers, verdicts, strict=True):
         by_item[answer.id][metric.name] = _verdict_row(verdict)
     reasons = dict(Counter(v.reason for v in verdicts if v.reason).most_common(5))
-    found = estimate(verdicts, metric.weights(verdicts), metric.scale)
+    found = _estimate(metric, verdicts, metric.weights(verdicts))
     if found is None:
         first = next(iter(reasons), "nothing to count")
         return {"not_scored": first, "reasons": reasons}, None, 0
-    found = replace(found, step=metric.step)
     missing = sum(verdict.missing for verdict in verdicts)
     return (
         {
@@ -175,11 +174,16 @@ def _score(
     )
 
 
+def _estimate(metric: Metric, verdicts: list[Verdict], weights: Weights) -> Estimate | None:
+    found = estimate(verdicts, weights, metric.scale)
+    return found and replace(found, step=metric.step, highest=metric.highest)
+
+
 def _parts(verdicts: list[Verdict], metric: Metric) -> dict[str, dict[str, Any]]:
     """The value of every part by itself."""
     parts = {}
     for name in metric.weights(verdicts):
-        part = estimate(verdicts, {name: 1.0}, metric.scale)
+        part = _estimate(metric, verdicts, {name: 1.0})
         if name and part is not None:
             parts[name] = _estimate_row(part)
     return parts

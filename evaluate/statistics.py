@@ -6,7 +6,7 @@
 Every score here is a weighted sum of ratios: accuracy is right over counted, a word error rate
 errors over words, IFEval the mean of four accuracies. The interval of such a sum follows from how
 much each answer pulls on it (its influence, linearised); a plain proportion gets Wilson's, which
-stays honest near 0 and 1. Shapes: ``N`` answers.
+stays honest near 0 and 1. Intervals are cut to what the score can be. Shapes: ``N`` answers.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Estimate:
         count: answers in the denominator.
         fewest: answers in the smallest part's denominator.
         step: what the published value is rounded to; 0 for not at all.
+        highest: value there can be; the lowest is 0.
     """
 
     value: float
@@ -43,6 +44,7 @@ class Estimate:
     scale: float
     proportion: bool = False
     step: float = 0.0
+    highest: float = math.inf
 
     @property
     def shown(self) -> float:
@@ -65,7 +67,7 @@ class Estimate:
         if self.proportion:
             return self._wilson()
         error = self.standard_error
-        return None if error is None else normal_interval(self.value, error)
+        return None if error is None else normal_interval(self.value, error, self.highest)
 
     def _wilson(self) -> tuple[float, float]:
         low, high = wilson(self.value / self.scale, self.count)
@@ -128,9 +130,14 @@ def mean_of(estimates: list[Estimate]) -> Estimate:
         min(e.count for e in estimates),
         min(e.fewest for e in estimates),
         estimates[0].scale,
+        highest=estimates[0].highest,
     )
 
 
-def normal_interval(value: float, standard_error: float) -> tuple[float, float]:
-    """95 % interval of a sum of independent scores."""
-    return value - _Z * standard_error, value + _Z * standard_error
+def normal_interval(
+    value: float, standard_error: float, highest: float
+) -> tuple[float, float]:
+    """95 % interval of a sum of independent scores of 0 to ``highest``."""
+    half = _Z * standard_error
+    # A judge may rate higher than it was asked to.
+    return max(value - half, 0.0), min(value + half, max(highest, value))

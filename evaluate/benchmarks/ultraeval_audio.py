@@ -3,6 +3,7 @@
 
 """UltraEval-Audio, speech to speech: four sets of spoken questions, answered aloud."""
 
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -82,11 +83,11 @@ def judged_speech(answers: list[Answer], tools: Any) -> list[Verdict]:
 ANSWER_HEARD = Metric("transcript match", heard(answer_heard), libraries=("regex",))
 JUDGED_SPEECH = Metric("judge", judged_speech, scale=10.0)
 _ERRORS = Metric(
-    "ASR-WER", heard(transcript_errors), libraries=ERROR_RATE_LIBRARIES,
+    "ASR-WER", heard(transcript_errors), highest=math.inf, libraries=ERROR_RATE_LIBRARIES,
     note=f"transcript of the reply against the text that came with it; {ERROR_RATE_NOTE}",
 )
 _UTMOS = Metric(
-    "UTMOS", utmos, scale=1.0, libraries=("utmos-pytorch",),
+    "UTMOS", utmos, scale=1.0, highest=5.0, libraries=("utmos-pytorch",),
     note="mean over replies with sound, one channel at 16 kHz (settings ours)",
 )
 

@@ -90,6 +90,7 @@ _rating = Metric(
         )
     ),
     scale=1.0,
+    highest=5.0,
 )
 _same_answer = Metric(
     "judge",

@@ -84,7 +84,11 @@ def _subset(language: str) -> Subset:
     return Subset(
         language,
         partial(_load, language),
-        (Metric("judge", partial(_rated, language), scale=1.0, weights=_weights),),
+        (
+            Metric(
+                "judge", partial(_rated, language), scale=1.0, weights=_weights, highest=5.0
+            ),
+        ),
         tuple(rows),
     )
 

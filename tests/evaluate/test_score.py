@@ -128,6 +128,8 @@ def test_intervals():
     ratings = [points(r) for r in (1, 5, 3, 4, 2)]
     found = estimate(ratings, equal_weights(ratings), 1.0)
     assert found.standard_error == pytest.approx(np.std([1, 5, 3, 4, 2], ddof=1) / 5**0.5)
+    assert found.interval[1] > 4 and replace(found, highest=4).interval[1] == 4
+    assert replace(found, value=0.5).interval[0] == 0
     assert estimate([points(3)], {"": 1.0}, 1.0).interval is None
     assert estimate([Verdict()], {}, 1.0) is None
 
