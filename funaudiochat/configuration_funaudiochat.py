@@ -150,7 +150,7 @@ class FunAudioChatConfig(PretrainedConfig):
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Fields of ``config.json``, with rope and dtype also in the form transformers 4.x reads.
+        """All fields, with rope also in the form transformers 4.x reads.
 
         4.x takes a config without ``rope_theta`` for one with the value 10000, silently.
         """
@@ -164,7 +164,18 @@ class FunAudioChatConfig(PretrainedConfig):
                 scaling = {key: value for key, value in rope.items() if key != "rope_theta"}
                 plain = scaling.get("rope_type") == "default"
                 transformer["rope_scaling"] = None if plain else scaling
-        for part in (fields, text, audio, head):
+        return fields
+
+    def to_diff_dict(self) -> dict[str, Any]:
+        """Fields of ``config.json``, with dtype also under the name transformers 4.x reads.
+
+        Not in :meth:`to_dict`, as 5.x looks every field up by its name to make this one of it, and
+        warns of that name.
+        """
+        fields = super().to_diff_dict()
+        audio = fields["audio_config"]
+        head = audio.get("crq_transformer_config") or {}
+        for part in (fields, fields["text_config"], audio, head):
             if part.get("dtype") is not None:
                 part["torch_dtype"] = part["dtype"]
         return fields

@@ -53,6 +53,7 @@ def test_s2t_example_prints_an_answer(tmp_path):
         cwd=tmp_path,
     )
     assert done.stdout.strip()
+    assert "deprecated" not in done.stderr
 
 
 def test_s2s_example_writes_playable_waves_of_the_answers_length(tmp_path, tts):
