@@ -276,16 +276,17 @@ def _decode_media(
             # Interleaved, as PyAV reads beyond the eight planes of 7.1 sound.
             resampler = av.AudioResampler(format="flt")
             blocks: list[np.ndarray] = []
-            rate_hz, channels, frames = 0, 0, 0
+            rate_hz, frames = 0, 0
             for frame in file.decode(audio=0):
                 for block in resampler.resample(frame):
                     _check_rate(block.sample_rate, f"the sample rate in the header of {name}")
-                    form = (block.sample_rate, block.layout.nb_channels)
-                    if blocks and form != (rate_hz, channels):
+                    samples = block.to_ndarray().reshape(-1, block.layout.nb_channels)
+                    if blocks and (rate_hz, blocks[0].shape[1:]) != (
+                        block.sample_rate, samples.shape[1:]
+                    ):
                         raise AudioError(f"{name} is damaged: its rate or channels change midway")
-                    rate_hz, channels = form
-                    frames += block.samples
-                    blocks.append(block.to_ndarray().reshape(-1, channels))
+                    rate_hz, frames = block.sample_rate, frames + len(samples)
+                    blocks.append(samples)
                 if frames > (max_seconds + 1) * rate_hz:
                     seconds = (file.duration or 0) / av.time_base
                     raise _too_long(name, max(seconds, frames / rate_hz), max_seconds)
