@@ -21,7 +21,7 @@ from evaluate.core import NotScored
 from evaluate.embedder import Embedder
 from evaluate.exchange import import_predictions
 from evaluate.judges import Judges
-from evaluate.records import appending, json_rows
+from evaluate.records import appending, fingerprint, json_rows
 from evaluate.score import Tools, score_subset
 from evaluate.speech import OpinionScore, Transcriber
 from funaudiochat.errors import FunAudioChatError
@@ -98,7 +98,7 @@ def test_opinion_scores_are_those_of_the_replies_that_can_be_heard(mini, tmp_pat
     metric = score_subset(*pair, tmp_path / "run", tools)["metrics"]["UTMOS"]
     assert metric["value"] == pytest.approx(0.25, abs=1e-4)
     assert (metric["n"], metric["invalid"], metric["missing"]) == (1, 1, 1)
-    assert metric["tools"]["UTMOS"].startswith("utmos.pt (")
+    assert metric["tools"] == {"UTMOS": f"utmos.pt ({fingerprint(tmp_path / 'utmos.pt')})"}
     assert any("2.flac" in reason for reason in metric["reasons"])
 
 
@@ -128,7 +128,7 @@ def test_a_broken_sound_is_one_item_without_a_verdict(name, metric, mini, tmp_pa
     summary = score_subset(*pair, tmp_path / "run", tools)
     found = summary["metrics"][metric]
     assert (found["n"], found["missing"], summary["answered"]) == (2, 1, 3)
-    assert found["tools"]["speech recognition"].startswith("whisper (")
+    assert found["tools"] == {"speech recognition": f"whisper ({fingerprint(folder)})"}
     verdicts = list(json_rows(tmp_path / "run" / "ultraeval-audio" / name / "scores.jsonl"))
     assert verdicts[1][metric]["missing"] and "1.flac" in verdicts[1][metric]["reason"]
     heard = [row["result"] for row in json_rows(tmp_path / "run" / "transcripts.jsonl")]
