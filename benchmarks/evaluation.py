@@ -22,9 +22,9 @@ from common import THREADS, Report, command_line, parameters, ratio, seconds_of
 
 from evaluate.benchmarks import select
 from evaluate.benchmarks.librispeech import ASR_INSTRUCTION
-from evaluate.local_model import LocalModel, render
+from evaluate.local_model import LocalModel
 from evaluate.run import InferOptions, infer
-from evaluate.sources import Prompt
+from evaluate.sources import Prompt, render
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration

@@ -193,11 +193,14 @@ def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> No
 
     Without a checkpoint, as a server gets them, which has a template of its own.
     """
-    from evaluate.local_model import render
     from evaluate.run import prompt_of, shown
-    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+    from evaluate.sources import render
 
-    processor = FunAudioChatProcessor.from_pretrained(model_path) if model_path else None
+    processor = None
+    if model_path is not None:
+        from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+
+        processor = FunAudioChatProcessor.from_pretrained(model_path)
     for one, subset in pairs:
         items = shown(subset.load(one.data_folder(options.data)), options)
         for number, item in enumerate(items):

@@ -12,20 +12,10 @@ from typing import Any
 import torch
 
 from evaluate.records import fingerprint
-from evaluate.sources import Produced, Prompt
+from evaluate.sources import Produced, Prompt, render
 from funaudiochat.conversation import SAMPLING_VALUES, VoiceChat, speech_sampling
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
-from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-
-
-def render(processor: FunAudioChatProcessor, prompt: Prompt) -> str:
-    """The text the model reads, its slot for sound not yet expanded."""
-    turns = [
-        {"role": "system", "content": prompt.system},
-        {"role": "user", "content": prompt.user},
-    ]
-    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
 class LocalModel:

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import soundfile
@@ -32,6 +32,9 @@ from funaudiochat.chat_protocol import (
 )
 from funaudiochat.errors import FunAudioChatError
 from utils.constant import AUDIO_TEMPLATE
+
+if TYPE_CHECKING:
+    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
 QUESTION_RATE_HZ = 16_000
 
@@ -79,6 +82,15 @@ class Source(Protocol):
 
     def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
         """An answer or the reason there is none, for each prompt."""
+
+
+def render(processor: FunAudioChatProcessor, prompt: Prompt) -> str:
+    """The text the model reads, its slot for sound not yet expanded."""
+    turns = [
+        {"role": "system", "content": prompt.system},
+        {"role": "user", "content": prompt.user},
+    ]
+    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
 class ServerModel:
