@@ -1,18 +1,19 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sound in and out: the one place that reads, checks, mixes down and resamples audio.
+"""Audio in and out: the one place that reads, checks, mixes down and resamples audio.
 
 Whatever comes in leaves as mono float32 ``[samples]`` at the rate asked for, or as an
 :class:`AudioError` that says what is wrong and what to do. soundfile decodes wav, flac, mp3, ogg
-and opus (and aiff, au, caf); PyAV (extra ``media``) decodes webm, m4a, mp4 and raw aac.
+and opus (and aiff, au, caf); PyAV (extra ``media``) decodes webm, m4a, mp4 and raw aac. Files that
+were joined end to end are read one after the other (:mod:`funaudiochat.audio_segments`).
 """
 
 import io
 import math
 import os
-import re
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,6 +21,7 @@ import numpy as np
 import soundfile
 import soxr
 
+from funaudiochat.audio_segments import split
 from funaudiochat.errors import AudioError
 
 MIN_DURATION_MS = 40  # one speech code
@@ -28,42 +30,50 @@ MAX_CHANNELS = 8  # tells the channel axis of a 2-d array from the sample axis
 # Outside this range a rate is a damaged header, and resampling from it could fill the memory.
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_000_000
 BLOCK_FRAMES = 1 << 16
-# Writers to a pipe cannot know the length and leave a size from here up in the header.
-UNKNOWN_SIZE_BYTES = 0x7FFFF000
+# Floats beyond this (24 dB over full scale) are integers that were never scaled.
+MAX_PEAK = 16.0
+# Channels this far below the loudest one are empty, and a mean this far below it is cancelled.
+EMPTY_CHANNEL, CANCELLED = 0.01, 0.25
 
-AudioSource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[Any, float]
+AudioSource = (
+    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[Any, float]
+    | Mapping[str, Any]
+)
 
 
 def load_audio(
     source: AudioSource, sample_rate_hz: int = 16_000, *, max_seconds: float | None = None
 ) -> np.ndarray:
-    """Read sound as mono float32 ``[samples]`` at ``sample_rate_hz``.
+    """Read audio as mono float32 ``[samples]`` at ``sample_rate_hz``.
 
     Args:
-        source: a path, the bytes of a sound file, a binary file object, or a pair
-            ``(samples, rate_hz)`` whose samples are an array ``[samples]``,
-            ``[samples, channels]`` or ``[channels, samples]`` with at most 8 channels.
-            Integers are scaled by their full range; channels are averaged.
+        source: a path, the bytes of an audio file, a binary file object, a pair
+            ``(samples, rate_hz)``, or a mapping as the ``datasets`` library gives it: ``array``
+            and ``sampling_rate``, or ``bytes``, or ``path``, in this order. Samples are an array
+            ``[samples]``, ``[samples, channels]`` or ``[channels, samples]`` with at most 8
+            channels. Integers are scaled by their full range. Channels are averaged, but for
+            empty ones of more than two; if they cancel each other, the loudest is taken.
         sample_rate_hz: rate of the result.
-        max_seconds: longest sound allowed; None for no limit.
+        max_seconds: longest audio allowed; None for no limit.
 
     Raises:
-        AudioError: the source is missing, not sound, damaged, empty, shorter than one code
-            (40 ms), longer than ``max_seconds``, or holds NaN or infinite samples; or an array
-            has a shape, type or rate that cannot be sound.
+        AudioError: the source is missing, not audio, damaged, empty, shorter than one speech
+            token (40 ms), longer than ``max_seconds``, holds NaN or infinite samples, or floats
+            far beyond -1..1; or an array has a shape, type or rate that cannot be audio.
 
     Warns:
-        UserWarning: all samples are silence.
+        UserWarning: all samples are silence, or channels cancel each other.
     """
     _check_rate(sample_rate_hz, "the sample rate asked for")
     name = _name(source)
     max_seconds = math.inf if max_seconds is None else max_seconds
+    if isinstance(source, Mapping):
+        source = _from_mapping(source)
     if isinstance(source, tuple):
         samples, rate_hz = _from_array(source)
+        samples = _mono(samples, name)
     else:
-        samples, rate_hz = _decode(_read_bytes(source, name), name, max_seconds)
-    with np.errstate(over="ignore", invalid="ignore"):
-        samples = samples.mean(axis=1)
+        samples, rate_hz = _decode_all(_read_bytes(source, name), name, max_seconds)
 
     duration_s = len(samples) / rate_hz
     if not len(samples):
@@ -109,7 +119,9 @@ def save_wav(path: str | os.PathLike[str], samples: Any, sample_rate_hz: int) ->
 def _name(source: AudioSource) -> str:
     if isinstance(source, str | os.PathLike):
         return os.fspath(source)
-    return "the audio array" if isinstance(source, tuple) else "the audio given"
+    if isinstance(source, Mapping) and source.get("path"):
+        return str(source["path"])
+    return "the audio array" if isinstance(source, tuple | Mapping) else "the audio given"
 
 
 def _too_long(name: str, seconds: float, max_seconds: float) -> AudioError:
@@ -135,8 +147,8 @@ def _read_bytes(source: Any, name: str) -> bytes:
         return data
     if not isinstance(source, str | os.PathLike):
         raise AudioError(
-            f"cannot read sound from {type(source).__name__}: pass a path, bytes, a binary file "
-            "object, or a pair (samples, rate_hz)"
+            f"cannot read audio from {type(source).__name__}: pass a path, bytes, a binary file "
+            "object, a pair (samples, rate_hz), or a mapping with 'array' and 'sampling_rate'"
         )
     try:
         path = Path(source)
@@ -149,6 +161,18 @@ def _read_bytes(source: Any, name: str) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise AudioError(f"cannot read {name}: {error.strerror}") from error
+
+
+def _from_mapping(source: Mapping[str, Any]) -> Any:
+    """Return what of a mapping holds the audio: the array before the bytes before the path."""
+    if source.get("array") is not None:
+        if source.get("sampling_rate") is None:
+            raise AudioError("the audio has an 'array' and no 'sampling_rate'; give its rate in Hz")
+        return source["array"], source["sampling_rate"]
+    for key in ("bytes", "path"):
+        if source.get(key):
+            return source[key]
+    raise AudioError("the audio has neither 'array' nor 'bytes' nor 'path'; give one of them")
 
 
 def _from_array(pair: tuple[Any, ...]) -> tuple[np.ndarray, float]:
@@ -192,6 +216,30 @@ def _to_float32(array: np.ndarray) -> np.ndarray:
     return ((array.astype(np.float64) - offset) / half_range).astype(np.float32)
 
 
+def _mono(samples: np.ndarray, name: str) -> np.ndarray:
+    """Mix samples [samples, channels] down to [samples]."""
+    peak = float(np.abs(samples).max(initial=0))
+    if MAX_PEAK < peak < math.inf:
+        raise AudioError(
+            f"{name} peaks at {peak:g}, but float samples lie between -1 and 1; divide 16-bit "
+            "values by 32768, or pass them as integers"
+        )
+    if samples.shape[1] == 1 or not math.isfinite(peak):
+        return samples[:, 0]
+    levels = np.sqrt(np.square(samples, dtype=np.float64).mean(axis=0)) if len(samples) else [0.0]
+    loudest = int(np.argmax(levels))
+    if samples.shape[1] > 2:
+        samples = samples[:, levels >= EMPTY_CHANNEL * levels[loudest]]
+        levels = levels[levels >= EMPTY_CHANNEL * levels[loudest]]
+    mixed = samples.mean(axis=1)
+    if len(mixed) and np.sqrt(np.square(mixed).mean()) < CANCELLED * levels.max():
+        warnings.warn(
+            f"the channels of {name} cancel each other: the loudest one is used", stacklevel=3
+        )
+        return samples[:, int(np.argmax(levels))]
+    return mixed
+
+
 class _SeekableBytes(io.BytesIO):
     """Bytes whose position stays where it is when a damaged header asks for one before 0."""
 
@@ -200,6 +248,18 @@ class _SeekableBytes(io.BytesIO):
             return super().seek(offset, whence)
         except (ValueError, OverflowError):
             return self.tell()
+
+
+def _decode_all(data: bytes, name: str, max_seconds: float) -> tuple[np.ndarray, float]:
+    """Decode all files of some bytes -> their mono samples in a row, at the first one's rate."""
+    rate_hz, parts, seconds = 0.0, [], 0.0
+    for file in split(data, name):
+        samples, own_hz = _decode(file, name, max_seconds - seconds)
+        rate_hz = rate_hz or own_hz
+        seconds += len(samples) / own_hz
+        mono = _mono(samples, name)
+        parts.append(mono if own_hz == rate_hz else soxr.resample(mono, own_hz, rate_hz))
+    return np.concatenate(parts), rate_hz
 
 
 def _decode(data: bytes, name: str, max_seconds: float) -> tuple[np.ndarray, float]:
@@ -217,27 +277,16 @@ def _decode(data: bytes, name: str, max_seconds: float) -> tuple[np.ndarray, flo
                 if len(blocks) * BLOCK_FRAMES > (max_seconds + 1) * file.samplerate + BLOCK_FRAMES:
                     raise _too_long(name, file.frames / file.samplerate, max_seconds)
             samples = np.concatenate(blocks) if blocks else np.zeros((0, 1), np.float32)
-            _check_complete(file, len(samples), name)
+            if file.format == "FLAC" and len(samples) < file.frames < 1 << 36:  # above: not stated
+                raise AudioError(
+                    f"{name} is truncated: {len(samples)} of {file.frames} samples are there"
+                )
             return samples, file.samplerate
     except soundfile.SoundFileError as error:
         raise AudioError(
             f"{name} is not a sound file, or is truncated or damaged (wav, flac, mp3, ogg, opus, "
             "webm, m4a, mp4 and aac are read)"
         ) from error
-
-
-def _check_complete(file: soundfile.SoundFile, frames: int, name: str) -> None:
-    """Refuse a file whose header promises more sound than it holds (libsndfile only logs that)."""
-    promised = re.search(
-        r"^ *(?:data|SSND|Data Size) *: (\d+) \(should be (\d+)\)", file.extra_info, re.MULTILINE
-    )
-    if promised and int(promised[2]) < int(promised[1]) < UNKNOWN_SIZE_BYTES:
-        raise AudioError(
-            f"{name} is truncated: its header promises {promised[1]} bytes of sound, "
-            f"{promised[2]} are there"
-        )
-    if file.format == "FLAC" and frames < file.frames < 1 << 36:  # above: length not stated
-        raise AudioError(f"{name} is truncated: {frames} of {file.frames} samples are there")
 
 
 def _media_container(data: bytes) -> str | None:

@@ -68,11 +68,13 @@ MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in 5 Hz 
 Penalty = Annotated[float | None, typer.Option(help="Repetition penalty.")]
 
 
-def _check(questions: list[Path]) -> None:
-    """Tell of a bad sound before the model is loaded, which takes long."""
-    with warnings.catch_warnings(action="ignore"):  # the model's reading warns again
-        for question in questions:
-            load_audio(question)
+def _read(questions: list[Path]) -> list[tuple[Any, float]]:
+    """Read the questions before the model is loaded, which takes long."""
+    rate_hz = 16_000
+    read = [(load_audio(question, rate_hz), rate_hz) for question in questions]
+    # The file's name was in the first warning; the array would be warned of again.
+    warnings.filterwarnings("ignore", message="the audio array is all silence")
+    return read
 
 
 def _load(
@@ -132,12 +134,12 @@ def s2t(
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Answer a spoken question with text."""
-    _check([audio])
+    (question,) = _read([audio])
     from funaudiochat.conversation import Sampling
 
     chat = _load(model_path, None, False, device=device)
     sampling = Sampling(max_new_tokens=max_new_tokens)
-    _show(chat.stream(audio, instruction, speech=False, sampling=sampling))
+    _show(chat.stream(question, instruction, speech=False, sampling=sampling))
 
 
 @app.command()
@@ -156,7 +158,7 @@ def s2s(
     play: Annotated[bool, typer.Option(help="Play the answers where a sound device is.")] = False,
 ) -> None:
     """Answer spoken questions with text and speech; waves go to the output folder."""
-    _check(audio)
+    questions = _read(audio)
     output.mkdir(parents=True, exist_ok=True)
     from funaudiochat.conversation import Sampling
 
@@ -165,8 +167,8 @@ def s2s(
         greedy=greedy, seed=seed, max_new_tokens=max_new_tokens,
         repetition_penalty=repetition_penalty,
     )
-    for number, path in enumerate(audio, 1):
-        reply = _show(chat.stream(path, sampling=sampling))
+    for number, question in enumerate(questions, 1):
+        reply = _show(chat.stream(question, sampling=sampling))
         if reply.wave is None or not len(reply.wave):
             console.print("the answer holds no speech", style="yellow")
             continue

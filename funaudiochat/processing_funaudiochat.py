@@ -7,11 +7,15 @@ Shapes: ``B`` texts, ``L`` tokens, ``N`` audios in the order of their placeholde
 codes, a multiple of the group size, ``F`` mel frames at 100 Hz.
 """
 
+import base64
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import jinja2
 import numpy as np
@@ -24,22 +28,33 @@ from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 CODES_PER_SECOND = 25
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _FEATURE_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "n_samples")
+_CALL_KWARGS = (
+    "padding", "padding_side", "truncation", "max_length", "sampling_rate", "audio_padding",
+)
 
-# For checkpoints that store no template: ChatML; content may be a list of audio and text parts.
+# For checkpoints that store no template: ChatML.
 _CHAT_TEMPLATE = (
-    "{% set audios = namespace(count=0) %}"
     "{% for message in messages %}"
     "{% if loop.first and message['role'] != 'system' %}"
     "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n{% endif %}"
-    "<|im_start|>{{ message['role'] }}\n"
-    "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
-    "{% for part in message['content'] %}"
-    "{% if part['type'] == 'text' %}{{ part['text'] }}{% else %}"
-    "{% set audios.count = audios.count + 1 %}"
-    "Audio {{ audios.count }}: <|audio_bos|><|AUDIO|><|audio_eos|>\n{% endif %}"
-    "{% endfor %}{% endif %}<|im_end|>\n{% endfor %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
+
+
+@dataclass(frozen=True, eq=False)
+class AudioEntry:
+    """One audio of a batch, read.
+
+    Attributes:
+        waveform: float32 [samples] at 16 kHz; None where only the speech tokens are known.
+        token_ids: of its speech tokens, padding tokens where only the waveform is known.
+        transcript: what is said, "" if that is not known.
+    """
+
+    waveform: np.ndarray | None
+    token_ids: list[int]
+    transcript: str = ""
 
 
 class FunAudioChatProcessor(ProcessorMixin):
@@ -77,6 +92,8 @@ class FunAudioChatProcessor(ProcessorMixin):
         super().__init__(
             feature_extractor, tokenizer, speech_tokenizer, chat_template=chat_template
         )
+        # `from_pretrained(..., padding_side="left")` means the text, and reaches all three parts.
+        feature_extractor.padding_side = "right"
         sizes = {name: getattr(feature_extractor, name) for name in _FEATURE_SIZES}
         _refuse(
             "preprocessor_config.json",
@@ -157,10 +174,12 @@ class FunAudioChatProcessor(ProcessorMixin):
 
         Args:
             text: one or more texts; every ``<|AUDIO|>`` stands for one audio.
-            audio: one entry or a list: a mono wave [samples] at 16 kHz, or an object (dict or
-                JSON text) with ``token``, the code text, and/or ``path``, a sound file. An entry
-                whose codes begin with the delay code is an answer and loads no sound.
-            sampling_rate: of the waves; resample with ``funaudiochat.audio.load_audio``.
+            audio: one entry or a list: an array [samples] at 16 kHz, anything else that
+                :func:`funaudiochat.audio.load_audio` takes but a plain string, or an object (dict
+                or JSON text) with ``token``, the text of its speech tokens, and/or ``path``, an
+                audio file. An entry whose tokens begin with the delay token is an answer and
+                loads no audio.
+            sampling_rate: of the arrays; resample with ``funaudiochat.audio.load_audio``.
             audio_padding: mel padding, "max_length" (30 s, inference) or "longest" (training).
             return_tensors: "pt", "np" or None for lists.
             padding, **text_kwargs: go to the text tokenizer.
@@ -171,7 +190,8 @@ class FunAudioChatProcessor(ProcessorMixin):
             ``feature_attention_mask`` [N', F] and ``feature_exist_mask`` [N] (N' true entries).
 
         Raises:
-            AudioError: wrong rate, wrong shape, NaN, or an entry without codes and sound.
+            AudioError: wrong rate, what ``load_audio`` raises, or an entry without speech tokens
+                and audio.
             FunAudioChatError: no text, or placeholders and audios differ in number.
         """
         texts = [text] if isinstance(text, str) else text
@@ -184,7 +204,7 @@ class FunAudioChatProcessor(ProcessorMixin):
                 f"{self.feature_extractor.sampling_rate} Hz; read them with "
                 "funaudiochat.audio.load_audio, which resamples"
             )
-        entries = _as_list(audio)
+        entries = [self.read_audio(entry) for entry in _as_list(audio)]
         text_kwargs.setdefault("return_token_type_ids", False)
         expanded = self.expand_placeholders(texts, entries)
         data = dict(self.tokenizer(expanded, padding=padding, **text_kwargs))
@@ -192,19 +212,80 @@ class FunAudioChatProcessor(ProcessorMixin):
             data.update(self.encode_audios(entries, audio_padding))
         return BatchFeature(data, tensor_type=return_tensors)
 
-    def apply_chat_template(self, *args: Any, **kwargs: Any) -> Any:
-        """A conversation as text; see transformers.
+    def apply_chat_template(  # type: ignore[override]
+        self,
+        conversation: Any,
+        chat_template: str | None = None,
+        *,
+        tokenize: bool = False,
+        return_dict: bool = False,
+        return_tensors: str | None = None,
+        processor_kwargs: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Render a conversation, or several, by the checkpoint's template.
+
+        Args:
+            conversation: messages ``{"role": ..., "content": ...}``. A content is a text, or a
+                list of parts: ``{"type": "text", "text": ...}`` and ``{"type": "audio", ...}``,
+                whose ``audio``, ``path`` or ``url`` is an audio as :meth:`__call__` takes it, a
+                path, or a ``file:`` or ``data:`` URL. Messages are left as they are.
+            tokenize: give token ids in place of text.
+            return_dict: with ``tokenize``, give all model inputs, the audios' too.
+            processor_kwargs: for :meth:`__call__`, with ``tokenize``; the usual ones (``padding``,
+                ``truncation``, ``max_length``, ``sampling_rate``, ``audio_padding``) may also be
+                given by themselves.
+            **kwargs: ``add_generation_prompt``, ``continue_final_message``, and what the template
+                itself reads; see transformers.
 
         Raises:
             CheckpointError: the folder's template is damaged or refuses the conversation.
+            FunAudioChatError: a part of a content is neither text nor audio.
+            AudioError: an audio cannot be used.
         """
+        call_kwargs = {name: kwargs.pop(name) for name in _CALL_KWARGS if name in kwargs}
+        call_kwargs |= processor_kwargs or {}
+        batched = bool(conversation) and not isinstance(conversation[0], Mapping)
+        audios: list[Any] = []
+        plain = [
+            [{**m, "content": self._flatten(m.get("content"), audios)} for m in messages]
+            for messages in (conversation if batched else [conversation])
+        ]
         try:
-            return super().apply_chat_template(*args, **kwargs)
+            text = super().apply_chat_template(
+                plain if batched else plain[0], chat_template, tokenize=False, **kwargs
+            )
         except jinja2.TemplateError as error:
             raise CheckpointError(
                 f"the chat template cannot be filled ({error}); is chat_template.jinja damaged? "
                 "Download the folder again with `funaudiochat download`"
             ) from error
+        if not tokenize:
+            return text
+        inputs = self(text=text, audio=audios, return_tensors=return_tensors, **call_kwargs)
+        return inputs if return_dict else inputs["input_ids"]
+
+    def _flatten(self, content: Any, audios: list[Any]) -> Any:
+        """Turn a list of parts into one text, its audios into placeholders, and collect them.
+
+        An audio stands on a line of its own, as the checkpoints were trained (rule 59).
+        """
+        if not isinstance(content, list | tuple):
+            return content
+        text, after_audio = "", False
+        for part in content:
+            kind = "text" if isinstance(part, str) else _kind_of_part(part)
+            if kind == "text":
+                words = part if isinstance(part, str) else part.get("text")
+                if not isinstance(words, str):
+                    raise FunAudioChatError(f"a text part of a message has no text: {part!r:.80}")
+                text += ("\n" if after_audio and words else "") + words
+            else:
+                audios.append(_audio_of_part(part))
+                placeholder = self.audio_bos_token + self.audio_token + self.audio_eos_token
+                text += ("\n" if text else "") + placeholder
+            after_audio = kind == "audio" or (after_audio and not words)
+        return text
 
     def expand_placeholders(self, texts: Sequence[str], entries: Sequence[Any]) -> list[str]:
         """Repeat every ``<|AUDIO|>`` once per group of its audio; enclose those that stand bare.
@@ -218,7 +299,8 @@ class FunAudioChatProcessor(ProcessorMixin):
                 f"Found {placeholders} {self.audio_token} tokens in provided text but received "
                 f"{len(entries)} audio{'s' if len(entries) != 1 else ''}"
             )
-        counts = iter(-(-len(self._read_entry(e)[1]) // self.audio_group_size) for e in entries)
+        read = (self.read_audio(entry, decode=False) for entry in entries)
+        counts = iter(-(-len(entry.token_ids) // self.audio_group_size) for entry in read)
         bos, eos = self.audio_bos_token, self.audio_eos_token
 
         def groups(match: re.Match[str]) -> str:
@@ -239,22 +321,22 @@ class FunAudioChatProcessor(ProcessorMixin):
             transcripts: also give ``text_ids`` [N, *], the entries' ``text``, right-padded, and
                 ``text_attention_mask`` [N], which of them have one (training).
         """
-        read = [self._read_entry(entry) for entry in entries]
+        read = [self.read_audio(entry) for entry in entries]
         data = dict(
             zip(
                 ("speech_ids", "speech_attention_mask"),
-                self._pad_codes([ids for _, ids in read]),
+                self._pad_codes([entry.token_ids for entry in read]),
                 strict=True,
             )
         )
-        waves = [wave for wave, _ in read if wave is not None]
+        waves = [entry.waveform for entry in read if entry.waveform is not None]
         if waves:
             data["input_features"], data["feature_attention_mask"] = self._mel_features(
                 waves, audio_padding
             )
-            data["feature_exist_mask"] = np.array([wave is not None for wave, _ in read])
+            data["feature_exist_mask"] = np.array([e.waveform is not None for e in read])
         if transcripts:
-            texts = [_transcript(entry) for entry in entries]
+            texts = [entry.transcript for entry in read]
             ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
             fill = self.tokenizer.pad_token_id
             data["text_ids"] = np.full((len(ids), max(map(len, ids))), fill, dtype=np.int64)
@@ -263,45 +345,40 @@ class FunAudioChatProcessor(ProcessorMixin):
             data["text_attention_mask"] = np.array([bool(values) for values in ids])
         return data
 
-    def _read_entry(self, entry: Any) -> tuple[np.ndarray | None, list[int]]:
-        """One entry -> its wave, or None, and its codes."""
+    def read_audio(self, entry: Any, decode: bool = True) -> AudioEntry:
+        """Read one audio of a batch; one that is read already is given back.
+
+        Args:
+            entry: see :meth:`__call__`.
+            decode: whether a file must be decoded although its speech tokens are stated.
+
+        Raises:
+            AudioError: see :meth:`__call__`.
+        """
+        if isinstance(entry, AudioEntry):
+            return entry
+        rate_hz = self.feature_extractor.sampling_rate
         if isinstance(entry, str):
-            try:
-                entry = json.loads(entry)
-            except json.JSONDecodeError:
-                entry = None
-            if not isinstance(entry, dict):
-                raise AudioError(
-                    "an audio given as text must be a JSON object with 'token' or 'path'; to "
-                    "pass a sound file give {\"path\": FILE} or funaudiochat.audio.load_audio(FILE)"
-                )
-        wave: np.ndarray | None
-        if isinstance(entry, dict):
-            text, path = entry.get("token") or "", entry.get("path") or ""
-            if not isinstance(text, str) or not isinstance(path, str | Path):
-                raise AudioError("'token' and 'path' of an audio entry must be texts")
-            if not text and not path:
+            entry = _parse_entry(entry)
+        transcript, tokens, stored = "", "", True
+        if isinstance(entry, Mapping):
+            transcript, tokens = entry.get("text") or "", entry.get("token") or ""
+            if not isinstance(tokens, str) or not isinstance(transcript, str):
+                raise AudioError("'token' and 'text' of an audio entry must be texts")
+            stored = entry.get("array") is not None or bool(entry.get("bytes") or entry.get("path"))
+            if not tokens and not stored:
                 raise AudioError("an audio entry holds neither 'token' nor 'path'; give one")
-            wave = None
-            if path and not text.startswith(self.audio_bos_token):
-                wave = load_audio(path, self.feature_extractor.sampling_rate)
-            if text:
-                return wave, self.speech_tokenizer(text, add_special_tokens=False).input_ids
+        if tokens:
+            ids = self.speech_tokenizer(tokens, add_special_tokens=False).input_ids
+            answer = tokens.startswith(self.audio_bos_token)
+            waveform = load_audio(entry, rate_hz) if stored and decode and not answer else None
+            return AudioEntry(waveform, ids, transcript)
+        if isinstance(entry, Mapping | tuple | bytes | bytearray | Path) or hasattr(entry, "read"):
+            waveform = load_audio(entry, rate_hz)
         else:
-            try:
-                wave = np.asarray(entry, dtype=np.float32)
-            except (TypeError, ValueError) as error:
-                raise AudioError(f"a wave must be an array of numbers: {error}") from error
-            if wave.ndim != 1:
-                raise AudioError(
-                    f"a wave must have the shape [samples], not {list(wave.shape)}; mix the "
-                    "channels first, e.g. with funaudiochat.audio.load_audio"
-                )
-            if not np.isfinite(wave).all():
-                raise AudioError("the wave holds NaN or infinite samples; check its source")
-        assert wave is not None
-        seconds = len(wave) / self.feature_extractor.sampling_rate
-        return wave, [self.speech_tokenizer.pad_token_id] * int(seconds * CODES_PER_SECOND)
+            waveform = load_audio((entry, rate_hz), rate_hz)
+        count = int(len(waveform) / rate_hz * CODES_PER_SECOND)
+        return AudioEntry(waveform, [self.speech_tokenizer.pad_token_id] * count, transcript)
 
     def _pad_codes(self, codes: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Codes of every audio -> ids and mask [N, T], padded on the right to whole groups."""
@@ -322,12 +399,6 @@ class FunAudioChatProcessor(ProcessorMixin):
         encoder hears all of it; the original cuts at 30 s.
         """
         piece = self.feature_extractor.n_samples
-        shortest = self.feature_extractor.n_fft // 2 + 1
-        if padding != "max_length" and max(map(len, waves)) < shortest:
-            raise AudioError(
-                f"no wave of the batch has the {shortest} samples that a spectrum needs; leave "
-                "out sounds shorter than one code (40 ms)"
-            )
 
         def mel(pieces: list[np.ndarray], padding: str) -> tuple[np.ndarray, np.ndarray]:
             out = self.feature_extractor(
@@ -379,17 +450,60 @@ def _refuse(file: str, wrong: list[str]) -> None:
         )
 
 
-def _transcript(entry: Any) -> str:
-    if isinstance(entry, str):
-        entry = json.loads(entry)
-    return (entry.get("text") or "") if isinstance(entry, dict) else ""
+def _kind_of_part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind in ("text", "input_text"):
+        return "text"
+    if kind in ("audio", "audio_url", "input_audio"):
+        return "audio"
+    raise FunAudioChatError(
+        f"a message's content is a text or a list of text and audio parts, not {part!r:.80}"
+    )
+
+
+def _audio_of_part(part: Mapping[str, Any]) -> Any:
+    """Return the audio of a part as the processor takes it."""
+    keys = ("audio", "audio_url", "input_audio", "path", "url")
+    found = next((part[key] for key in keys if part.get(key) is not None), None)
+    if isinstance(found, Mapping) and isinstance(found.get("data"), str):  # OpenAI's input_audio
+        found = "data:;base64," + found["data"]
+    if isinstance(found, Mapping) and isinstance(found.get("url"), str):  # audio_url
+        found = found["url"]
+    if found is None:
+        raise AudioError("an audio part of a message needs 'audio', 'path' or 'url'")
+    if not isinstance(found, str):
+        return found
+    scheme = urlsplit(found).scheme
+    if scheme == "data":
+        try:
+            return base64.b64decode(found.partition(",")[2], validate=True)
+        except ValueError as error:
+            raise AudioError("the data of an audio part is not base64") from error
+    if scheme in ("http", "https"):
+        raise AudioError(f"{found:.80} is not fetched; download it and give its path")
+    return Path(url2pathname(urlsplit(found).path) if scheme == "file" else found)
+
+
+def _parse_entry(text: str) -> dict[str, Any]:
+    try:
+        entry = json.loads(text)
+    except json.JSONDecodeError:
+        entry = None
+    if not isinstance(entry, dict):
+        raise AudioError(
+            "an audio given as text must be a JSON object with 'token' or 'path'; to pass an audio "
+            'file give {"path": FILE} or funaudiochat.audio.load_audio(FILE)'
+        )
+    return entry
 
 
 def _as_list(audio: Any) -> list[Any]:
-    """None, one entry, or a list of entries; a list of numbers is one wave."""
+    """Return no, one or several entries; numbers, and a pair of samples and rate, are one."""
     if audio is None:
         return []
-    if isinstance(audio, (list, tuple)) and not any(isinstance(x, (int, float)) for x in audio[:1]):
+    if isinstance(audio, tuple) and len(audio) == 2 and np.ndim(audio[1]) == 0:
+        return [audio]
+    if isinstance(audio, list | tuple) and not any(isinstance(x, int | float) for x in audio[:1]):
         return list(audio)
     return [audio]
 

@@ -10,8 +10,9 @@ import onnxruntime
 import torch
 from transformers.audio_utils import mel_filter_bank
 
+from funaudiochat.audio import load_audio
 from funaudiochat.cosyvoice3.pieces import pieces
-from funaudiochat.errors import AudioError, CheckpointError
+from funaudiochat.errors import CheckpointError
 
 FILE_NAME = "speech_tokenizer_v3.onnx"
 SAMPLE_RATE_HZ = 16000
@@ -86,19 +87,15 @@ class SpeechTokenizer:
         return cls(session)
 
     def encode(self, wave: np.ndarray) -> np.ndarray:
-        """Sound [samples] at 16 kHz -> codes int64 [about samples / 640].
+        """Turn a waveform [samples] at 16 kHz into speech tokens int64 [about samples / 640].
 
         Raises:
-            AudioError: under 201 samples, from which no spectrum can be made.
+            AudioError: what :func:`funaudiochat.audio.load_audio` raises for an array.
         """
-        if len(wave) <= _N_FFT // 2:
-            raise AudioError(
-                f"{len(wave)} samples are too short for the speech tokenizer; at least "
-                f"{_N_FFT // 2 + 1} at 16 kHz are needed"
-            )
+        wave = load_audio((wave, SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
         parts = []
         for start, stop in pieces(len(wave), SAMPLE_RATE_HZ, SHORTEST_LAST_S):
-            features = log_mel(np.asarray(wave[start:stop], dtype=np.float32))[None]
+            features = log_mel(wave[start:stop])[None]
             length = np.array([features.shape[2]], dtype=np.int32)
             (codes, *_) = self._session.run(
                 None, dict(zip(self._inputs, (features, length), strict=True))

@@ -135,9 +135,20 @@ def test_a_speaker_vector_is_of_kaldis_filter_banks_without_their_mean(folder):
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=1e-3)
 
 
-def test_too_short_sound_is_refused(folder):
-    with pytest.raises(AudioError, match="200 samples are too short"):
-        SpeechTokenizer.from_pretrained(folder).encode(np.zeros(200, np.float32))
+@pytest.mark.parametrize("samples", [0, 200, 639])
+def test_too_short_audio_is_refused(folder, samples):
+    with pytest.raises(AudioError, match="no samples|too short"):
+        SpeechTokenizer.from_pretrained(folder).encode(np.ones(samples, np.float32) / 2)
+
+
+def test_integers_are_scaled_and_unscaled_floats_refused(folder, data):
+    tokenizer = SpeechTokenizer.from_pretrained(folder)
+    integers = np.round(data["wav16k"].numpy() * 32767).astype(np.int16)
+    expected = tokenizer.encode(integers / np.float32(32768))
+    assert tokenizer.encode(integers).tolist() == expected.tolist()
+    assert (expected == data["single.codes"][0].numpy()).mean() > 0.9
+    with pytest.raises(AudioError, match="peaks at"):
+        tokenizer.encode(integers.astype(np.float32))
 
 
 def test_missing_damaged_and_foreign_networks_are_named(folder, tmp_path):
