@@ -29,6 +29,10 @@ _AIFF_START = re.compile(rb"FORM....AIF[FC]", re.DOTALL)
 _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _MATROSKA_START = re.compile(rb"\x1a\x45\xdf\xa3.{1,64}?(webm|matroska)", re.DOTALL)
 _CLUSTER = b"\x1f\x43\xb6\x75"
+_BOXES = {
+    b"moov", b"mdat", b"moof", b"mfra", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta",
+    b"sidx", b"ssix", b"styp", b"emsg", b"prft", b"pdin",
+}
 _ZEROS = re.compile(rb"\x00*")
 # kbit/s by (is it MPEG-1, layer), for the header's indices 1 to 14.
 _BITRATES = {
@@ -110,6 +114,8 @@ def _container(data: bytes, start: int) -> _Take | None:
         return by_magic[head[:4]]
     if head[4:8] == b"ftyp":
         return _take_iso
+    if _adts_bytes(data, start):
+        return _take_adts
     return _take_mpeg if _frame_bytes(data, start) else None
 
 
@@ -238,7 +244,7 @@ def _take_ogg(data: bytes, start: int, name: str) -> tuple[bytes, int]:
     while at >= 0 and at + 27 <= len(data):
         begins = bool(data[at + 5] & 2)
         if begins and inside:
-            return data[start:at], at
+            return data[start:end], at
         inside, ended = inside or not begins, bool(data[at + 5] & 4)
         segments = data[at + 26]
         end = at = at + 27 + segments + sum(data[at + 27 : at + 27 + segments])
@@ -297,22 +303,50 @@ def _take_iso(data: bytes, start: int, name: str) -> tuple[bytes, int]:
     at, inside = start, False
     while at + 8 <= len(data):
         size, kind = struct.unpack_from(">I4s", data, at)
-        if kind == b"ftyp" and inside:
-            return data[start:at], at
+        if inside and kind not in _BOXES:
+            return data[start:at], at  # the next file, padding or a tag
         inside = inside or kind in (b"moov", b"mdat", b"moof")
         if size == 1 and at + 16 <= len(data):
             (size,) = struct.unpack_from(">Q", data, at + 8)
-        elif size == 0:
-            break  # the last box, to the end
         if size < 8:
-            break  # damaged: the decoder says so
+            break  # the last box, to the end; or damaged, and the decoder says so
         if at + size > len(data):
-            if kind in (b"moov", b"mdat", b"moof"):
-                raise _truncated(name, size, len(data) - at)
-            end = at if inside else len(data)
-            return data[start:end], end  # behind the samples: a tag, text
+            raise _truncated(name, size, len(data) - at)
         at += size
     return data[start:], len(data)
+
+
+def _adts_bytes(data: bytes, at: int) -> int:
+    """Return the length of the ADTS frame (ISO/IEC 14496-3) at ``at``, 0 if there is none."""
+    if at + 7 > len(data) or data[at] != 0xFF or data[at + 1] & 0xF6 != 0xF0:
+        return 0
+    size = (data[at + 3] & 3) << 11 | data[at + 4] << 3 | data[at + 5] >> 5
+    return size if size >= 7 else 0
+
+
+def _take_adts(data: bytes, start: int, name: str) -> tuple[bytes, int]:
+    """All frames, without the tags and padding between them."""
+    at, frames = start, []
+    while at < len(data):
+        size = _adts_bytes(data, at)
+        if not size:
+            following = _skip_tags(data, at)
+            if following == at:
+                break
+            at = following
+        elif at + size > len(data) and frames:
+            _warn_of_end(name)
+            return b"".join(frames), len(data)
+        else:
+            frames.append(data[at : at + size])
+            at += size
+    if at < len(data) and not _container(data, at):
+        if len(data) - at < 7 and frames:
+            _warn_of_end(name)
+        else:
+            frames.append(data[at:])  # damaged: the decoder says so
+        at = len(data)
+    return b"".join(frames), at
 
 
 def _frame_bytes(data: bytes, at: int) -> int:
