@@ -224,15 +224,14 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
             f"{name} peaks at {peak:g}, but float samples lie between -1 and 1; divide 16-bit "
             "values by 32768, or pass them as integers"
         )
-    if samples.shape[1] == 1 or not math.isfinite(peak):
+    if samples.shape[1] == 1 or not len(samples) or not math.isfinite(peak):
         return samples[:, 0]
-    levels = np.sqrt(np.square(samples, dtype=np.float64).mean(axis=0)) if len(samples) else [0.0]
-    loudest = int(np.argmax(levels))
+    levels = np.sqrt(np.square(samples, dtype=np.float64).mean(axis=0))
     if samples.shape[1] > 2:
-        samples = samples[:, levels >= EMPTY_CHANNEL * levels[loudest]]
-        levels = levels[levels >= EMPTY_CHANNEL * levels[loudest]]
+        used = levels >= EMPTY_CHANNEL * levels.max()
+        samples, levels = samples[:, used], levels[used]
     mixed = samples.mean(axis=1)
-    if len(mixed) and np.sqrt(np.square(mixed).mean()) < CANCELLED * levels.max():
+    if np.sqrt(np.square(mixed).mean()) < CANCELLED * levels.max():
         warnings.warn(
             f"the channels of {name} cancel each other: the loudest one is used", stacklevel=3
         )

@@ -326,7 +326,8 @@ def _adts_bytes(data: bytes, at: int) -> int:
 
 def _take_adts(data: bytes, start: int, name: str) -> tuple[bytes, int]:
     """All frames, without the tags and padding between them."""
-    at, frames = start, []
+    at = start
+    frames: list[bytes] = []
     while at < len(data):
         size = _adts_bytes(data, at)
         if not size:
