@@ -100,7 +100,9 @@ class GenerationOptions:
                 know, no end id, or a prompt as long as ``max_length``.
         """
         _refuse_unknown_settings(config)
-        found: dict[str, Any] = {f.name: getattr(config, f.name, None) for f in fields(cls)}
+        # What the config does not say keeps this class's default, so flags never become None.
+        values = {f.name: getattr(config, f.name, None) for f in fields(cls)}
+        found: dict[str, Any] = {name: v for name, v in values.items() if v is not None}
         ends = config.eos_token_id
         found["eos_token_ids"] = tuple(ends if isinstance(ends, list) else [ends])
         if ends is None:
