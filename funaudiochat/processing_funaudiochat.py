@@ -20,6 +20,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
+from funaudiochat.plain_text import encode_batch, encode_text
 
 CODES_PER_SECOND = 25
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -156,7 +157,8 @@ class FunAudioChatProcessor(ProcessorMixin):
         """Build the inputs of a batch.
 
         Args:
-            text: one or more texts; every ``<|AUDIO|>`` stands for one audio.
+            text: one or more texts; every ``<|AUDIO|>`` stands for one audio. Other people's words
+                in them go through :func:`funaudiochat.plain_text.protect` first.
             audio: one entry or a list: a mono wave [samples] at 16 kHz, or an object (dict or
                 JSON text) with ``token``, the code text, and/or ``path``, a sound file. An entry
                 whose codes begin with the delay code is an answer and loads no sound.
@@ -187,7 +189,7 @@ class FunAudioChatProcessor(ProcessorMixin):
         entries = _as_list(audio)
         text_kwargs.setdefault("return_token_type_ids", False)
         expanded = self.expand_placeholders(texts, entries)
-        data = dict(self.tokenizer(expanded, padding=padding, **text_kwargs))
+        data = encode_batch(self.tokenizer, expanded, padding, **text_kwargs)
         if entries:
             data.update(self.encode_audios(entries, audio_padding))
         return BatchFeature(data, tensor_type=return_tensors)
@@ -255,7 +257,7 @@ class FunAudioChatProcessor(ProcessorMixin):
             data["feature_exist_mask"] = np.array([wave is not None for wave, _ in read])
         if transcripts:
             texts = [_transcript(entry) for entry in entries]
-            ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+            ids = [encode_text(self.tokenizer, text) for text in texts]
             fill = self.tokenizer.pad_token_id
             data["text_ids"] = np.full((len(ids), max(map(len, ids))), fill, dtype=np.int64)
             for row, values in enumerate(ids):
