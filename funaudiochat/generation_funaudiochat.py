@@ -58,6 +58,7 @@ class GenerationOptions:
         do_sample, temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size,
             min_new_tokens: act on text and codes.
         bad_words_ids: sequences banned from the text.
+        suppressed_ids: text ids that are never chosen, greedily or not.
         text_greedy: text takes the arg-max of its raw scores; codes keep the settings above.
         disable_speech: text only; the refined head never runs.
         force_text_abos: the first text id is the one that opens speech, spoken or not (rule 48).
@@ -77,6 +78,7 @@ class GenerationOptions:
     no_repeat_ngram_size: int | None = None
     min_new_tokens: int | None = None
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    suppressed_ids: tuple[int, ...] = ()
     text_greedy: bool = False
     disable_speech: bool = False
     force_text_abos: bool = False
@@ -412,6 +414,8 @@ def step(
         codes, code_scores = _head_group(model, state, options)
 
     scores = model.language_model.lm_head(state.hidden[:, -1]).float().to(state.rows.device)
+    if options.suppressed_ids:
+        scores[:, list(options.suppressed_ids)] = -torch.inf
     if options.text_greedy:
         text_ids = scores.argmax(-1)
     else:
