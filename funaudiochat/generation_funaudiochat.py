@@ -173,6 +173,10 @@ _UNKNOWN_SETTINGS = (
     "prompt_lookup_num_tokens", "sequence_bias", "stop_strings", "suppress_tokens", "top_h",
     "typical_p", "watermarking_config",
 )
+_OTHER_RESULTS = (
+    "return_dict_in_generate", "output_scores", "output_logits", "output_attentions",
+    "output_hidden_states",
+)
 _NEUTRAL: tuple[Any, ...] = (None, 0, 1, [])  # also False, 0.0 and 1.0
 
 
@@ -183,6 +187,11 @@ def _refuse_unknown_settings(config: Any) -> None:
         )
     if (getattr(config, "num_return_sequences", None) or 1) > 1:
         raise FunAudioChatError("one answer per row is decoded; repeat the row for more")
+    forms = [name for name in _OTHER_RESULTS if getattr(config, name, None)]
+    if forms:
+        raise FunAudioChatError(
+            f"the result is a pair of text and speech ids; {', '.join(forms)} cannot be had"
+        )
     unknown = [n for n in _UNKNOWN_SETTINGS if getattr(config, n, None) not in _NEUTRAL]
     if unknown:
         raise FunAudioChatError(
@@ -416,6 +425,8 @@ def step(
     scores = model.language_model.lm_head(state.hidden[:, -1]).float().to(state.rows.device)
     if options.suppressed_ids:
         scores[:, list(options.suppressed_ids)] = -torch.inf
+    if state.step_count < (options.min_new_tokens or 0):
+        scores[:, state.ends] = -torch.inf  # the arg-max of raw scores passes no processor
     if options.text_greedy:
         text_ids = scores.argmax(-1)
     else:
