@@ -13,7 +13,12 @@ import torch
 
 from evaluate.records import fingerprint
 from evaluate.sources import Produced, Prompt, render
-from funaudiochat.conversation import SAMPLING_VALUES, VoiceChat, speech_sampling
+from funaudiochat.conversation import (
+    SAMPLING_VALUES,
+    VoiceChat,
+    speech_sampling,
+    tool_call_ids,
+)
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 
@@ -72,7 +77,7 @@ class LocalModel:
                 return [f"{type(error).__name__}: {error}"]
         return [self.answer([prompt])[0] for prompt in prompts]
 
-    def _options(self, speech: bool) -> GenerationOptions:
+    def _options(self, speech: bool, offers_tools: bool = False) -> GenerationOptions:
         options = GenerationOptions(
             max_new_tokens=self.max_new_tokens,
             eos_token_ids=self._ends,
@@ -80,6 +85,7 @@ class LocalModel:
             text_greedy=True,
             disable_speech=not speech,
             force_text_abos=speech,
+            suppressed_ids=() if offers_tools else tool_call_ids(self.chat.processor.tokenizer),
         )
         if not speech:
             return options
@@ -101,8 +107,9 @@ class LocalModel:
         if room < self.max_new_tokens and len(prompts) > 1:
             # The longest prompt would shorten the others' answers.
             raise FunAudioChatError("too long for a batch")
+        offers_tools = any("<tools>" in prompt.system for prompt in prompts)
         options = replace(
-            self._options(speech), max_new_tokens=min(self.max_new_tokens, room)
+            self._options(speech, offers_tools), max_new_tokens=min(self.max_new_tokens, room)
         )
         generators: list[torch.Generator] = [
             torch.Generator(chat.model.device).manual_seed(prompt.seed) for prompt in prompts

@@ -34,7 +34,8 @@ from funaudiochat.errors import FunAudioChatError
 from utils.constant import AUDIO_TEMPLATE
 
 if TYPE_CHECKING:
-    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+    from funaudiochat.plain_text import protect, protect_system
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
 QUESTION_RATE_HZ = 16_000
 
@@ -86,9 +87,11 @@ class Source(Protocol):
 
 def render(processor: FunAudioChatProcessor, prompt: Prompt) -> str:
     """The text the model reads, its slot for sound not yet expanded."""
+    tokenizer = processor.tokenizer
+    words = protect(tokenizer, prompt.user.removeprefix(AUDIO_TEMPLATE))
     turns = [
-        {"role": "system", "content": prompt.system},
-        {"role": "user", "content": prompt.user},
+        {"role": "system", "content": protect_system(tokenizer, prompt.system)},
+        {"role": "user", "content": AUDIO_TEMPLATE + words},
     ]
     return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 

@@ -3,6 +3,7 @@
 
 """The command ``funaudiochat``."""
 
+import io
 import json
 import os
 import shutil
@@ -193,6 +194,8 @@ def chat(
     """Talk: type a text or the path of a sound file; /reset forgets, /quit ends."""
     from funaudiochat.conversation import Sampling
 
+    if isinstance(sys.stdin, io.TextIOWrapper):
+        sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 end no conversation
     talk = _load(model_path, tts_path, speech, device=device, voice=voice)
     sampling, waves = Sampling(greedy=greedy, max_new_tokens=max_new_tokens), 0
     while True:
@@ -211,6 +214,9 @@ def chat(
                 reply = _show(talk.stream(question, speech=speech, sampling=sampling))
             except FunAudioChatError as error:
                 console.print(str(error), style="red", markup=False)
+                continue
+            except KeyboardInterrupt:  # the history keeps what was shown
+                console.print("\ninterrupted", style="yellow")
                 continue
             if reply.wave is not None and np.size(reply.wave):
                 waves += 1

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -31,8 +30,15 @@ from funaudiochat.generation_funaudiochat import (
     stream,
 )
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.plain_text import protect, protect_answer, protect_system
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
+from funaudiochat.tool_calls import (
+    CALL_OPENS,
+    ToolCall,
+    parse_tool_calls,
+    result_text,
+)
 from utils.constant import (
     AUDIO_TEMPLATE,
     DEFAULT_S2M_GEN_KWARGS,
@@ -48,7 +54,8 @@ _SAMPLING_LIMITS = {
     "temperature": 100.0, "top_p": 1.0, "repetition_penalty": 100.0, "max_new_tokens": 1 << 20,
 }
 SAMPLING_VALUES = ("temperature", "top_p", "top_k", "repetition_penalty")
-_TOOL_CALL = re.compile(r"<tool_call>\s*(.*?)\s*</tool_call>", re.DOTALL)
+_TOOL_RESULT = ("<tool_response>\n", "\n</tool_response>")
+_ANSWER_SHARE = 4  # of the context: a quarter is kept for the answer while rounds can give way
 
 
 @dataclass(frozen=True)
@@ -117,14 +124,6 @@ def speech_sampling(config: GenerationConfig) -> dict[str, Any]:
     return {**DEFAULT_S2M_GEN_KWARGS, **own}
 
 
-@dataclass(frozen=True)
-class ToolCall:
-    """A call the model asks for."""
-
-    name: str
-    arguments: dict[str, Any]
-
-
 @dataclass
 class Timings:
     """Seconds from the question's arrival; None for what never came."""
@@ -144,7 +143,7 @@ class Reply:
         wave: float32 [samples], None without speech or detokenizer.
         sample_rate_hz: of the wave.
         tool_calls: well-formed calls in the text.
-        problems: what is wrong with malformed ones.
+        problems: what is wrong with malformed ones, and how many rounds a full context dropped.
         timings: when things happened.
     """
 
@@ -184,22 +183,7 @@ class _Turn:
     role: str
     content: str
     wave: np.ndarray | None = None
-
-
-def parse_tool_calls(text: str) -> tuple[list[ToolCall], list[str]]:
-    """The calls in a text, and one message for each that is malformed."""
-    calls, problems = [], []
-    for block in _TOOL_CALL.findall(text):
-        try:
-            call = json.loads(block)
-            if not isinstance(call["name"], str) or not isinstance(call["arguments"], dict):
-                raise TypeError("name must be a string and arguments an object")
-            calls.append(ToolCall(call["name"], call["arguments"]))
-        except (ValueError, KeyError, TypeError) as error:
-            problems.append(f"malformed tool call {block[:200]!r}: {error!r}")
-    if text.count("<tool_call>") > len(calls) + len(problems):
-        problems.append("a <tool_call> block is not closed")
-    return calls, problems
+    markup: bool = False  # holds the tags of a tool call or result, which are control tokens
 
 
 def resolve_device(device: str) -> torch.device:
@@ -250,8 +234,13 @@ class Conversation:
 
         See :meth:`stream` for arguments and errors.
         """
-        events = self.stream(audio_or_text, instruction, tools, speech, sampling, schedule=None)
-        return _last_reply(events)
+        before = self._history, self._tools
+        try:
+            events = self.stream(audio_or_text, instruction, tools, speech, sampling, None)
+            return _last_reply(events)
+        except BaseException:  # nothing was given, so nothing was said
+            self._history, self._tools = before
+            raise
 
     def stream(
         self,
@@ -264,7 +253,8 @@ class Conversation:
     ) -> Iterator[Event]:
         """Ask and take the answer as it is made; leave the loop to interrupt it.
 
-        An interrupted answer stays in the history as far as it was given.
+        The history always holds what was given so far, so an answer that is interrupted or
+        fails stays in it to that point, and a question that nothing was given for does not.
 
         Args:
             audio_or_text: a text, or a sound as :func:`funaudiochat.audio.load_audio` takes it:
@@ -295,7 +285,12 @@ class Conversation:
         self, result: Any, speech: bool = True, sampling: Sampling = Sampling()  # noqa: B008
     ) -> Reply:
         """Give the result of the call the model asked for -> its answer."""
-        return _last_reply(self.stream_tool_result(result, speech, sampling, schedule=None))
+        before = self._history
+        try:
+            return _last_reply(self.stream_tool_result(result, speech, sampling, None))
+        except BaseException:  # nothing was given, so nothing was said
+            self._history = before
+            raise
 
     def stream_tool_result(
         self,
@@ -305,8 +300,7 @@ class Conversation:
         schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
     ) -> Iterator[Event]:
         """:meth:`tool_result` as it is made; events and arguments are those of :meth:`stream`."""
-        body = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)
-        turn = _Turn("user", f"<tool_response>\n{body}\n</tool_response>")
+        turn = _Turn("user", result_text(result).join(_TOOL_RESULT), markup=True)
         return self._answer(turn, speech, sampling, schedule)
 
     def branch(self) -> Self:
@@ -328,16 +322,34 @@ class Conversation:
         """Answer a turn after those of the history, and remember both."""
         raise NotImplementedError
 
+    def _system(self, speech: bool) -> str:
+        if self._offers_tools(speech):
+            definitions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in self._tools)
+            return FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
+        return self.system or (DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT)
+
+    def _offers_tools(self, speech: bool) -> bool:
+        return bool(self._tools) and not speech
+
     def _turns(self, turn: _Turn, speech: bool) -> list[_Turn]:
         """The prompt: system turn, history as far as the model was trained with it, new turn."""
-        system = self.system or (DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT)
-        if self._tools and not speech:
-            definitions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in self._tools)
-            system = FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
-        return [_Turn("system", system), *self._history[-2 * MAX_HISTORY_TURNS :], turn]
+        history = self._history[-2 * MAX_HISTORY_TURNS :]
+        return [_Turn("system", self._system(speech)), *history, turn]
 
-    def _remember(self, turn: _Turn, answer: str) -> None:
-        self._history = [*self._history, turn, _Turn("assistant", answer)][-2 * MAX_HISTORY_TURNS :]
+    def _recorder(self, history: list[_Turn], turn: _Turn, speech: bool) -> Callable[[str], None]:
+        """Return a function that remembers the turn with its answer so far, after a history.
+
+        It does nothing once the conversation was reset or asked something else.
+        """
+        last, markup = self._history, self._offers_tools(speech)
+
+        def remember(answer: str) -> None:
+            nonlocal last
+            if self._history is last:
+                said = _Turn("assistant", answer, markup=markup)
+                last = self._history = [*history, turn, said][-2 * MAX_HISTORY_TURNS :]
+
+        return remember
 
 
 class VoiceChat(Conversation):
@@ -368,7 +380,7 @@ class VoiceChat(Conversation):
         model_path: str | Path,
         tts_path: str | Path | None = None,
         device: str = "auto",
-        dtype: str | torch.dtype = "auto",
+        dtype: str | torch.dtype | None = None,
         voice: str | None = None,
         tts_device: str | None = None,
         voices_file: str | Path | None = None,
@@ -379,7 +391,8 @@ class VoiceChat(Conversation):
 
         Args:
             device: "auto", "cpu", "cuda", "cuda:1", "mps", of the language model.
-            dtype: "auto" is the checkpoint's own on a GPU and float32 on a CPU.
+            dtype: "auto", as without it, is the checkpoint's own on a GPU and float32 on a CPU;
+                ``torch_dtype`` is its older name.
             voice: name in the voice file.
             tts_device: of the detokenizer, ``device`` if None.
             model_options: for the language model's own ``from_pretrained``:
@@ -391,6 +404,10 @@ class VoiceChat(Conversation):
         """
         register_funaudiochat()  # or the tokenizers' loader warns of an unknown config
         place = resolve_device(device)
+        older = model_options.pop("torch_dtype", None)
+        if dtype is not None and older is not None and dtype != older:
+            raise FunAudioChatError(f"dtype is {dtype} and torch_dtype {older}; give one of them")
+        dtype = dtype or older or "auto"
         if dtype == "auto" and place.type == "cpu":
             dtype = torch.float32
         model = FunAudioChatForConditionalGeneration.from_pretrained(
@@ -417,22 +434,60 @@ class VoiceChat(Conversation):
         return self.model.config.text_config.max_position_embeddings / _GROUPS_PER_SECOND
 
     def _prompt(self, turn: _Turn, speech: bool) -> dict[str, Tensor]:
-        turns = self._turns(turn, speech)
+        """Build the model's inputs; a context that is full loses its oldest rounds.
+
+        Raises:
+            AudioError, FunAudioChatError: the question alone exceeds the context.
+        """
+        system, *history, turn = self._turns(turn, speech)
+        limit = self.model.config.text_config.max_position_embeddings
+        while True:
+            inputs = self._inputs([system, *history, turn])
+            length = inputs["input_ids"].shape[1]
+            if length < (limit - limit // _ANSWER_SHARE if history else limit):
+                break
+            if not history:
+                raise self._too_long(turn, length, limit)
+            history = history[2:]
+            while history and history[0].markup:  # the result of a call that is dropped
+                history = history[2:]
+        self._kept = history
+        return dict(inputs.to(self.model.device))
+
+    def _too_long(self, turn: _Turn, length: int, limit: int) -> FunAudioChatError:
+        if turn.wave is None:
+            return FunAudioChatError(
+                f"the text needs {length} positions and the model has {limit}: ask with a "
+                "shorter text, system prompt or tool list"
+            )
+        return AudioError(
+            f"the question needs {length} positions and the model has {limit}, "
+            f"{_GROUPS_PER_SECOND} for every second of sound: ask with less than "
+            f"{self._max_seconds():.0f} s"
+        )
+
+    def _inputs(self, turns: list[_Turn]) -> Any:
         text = self.processor.apply_chat_template(
-            [{"role": t.role, "content": t.content} for t in turns],
+            [{"role": t.role, "content": self._content(t)} for t in turns],
             add_generation_prompt=True,
             tokenize=False,
         )
         waves = [t.wave for t in turns if t.wave is not None]
-        inputs = self.processor(text=text, audio=waves, return_tensors="pt")
-        limit = self.model.config.text_config.max_position_embeddings
-        if inputs["input_ids"].shape[1] >= limit:
-            raise AudioError(
-                f"the conversation needs {inputs['input_ids'].shape[1]} positions and the model "
-                f"has {limit}, {_GROUPS_PER_SECOND} for every second of sound: ask with less "
-                f"than {self._max_seconds():.0f} s in all, or start anew with reset()"
-            )
-        return dict(inputs.to(self.model.device))
+        return self.processor(text=text, audio=waves, return_tensors="pt")
+
+    def _content(self, turn: _Turn) -> str:
+        """Return a turn's content for the template: words protected, our own markup not."""
+        tokenizer, text = self.processor.tokenizer, turn.content
+        if turn.role == "system":
+            return protect_system(tokenizer, text)
+        if turn.wave is not None:
+            return AUDIO_TEMPLATE + protect(tokenizer, text.removeprefix(AUDIO_TEMPLATE))
+        if turn.markup and turn.role == "assistant":
+            return protect_answer(tokenizer, text)
+        if turn.markup:
+            begin, end = _TOOL_RESULT
+            return protect(tokenizer, text[len(begin) : -len(end)]).join(_TOOL_RESULT)
+        return protect(tokenizer, text)
 
     def _options(self, prompt: int, speech: bool, sampling: Sampling) -> GenerationOptions:
         tokenizer = self.processor.tokenizer
@@ -461,6 +516,8 @@ class VoiceChat(Conversation):
             disable_speech=not speech,
             force_text_abos=speech,
         )
+        if not self._offers_tools(speech):
+            options = replace(options, suppressed_ids=tool_call_ids(tokenizer))
         room = self.model.config.text_config.max_position_embeddings - prompt
         return replace(options, max_new_tokens=min(options.max_new_tokens, room))
 
@@ -468,7 +525,11 @@ class VoiceChat(Conversation):
         self, turn: _Turn, speech: bool, sampling: Sampling, schedule: ChunkSchedule | None
     ) -> Iterator[Event]:
         began, timings = time.monotonic(), Timings()
+        before = len(self._turns(turn, speech)) - 2
+        self._kept = self._history[-2 * MAX_HISTORY_TURNS :]
         inputs = self._prompt(turn, speech)
+        kept = self._kept
+        remember = self._recorder(kept, turn, speech)
         options = self._options(inputs["input_ids"].shape[1], speech, sampling)
         generator = None
         if sampling.seed is not None:
@@ -479,35 +540,34 @@ class VoiceChat(Conversation):
                 raise FunAudioChatError("a detokenizer needs a speaker vector; give speaker=")
             voice = self.detokenizer.stream(self.speaker, schedule)
         text, codes, waves = "", [], []
-        try:
-            for event in stream(
-                self.model, self.processor.tokenizer, inputs, options, generator
-            ):
+        for event in stream(self.model, self.processor.tokenizer, inputs, options, generator):
+            if isinstance(event, TextPiece):
+                text += event.text
+                timings.first_text_s = timings.first_text_s or time.monotonic() - began
+                remember(text)
                 yield event
-                if isinstance(event, TextPiece):
-                    text += event.text
-                    timings.first_text_s = timings.first_text_s or time.monotonic() - began
-                    continue
-                spoken = self.spoken(event.codes)
-                codes.append(spoken)
-                if voice is not None:
-                    samples = voice.push(spoken).numpy()
-                    if len(samples):
-                        timings.first_sound_s = timings.first_sound_s or time.monotonic() - began
-                        waves.append(samples)
-                        yield Sound(samples)
+                continue
+            spoken = self.spoken(event.codes)
+            codes.append(spoken)
+            remember(text)
+            yield event
             if voice is not None:
-                samples = voice.finish().numpy()
-                waves.append(samples)
+                samples = voice.push(spoken).numpy()
                 if len(samples):
                     timings.first_sound_s = timings.first_sound_s or time.monotonic() - began
+                    waves.append(samples)
                     yield Sound(samples)
-        except GeneratorExit:
-            self._remember(turn, text)
-            raise
-        self._remember(turn, text)
+        if voice is not None:
+            samples = voice.finish().numpy()
+            waves.append(samples)
+            if len(samples):
+                timings.first_sound_s = timings.first_sound_s or time.monotonic() - began
+                yield Sound(samples)
+        remember(text)
         timings.total_s = time.monotonic() - began
         calls, problems = parse_tool_calls(text)
+        if dropped := (before - len(kept)) // 2:
+            problems.append(f"the context was full: the {dropped} oldest rounds were dropped")
         yield Finished(
             Reply(
                 text=text,
@@ -519,6 +579,12 @@ class VoiceChat(Conversation):
                 timings=timings,
             )
         )
+
+
+def tool_call_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Return the id that opens a tool call, where the tokenizer has one for it."""
+    id_ = tokenizer.get_added_vocab().get(CALL_OPENS)
+    return () if id_ is None else (id_,)
 
 
 def _check_fit(

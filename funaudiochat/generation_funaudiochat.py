@@ -58,6 +58,7 @@ class GenerationOptions:
         do_sample, temperature, top_k, top_p, min_p, repetition_penalty, no_repeat_ngram_size,
             min_new_tokens: act on text and codes.
         bad_words_ids: sequences banned from the text.
+        suppressed_ids: text ids that are never chosen, greedily or not.
         text_greedy: text takes the arg-max of its raw scores; codes keep the settings above.
         disable_speech: text only; the refined head never runs.
         force_text_abos: the first text id is the one that opens speech, spoken or not (rule 48).
@@ -77,6 +78,7 @@ class GenerationOptions:
     no_repeat_ngram_size: int | None = None
     min_new_tokens: int | None = None
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    suppressed_ids: tuple[int, ...] = ()
     text_greedy: bool = False
     disable_speech: bool = False
     force_text_abos: bool = False
@@ -100,7 +102,9 @@ class GenerationOptions:
                 know, no end id, or a prompt as long as ``max_length``.
         """
         _refuse_unknown_settings(config)
-        found: dict[str, Any] = {f.name: getattr(config, f.name, None) for f in fields(cls)}
+        # What the config does not say keeps this class's default, so flags never become None.
+        values = {f.name: getattr(config, f.name, None) for f in fields(cls)}
+        found: dict[str, Any] = {name: v for name, v in values.items() if v is not None}
         ends = config.eos_token_id
         found["eos_token_ids"] = tuple(ends if isinstance(ends, list) else [ends])
         if ends is None:
@@ -169,6 +173,10 @@ _UNKNOWN_SETTINGS = (
     "prompt_lookup_num_tokens", "sequence_bias", "stop_strings", "suppress_tokens", "top_h",
     "typical_p", "watermarking_config",
 )
+_OTHER_RESULTS = (
+    "return_dict_in_generate", "output_scores", "output_logits", "output_attentions",
+    "output_hidden_states",
+)
 _NEUTRAL: tuple[Any, ...] = (None, 0, 1, [])  # also False, 0.0 and 1.0
 
 
@@ -179,6 +187,11 @@ def _refuse_unknown_settings(config: Any) -> None:
         )
     if (getattr(config, "num_return_sequences", None) or 1) > 1:
         raise FunAudioChatError("one answer per row is decoded; repeat the row for more")
+    forms = [name for name in _OTHER_RESULTS if getattr(config, name, None)]
+    if forms:
+        raise FunAudioChatError(
+            f"the result is a pair of text and speech ids; {', '.join(forms)} cannot be had"
+        )
     unknown = [n for n in _UNKNOWN_SETTINGS if getattr(config, n, None) not in _NEUTRAL]
     if unknown:
         raise FunAudioChatError(
@@ -410,6 +423,10 @@ def step(
         codes, code_scores = _head_group(model, state, options)
 
     scores = model.language_model.lm_head(state.hidden[:, -1]).float().to(state.rows.device)
+    if options.suppressed_ids:
+        scores[:, list(options.suppressed_ids)] = -torch.inf
+    if state.step_count < (options.min_new_tokens or 0):
+        scores[:, state.ends] = -torch.inf  # the arg-max of raw scores passes no processor
     if options.text_greedy:
         text_ids = scores.argmax(-1)
     else:

@@ -30,11 +30,11 @@ from funaudiochat.conversation import (
     Sampling,
     Timings,
     _Turn,
-    parse_tool_calls,
 )
 from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.errors import ServerError
 from funaudiochat.generation_funaudiochat import TextPiece
+from funaudiochat.tool_calls import parse_tool_calls
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
 
 _CONNECT_TIMEOUT_S = 10
@@ -163,16 +163,14 @@ class ServerChat(Conversation):
             raise ServerError("a server answers with text only; ask with speech=False")
         began, timings, text = time.monotonic(), Timings(), ""
         messages = [_message(each) for each in self._turns(turn, speech)]
-        try:
-            with closing(self.server.stream(messages, sampling)) as pieces:
-                for piece in pieces:
-                    timings.first_text_s = timings.first_text_s or time.monotonic() - began
-                    text += piece
-                    yield TextPiece(piece)
-        except GeneratorExit:
-            self._remember(turn, text)
-            raise
-        self._remember(turn, text)
+        remember = self._recorder(self._history, turn, speech)
+        with closing(self.server.stream(messages, sampling)) as pieces:
+            for piece in pieces:
+                timings.first_text_s = timings.first_text_s or time.monotonic() - began
+                text += piece
+                remember(text)
+                yield TextPiece(piece)
+        remember(text)
         timings.total_s = time.monotonic() - began
         calls, problems = parse_tool_calls(text)
         codes = torch.empty(0, dtype=torch.long)

@@ -255,7 +255,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         """Decode text and speech in parallel.
 
         Args:
-            generation_config: settings; the checkpoint's own if None.
+            generation_config: settings; the checkpoint's own if None, as are the end and padding
+                ids that it does not name.
             streamer: see :func:`funaudiochat.generation_funaudiochat.generate`.
             kwargs: the processor's outputs, and settings that replace the config's.
 
@@ -264,13 +265,23 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             spoke less filled with the code padding; width 0 if none spoke.
 
         Raises:
-            FunAudioChatError: no prompt, an unknown setting, or beam search.
+            FunAudioChatError: no prompt, placeholders without audio, an unknown setting, beam
+                search, or another form of the result.
         """
         given = {name: kwargs.pop(name, None) for name in _MODEL_INPUTS}
         inputs = {name: value for name, value in given.items() if value is not None}
         if "input_ids" not in inputs:
             raise FunAudioChatError("generate() needs input_ids; give what the processor returns")
+        placeholders = bool((inputs["input_ids"] == self.config.audio_token_index).any())
+        if placeholders and "speech_ids" not in inputs:
+            raise FunAudioChatError(
+                "the text holds audio placeholders and no audio was given; build both with the "
+                "processor"
+            )
         settings = copy.deepcopy(generation_config or self.generation_config)
+        for name in ("eos_token_id", "pad_token_id"):
+            if getattr(settings, name) is None:
+                setattr(settings, name, getattr(self.generation_config, name))
         unknown = settings.update(**kwargs)
         if unknown:
             raise FunAudioChatError(f"generate() knows no setting or input named {sorted(unknown)}")

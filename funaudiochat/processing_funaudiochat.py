@@ -24,6 +24,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
+from funaudiochat.plain_text import encode_batch, encode_text, protect
 
 CODES_PER_SECOND = 25
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -173,7 +174,8 @@ class FunAudioChatProcessor(ProcessorMixin):
         """Build the inputs of a batch.
 
         Args:
-            text: one or more texts; every ``<|AUDIO|>`` stands for one audio.
+            text: one or more texts; every ``<|AUDIO|>`` stands for one audio. Other people's words
+                in them go through :func:`funaudiochat.plain_text.protect` first.
             audio: one entry or a list: an array [samples] at 16 kHz, anything else that
                 :func:`funaudiochat.audio.load_audio` takes but a plain string, or an object (dict
                 or JSON text) with ``token``, the text of its speech tokens, and/or ``path``, an
@@ -207,7 +209,7 @@ class FunAudioChatProcessor(ProcessorMixin):
         entries = [self.read_audio(entry) for entry in _as_list(audio)]
         text_kwargs.setdefault("return_token_type_ids", False)
         expanded = self.expand_placeholders(texts, entries)
-        data = dict(self.tokenizer(expanded, padding=padding, **text_kwargs))
+        data = encode_batch(self.tokenizer, expanded, padding, **text_kwargs)
         if entries:
             data.update(self.encode_audios(entries, audio_padding))
         return BatchFeature(data, tensor_type=return_tensors)
@@ -279,7 +281,7 @@ class FunAudioChatProcessor(ProcessorMixin):
                 words = part if isinstance(part, str) else part.get("text")
                 if not isinstance(words, str):
                     raise FunAudioChatError(f"a text part of a message has no text: {part!r:.80}")
-                text += ("\n" if after_audio and words else "") + words
+                text += ("\n" if after_audio and words else "") + protect(self.tokenizer, words)
             else:
                 audios.append(_audio_of_part(part))
                 placeholder = self.audio_bos_token + self.audio_token + self.audio_eos_token
@@ -336,8 +338,7 @@ class FunAudioChatProcessor(ProcessorMixin):
             )
             data["feature_exist_mask"] = np.array([e.waveform is not None for e in read])
         if transcripts:
-            texts = [entry.transcript for entry in read]
-            ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+            ids = [encode_text(self.tokenizer, entry.transcript) for entry in read]
             fill = self.tokenizer.pad_token_id
             data["text_ids"] = np.full((len(ids), max(map(len, ids))), fill, dtype=np.int64)
             for row, values in enumerate(ids):

@@ -12,7 +12,9 @@ import torch
 from builders import build_cosyvoice3_folder
 from safetensors.torch import save_file
 from test_modeling import GOLDEN, load_case
+from transformers import GenerationConfig
 
+from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.conversation import (
     Finished,
     Sampling,
@@ -22,7 +24,7 @@ from funaudiochat.conversation import (
     parse_tool_calls,
 )
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
-from funaudiochat.generation_funaudiochat import generate
+from funaudiochat.generation_funaudiochat import GenerationOptions, SpeechGroup, generate
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
@@ -55,6 +57,33 @@ def test_a_spoken_question_gets_text_codes_and_sound_of_their_length(chat):
     assert len(reply.wave) == 960 * len(reply.codes)
     assert reply.sample_rate_hz == 24000 and reply.wave.dtype == np.float32
     assert 0 < reply.timings.first_sound_s <= reply.timings.total_s
+
+
+def test_a_spoken_answer_holds_the_speech_tokens_the_head_fed_itself(chat, monkeypatch):
+    """Sampled: each group is what the head drew and went on from, drawn once."""
+    drawn, choose = [], generation._choose
+
+    def recording(scores, options, generator):
+        chosen = choose(scores, options, generator)
+        if scores.shape[-1] == chat.model.config.audio_config.codebook_size:
+            drawn.append(chosen.tolist())
+        return chosen
+
+    monkeypatch.setattr(generation, "_choose", recording)
+    sampling = Sampling(seed=3, max_new_tokens=12)
+    events = chat.stream(question(), sampling=sampling)
+    groups = [e.codes.tolist() for e in events if isinstance(e, SpeechGroup)]
+    drawn = sum(drawn, [])
+    assert len(drawn) == 5 * 12 and len(groups) > 5  # five draws a step, in 12 steps
+    end = chat.model.config.audio_config.eos_token_id
+    fed = [drawn[5 * step : 5 * step + 5] for step in range(1, len(groups) + 1)]
+    assert groups == [[end] * 5 if end in group else group for group in fed]
+
+
+def test_settings_that_a_config_does_not_know_keep_their_defaults():
+    found = GenerationOptions.from_config(GenerationConfig(eos_token_id=1, pad_token_id=2))
+    assert found.only_crq_sampling is True and found.disable_speech is False
+    assert found.text_greedy is False and found.force_text_abos is False
 
 
 def test_a_text_answer_has_no_speech(chat):

@@ -566,3 +566,33 @@ def test_an_engine_driving_the_head_gets_the_recorded_codes(name):
             ).last_hidden_state
         state.text_embeds = embeds
     assert spoken.tolist() == outputs["audio_ids"].tolist()
+
+
+def test_forms_of_the_result_that_cannot_be_had_are_refused():
+    _, inputs, _ = load_case("e1_s2t_greedy")
+    for form in ("return_dict_in_generate", "output_scores"):
+        with pytest.raises(ValueError, match=form):
+            load_model().generate(**inputs, **{form: True})
+
+
+def test_a_config_without_end_ids_takes_the_checkpoints():
+    case, inputs, outputs = load_case("e1_s2t_greedy")
+    model = load_model()
+    model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
+    rows, _ = model.generate(**inputs, generation_config=GenerationConfig(max_new_tokens=5))
+    new = rows[:, inputs["input_ids"].shape[1] :]
+    assert new.tolist() == outputs["generated_ids"][:, :5].tolist()
+
+
+def test_placeholders_without_audio_are_refused():
+    _, inputs, _ = load_case("e1_s2t_greedy")
+    with pytest.raises(ValueError, match="no audio was given"):
+        load_model().generate(input_ids=inputs["input_ids"], max_new_tokens=3)
+
+
+def test_a_least_length_holds_back_the_end_of_greedy_text():
+    case, inputs, outputs = load_case("f6_s2s_text_eos_first")
+    model, prompt = load_model(), inputs["input_ids"].shape[1]
+    model.sp_gen_kwargs.update({**case["sp_gen_kwargs"], "text_greedy": True})
+    rows, _ = model.generate(**inputs, **case["kwargs"], min_new_tokens=30)
+    assert rows.shape[1] >= prompt + 30

@@ -1,0 +1,122 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Tool calls in a model's text, and tool results as text."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, is_dataclass
+from datetime import date, time
+from decimal import Decimal
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import torch
+
+from funaudiochat.errors import FunAudioChatError
+
+CALL_OPENS, CALL_CLOSES = "<tool_call>", "</tool_call>"
+_MOST_LEVELS = 100  # of an argument; deeper ones can be neither printed nor sent as JSON
+
+
+@dataclass(frozen=True)
+class ToolCall:
+    """A call the model asks for."""
+
+    name: str
+    arguments: dict[str, Any]
+
+
+def find_tool_calls(text: str) -> Iterator[tuple[int, int, ToolCall | str]]:
+    """Yield start, end, and the call or what is wrong with it, of every ``<tool_call>`` block.
+
+    The JSON decides where a block ends, so tags inside its strings are text.
+    """
+    start = text.find(CALL_OPENS)
+    while start >= 0:
+        end, found = _read_block(text, start + len(CALL_OPENS))
+        yield start, end, found
+        start = text.find(CALL_OPENS, end)
+
+
+def parse_tool_calls(text: str) -> tuple[list[ToolCall], list[str]]:
+    """Return the calls in a text, and one message for each that is malformed."""
+    found = [each for _, _, each in find_tool_calls(text)]
+    calls = [each for each in found if isinstance(each, ToolCall)]
+    return calls, [each for each in found if isinstance(each, str)]
+
+
+def result_text(result: Any) -> str:
+    """Return a tool's result as the text the model reads: itself, or JSON.
+
+    Arrays and sets become lists, dates ISO 8601, bytes UTF-8 text, data classes objects.
+
+    Raises:
+        FunAudioChatError: a value has no such form, or the result contains itself.
+    """
+    if isinstance(result, str):
+        return result
+    try:
+        return json.dumps(result, ensure_ascii=False, default=_json_value)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise FunAudioChatError(
+            f"the tool's result cannot be written as JSON ({error}); give a text, or a value made "
+            "of dicts with text keys, lists, numbers and texts"
+        ) from error
+
+
+def _read_block(text: str, start: int) -> tuple[int, ToolCall | str]:
+    """Read one block from behind its opening tag -> its end, and the call or the problem."""
+    body = start + len(text[start:]) - len(text[start:].lstrip())
+    try:
+        call, end = json.JSONDecoder().raw_decode(text, body)
+        end += len(text[end:]) - len(text[end:].lstrip())
+        if not text.startswith(CALL_CLOSES, end):
+            raise ValueError(f"expected {CALL_CLOSES} after the JSON")
+        if not isinstance(call["name"], str) or not isinstance(call["arguments"], dict):
+            raise TypeError("name must be a string and arguments an object")
+        if _levels(call["arguments"]) > _MOST_LEVELS:
+            raise RecursionError
+        return end + len(CALL_CLOSES), ToolCall(call["name"], call["arguments"])
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        close = text.find(CALL_CLOSES, start)
+        if close < 0:
+            return len(text), f"a {CALL_OPENS} block is not closed"
+        reason = repr(error)
+        if isinstance(error, RecursionError):
+            reason = f"it is nested more than {_MOST_LEVELS} levels deep"
+        block = text[start:close].strip()[:200]
+        return close + len(CALL_CLOSES), f"malformed tool call {block!r}: {reason}"
+
+
+def _levels(value: Any) -> int:
+    """Count how deep lists and objects are nested, without recursion."""
+    count, level = 0, [value]
+    while level := [each for each in level if isinstance(each, (dict, list))]:
+        count += 1
+        level = [e for each in level for e in (each.values() if isinstance(each, dict) else each)]
+    return count
+
+
+def _json_value(value: Any) -> Any:
+    match value:
+        case np.ndarray() | np.generic() | torch.Tensor():
+            return value.tolist()
+        case set() | frozenset():
+            return sorted(value, key=str)
+        case bytes() | bytearray():
+            return value.decode("utf-8", errors="replace")
+        case date() | time():  # a datetime is a date
+            return value.isoformat()
+        case Enum():
+            return value.value
+        case Decimal() | UUID() | PurePath():
+            return str(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    raise TypeError(f"{type(value).__name__} is no JSON value")
