@@ -5,6 +5,9 @@
 
 import importlib.util
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unicodedata import normalize
@@ -196,3 +199,26 @@ def test_rows_can_be_streamed(folder, tmp_path):
     info = ROOT / "training" / "data" / "dataset_info.json"
     (tmp_path / "dataset_info.json").write_text(info.read_text())
     assert train(tmp_path, tmp_path / "out", streaming=True, preprocessing_num_workers=None) == 2
+
+
+@pytest.mark.slow
+def test_two_processes_with_two_workers_each_stream_rows(folder, tmp_path):
+    heard = {"path": str(folder / "q.wav")}
+    rows = [row(f"{AUDIO_TEMPLATE}{n * ' typed'}", audio=[heard]) for n in range(8)]
+    (tmp_path / "tiny.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    info = ROOT / "training" / "data" / "dataset_info.json"
+    (tmp_path / "dataset_info.json").write_text(info.read_text())
+    command = [
+        sys.executable, "-m", "training.launch", ROOT / "training" / "configs" / "tiny/sft.yaml",
+        f"model_name_or_path={MODEL}", f"dataset_dir={tmp_path}", f"output_dir={tmp_path / 'out'}",
+        "streaming=true", "dataloader_num_workers=2", "max_steps=2",
+        "per_device_train_batch_size=2", "plot_loss=false",
+    ]  # fmt: skip
+    done = subprocess.run(
+        list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env={**os.environ, "NPROC_PER_NODE": "2", "MASTER_PORT": "29547",
+                        "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-3000:]
+    state = json.loads((tmp_path / "out" / "trainer_state.json").read_text())
+    assert state["global_step"] == 2

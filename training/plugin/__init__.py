@@ -22,14 +22,15 @@ from llamafactory.extras.constants import AUDIO_PLACEHOLDER
 
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, FunAudioChatError
+from training.check_data import DEFAULT_SYSTEM
 from training.plugin.rows import REMEDY, check_rows
-from utils.constant import AUDIO_BOS_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
+from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 
 NAME = "funaudiochat"
 # For rows that spell control tokens in their own text, as Nano's typed stand-ins for audio do.
 CONTROL_NAME = f"{NAME}_control"
-# Inserted by the checkpoints' chat template where a conversation has no system prompt.
-DEFAULT_SYSTEM = "You are a helpful assistant."
+# Other tools round to a token at either end.
+TOLERATED_TOKENS = 2
 # Lone surrogates stand for the control tokens of an audio between plugin and template: a data set
 # holds UTF-8, in which there are none, so no text of a row can spell them.
 _BOS, _GROUP, _EOS = map(chr, range(0xDC00, 0xDC03))
@@ -198,11 +199,16 @@ def read_audio(entry: Any, processor: Any) -> None:
     """Read the audio of an entry as training will.
 
     Raises:
-        AudioError: it cannot be read.
+        AudioError: it cannot be read, or is not as long as its tokens say.
     """
     fields = read_entry(entry) if isinstance(entry, str) else entry
-    if not str(fields.get("token") or "").startswith(AUDIO_BOS_TOKEN):
-        load_audio(fields["path"], processor.feature_extractor.sampling_rate)
+    token, rate_hz = str(fields.get("token") or ""), processor.feature_extractor.sampling_rate
+    if token.startswith(AUDIO_BOS_TOKEN):
+        return
+    seconds = len(load_audio(fields["path"], rate_hz)) / rate_hz
+    stated = token.count(AUDIO_PAD_TOKEN)
+    if token and abs(stated - seconds * TOKEN_FPS) > TOLERATED_TOKENS:
+        raise AudioError(f"{fields['path']} has {seconds:.2f} s, not the {stated} tokens stated")
 
 
 def register(skip_bad_rows: bool = False) -> None:
