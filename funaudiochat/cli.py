@@ -303,6 +303,17 @@ def check_data(
         console.print(f"{where}: {problem.text}", markup=False)
     if len(summary.problems) > show:
         console.print(f"... and {len(summary.problems) - show} more; --show prints them")
+    for warning in summary.warnings[:show]:
+        console.print(f"row {warning.row}, {warning.field}: warning: {warning.text}", markup=False)
+    if len(summary.warnings) > show:
+        console.print(f"... and {len(summary.warnings) - show} more warnings; --show prints them")
+    if summary.partial_groups:
+        console.print(
+            f"warning: {summary.partial_groups} of {len(summary.answer_seconds)} spoken answers "
+            "end in a partial group of speech tokens: the rest of the group has no label and the "
+            "model does not learn where speech ends; make the rows with process/data_process.py, "
+            "or cut or fill the answers to multiples of 5 tokens"
+        )
     hours = [sum(s) / 3600 for s in (summary.question_seconds, summary.answer_seconds)]
     wrong = len({problem.row for problem in summary.problems})
     console.print(

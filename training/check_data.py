@@ -8,21 +8,23 @@ The schema is described in ``training/data/README.md``.
 
 import json
 import re
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
-from funaudiochat.errors import FunAudioChatError
+from funaudiochat.audio import load_audio
+from funaudiochat.errors import AudioError, FunAudioChatError
+from training.speech_tokens import GROUP_SIZE, SAMPLE_RATE_HZ
 from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 
 CODES = 6561
 DELAY_CODES = 10
-GROUP_SIZE = 5
-# A wave may be cut to whole codes at either end.
-TOLERATED_CODES = 2
+# A wave may be cut to whole codes at either end, and its codes be cut or filled to a whole group.
+TOLERATED_CODES = 2 + GROUP_SIZE - 1
+# What the template writes where a row has no system prompt, as the original does.
+DEFAULT_SYSTEM = "You are a helpful assistant."
 _CODE = re.compile(r"\[AU(\d+)\]")
 
 
@@ -47,6 +49,10 @@ class Summary:
 
     rows: int = 0
     problems: list[Problem] = field(default_factory=list)
+    # What can be trained on, and probably should not be.
+    warnings: list[Problem] = field(default_factory=list)
+    # Spoken answers whose last group is not whole.
+    partial_groups: int = 0
     question_seconds: list[float] = field(default_factory=list)
     answer_seconds: list[float] = field(default_factory=list)
     turns: list[int] = field(default_factory=list)
@@ -64,11 +70,13 @@ class DataChecker:
     def __init__(self, tokenizer: Any = None, cutoff_len: int = 4096) -> None:
         self.tokenizer, self.cutoff_len = tokenizer, cutoff_len
         self.summary = Summary()
+        self._number = 0
 
     def check_line(self, number: int, line: str) -> list[Problem]:
         """Problems of one line, which are also added to the summary."""
-        found = [Problem(number, where, text) for where, text in self._row(line)]
+        self._number = number
         self.summary.rows += 1
+        found = [Problem(number, where, text) for where, text in self._row(line)]
         self.summary.problems += found
         return found
 
@@ -127,27 +135,48 @@ class DataChecker:
             places, problems = check(fields)
             groups += -(-places // GROUP_SIZE)
             yield from ((f"{where}.{key}", text) for key, text in problems.items())
+            text = fields.get("text")
+            if owner == "user" and text:
+                answers = [m["content"].strip() for m in messages[1::2]]
+                self._warn(
+                    f"{where}.text",
+                    "is the answer of the row, which the model then hears in training and never "
+                    'when it answers; write "text": ""'
+                    if str(text).strip() in answers
+                    else "is averaged into the user's audio in training, which never happens when "
+                    'answering; write "text": "" and keep the transcript in ref_text',
+                )
         if self.tokenizer is not None:
             yield from self._length(row.get("system", ""), messages, groups)
 
+    def _warn(self, where: str, text: str) -> None:
+        """Note what can be trained on, and probably should not be."""
+        self.summary.warnings.append(Problem(self._number, where, text))
+
     def _seconds(self, path: Any) -> float | str:
-        """Length of a wave, or what is wrong with it."""
+        """Length of an audio as training reads it, or what is wrong with it."""
         try:
-            info = soundfile.info(str(path))
-        except soundfile.LibsndfileError as error:
-            reason = error.error_string if Path(str(path)).exists() else "there is no such file"
-            return f"{path} cannot be read ({reason}); paths are relative to where training starts"
-        return info.frames / info.samplerate if info.frames else f"{path} has no samples"
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                audio = load_audio(path, SAMPLE_RATE_HZ)
+        except AudioError as error:
+            missing = isinstance(path, str) and path and not Path(path).exists()
+            return f"there is no such file: {path}; paths are relative to where training starts" \
+                if missing else str(error)
+        for warning in caught:
+            self._warn("audio", str(warning.message))
+        return len(audio) / SAMPLE_RATE_HZ
 
     def _question(self, fields: dict[str, Any]) -> tuple[int, dict[str, str]]:
         """Number of 25 Hz places of a user's entry, and key -> problem."""
-        seconds = self._seconds(fields.get("path"))
+        path = fields.get("path") or fields.get("wav_path")
+        if not path:
+            return 0, {"path": "is missing; it names the audio file"}
+        seconds = self._seconds(path)
         if isinstance(seconds, str):
             return 0, {"path": seconds}
         self.summary.question_seconds.append(seconds)
         wanted, problems = int(seconds * TOKEN_FPS), {}
-        if wanted == 0:
-            problems["path"] = f"is {seconds * 1000:.0f} ms long; 40 ms make one code"
         token = fields.get("token")
         if token and token != AUDIO_PAD_TOKEN * wanted:
             problems["token"] = (
@@ -165,9 +194,10 @@ class DataChecker:
         spelled = token.removeprefix(delay)
         codes = [int(code) for code in _CODE.findall(spelled)]
         self.summary.answer_seconds.append(len(codes) / TOKEN_FPS)
+        self.summary.partial_groups += bool((DELAY_CODES + len(codes)) % GROUP_SIZE)
         problems = {}
-        if fields.get("path"):
-            seconds = self._seconds(fields["path"])
+        if path := fields.get("path") or fields.get("wav_path"):
+            seconds = self._seconds(path)
             if isinstance(seconds, str):
                 problems["path"] = seconds
             elif abs(seconds * TOKEN_FPS - len(codes)) > TOLERATED_CODES:
@@ -185,7 +215,7 @@ class DataChecker:
         if not text or not isinstance(text, str):
             problems["text"] = "is empty; the text of the answer is learned beside its codes"
         elif self.tokenizer is not None:
-            words = len(self.tokenizer(text)["input_ids"])
+            words = len(self._ids(text))
             if words > room:
                 problems["text"] = f"has {words} tokens for {room} groups of codes: it would be cut"
         return DELAY_CODES + len(codes), problems
@@ -194,13 +224,25 @@ class DataChecker:
         self, system: str, messages: list[dict[str, str]], groups: int
     ) -> Iterator[tuple[str, str]]:
         """The whole row against the longest that training takes."""
-        turns = [{"role": "system", "content": system}, *messages]
-        text = "".join(f"<|im_start|>{t['role']}\n{t['content']}<|im_end|>\n" for t in turns)
-        placeholders = text.count(AUDIO_TEMPLATE)
-        total = len(self.tokenizer(text)["input_ids"]) - placeholders + groups
+        turns = [{"role": "system", "content": system or DEFAULT_SYSTEM}, *messages]
+        total = groups
+        for turn in turns:
+            # The control tokens of a turn and of its placeholders; no text makes one.
+            total += 2 + 2 * turn["content"].count(AUDIO_TEMPLATE) * (turn["role"] != "system")
+            total += len(self._ids(f"{turn['role']}\n{turn['content']}", turn["role"] != "system"))
+            total += len(self._ids("\n"))
         self.summary.tokens.append(total)
         if total > self.cutoff_len:
-            yield "", f"is {total} tokens long; cutoff_len is {self.cutoff_len}: it would be cut"
+            yield "", (
+                f"is {total} tokens long; cutoff_len is {self.cutoff_len}: training would end, or "
+                "leave it out with skip_bad_rows"
+            )
+
+    def _ids(self, text: str, placeholders: bool = False) -> list[int]:
+        """Ids of a text, whose control tokens are text, without its placeholders."""
+        parts = text.split(AUDIO_TEMPLATE) if placeholders else [text]
+        options = {"add_special_tokens": False, "split_special_tokens": True}
+        return [token for part in parts for token in self.tokenizer(part, **options)["input_ids"]]
 
 
 def check_file(path: Path, tokenizer: Any = None, cutoff_len: int = 4096) -> Summary:

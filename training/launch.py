@@ -6,7 +6,8 @@
 Every worker process registers model, plugin and template itself; LLaMA-Factory's own launcher
 would lose what its parent registered. Beside LLaMA-Factory's fields a config may hold
 ``train_parts`` (which of ``mel_encoder``, ``adapter``, ``shared_llm``, ``refined_head`` train; all
-if absent) and ``halve_untranscribed_audio``.
+if absent), ``halve_untranscribed_audio`` and ``skip_bad_rows`` (leave out rows that cannot be used
+and count them, where training otherwise ends with their name).
 
 Environment: ``NPROC_PER_NODE`` (default: GPUs, else 1), ``NNODES``, ``NODE_RANK``,
 ``MASTER_ADDR``, ``MASTER_PORT``.
@@ -68,7 +69,7 @@ def _stand_in_for_torchaudio() -> None:
         sys.modules["torchaudio"] = stub
 
 
-def prepare_llamafactory() -> None:
+def prepare_llamafactory(skip_bad_rows: bool = False) -> None:
     """Let LLaMA-Factory of this process know model, plugin and template; safe to repeat."""
     # The pinned transformers is newer than LLaMA-Factory's own limit and works with it.
     os.environ.setdefault("DISABLE_VERSION_CHECK", "1")
@@ -76,7 +77,19 @@ def prepare_llamafactory() -> None:
     _stand_in_for_torchaudio()
     from training.plugin import register
 
-    register()
+    register(skip_bad_rows)
+
+
+def _stream_rows(config: dict[str, Any]) -> None:
+    """Set what ``streaming`` needs: a worker to read, and batches that each process makes itself.
+
+    LLaMA-Factory divides a file among the workers, and batches of audio differ in shape, so that
+    the first process cannot send them to the others.
+    """
+    config["dataloader_num_workers"] = max(1, config.get("dataloader_num_workers") or 0)
+    config["accelerator_config"] = {
+        "dispatch_batches": False, **(config.get("accelerator_config") or {})
+    }
 
 
 def train(config: dict[str, Any]) -> None:
@@ -85,7 +98,9 @@ def train(config: dict[str, Any]) -> None:
     parts = config.pop("train_parts", None)
     halve = config.pop("halve_untranscribed_audio", True)
     plot = config.pop("plot_loss", False)
-    prepare_llamafactory()
+    if config.get("streaming"):
+        _stream_rows(config)
+    prepare_llamafactory(config.pop("skip_bad_rows", False))
     from llamafactory.train.tuner import run_exp
 
     run_exp(dict(config), callbacks=[ModelSettings(parts, halve), LossLog()])
@@ -107,7 +122,10 @@ def main() -> None:
     processes = int(os.environ.get("NPROC_PER_NODE") or max(1, torch.cuda.device_count()))
     nodes = int(os.environ.get("NNODES") or 1)
     if os.environ.get(_WORKER) or processes * nodes == 1:
-        return train(config)
+        try:
+            return train(config)
+        except FunAudioChatError as error:
+            sys.exit(f"error: {error}")
     command = [
         sys.executable, "-m", "torch.distributed.run",
         f"--nproc_per_node={processes}", f"--nnodes={nodes}",

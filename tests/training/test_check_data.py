@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from build_tiny_folders import MODEL
 
-from funaudiochat.audio import save_wav
+from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.check_data import check_file, draw_histograms
@@ -54,6 +55,10 @@ def test_a_good_file_has_no_problems_and_a_summary_with_a_picture(tmp_path, wave
     assert summary.question_seconds == [pytest.approx(1.05)] * 2
     assert summary.answer_seconds == [0.8, 0.8]
     # The first row: its text with both placeholders as 6 groups each (26 pads; 10 + 20 codes).
+    # The second one gets the original's system prompt.
+    given = json.dumps({**text, "system": "You are a helpful assistant."})
+    (tmp_path / "given.jsonl").write_text(given)
+    assert check_file(tmp_path / "given.jsonl", tokenizer).tokens == summary.tokens[1:2]
     turns = f"<|im_start|>user\n{BLANK}<|im_end|>\n<|im_start|>assistant\n{BLANK}<|im_end|>\n"
     plain = len(tokenizer(f"<|im_start|>system\ns<|im_end|>\n{turns}")["input_ids"])
     assert summary.tokens[0] == plain - 2 + 6 + 6
@@ -91,6 +96,82 @@ def test_codes_that_do_not_fit_their_wave_are_found(tmp_path, wave):
     assert problem.field == "audio[1].token" and "20 codes for 1.05 s" in problem.text
 
 
+def test_files_are_read_as_training_reads_them(tmp_path, wave):
+    """Halved and short files are found, and what is read has as many tokens as training counts."""
+    samples = 0.1 * np.sin(np.arange(48000) / 9)
+    soundfile.write(tmp_path / "whole.flac", samples, 16000)
+    data = (tmp_path / "whole.flac").read_bytes()
+    (tmp_path / "half.flac").write_bytes(data[: len(data) // 2])
+    soundfile.write(tmp_path / "short.wav", samples[:160], 16000)
+    unstated = bytearray(data)
+    unstated[21] &= 0xF0  # the length in STREAMINFO, 36 bits
+    unstated[22:26] = bytes(4)
+    (tmp_path / "unstated.flac").write_bytes(unstated)
+    for name, codec in {"aac.m4a": "aac", "opus.webm": "libopus"}.items():
+        write_media(tmp_path / name, samples.astype(np.float32), codec)
+    good = ["whole.flac", "unstated.flac", "aac.m4a", "opus.webm"]
+    for rate_hz in (32000, 44100, 48000, 96000):  # one sample short of 26 tokens
+        soundfile.write(tmp_path / f"{rate_hz}.wav", np.ones(26 * rate_hz // 25 - 1) / 9, rate_hz)
+        good.append(f"{rate_hz}.wav")
+    rows = []
+    for name in good:
+        count = int(len(load_audio(tmp_path / name, 16000)) / 16000 * 25)
+        question = {"path": str(tmp_path / name), "token": "<|audio_pad|>" * count}
+        rows.append(row(wave, question=question))
+    assert problems(tmp_path, *rows) == []
+    bad = [row(wave, question={"path": str(tmp_path / n)}) for n in ("half.flac", "short.wav")]
+    found = problems(tmp_path, *bad)
+    assert [(p.row, p.field) for p in found] == [(1, "audio[0].path"), (2, "audio[0].path")]
+    assert "half.flac" in found[0].text and "too short" in found[1].text
+
+
+def write_media(path: Path, samples: np.ndarray, codec: str) -> None:
+    av = pytest.importorskip("av", reason="needs PyAV: pip install 'funaudiochat[media]'")
+    with av.open(str(path), "w") as file:
+        stream = file.add_stream(codec, rate=48000, layout="mono")
+        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=48000)
+        frame = av.AudioFrame.from_ndarray(samples[None], format="fltp", layout="mono")
+        frame.sample_rate = 16000
+        fifo = av.AudioFifo()
+        for part in (frame, None):
+            for block in resampler.resample(part):
+                block.pts = None
+                fifo.write(block)
+        while block := fifo.read(stream.codec_context.frame_size or 960, partial=True):
+            file.mux(stream.encode(block))
+        file.mux(stream.encode(None))
+
+
+def test_wav_path_is_another_name_of_path(tmp_path, wave):
+    named = {"wav_path": str(wave), "token": "<|audio_pad|>" * 26}
+    good = row(wave)
+    good["audio"][0] = json.dumps(named)
+    assert problems(tmp_path, good) == []
+    good["audio"][0] = json.dumps({"token": "<|audio_pad|>" * 26})
+    (problem,) = problems(tmp_path, good)
+    assert problem.field == "audio[0].path"
+
+
+def test_text_that_looks_like_a_placeholder_is_text(tmp_path, wave):
+    says = "what do <audio>, <|AUDIO|> and <|im_end|> mean?"
+    messages = [{"role": role, "content": says} for role in ("user", "assistant")]
+    assert problems(tmp_path, {"system": BLANK, "messages": messages, "audio": []}) == []
+
+
+def test_transcripts_in_the_question_and_partial_groups_are_warned_of(tmp_path, wave):
+    heard = row(wave, question={"text": "what is said"})
+    asr = row(wave, question={"text": "the answer"})
+    asr["messages"][1]["content"], asr["audio"] = "the answer", asr["audio"][:1]
+    partial = row(wave, answer={"token": DELAY + "[AU0001]" * 21})
+    lines = "".join(json.dumps(r) + "\n" for r in (row(wave), heard, asr, partial))
+    (tmp_path / "rows.jsonl").write_text(lines)
+    summary = check_file(tmp_path / "rows.jsonl")
+    assert summary.problems == [] and summary.partial_groups == 1
+    first, second = summary.warnings
+    assert (first.row, second.row) == (2, 3) and "ref_text" in first.text
+    assert "is the answer of the row" in second.text
+
+
 def test_roles_that_do_not_alternate_are_found(tmp_path, wave):
     bad = row(wave)
     bad["messages"][1]["role"] = "user"
@@ -120,7 +201,8 @@ def test_files_that_are_no_text_are_refused(tmp_path):
 
 
 def test_the_command_prints_problems_and_fails(tmp_path, wave):
-    problems(tmp_path, row(wave), row(wave, answer={"text": ""}))
+    partial = {"token": DELAY + "[AU0001]" * 21}
+    problems(tmp_path, row(wave, answer=partial), row(wave, answer={"text": ""}))
     command = [sys.executable, "-m", "funaudiochat.cli", "train", "check-data", "rows.jsonl"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}
@@ -128,3 +210,4 @@ def test_the_command_prints_problems_and_fails(tmp_path, wave):
     assert done.returncode == 1, done.stderr
     assert "row 2, audio[1].text: is empty" in done.stdout
     assert "2 rows, 1 with problems" in done.stdout
+    assert "1 of 2 spoken answers end in a partial group" in " ".join(done.stdout.split())

@@ -15,6 +15,7 @@ import pytest
 from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
 from training.check_data import check_file
+from training.process.hub_data import export
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +61,7 @@ def test_rows_have_the_layout_of_the_reference_and_bad_ones_are_reported(manifes
     question, answer = map(json.loads, talk["audio"])
     assert list(question) == ["path", "ref_path", "ref_text", "text", "token"]
     assert question["token"] == "<|audio_pad|>" * 25 and "hé" in talk["audio"][0]
+    assert question["text"] == "" and question["ref_text"] == "hé"
     wave = load_audio(manifest.with_name("a.wav"), 16000)
     codes = SpeechTokenizer.from_pretrained(TTS).encode(wave).tolist()
     spelled = "".join(f"[AU{code:04d}]" for code in codes)
@@ -70,6 +72,35 @@ def test_rows_have_the_layout_of_the_reference_and_bad_ones_are_reported(manifes
     assert turns["system"] == "Be brief."
     assert [m["content"] for m in turns["messages"]] == [blank, "earlier", "typed", "written"]
     assert check_file(manifest.with_name("train.jsonl")).problems == []
+
+
+def test_spoken_answers_are_whole_groups(tmp_path):
+    loud = (0.1 * np.sin(np.arange(17_600) / 5)).astype(np.float32)  # 27.5 tokens
+    hush = np.concatenate([loud[:16_000], np.zeros(1600, np.float32)])
+    brief = loud[:1600]
+    rows = []
+    for name, wave in {"loud": loud, "hush": hush, "brief": brief}.items():
+        save_wav(tmp_path / f"{name}.wav", wave, 16000)
+        rows.append({"question_text": "?", "answer_text": "yes", "answer_audio": f"{name}.wav"})
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written, _ = run(tmp_path / "pairs.jsonl")
+    tokenizer = SpeechTokenizer.from_pretrained(TTS)
+    tokens = {
+        name: tokenizer.encode(load_audio(tmp_path / f"{name}.wav")).tolist()
+        for name in ("loud", "hush", "brief")
+    }
+    assert [len(made) % 5 for made in tokens.values()] != [0, 0, 0]
+    (silence,) = set(tokenizer.encode(np.zeros(16000, np.float32)).tolist())
+    expected = {
+        "loud": tokens["loud"] + [silence] * (30 - len(tokens["loud"])),  # filled
+        "hush": tokens["hush"][:25],  # cut
+        "brief": tokens["brief"] + [silence] * (5 - len(tokens["brief"])),  # nothing to cut to
+    }
+    for row, codes in zip(written, expected.values(), strict=True):
+        token = json.loads(row["audio"][0])["token"].removeprefix("<|audio_bos|>" * 10)
+        assert token == "".join(f"[AU{code:04d}]" for code in codes)
+    summary = check_file(tmp_path / "train.jsonl")
+    assert summary.problems == [] and summary.partial_groups == 0
 
 
 def test_a_stopped_run_goes_on_and_ends_like_an_uninterrupted_one(manifest):
@@ -122,7 +153,7 @@ def test_a_data_set_of_the_hub_becomes_rows(dataset_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = (json.loads(line) for line in output.read_text().splitlines())
     question, answer = map(json.loads, first["audio"])
-    assert question["text"] == "a" and question["token"] == "<|audio_pad|>" * 25
+    assert question["ref_text"] == "a" and question["token"] == "<|audio_pad|>" * 25
     assert Path(question["path"]) == tmp_path / "data" / "spoken" / "0000000_question.wav"
     assert answer["text"] == "x" and answer["token"].count("<|audio_bos|>") == 5
     assert answer["token"] != json.loads(second["audio"][1])["token"]
@@ -132,6 +163,22 @@ def test_a_data_set_of_the_hub_becomes_rows(dataset_folder, tmp_path):
     done = process_dataset(output, "--datapath", str(dataset_folder), "--num_samples", "3")
     assert done.returncode == 0 and "3 rows" in done.stderr
     assert sound.stat().st_mtime_ns == made and len(output.read_text().splitlines()) == 3
+
+
+def test_a_saved_data_set_whose_input_is_spoken_is_read(dataset_folder, tmp_path):
+    import datasets
+
+    table = datasets.load_dataset(str(dataset_folder), split="train").rename_columns(
+        {"instruction_audio": "speech_input", "output_audio": "speech_output"}
+    )
+    table = table.add_column("input", ["heard a", "heard b", "heard c"])
+    for name, saved in {"one": table, "splits": datasets.DatasetDict(train=table)}.items():
+        saved.save_to_disk(tmp_path / name)
+        manifest = export(str(tmp_path / name), tmp_path / "data" / name, limit=2)
+        rows = [json.loads(line) for line in manifest.read_text().splitlines()]
+        assert [row["question_text"] for row in rows] == ["heard a", "heard b"]
+        assert [row["answer_text"] for row in rows] == ["x", "y"]
+        assert all((manifest.parent / row["question_audio"]).is_file() for row in rows)
 
 
 def test_what_keeps_a_data_set_from_being_read_is_said(dataset_folder, tmp_path):

@@ -5,8 +5,9 @@
 
     python -m training.nano.encode
 
-Adds ``codes`` (25 a second) to every line of ``answers.jsonl``, by the exported tokenizer. Codes
-of another tokenizer are replaced: the file's hash is kept beside the manifest.
+Adds ``codes`` (25 a second) to every line of ``answers.jsonl``, by the exported tokenizer, and
+``row_codes``, the whole groups of them that training rows hold. Codes of another tokenizer are
+replaced: the file's hash is kept beside the manifest.
 """
 
 import argparse
@@ -17,11 +18,12 @@ from pathlib import Path
 
 import numpy as np
 from onnxruntime import InferenceSession, SessionOptions
-from torch import Tensor
+from torch import Tensor, from_numpy
 
 from training.nano.data import WORK, read_jsonl, write_jsonl
 from training.nano.features import WHISPER_HZ, read_wave, whisper_mel
 from training.nano.train_tokenizer import OUTPUT
+from training.speech_tokens import whole_groups
 
 log = logging.getLogger(__name__)
 
@@ -40,9 +42,15 @@ def codes_of_mel(session: InferenceSession, mel: Tensor) -> list[int]:
     return session.run(None, inputs)[0].flatten().tolist()
 
 
-def encode(session: InferenceSession, path: Path) -> list[int]:
-    """Codes of a sound file."""
-    return codes_of_mel(session, whisper_mel(read_wave(path, WHISPER_HZ)))
+def encode_answer(session: InferenceSession, path: Path) -> dict[str, list[int]]:
+    """Return the ``codes`` of a sound file and the ``row_codes`` of its training rows."""
+
+    def codes_of(wave: np.ndarray) -> list[int]:
+        return codes_of_mel(session, whisper_mel(from_numpy(wave)))
+
+    wave = read_wave(path, WHISPER_HZ).numpy()
+    codes = codes_of(wave)
+    return {"codes": codes, "row_codes": whole_groups(codes, wave, codes_of)}
 
 
 def main() -> None:
@@ -57,8 +65,8 @@ def main() -> None:
     current = stamp.exists() and stamp.read_text() == digest
     session, records = open_tokenizer(args.tokenizer), read_jsonl(manifest)
     for record in records:
-        if not (current and "codes" in record):
-            record["codes"] = encode(session, args.work / record["audio"])
+        if not (current and "row_codes" in record):
+            record.update(encode_answer(session, args.work / record["audio"]))
     write_jsonl(manifest, records)
     stamp.write_text(digest)
     used = {code for record in records for code in record["codes"]}

@@ -273,7 +273,7 @@ def make_rows(
     """
     spoken = read_jsonl(work / "answers.jsonl")
     answers = [r for r in spoken if r["voice"] == VOICE and r["part"] == "train"]
-    codes = {r["text"]: r["codes"] for r in answers}
+    codes = {r["text"]: r["row_codes"] for r in answers}
     rows: list[tuple[str, dict[str, Any]]] = []
     domain = Domain()
     for index in range(dialogues + drilled):
@@ -287,7 +287,7 @@ def make_rows(
     for record in read_jsonl(work / "dialogues" / "scrambled.jsonl"):
         rows.extend((f"{kind}_scrambled", row) for kind, row in heard_rows(record, codes, work))
     for answer in answers:
-        rows.extend(say_rows(answer["text"], answer["codes"]))
+        rows.extend(say_rows(answer["text"], answer["row_codes"]))
     folder = work / "rows"
     folder.mkdir(exist_ok=True)
     info = {}

@@ -1,9 +1,15 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The ``funaudiochat`` template and multimodal plugin of LLaMA-Factory."""
+"""The ``funaudiochat`` template and multimodal plugin of LLaMA-Factory.
 
+Text of a row is text: only the whole placeholder of an audio (``utils.constant.AUDIO_TEMPLATE``) in
+a message becomes control tokens, and only the template writes the others.
+"""
+
+import json
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,12 +17,66 @@ from typing import Any
 import torch
 from llamafactory.data.formatter import FunctionFormatter, StringFormatter, ToolFormatter
 from llamafactory.data.mm_plugin import BasePlugin, get_mm_plugin, register_mm_plugin
-from llamafactory.data.template import TEMPLATES, register_template
+from llamafactory.data.template import TEMPLATES, Template, register_template
 from llamafactory.extras.constants import AUDIO_PLACEHOLDER
 
-from utils.constant import AUDIO_TEMPLATE
+from funaudiochat.audio import load_audio
+from funaudiochat.errors import AudioError, FunAudioChatError
+from training.check_data import DEFAULT_SYSTEM
+from training.plugin.rows import REMEDY, check_rows
+from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 
 NAME = "funaudiochat"
+# For rows that spell control tokens in their own text, as Nano's typed stand-ins for audio do.
+CONTROL_NAME = f"{NAME}_control"
+# Other tools round to a token at either end.
+TOLERATED_TOKENS = 2
+# Lone surrogates stand for the control tokens of an audio between plugin and template: a data set
+# holds UTF-8, in which there are none, so no text of a row can spell them.
+_BOS, _GROUP, _EOS = map(chr, range(0xDC00, 0xDC03))
+_MARKS = {_BOS: "<|audio_bos|>", _GROUP: "<|AUDIO|>", _EOS: "<|audio_eos|>"}
+
+
+@dataclass
+class FunAudioChatTemplate(Template):
+    """Encodes slots of text as plain text.
+
+    Args:
+        control_tokens_in_text: whether control tokens in the text of rows are control tokens.
+    """
+
+    control_tokens_in_text = False
+
+    def _convert_elements_to_ids(self, tokenizer: Any, elements: Any) -> list[int]:
+        ids: list[int] = []
+        for element in elements:
+            if not isinstance(element, str):
+                ids += super()._convert_elements_to_ids(tokenizer, [element])
+                continue
+            for part in re.split(f"([{_BOS}{_GROUP}{_EOS}]+)", element):
+                if part and part[0] in _MARKS:
+                    ids += tokenizer.convert_tokens_to_ids([_MARKS[mark] for mark in part])
+                else:
+                    ids += tokenizer.encode(
+                        part,
+                        add_special_tokens=False,
+                        split_special_tokens=not self.control_tokens_in_text,
+                    )
+        return ids
+
+
+class ControlTemplate(FunAudioChatTemplate):
+    """Encodes control tokens in the text of rows as control tokens."""
+
+    control_tokens_in_text = True
+
+
+@dataclass
+class UserFormatter(StringFormatter):
+    """Fills in the content alone; ``{{idx}}`` in a user's words stays as it is."""
+
+    def apply(self, **kwargs: Any) -> Any:
+        return super().apply(content=kwargs["content"])
 
 
 @dataclass
@@ -34,13 +94,30 @@ class FunAudioChatPlugin(BasePlugin):
         audios: Sequence[Any],
         processor: Any,
     ) -> list[dict[str, str]]:
-        """Repeat every placeholder once per group of its audio."""
-        contents = [m["content"].replace(AUDIO_PLACEHOLDER, AUDIO_TEMPLATE) for m in messages]
-        expanded = processor.expand_placeholders(contents, audios)
-        return [
-            {**message, "content": content}
-            for message, content in zip(messages, expanded, strict=True)
-        ]
+        """Replace every placeholder by the marks of its audio, one a group.
+
+        Raises:
+            FunAudioChatError: placeholders and audios differ in number, or an audio cannot be
+                read.
+        """
+        if audios and not isinstance(audios[0], str):
+            # The made-up audio of a batch without one, whose message skips the template.
+            contents = [m["content"].replace(AUDIO_PLACEHOLDER, AUDIO_TEMPLATE) for m in messages]
+            expanded = processor.expand_placeholders(contents, audios)
+            return [{**m, "content": c} for m, c in zip(messages, expanded, strict=True)]
+        found = sum(message["content"].count(AUDIO_TEMPLATE) for message in messages)
+        if found != len(audios):
+            raise FunAudioChatError(
+                f"has {len(audios)} audio entries for {found} placeholders {AUDIO_TEMPLATE} in "
+                "the messages; give one for each, in their order"
+            )
+        counts = (_group_count(entry, processor) for entry in audios)
+
+        def marks(_: re.Match[str]) -> str:
+            return _BOS + _GROUP * next(counts) + _EOS
+
+        placeholder = re.compile(re.escape(AUDIO_TEMPLATE))
+        return [{**m, "content": placeholder.sub(marks, m["content"])} for m in messages]
 
     def process_token_ids(
         self,
@@ -66,35 +143,109 @@ class FunAudioChatPlugin(BasePlugin):
         batch_ids: Sequence[list[int]],
         processor: Any,
     ) -> dict[str, torch.Tensor]:
-        """Codes, mel features and aligned transcripts of all audios (rules 25-28)."""
+        """Codes, mel features and aligned transcripts of all audios (rules 25-28).
+
+        Raises:
+            AudioError: an audio cannot be read; it names the rows of the batch.
+        """
         if not audios:
             return {}
-        inputs = processor.encode_audios(audios, audio_padding="longest", transcripts=True)
+        entries = [read_entry(audio) if isinstance(audio, str) else audio for audio in audios]
+        try:
+            inputs = processor.encode_audios(entries, audio_padding="longest", transcripts=True)
+        except AudioError as error:
+            for entry in entries:
+                _name_row(entry, processor)
+            raise AudioError(f"{error}; {REMEDY}") from error
         return {name: torch.as_tensor(value) for name, value in inputs.items()}
 
 
-def register() -> None:
-    """Make LLaMA-Factory know plugin and template; safe to repeat."""
+def read_entry(entry: Any) -> dict[str, Any]:
+    """Return the fields of an audio entry; ``wav_path`` is another name of ``path``.
+
+    Raises:
+        AudioError: it is not a JSON text of an object.
+    """
+    try:
+        fields = json.loads(entry)
+    except (TypeError, ValueError):
+        fields = None
+    if not isinstance(fields, dict):
+        raise AudioError(f"an audio entry must be a JSON text of an object, not {entry!r:.80}")
+    return {**fields, "path": fields.get("path") or fields.get("wav_path") or ""}
+
+
+def _name_row(entry: Any, processor: Any) -> None:
+    """Raise AudioError, naming the row, if the audio of an entry cannot be read."""
+    try:
+        read_audio(entry, processor)
+    except AudioError as error:
+        raise AudioError(f"{entry.get('row', 'a row')}: {error}; {REMEDY}") from error
+
+
+def _group_count(entry: Any, processor: Any) -> int:
+    """Count the groups of an audio; it is decoded only where its tokens are not stated."""
+    fields = read_entry(entry)
+    token = fields.get("token") or ""
+    if token and isinstance(token, str):
+        count = len(processor.speech_tokenizer(token, add_special_tokens=False).input_ids)
+    else:
+        rate_hz = processor.feature_extractor.sampling_rate
+        count = int(len(load_audio(fields["path"], rate_hz)) / rate_hz * TOKEN_FPS)
+    return -(-count // processor.audio_group_size)
+
+
+def read_audio(entry: Any, processor: Any) -> None:
+    """Read the audio of an entry as training will.
+
+    Raises:
+        AudioError: it cannot be read, or is not as long as its tokens say.
+    """
+    fields = read_entry(entry) if isinstance(entry, str) else entry
+    token, rate_hz = str(fields.get("token") or ""), processor.feature_extractor.sampling_rate
+    if token.startswith(AUDIO_BOS_TOKEN):
+        return
+    seconds = len(load_audio(fields["path"], rate_hz)) / rate_hz
+    stated = token.count(AUDIO_PAD_TOKEN)
+    if token and abs(stated - seconds * TOKEN_FPS) > TOLERATED_TOKENS:
+        raise AudioError(f"{fields['path']} has {seconds:.2f} s, not the {stated} tokens stated")
+
+
+def register(skip_bad_rows: bool = False) -> None:
+    """Make LLaMA-Factory know plugin and templates; safe to repeat.
+
+    Args:
+        skip_bad_rows: whether rows that cannot be used are left out, not refused.
+    """
+    check_rows(skip_bad_rows, read_audio)
     if NAME in TEMPLATES:
         return
     register_mm_plugin(NAME, FunAudioChatPlugin)
-    user = "<|im_start|>user\n{{content}}<|im_end|>\n<|im_start|>assistant\n"
-    answer = "{{content}}<|im_end|>\n"
-    register_template(
-        name=NAME,
-        format_user=StringFormatter(slots=[user]),
-        format_assistant=StringFormatter(slots=[answer]),
-        format_system=StringFormatter(slots=["<|im_start|>system\n{{content}}<|im_end|>\n"]),
-        format_function=FunctionFormatter(slots=[answer], tool_format="qwen"),
-        format_observation=StringFormatter(
-            slots=[user.replace("{{content}}", "<tool_response>\n{{content}}\n</tool_response>")]
-        ),
-        format_tools=ToolFormatter(tool_format="qwen"),
-        stop_words=["<|im_end|>"],
-        replace_eos=True,
-        # For a plugin with an audio token, a batch without sound gets a made-up one, which keeps
-        # the workers in step when parameters are sharded. Alone, it would only cost the head's run.
-        mm_plugin=get_mm_plugin(
-            NAME, audio_token="<|AUDIO|>" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
-        ),
-    )
+    start, end = {"token": "<|im_start|>"}, {"token": "<|im_end|>"}
+    answer = ["{{content}}", end, "\n"]
+
+    def user(content: str) -> list[Any]:
+        return [start, f"user\n{content}", end, "\n", start, "assistant\n"]
+
+    for name, template in ((NAME, FunAudioChatTemplate), (CONTROL_NAME, ControlTemplate)):
+        register_template(
+            name=name,
+            format_user=UserFormatter(slots=user("{{content}}")),
+            format_assistant=StringFormatter(slots=answer),
+            format_system=StringFormatter(slots=[start, "system\n{{content}}", end, "\n"]),
+            format_function=FunctionFormatter(slots=answer, tool_format="qwen"),
+            format_observation=StringFormatter(
+                slots=user("<tool_response>\n{{content}}\n</tool_response>")
+            ),
+            format_tools=ToolFormatter(tool_format="qwen"),
+            default_system=DEFAULT_SYSTEM,
+            stop_words=["<|im_end|>"],
+            replace_eos=True,
+            # For a plugin with an audio token, a batch without sound gets a made-up one, which
+            # keeps the workers in step when parameters are sharded. Alone, it would only cost the
+            # head's run.
+            mm_plugin=get_mm_plugin(
+                NAME, audio_token="<|AUDIO|>" if int(os.environ.get("WORLD_SIZE", 1)) > 1 else None
+            ),
+            template_class=template,
+        )

@@ -34,6 +34,7 @@ from funaudiochat.errors import FunAudioChatError  # noqa: E402
 from funaudiochat.hub import resolve_tts  # noqa: E402
 from training.check_data import DELAY_CODES  # noqa: E402
 from training.process.hub_data import DATASET, export  # noqa: E402
+from training.speech_tokens import whole_groups  # noqa: E402
 from utils.constant import (  # noqa: E402
     AUDIO_BOS_TOKEN,
     AUDIO_PAD_TOKEN,
@@ -72,7 +73,8 @@ def _question(fields: dict[str, Any], folder: Path, audio: list[str]) -> dict[st
     path = folder / _text(fields, "question_audio")
     seconds = len(load_audio(path, SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     pads = AUDIO_PAD_TOKEN * int(seconds * TOKEN_FPS)
-    audio.append(_entry(path=str(path), text=text, token=pads))
+    # A "text" would be averaged into the user's audio in training, and never when answering.
+    audio.append(_entry(path=str(path), ref_text=text, text="", token=pads))
     content = f"{AUDIO_TEMPLATE}\n{instruction}" if instruction else AUDIO_TEMPLATE
     return {"role": "user", "content": content}
 
@@ -116,7 +118,8 @@ def make_row(
         if tokenizer is None:
             raise ValueError("has a spoken answer: give --tts-path for its codes")
         path = folder / _text(fields, "answer_audio")
-        codes = tokenizer.encode(load_audio(path, SAMPLE_RATE_HZ)).tolist()
+        wave = load_audio(path, SAMPLE_RATE_HZ)
+        codes = whole_groups(tokenizer.encode(wave).tolist(), wave, tokenizer.encode, delay)
         spelled = "".join(f"[AU{code:04d}]" for code in codes)
         token = AUDIO_BOS_TOKEN * delay + spelled
         audio.append(_entry(path=str(path), text=text, token=token))
@@ -204,7 +207,8 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Make training rows of sounds and texts.")
     parser.add_argument("--manifest", type=Path, help="JSONL, see data/README.md")
-    parser.add_argument("--datapath", default=DATASET, help="on the hub, or a parquet folder")
+    parser.add_argument("--datapath", default=DATASET,
+                        help="on the hub, or a folder of parquet files or of save_to_disk")
     parser.add_argument("--columns", nargs="+", default=[], metavar="FIELD=COLUMN",
                         help="columns of the data set, where their names do not tell")
     parser.add_argument("--output", type=Path, help="default: data/train.jsonl")

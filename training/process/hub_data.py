@@ -1,9 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A data set of the Hugging Face hub, or a local folder of its parquet files, as a manifest."""
+"""A data set of the Hugging Face hub, or a local folder of one, as a manifest."""
 
 import json
+import re
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,19 @@ from funaudiochat.errors import FunAudioChatError
 DATASET = "GSQA/spoken-alpaca-gpt4"
 _QUESTION = ("question", "instruction", "prompt", "user", "input")
 _ANSWER = ("answer", "output", "response", "reply", "assistant")
+# Words of a column's name that tell its kind, not what it is the sound or the text of.
+_KINDS = {"audio", "speech", "spoken", "sound", "voice", "wav", "text", "transcript", ""}
+
+
+def _words(column: str) -> set[str]:
+    return set(re.split(r"[\W_]+", column.lower())) - _KINDS
 
 
 def guess_columns(features: dict[str, Any]) -> dict[str, str]:
     """Field of the manifest -> column, by the columns' kinds and names.
+
+    The text of a side is the column that shares a word with the side's sound, if there is one:
+    ``input`` beside ``speech_input``, even where an ``instruction`` is written too.
 
     Args:
         features: column -> kind, of which an ``Audio`` one and strings are of use.
@@ -27,6 +37,8 @@ def guess_columns(features: dict[str, Any]) -> dict[str, str]:
     for role, hints in (("question", _QUESTION), ("answer", _ANSWER)):
         for kind, columns in (("audio", sounds), ("text", texts)):
             named = [column for hint in hints for column in columns if hint in column.lower()]
+            sound = _words(found.get(f"{role}_audio", ""))
+            named.sort(key=lambda column: not _words(column) & sound)
             if named:
                 found[f"{role}_{kind}"] = named[0]
     if len(sounds) == 1 and "answer_audio" not in found:
@@ -43,6 +55,10 @@ def _load(datapath: str) -> Any:
             "manifest and give --manifest"
         ) from error
     try:
+        # What save_to_disk wrote: one data set, or several splits of it.
+        if any((Path(datapath) / name).is_file() for name in ("state.json", "dataset_dict.json")):
+            saved = datasets.load_from_disk(datapath)
+            return saved["train"] if isinstance(saved, datasets.DatasetDict) else saved
         return datasets.load_dataset(datapath, split="train", streaming=True)
     except Exception as error:  # the hub's libraries raise many kinds
         raise FunAudioChatError(
@@ -67,7 +83,7 @@ def export(
     """Write sound files and ``manifest.jsonl`` of a data set; what is there already stays.
 
     Args:
-        datapath: name on the hub, or a folder of parquet files.
+        datapath: name on the hub, or a folder of parquet files or of ``save_to_disk``.
         folder: where to write.
         limit: rows to read.
         columns: field of the manifest -> column; guessed where None.

@@ -75,12 +75,12 @@ def work(tmp_path_factory) -> Path:
     scrambled = {"id": "scrambled-0", "tools": False, "messages": [user("Left blue two.")]}
     (folder / "dialogues" / "scrambled.jsonl").write_text(8 * (json.dumps(scrambled) + "\n"))
     answers = [
-        {"voice": voice, "part": part, "text": text, "codes": codes, **RECORDED}
+        {"voice": voice, "part": part, "text": text, "row_codes": codes, **RECORDED}
         for text, codes in CODES.items()
         for voice, part in (("heart", "train"), ("joe", "train"))
     ]
     answers.append(
-        {"voice": "heart", "part": "test", "text": "Held out.", "codes": [3], **RECORDED}
+        {"voice": "heart", "part": "test", "text": "Held out.", "row_codes": [3], **RECORDED}
     )
     (folder / "answers.jsonl").write_text("".join(json.dumps(a) + "\n" for a in answers))
     new_model(folder, dialogues=100)

@@ -1,0 +1,203 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Rows on their way through LLaMA-Factory: numbered, and refused or skipped if they are bad.
+
+LLaMA-Factory cuts a row that is too long without a word, and an error does not say which row it is
+about. Its functions are replaced by ones that do the same and look.
+"""
+
+import copy
+import json
+import logging
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import Any
+
+from datasets.exceptions import DatasetGenerationError
+from llamafactory.data import converter, loader
+from llamafactory.data.processor import (
+    PackedSupervisedDatasetProcessor,
+    SupervisedDatasetProcessor,
+)
+
+from funaudiochat.errors import FunAudioChatError
+
+logger = logging.getLogger(__name__)
+
+REMEDY = "mend the row (`funaudiochat train check-data` looks through all), or skip_bad_rows: true"
+_ROW = "_row"
+_load_dataset = loader.load_dataset
+_get_converter = converter.get_dataset_converter
+_preprocess = loader._get_preprocessed_dataset
+_skip_bad_rows = False
+_read_audio: Callable[[Any, Any], None]
+
+
+class _RowChecks:
+    """Encodes every row in full and refuses, or skips, what cannot be trained on."""
+
+    skip_bad_rows: bool
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.skip_bad_rows = _skip_bad_rows
+        self._encoded: deque[tuple[list[int], list[int]]] = deque()
+
+    def preprocess_dataset(self: Any, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Return the model inputs of a batch of rows."""
+        kept: dict[str, list[Any]] = {key: [] for key in examples}
+        for values in zip(*examples.values(), strict=True):
+            row = dict(zip(examples, values, strict=True))
+            name = row.get(_ROW) or "a row"
+            try:
+                self._encoded.append(self._encode_whole(row))
+            except FunAudioChatError as error:
+                if not self.skip_bad_rows:
+                    raise FunAudioChatError(f"{name}: {error}; {REMEDY}") from error
+                logger.warning("%s is skipped: %s", name, error)
+                continue
+            if row["_audios"]:
+                # Lets an error while training name the row.
+                row["_audios"] = [
+                    json.dumps({**json.loads(entry), "row": name}, ensure_ascii=False)
+                    for entry in row["_audios"]
+                ]
+            for key, value in row.items():
+                kept[key].append(value)
+        inputs = super().preprocess_dataset(kept)  # type: ignore[misc]
+        return inputs or {
+            key: [] for key in ("input_ids", "attention_mask", "labels", "images", "videos",
+                                "audios")
+        }  # fmt: skip
+
+    def _encode_whole(self: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+        """Return ids and labels of a row.
+
+        Raises:
+            FunAudioChatError: what is wrong with it.
+        """
+        prompt, response, audios = row["_prompt"], row["_response"], row["_audios"] or []
+        if len(prompt) % 2 != 1 or len(response) != 1:
+            raise FunAudioChatError("its messages are not user and assistant in turn")
+        unlimited = copy.copy(self.data_args)
+        unlimited.cutoff_len = sys.maxsize
+        ids, labels = SupervisedDatasetProcessor(
+            self.template, self.tokenizer, self.processor, unlimited
+        )._encode_data_example(
+            prompt, response, row["_system"], row["_tools"], row["_images"] or [],
+            row["_videos"] or [], audios,
+        )  # fmt: skip
+        if len(ids) > self.data_args.cutoff_len:
+            raise FunAudioChatError(
+                f"is {len(ids)} tokens long and cutoff_len is {self.data_args.cutoff_len}: its end "
+                "would be cut off; raise cutoff_len if the memory allows it"
+            )
+        if self.skip_bad_rows:
+            for entry in audios:
+                _read_audio(entry, self.processor)
+        return ids, labels
+
+    def _encode_data_example(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
+        """Return what the row in turn was encoded to when it was checked."""
+        return self._encoded.popleft()
+
+
+class CheckedProcessor(_RowChecks, SupervisedDatasetProcessor):
+    """Rows one by one."""
+
+
+class CheckedPackedProcessor(_RowChecks, PackedSupervisedDatasetProcessor):
+    """Rows packed together."""
+
+
+def _good_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Number and text of the lines that are JSON objects; others are skipped or refused."""
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                if not isinstance(json.loads(line), dict):
+                    raise ValueError("it is not an object")
+            except ValueError as error:
+                problem = f"{path.name}, row {number}"
+                if not _skip_bad_rows:
+                    raise FunAudioChatError(
+                        f"{problem}: is not a JSON object ({error}); {REMEDY}"
+                    ) from error
+                logger.warning("%s is skipped: it is not a JSON object (%s)", problem, error)
+                continue
+            yield number, line if line.endswith("\n") else line + "\n"
+
+
+def load_numbered(*args: Any, data_files: Any = None, **kwargs: Any) -> Any:
+    """Load a data set like ``datasets.load_dataset``, with the names of its rows in a column."""
+    rows: list[str] | None = None
+    try:
+        dataset = _load_dataset(*args, data_files=data_files, **kwargs)
+    except DatasetGenerationError as error:
+        if kwargs.get("path") != "json" or not data_files:
+            raise
+        rows = []
+        with NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as good:
+            for file in map(Path, data_files):
+                for number, line in _good_lines(file):
+                    good.write(line)
+                    rows.append(f"{file.name}, row {number}")
+            good.flush()
+            try:
+                dataset = _load_dataset(*args, data_files=[good.name], **kwargs)
+            except DatasetGenerationError:
+                raise FunAudioChatError(
+                    f"{', '.join(map(str, data_files))}: the rows do not have the same fields and "
+                    f"kinds of values ({error.__cause__ or error}); {REMEDY.split(',')[0]}"
+                ) from error
+    if not hasattr(dataset, "add_column") or kwargs.get("streaming"):
+        return dataset
+    if rows is None:
+        name = Path(data_files[0]).name if data_files and len(data_files) == 1 else args or "data"
+        rows = [f"{name}, row {number}" for number in range(1, len(dataset) + 1)]
+    return dataset.add_column(_ROW, rows)
+
+
+class _NumberedConverter:
+    """Converts a row and keeps its name."""
+
+    def __init__(self, convert: Any) -> None:
+        self.convert = convert
+
+    def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
+        return {**self.convert(example), _ROW: example.get(_ROW) or ""}
+
+
+def _numbered_converter(*args: Any, **kwargs: Any) -> Any:
+    return _NumberedConverter(_get_converter(*args, **kwargs))
+
+
+def _counted(dataset: Any, data_args: Any, *args: Any, **kwargs: Any) -> Any:
+    """Preprocess a data set, and say how many of its rows were skipped."""
+    processed = _preprocess(dataset, data_args, *args, **kwargs)
+    if _skip_bad_rows and dataset is not None and not (data_args.streaming or data_args.packing):
+        logger.warning("skip_bad_rows: %d of %d rows skipped", len(dataset) - len(processed),
+                       len(dataset))
+    return processed
+
+
+def check_rows(skip_bad_rows: bool, read_audio: Callable[[Any, Any], None]) -> None:
+    """Make LLaMA-Factory number and check its rows; safe to repeat.
+
+    Args:
+        skip_bad_rows: skip and count them instead of ending.
+        read_audio: reads an audio entry with a processor, to see whether that is possible.
+    """
+    global _skip_bad_rows, _read_audio
+    _skip_bad_rows, _read_audio = skip_bad_rows, read_audio
+    loader.load_dataset = load_numbered
+    loader._get_preprocessed_dataset = _counted
+    loader.SupervisedDatasetProcessor = CheckedProcessor
+    loader.PackedSupervisedDatasetProcessor = CheckedPackedProcessor
+    converter.get_dataset_converter = _numbered_converter
