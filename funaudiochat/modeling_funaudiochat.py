@@ -93,6 +93,14 @@ _MODEL_INPUTS = (
 _SPARE_NUMBERS = 1 << 27  # missing tensors up to here are named, which takes loading the others
 
 
+def _alone() -> bool:
+    """Return whether this process trains without others."""
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or (
+        distributed.get_world_size() == 1
+    )
+
+
 def _of_backbone(quantization_config: Any) -> Any:
     """A copy of the settings that leaves everything but the backbone's layers as it is."""
     settings = copy.deepcopy(quantization_config)
@@ -373,6 +381,10 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             return output
         if self.training and labels is not None and merged is None:
             return output  # Rule 32: no speech loss, so nothing would read the head's result.
+        if self.lean_speech_loss and self.training and speech_labels is not None and (
+            _alone() and not bool((speech_labels != self.config.ignore_index).any())
+        ):
+            return output  # Several workers stay in step instead: their parts may be sharded.
         teacher = self._teacher_embeds(speech_labels) if speech_labels is not None else None
         head_inputs = (hidden + text_embeds.detach(), attention_mask, position_ids, teacher)
         shift = self.config.audio_config.group_size

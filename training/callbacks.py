@@ -4,12 +4,17 @@
 """What our config fields add to a LLaMA-Factory run: which parts train, and the losses apart."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 from transformers import TrainerCallback
+
+from funaudiochat.errors import FunAudioChatError
+
+logger = logging.getLogger(__name__)
 
 # Part -> prefixes of its parameters. The adapter is what joins sound and language model.
 PARTS = {
@@ -38,48 +43,96 @@ def freeze_other_parts(model: nn.Module, parts: list[str]) -> None:
 class ModelSettings(TrainerCallback):
     """Applies our own config fields before the optimizer is made."""
 
-    def __init__(self, parts: list[str] | None, halve_untranscribed_audio: bool) -> None:
+    def __init__(self, parts: list[str] | None, halve_untranscribed_audio: bool | None) -> None:
         self.parts, self.halve = parts, halve_untranscribed_audio
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model = kwargs["model"]
-        model.config.halve_untranscribed_audio = self.halve
+        if self.halve is not None:  # else the checkpoint's own
+            model.config.halve_untranscribed_audio = self.halve
         model.lean_speech_loss = True
         if self.parts is not None:
             freeze_other_parts(model, self.parts)
 
 
-class LossLog(TrainerCallback):
-    """Adds the mean text and speech loss since the last log, over all workers, to every log."""
-
-    def __init__(self) -> None:
-        self._reset()
-
-    def _reset(self) -> None:
-        self._sums: list[Any] = [0.0] * len(_LOSSES)
-        self._counts = [0] * len(_LOSSES)
+class ResumeReport(TrainerCallback):
+    """Says which of a changed config and a checkpoint's state acts when a run resumes."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        kwargs["model"].register_forward_hook(self._collect)
-
-    def _collect(self, module: Any, inputs: Any, output: Any) -> None:
-        if not module.training:
+        if not state.global_step or not state.is_world_process_zero:
             return
+        rates = getattr(kwargs.get("lr_scheduler"), "base_lrs", None)
+        if rates and abs(max(rates) - args.learning_rate) > 1e-3 * args.learning_rate:
+            logger.warning(
+                "resumed at step %d with the learning rate %g of the checkpoint: optimizer and "
+                "schedule come from it, and learning_rate=%g does not act. To train on with "
+                "another rate, begin a new output_dir from this one's weights",
+                state.global_step, max(rates), args.learning_rate,
+            )
+        if state.train_batch_size not in (None, args.train_batch_size):
+            logger.warning(
+                "resumed at step %d with a batch size of %d, which acts from here on; it was %d, "
+                "so that rows are seen again or left out in this epoch",
+                state.global_step, args.train_batch_size, state.train_batch_size,
+            )
+
+
+class LossLog(TrainerCallback):
+    """Adds the mean text and speech loss, over all workers, to every log; stops at a loss of NaN.
+
+    A log of training has the means since the last one, a log of an evaluation those of the
+    evaluation, as ``eval_text_loss`` and ``eval_speech_loss``.
+    """
+
+    def __init__(self) -> None:
+        self._totals = {True: self._zeros(), False: self._zeros()}  # by: is it training?
+        self._step = 0
+
+    @staticmethod
+    def _zeros() -> list[Any]:
+        return [0.0] * (2 * len(_LOSSES))
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._tokenizer = kwargs.get("processing_class")
+        kwargs["model"].register_forward_hook(self._collect, with_kwargs=True)
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._step = state.global_step + 1
+
+    def _collect(self, module: Any, inputs: Any, named: dict[str, Any], output: Any) -> None:
+        totals = self._totals[module.training]
         for index, name in enumerate(_LOSSES):
             loss = getattr(output, name, None)
             if loss is not None:
-                self._sums[index] = self._sums[index] + loss.detach().float()
-                self._counts[index] += 1
+                totals[index] = totals[index] + loss.detach().float()
+                totals[index + len(_LOSSES)] += 1
+        loss = getattr(output, "loss", None)
+        if module.training and loss is not None and not bool(torch.isfinite(loss)):
+            raise FunAudioChatError(
+                f"the loss of step {self._step} is {float(loss.detach())}; nothing of it is saved. "
+                f"{self._rows(named.get('input_ids'))}Lower the learning rate, or look at these "
+                "rows with `funaudiochat train check-data`"
+            )
+
+    def _rows(self, ids: torch.Tensor | None) -> str:
+        """Name the rows of a batch by what they say, as a batch does not hold their numbers."""
+        if ids is None or self._tokenizer is None:
+            return ""
+        tokenizer = getattr(self._tokenizer, "tokenizer", self._tokenizer)
+        texts = [" ".join(tokenizer.decode(row, skip_special_tokens=True).split()) for row in ids]
+        return "Its rows: " + "; ".join(f"...{text[-80:]}" for text in texts) + ". "
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        totals = torch.tensor([*self._sums, *self._counts], device=args.device)
-        self._reset()
+        logs = kwargs.get("logs") or {}
+        evaluated = any(name.startswith("eval_") for name in logs)
+        totals = torch.tensor(self._totals[not evaluated], device=args.device)
+        self._totals[not evaluated] = self._zeros()
         if torch.distributed.is_initialized():
             torch.distributed.all_reduce(totals)
         sums, counts = totals.view(2, -1).tolist()
-        logs = kwargs.get("logs") or {}
         for name, total, count in zip(_LOSSES, sums, counts, strict=True):
             if count:
+                name = f"eval_{name}" if evaluated else name
                 logs[name] = state.log_history[-1][name] = total / count
 
 

@@ -15,8 +15,10 @@ Environment: ``NPROC_PER_NODE`` (default: GPUs, else 1), ``NNODES``, ``NODE_RANK
 
 import importlib
 import importlib.machinery
+import importlib.util
 import logging
 import os
+import re
 import subprocess
 import sys
 import types
@@ -29,28 +31,50 @@ import yaml
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
-from training.callbacks import PARTS, LossLog, ModelSettings, draw_losses
+from training.callbacks import PARTS, LossLog, ModelSettings, ResumeReport, draw_losses
+from training.checkpoints import set_torn_aside
 
 logger = logging.getLogger(__name__)
 
 _WORKER = "FUNAUDIOCHAT_TRAIN_WORKER"
 
 
+class FieldLoader(yaml.SafeLoader):
+    """YAML whose scalars are those that one means: 5e-4 is a number, and no is a word."""
+
+
+FieldLoader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in forms if not tag.endswith((":bool", ":float"))]
+    for first, forms in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+FieldLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:bool", re.compile("^([tT]rue|TRUE|[fF]alse|FALSE)$"), list("tTfF")
+)
+FieldLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\d+\.\d*|\.\d+|\d+(?=[eE]))([eE][-+]?\d+)?$|^[-+]?\.(inf|nan)$"),
+    list("-+.0123456789"),
+)
+
+
 def read_config(path: str, overrides: list[str]) -> dict[str, Any]:
-    """A YAML file, with ``key=value`` overrides.
+    """Read a YAML file with ``key=value`` overrides.
 
     Raises:
         FunAudioChatError: an unreadable file, an unknown part, or an override without ``=``.
     """
     try:
-        config = dict(yaml.safe_load(Path(path).read_text()))
+        config = dict(yaml.load(Path(path).read_text(), FieldLoader))
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
-        raise FunAudioChatError(f"{path} is no YAML file of fields: {error}") from error
+        raise FunAudioChatError(f"{path} is not a YAML file of fields: {error}") from error
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
-            raise FunAudioChatError(f"{override!r} is no key=value")
-        config[key] = yaml.safe_load(value)
+            raise FunAudioChatError(f"override {override!r} must have the form key=value")
+        try:
+            config[key] = yaml.load(value, FieldLoader)
+        except yaml.YAMLError as error:
+            raise FunAudioChatError(f"the value of override {override!r} is not YAML") from error
     unknown = set(config.get("train_parts") or ()) - PARTS.keys()
     if unknown:
         raise FunAudioChatError(
@@ -96,20 +120,59 @@ def train(config: dict[str, Any]) -> None:
     """Run one worker; the first one leaves a whole checkpoint folder, and loss curves if asked."""
     config = dict(config)
     parts = config.pop("train_parts", None)
-    halve = config.pop("halve_untranscribed_audio", True)
+    halve = config.pop("halve_untranscribed_audio", None)
     plot = config.pop("plot_loss", False)
     if config.get("streaming"):
         _stream_rows(config)
     prepare_llamafactory(config.pop("skip_bad_rows", False))
     from llamafactory.train.tuner import run_exp
 
-    run_exp(dict(config), callbacks=[ModelSettings(parts, halve), LossLog()])
+    run_exp(dict(config), callbacks=[ModelSettings(parts, halve), LossLog(), ResumeReport()])
     if int(os.environ.get("RANK", 0)) == 0:
         output = Path(config["output_dir"])
         # LLaMA-Factory saves the tokenizer last, without the files other readers need.
         FunAudioChatProcessor.from_pretrained(config["model_name_or_path"]).save_pretrained(output)
         if plot:
             draw_losses(output)
+        logger.info("done: %s", output.resolve())
+
+
+def config_problems(config: dict[str, Any]) -> list[str]:
+    """Return what of a config cannot work here, with what to write instead."""
+
+    def missing(*packages: str) -> list[str]:
+        return [name for name in packages if importlib.util.find_spec(name) is None]
+
+    problems = []
+    model = config.get("model_name_or_path")
+    if not model or not Path(str(model)).is_dir():
+        problems.append(
+            f"model_name_or_path: there is no folder {model}; `funaudiochat download` fetches the "
+            "official one, and model_name_or_path=FOLDER names another"
+        )
+    if missing("llamafactory"):
+        problems.append("LLaMA-Factory is not installed; run `make train-setup`")
+    has_gpu = torch.accelerator.is_available()
+    if not has_gpu and not config.get("use_cpu"):
+        for name in ("bf16", "fp16"):
+            if config.get(name):
+                problems.append(f"{name}: there is no GPU; write use_cpu=true, or {name}=false")
+    if config.get("deepspeed"):
+        if missing("deepspeed"):
+            problems.append(
+                "deepspeed is not installed; write deepspeed=null, or pip install deepspeed==0.19.8"
+            )
+        elif not Path(str(config["deepspeed"])).is_file():
+            problems.append(f"deepspeed: there is no file {config['deepspeed']}")
+    reports = config.get("report_to") or []
+    for name in [reports] if isinstance(reports, str) else reports:
+        if name == "tensorboard" and missing("tensorboard"):
+            problems.append("report_to: pip install tensorboard, or write report_to=none")
+    absent = missing("nltk", "jieba", "rouge_chinese")
+    if config.get("predict_with_generate") and absent:
+        packages = " ".join(absent).replace("_", "-")
+        problems.append(f"predict_with_generate needs more packages: pip install {packages}")
+    return problems
 
 
 def main() -> None:
@@ -119,6 +182,13 @@ def main() -> None:
         config = read_config(sys.argv[1], sys.argv[2:])
     except FunAudioChatError as error:
         sys.exit(f"error: {error}")
+    problems = config_problems(config)
+    if problems:
+        sys.exit("\n".join(f"error: {problem}" for problem in problems))
+    for folder in set_torn_aside(config):
+        logger.warning("%s is not whole; training resumes from the one before it", folder)
+    # Half a thousand lines of configurations would hide the losses.
+    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARNING")
     processes = int(os.environ.get("NPROC_PER_NODE") or max(1, torch.cuda.device_count()))
     nodes = int(os.environ.get("NNODES") or 1)
     if os.environ.get(_WORKER) or processes * nodes == 1:

@@ -55,9 +55,9 @@ def test_unknown_parts_and_odd_arguments_are_refused(tmp_path):
     with pytest.raises(FunAudioChatError, match="knows no \\['ears'\\]"):
         read_config(str(path), [])
     assert read_config(str(path), ["train_parts=null", "bf16=true"])["bf16"] is True
-    with pytest.raises(FunAudioChatError, match="is no key=value"):
+    with pytest.raises(FunAudioChatError, match="must have the form key=value"):
         read_config(str(path), ["bf16"])
     path.write_text("- a list\n")
     for unusable in (path, tmp_path / "missing.yaml"):
-        with pytest.raises(FunAudioChatError, match="is no YAML file of fields"):
+        with pytest.raises(FunAudioChatError, match="is not a YAML file of fields"):
             read_config(str(unusable), [])

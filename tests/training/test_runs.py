@@ -1,0 +1,169 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a training run says of its config, its checkpoints and its losses."""
+
+import importlib.util
+import json
+import logging
+
+import pytest
+import torch
+import yaml
+from build_tiny_recipe import write_data
+from starting_folders import CODES, write_all
+from test_launch import ROOT, TINY, train_here
+
+from funaudiochat.errors import FunAudioChatError
+from training.callbacks import PARTS
+from training.checkpoints import is_whole, set_torn_aside
+from training.init_model import init_model
+from training.launch import config_problems, read_config
+
+needs_llamafactory = pytest.mark.skipif(
+    importlib.util.find_spec("llamafactory") is None,
+    reason="needs llamafactory: `make train-setup`",
+)
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    write_data(folder / "data")
+    return {"data": folder / "data", **write_all(folder / "sources")}
+
+
+@pytest.fixture(scope="module")
+def start(sources):
+    """A fresh joint checkpoint that asks for the scale of answering, as Nano does."""
+    out = sources["data"].parent / "init"
+    init_model(*(sources[part] for part in ("llm", "audio_encoder", "head")), out, CODES)
+    config = json.loads((out / "config.json").read_text())
+    (out / "config.json").write_text(json.dumps(config | {"halve_untranscribed_audio": False}))
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(sources, start, tmp_path_factory):
+    """Two steps, each saved and evaluated."""
+    return train_here(
+        sources, start, tmp_path_factory.mktemp("out") / "run", save_strategy="steps", save_steps=1,
+        eval_dataset="tiny", overwrite_output_dir=False, eval_strategy="steps", eval_steps=1,
+    )  # fmt: skip
+
+
+def test_values_are_read_as_llamafactory_reads_them(tmp_path):
+    path = tmp_path / "config.yaml"
+    path.write_text("learning_rate: 5e-4\nsave_strategy: no\nbf16: false\nmax_steps: 3\n")
+    config = read_config(str(path), [])
+    assert config == {
+        "learning_rate": 5e-4, "save_strategy": "no", "bf16": False, "max_steps": 3,
+    }
+    overrides = ["learning_rate=1e-5", "save_strategy=no", "bf16=true", "deepspeed=null", "name=1e"]
+    assert read_config(str(path), overrides) == {
+        "learning_rate": 1e-5, "save_strategy": "no", "bf16": True, "max_steps": 3,
+        "deepspeed": None, "name": "1e",
+    }
+    with pytest.raises(FunAudioChatError, match="override 'bf16' must have the form key=value"):
+        read_config(str(path), ["bf16"])
+    for text in ("- a\n- b\n", "{", "just words"):
+        path.write_text(text)
+        with pytest.raises(FunAudioChatError, match="not a YAML file of fields"):
+            read_config(str(path), [])
+    path.write_text("train_parts: [nose]\n")
+    with pytest.raises(FunAudioChatError, match=", ".join(PARTS)):
+        read_config(str(path), [])
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="is about a machine without a GPU")
+def test_the_default_config_on_a_cpu_names_every_cause_and_what_to_write(tmp_path):
+    config = read_config(str(ROOT / "training/configs/sft.yaml"), [])
+    problems = config_problems(config | {"model_name_or_path": str(tmp_path / "none")})
+    text = "\n".join(problems)
+    assert "model_name_or_path=FOLDER" in text and "use_cpu=true" in text
+    if importlib.util.find_spec("deepspeed") is None:
+        assert "deepspeed=null" in text
+    assert all("\n" not in problem for problem in problems)
+    if importlib.util.find_spec("llamafactory") is not None:
+        mended = config | {"model_name_or_path": str(tmp_path), "use_cpu": True, "deepspeed": None}
+        assert config_problems(mended) == []
+        if importlib.util.find_spec("tensorboard") is None:
+            (told,) = config_problems(mended | {"report_to": "tensorboard"})
+            assert "pip install tensorboard" in told
+
+
+@needs_llamafactory
+def test_the_checkpoint_keeps_its_own_scale_of_user_audio_unless_told(run):
+    assert json.loads((run / "config.json").read_text())["halve_untranscribed_audio"] is False
+
+
+@needs_llamafactory
+def test_each_loss_stands_in_its_own_record(run):
+    history = json.loads((run / "trainer_state.json").read_text())["log_history"]
+    trained = [entry for entry in history if "loss" in entry]
+    evaluated = [entry for entry in history if "eval_loss" in entry]
+    assert len(trained) == 2 and len(evaluated) >= 2
+    for entry in trained:
+        assert entry["text_loss"] + entry["speech_loss"] == pytest.approx(entry["loss"], rel=0.01)
+        assert "eval_text_loss" not in entry
+    for entry in evaluated:
+        parts = entry["eval_text_loss"] + entry["eval_speech_loss"]
+        assert parts == pytest.approx(entry["eval_loss"], rel=0.05)
+        assert "text_loss" not in entry
+
+
+@needs_llamafactory
+@pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "model.safetensors"])
+def test_a_run_goes_on_from_the_last_whole_checkpoint(run, tmp_path, torn):
+    import shutil
+
+    output = shutil.copytree(run, tmp_path / "run")
+    assert is_whole(output / "checkpoint-1") and is_whole(output / "checkpoint-2")
+    assert set_torn_aside({"output_dir": str(output)}) == []
+    path = output / "checkpoint-2" / torn
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    (aside,) = set_torn_aside({"output_dir": str(output)})
+    assert aside.name == "torn-checkpoint-2" and aside.is_dir()
+    assert [p.name for p in output.glob("checkpoint-*")] == ["checkpoint-1"]
+
+
+@needs_llamafactory
+def test_a_changed_learning_rate_or_batch_size_at_resume_is_told(
+    sources, start, run, tmp_path, caplog
+):
+    import shutil
+
+    output = shutil.copytree(run, tmp_path / "run")
+    batch = yaml.safe_load((TINY / "sft.yaml").read_text())["per_device_train_batch_size"]
+    with caplog.at_level(logging.WARNING, "training"):
+        train_here(sources, start, output, max_steps=3, learning_rate=0.5,
+                   overwrite_output_dir=False, per_device_train_batch_size=batch + 1)  # fmt: skip
+    told = [record.getMessage() for record in caplog.records if "resumed" in record.getMessage()]
+    assert "learning_rate=0.5 does not act" in told[0]
+    assert f"a batch size of {batch + 1}, which acts" in told[1]
+
+
+@needs_llamafactory
+def test_a_loss_of_nan_ends_the_run_and_saves_nothing(sources, start, tmp_path):
+    out = tmp_path / "out"
+    with pytest.raises(FunAudioChatError, match=r"loss of step \d+ is nan.*Its rows: "):
+        train_here(sources, start, out, learning_rate=1e30, max_steps=6, max_grad_norm=0,
+                   warmup_steps=0, warmup_ratio=0, lr_scheduler_type="constant")  # fmt: skip
+    assert not list(out.rglob("model.safetensors"))
+
+
+def test_a_batch_without_spoken_answers_does_not_run_the_head():
+    from safetensors.torch import load_file
+    from test_modeling import CASES, load_model
+
+    model = load_model().train()
+    inputs = load_file(CASES / "d1_train_batch" / "inputs.safetensors")
+    audio, end = model.config.audio_token_index, model.config.text_config.audio_eos_index
+    spoken = (inputs["labels"] == audio) | (inputs["labels"] == end)
+    inputs["labels"] = inputs["labels"].masked_fill(spoken, -100)
+    runs = []
+    model.audio_invert_tower.register_forward_hook(lambda *_: runs.append(1))
+    model.lean_speech_loss = True
+    output = model(**inputs)
+    assert not runs and output.speech_loss is None
+    torch.testing.assert_close(output.loss, output.text_loss)
