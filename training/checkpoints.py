@@ -12,8 +12,12 @@ from typing import Any
 _NAME = re.compile(r"checkpoint-(\d+)")
 
 
-def is_whole(folder: Path) -> bool:
-    """Return whether every file of a checkpoint that resuming reads is complete."""
+def is_whole(folder: Path, weights_only: bool = False) -> bool:
+    """Return whether every file of a checkpoint that resuming reads is complete.
+
+    Args:
+        weights_only: of a run with ``save_only_model``, which keeps no optimizer.
+    """
     try:
         json.loads((folder / "trainer_state.json").read_text())
     except (OSError, ValueError):
@@ -26,7 +30,7 @@ def is_whole(folder: Path) -> bool:
     if not weights and not sharded:
         return False
     states = [folder / "optimizer.pt", folder / "scheduler.pt"]
-    if not sharded and not all(path.is_file() for path in states):
+    if not sharded and not weights_only and not all(path.is_file() for path in states):
         return False
     return all(map(_safetensors_complete, weights)) and all(
         map(zipfile.is_zipfile, folder.glob("*.pt"))
@@ -57,9 +61,9 @@ def set_torn_aside(config: dict[str, Any]) -> list[Path]:
     output = Path(str(config.get("output_dir", "")))
     if config.get("overwrite_output_dir") or not output.is_dir():
         return []
-    moved = []
+    weights_only, moved = bool(config.get("save_only_model")), []
     for folder in sorted(output.iterdir()):
-        if _NAME.fullmatch(folder.name) and folder.is_dir() and not is_whole(folder):
+        if _NAME.fullmatch(folder.name) and folder.is_dir() and not is_whole(folder, weights_only):
             aside = folder.with_name(f"torn-{folder.name}")
             for number in range(2, 1000):
                 if not aside.exists():
