@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -36,6 +37,7 @@ class Options:
 
     token: str | None = None
     allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     max_sessions: int = 4
     queue_size: int = 16
     max_utterance_seconds: float = 60.0
@@ -46,6 +48,15 @@ class Options:
     drain_seconds: float = 10.0
     save_recordings: Path | None = None
     page: Path = Path(__file__).parents[1] / "client" / "dist"
+
+    @property
+    def known_hosts(self) -> set[str]:
+        """Names that the server may be reached by: its own, and those of allowed pages."""
+        return {
+            *self.allowed_hosts,
+            *(origin if origin == "*" else urlsplit(origin).hostname or ""
+              for origin in self.allowed_origins),
+        }  # fmt: skip
 
 
 class Demo:
