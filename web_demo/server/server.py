@@ -222,11 +222,16 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await stop.wait()
-    logger.info("stopping: running replies have %g s", drain_seconds)
+    logger.info("stopping within %g s", drain_seconds)
     for server in listening:
         server.close()
-    await app[DEMO].drain()
-    await runner.cleanup()
+    try:
+        async with asyncio.timeout(drain_seconds):
+            await app[DEMO].drain()
+            await runner.cleanup()
+    except TimeoutError:
+        logger.error("not everything ended in time; the server ends without it")
+        os._exit(1)
     if app[DEMO].engine.calls:
         logger.error("a call of the models hangs; the server ends without it")
         os._exit(1)  # Python would wait for the call's thread
