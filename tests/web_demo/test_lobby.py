@@ -4,10 +4,11 @@
 """Places that nobody comes for are free again."""
 
 import asyncio
+import contextlib
 
 from web_clients import until
 
-from web_demo.server.lobby import Lobby, State
+from web_demo.server.lobby import Lobby, QueueFull, State
 
 TICKET_S = 0.05
 
@@ -15,27 +16,41 @@ TICKET_S = 0.05
 def test_a_ticket_that_nobody_asks_for_is_dropped():
     async def run():
         lobby = Lobby(1, 4, TICKET_S)
-        talker, ticket = lobby.enter(), lobby.take_ticket()
-        assert ticket.state is State.WAITING
-        await until(lambda: not lobby.waiting)
+        ticket = lobby.take_ticket()
+        assert lobby.is_ready_ticket(ticket.key)
+        await until(lambda: not lobby.is_ready_ticket(ticket.key))
         assert lobby.check_ticket(ticket.number, ticket.secret) is None
-        lobby.leave(talker)
 
     asyncio.run(run())
 
 
-def test_a_ready_ticket_that_nobody_uses_is_dropped_and_one_that_is_used_stays():
+def test_tickets_alone_take_no_place_and_keep_their_turn():
     async def run():
-        lobby = Lobby(1, 4, TICKET_S)
-        ticket, following = lobby.take_ticket(), lobby.enter()
-        assert ticket.state is State.READY and following.state is State.WAITING
-        await until(lambda: following.state is State.READY)
-        assert lobby.claim(ticket.key) is None
-        lobby.leave(following)
-        used = lobby.take_ticket()
-        assert lobby.claim(used.key) is used
-        lobby.take_ticket()  # it waits for as long as the used one would have been kept, and longer
-        await until(lambda: not lobby.waiting)
-        assert lobby.talking == 1 and used.state is State.READY
+        lobby = Lobby(1, 4)
+        first, second = lobby.take_ticket(), lobby.take_ticket()
+        assert (lobby.turn_of(first), lobby.turn_of(second)) == (0, 1)
+        connection = lobby.enter()  # came later, but is there
+        assert connection.state is State.READY and lobby.turn_of(first) == 1
+        assert lobby.claim(first.key) is None
+        later = lobby.enter()
+        lobby.leave(connection)
+        assert later.state is State.READY
+        lobby.leave(later)
+        assert lobby.claim(second.key) is None and lobby.claim(first.key) is first
+        assert lobby.enter(first.number).state is State.READY
+
+    asyncio.run(run())
+
+
+def test_a_thousand_tickets_leave_every_place_to_connections():
+    async def run():
+        lobby = Lobby(2, 3)
+        drawn = 0
+        with contextlib.suppress(QueueFull):
+            for _ in range(1000):
+                lobby.take_ticket()
+                drawn += 1
+        assert drawn == 5
+        assert [lobby.enter().state for _ in range(3)] == [State.READY] * 2 + [State.WAITING]
 
     asyncio.run(run())

@@ -1,8 +1,10 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-import { existsSync, readFileSync } from "node:fs";
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { gzipSync } from "node:zlib";
 import react from "@vitejs/plugin-react";
-import { defineConfig, loadEnv } from "vite";
+import { defineConfig, loadEnv, type Plugin } from "vite";
 
 // The microphone works on localhost and over HTTPS only: with a certificate beside this file the
 // page can be opened from another machine.
@@ -10,6 +12,19 @@ const certificate =
   existsSync("cert.pem") && existsSync("key.pem")
     ? { cert: readFileSync("cert.pem"), key: readFileSync("key.pem") }
     : undefined;
+
+/** Writes each text file compressed too: the server sends that to browsers that take it. */
+const compress: Plugin = {
+  name: "compress",
+  apply: "build",
+  writeBundle({ dir }, bundle) {
+    for (const name of Object.keys(bundle)) {
+      if (!/\.(js|css|html|svg|wasm)$/.test(name)) continue;
+      const path = join(dir ?? "dist", name);
+      writeFileSync(`${path}.gz`, gzipSync(readFileSync(path), { level: 9 }));
+    }
+  },
+};
 
 export default defineConfig(({ mode }) => {
   const env = loadEnv(mode, process.cwd(), "VITE_");
@@ -20,7 +35,7 @@ export default defineConfig(({ mode }) => {
   const api = { target, ws: true, secure: false, rewrite: backend };
   return {
     base: "./",
-    plugins: [react()],
+    plugins: [react(), compress],
     build: { target: "es2022", assetsInlineLimit: 0 },
     server: {
       host: certificate ? "0.0.0.0" : "localhost",

@@ -5,25 +5,31 @@
 
 import asyncio
 import contextlib
-import ipaddress
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import WSCloseCode, web
 from prometheus_client import generate_latest
 
+from web_demo.server.access import (
+    Handler,
+    add_headers,
+    from_another_site,
+    host_known,
+    notice_head,
+    origin_allowed,
+)
 from web_demo.server.demo import Demo, Options
 from web_demo.server.engine import Models
-from web_demo.server.lobby import Place, QueueFull, State, same_secret
+from web_demo.server.lobby import QueueFull, State, same_secret
 from web_demo.server.outbox import Outbox
 
 logger = logging.getLogger(__name__)
 
 DEMO = web.AppKey("demo", Demo)
 NOT_BUILT = """<!doctype html><meta charset="utf-8"><title>Fun-Audio-Chat</title>
-<body style="font-family: sans-serif; max-width: 40em; margin: 4em auto; line-height: 1.5">
+<style>body { font-family: sans-serif; max-width: 40em; margin: 4em auto; line-height: 1.5 }</style>
 <h1>The page is not built yet</h1>
 <p>The server runs. Build the page once, then load this address again:</p>
 <pre>cd web_demo/client
@@ -32,12 +38,14 @@ npm run build</pre>
 </body>
 """
 QUEUE_FULL = "all places are taken, also those to wait; please come back later"
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+# Requests by GET that change something, as the reference has them.
+CHANGING = ("/api/add_user", "/api/user_feedback")
 
 
 def make_app(models: Models, options: Options) -> web.Application:
     """The server as an application; it owns the models while it runs."""
-    app = web.Application(middlewares=[guard])
+    app = web.Application(middlewares=[notice_head, guard])
+    app.on_response_prepare.append(add_headers)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         app[DEMO] = Demo(models, options)
@@ -65,30 +73,33 @@ def refuse(status: int, code: str, message: str) -> web.Response:
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Origin and token, for everything but the page and the health check."""
+    """Check host, origin and token, for everything but the page and the health check."""
     if not request.path.startswith("/api/") and request.path != "/metrics":
         return await handler(request)
     demo = request.app[DEMO]
-    origin = request.headers.get("Origin")
-    if origin is not None and not origin_allowed(origin, request.host, demo.options):
+    options = demo.options
+    if not host_known(request.host, options.known_hosts):
+        logger.warning("host %s is not known; --allowed-host admits it", request.host[:100])
         return refuse(
-            403, "bad_origin", f"pages of {origin} may not connect; start with --allowed-origin"
+            403, "bad_host",
+            f"this server does not know itself as {request.host[:100]}; start it with "
+            "--allowed-host and that name",
         )
+    # The page itself asks by a plain GET, which has no Origin, whether it may connect.
+    origin = request.headers.get("Origin", request.query.get("origin"))
+    if origin is not None and not origin_allowed(origin, request.host, options.allowed_origins):
+        logger.warning("origin %s is refused; --allowed-origin admits it", origin[:100])
+        return refuse(
+            403, "bad_origin",
+            f"pages of {origin[:100]} may not connect; start with --allowed-origin",
+        )
+    if request.path in CHANGING and origin is None and (
+        from_another_site(request, options.allowed_origins)
+    ):
+        return refuse(403, "other_site", "another site's page may not change anything here")
     if not token_given(request, demo):
         return refuse(401, "bad_token", "this server wants its token: ?token=...")
     return await handler(request)
-
-
-def origin_allowed(origin: str, host: str, options: Options) -> bool:
-    """Whether a page of this origin may use the API."""
-    if origin in options.allowed_origins or "*" in options.allowed_origins:
-        return True
-    with contextlib.suppress(ValueError):
-        parts = urlsplit(origin)
-        if parts.netloc == host or parts.hostname == "localhost":
-            return True
-        return ipaddress.ip_address(parts.hostname or "").is_loopback
-    return False
 
 
 def token_given(request: web.Request, demo: Demo) -> bool:
@@ -117,9 +128,9 @@ async def chat(request: web.Request) -> web.StreamResponse:
     resume = request.query.get("resume")
     if resume is not None:
         await demo.take_over(resume)
-    place: Place | None = demo.lobby.claim(request.query.get("worker_auth_id", ""))
+    ticket = demo.lobby.claim(request.query.get("worker_auth_id", ""))
     try:
-        place = place or demo.lobby.enter()
+        place = demo.lobby.enter(None if ticket is None else ticket.number)
     except QueueFull:
         outbox = Outbox(socket, "refused", demo.metrics)
         await outbox.error("queue_full", QUEUE_FULL, fatal=True)
@@ -148,7 +159,7 @@ async def info(request: web.Request) -> web.Response:
 
 
 async def add_user(request: web.Request) -> web.Response:
-    """Take a place in the queue."""
+    """Draw a number in the queue."""
     try:
         ticket = request.app[DEMO].lobby.take_ticket()
     except QueueFull:
@@ -157,7 +168,7 @@ async def add_user(request: web.Request) -> web.Response:
 
 
 async def check_user(request: web.Request) -> web.Response:
-    """Whether it is one's turn."""
+    """Tell whether it is a ticket's turn."""
     lobby, query = request.app[DEMO].lobby, request.query
     number = query.get("session_id", "")
     ticket = None
@@ -165,14 +176,15 @@ async def check_user(request: web.Request) -> web.Response:
         ticket = lobby.check_ticket(int(number[:18]), query.get("session_auth_id", ""))
     if ticket is None:
         return refuse(404, "unknown_session", "no such place in the queue; take one by add_user")
-    ready = ticket.state is State.READY
+    position = lobby.turn_of(ticket)
+    ready = position == 0
     return web.json_response(
         {
             "session_id": ticket.number,
-            "status": ticket.state.value,
+            "status": (State.READY if ready else State.WAITING).value,
             "worker_auth_id": ticket.key if ready else None,
             "worker_addr": "simplex" if ready else None,
-            "current_position": str(lobby.position(ticket)),
+            "current_position": str(position),
         }
     )
 
@@ -225,5 +237,8 @@ async def asset(request: web.Request) -> web.StreamResponse:
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
         path = (root / request.match_info["name"]).resolve()
         if path.is_relative_to(root) and path.is_file():
-            return web.FileResponse(path)
+            # The build names these by their content.
+            hashed = path.parent.name == "assets"
+            cache = "public, max-age=31536000, immutable" if hashed else "no-cache"
+            return web.FileResponse(path, headers={"Cache-Control": cache})
     return refuse(404, "not_found", "no such file")

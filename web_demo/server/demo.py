@@ -10,6 +10,7 @@ import secrets
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 PROTOCOL = 2
 RESUME_S = 120
 TAKE_OVER_TIMEOUT_S = 10.0
+CLOSING_S = 2.0  # of the drain's time: to tell why, and to close
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Options:
 
     token: str | None = None
     allowed_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
     max_sessions: int = 4
     queue_size: int = 16
     max_utterance_seconds: float = 60.0
@@ -43,9 +46,18 @@ class Options:
     max_text_chars: int = 4000
     max_prompt_chars: int = 4000
     idle_seconds: float = 1800.0
-    drain_seconds: float = 10.0
+    drain_seconds: float = 8.0  # container runtimes kill after ten
     save_recordings: Path | None = None
     page: Path = Path(__file__).parents[1] / "client" / "dist"
+
+    @property
+    def known_hosts(self) -> set[str]:
+        """Names that the server may be reached by: its own, and those of allowed pages."""
+        return {
+            *self.allowed_hosts,
+            *(origin if origin == "*" else urlsplit(origin).hostname or ""
+              for origin in self.allowed_origins),
+        }  # fmt: skip
 
 
 class Demo:
@@ -123,7 +135,8 @@ class Demo:
     async def drain(self) -> None:
         """No new turns; running replies end, or are told why not; then everybody is gone."""
         self.draining = True
-        seconds = self.options.drain_seconds
+        total = self.options.drain_seconds
+        seconds = max(total - CLOSING_S, total / 2)
         await asyncio.gather(*(session.drain(seconds) for session in self.sessions))
 
     async def close(self) -> None:

@@ -6,7 +6,6 @@
 import asyncio
 import hmac
 import secrets
-from collections.abc import Callable
 from enum import Enum
 from itertools import count
 
@@ -31,25 +30,38 @@ class State(Enum):
 
 
 class Place:
-    """One talker's place, in the queue or in a talk.
+    """One connection's place, in the queue or in a conversation.
 
     Attributes:
-        number: of the queue endpoints' session.
-        secret: its ``session_auth_id``.
-        key: its ``worker_auth_id``, which a WebSocket shows.
+        number: of the session, for the log and the queue's endpoints.
         changed: set when state or position changed.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.secret, self.key = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
         self.state = State.WAITING
         self.changed = asyncio.Event()
+
+
+class Ticket:
+    """A number in the queue for a page that asks by HTTP and has no connection yet.
+
+    It holds no place: places belong to connections, so that nobody can take them by requests alone.
+
+    Attributes:
+        number: its ``session_id``.
+        secret: its ``session_auth_id``.
+        key: its ``worker_auth_id``, which the WebSocket shows.
+    """
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.secret, self.key = secrets.token_urlsafe(16), secrets.token_urlsafe(16)
         self.timer: asyncio.TimerHandle | None = None
 
 
 class Lobby:
-    """Hands out ``max_sessions`` places; up to ``queue_size`` talkers wait."""
+    """Hands out ``max_sessions`` places; up to ``queue_size`` connections wait, and tickets too."""
 
     def __init__(
         self, max_sessions: int, queue_size: int, ticket_timeout_s: float = TICKET_TIMEOUT_S
@@ -59,7 +71,7 @@ class Lobby:
         self._numbers = count(1)
         self._talking: set[Place] = set()
         self._waiting: list[Place] = []
-        self._tickets: dict[int, Place] = {}
+        self._tickets: dict[int, Ticket] = {}  # in the order of their numbers
 
     @property
     def talking(self) -> int:
@@ -68,19 +80,23 @@ class Lobby:
 
     @property
     def waiting(self) -> int:
-        """How many wait."""
+        """How many connections wait."""
         return len(self._waiting)
 
-    def enter(self) -> Place:
+    def enter(self, number: int | None = None) -> Place:
         """Take a place, or wait for one.
+
+        Args:
+            number: of the ticket that is shown, which keeps its turn.
 
         Raises:
             QueueFull: the queue has no place left.
         """
         if len(self._talking) >= self.max_sessions and self.waiting >= self.queue_size:
             raise QueueFull
-        place = Place(next(self._numbers))
+        place = Place(next(self._numbers) if number is None else number)
         self._waiting.append(place)
+        self._waiting.sort(key=lambda waiting: waiting.number)
         self._admit()
         return place
 
@@ -90,57 +106,66 @@ class Lobby:
 
     def leave(self, place: Place) -> None:
         """Give the place up."""
-        if place.timer is not None:
-            place.timer.cancel()
         place.state = State.GONE
-        self._tickets.pop(place.number, None)
         self._talking.discard(place)
         if place in self._waiting:
             self._waiting.remove(place)
         self._admit()
 
-    def take_ticket(self) -> Place:
-        """A place for a talker who asks for it from time to time, else it is dropped.
+    def take_ticket(self) -> Ticket:
+        """Draw a number; it is dropped unless its owner asks from time to time.
 
         Raises:
-            QueueFull: the queue has no place left.
+            QueueFull: as many tickets are out as may wait.
         """
-        place = self.enter()
-        self._tickets[place.number] = place
-        self._keep(place)
-        return place
+        if len(self._tickets) >= self.max_sessions + self.queue_size:
+            raise QueueFull
+        ticket = Ticket(next(self._numbers))
+        self._tickets[ticket.number] = ticket
+        self._keep(ticket)
+        return ticket
 
-    def check_ticket(self, number: int, secret: str) -> Place | None:
-        """The ticket of these credentials, kept for another while if it waits."""
-        place = self._tickets.get(number)
-        if place is None or not same_secret(secret, place.secret):
+    def check_ticket(self, number: int, secret: str) -> Ticket | None:
+        """Return the ticket of these credentials, kept for another while."""
+        ticket = self._tickets.get(number)
+        if ticket is None or not same_secret(secret, ticket.secret):
             return None
-        if place.state is State.WAITING:
-            self._keep(place)
-        return place
+        self._keep(ticket)
+        return ticket
 
-    def claim(self, key: str) -> Place | None:
-        """The ready ticket of this key, now its talker's."""
-        for place in list(self._tickets.values()):
-            if place.state is State.READY and same_secret(key, place.key):
-                if place.timer is not None:
-                    place.timer.cancel()
-                del self._tickets[place.number]
-                return place
-        return None
+    def turn_of(self, ticket: Ticket) -> int:
+        """Return how many places must become free before it is this ticket's turn; 0 for now."""
+        ahead = sum(place.number < ticket.number for place in self._waiting)
+        ahead += sum(number < ticket.number for number in self._tickets)
+        return max(0, len(self._talking) + ahead + 1 - self.max_sessions)
+
+    def claim(self, key: str) -> Ticket | None:
+        """Return the ticket of this key whose turn it is, and forget it."""
+        ticket = self._find(key)
+        if ticket is not None:
+            self._drop(ticket)
+        return ticket
 
     def is_ready_ticket(self, key: str) -> bool:
-        """Whether :meth:`claim` would find one."""
-        return any(
-            place.state is State.READY and same_secret(key, place.key)
-            for place in self._tickets.values()
-        )
+        """Return whether :meth:`claim` would find one."""
+        return self._find(key) is not None
 
-    def _keep(self, place: Place) -> None:
-        if place.timer is not None:
-            place.timer.cancel()
-        leave: Callable[[Place], None] = self.leave
-        place.timer = asyncio.get_running_loop().call_later(self._ticket_timeout_s, leave, place)
+    def _find(self, key: str) -> Ticket | None:
+        for ticket in self._tickets.values():
+            if same_secret(key, ticket.key) and self.turn_of(ticket) == 0:
+                return ticket
+        return None
+
+    def _keep(self, ticket: Ticket) -> None:
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        loop = asyncio.get_running_loop()
+        ticket.timer = loop.call_later(self._ticket_timeout_s, self._drop, ticket)
+
+    def _drop(self, ticket: Ticket) -> None:
+        if ticket.timer is not None:
+            ticket.timer.cancel()
+        self._tickets.pop(ticket.number, None)
 
     def _admit(self) -> None:
         while self._waiting and len(self._talking) < self.max_sessions:
@@ -148,7 +173,5 @@ class Lobby:
             self._talking.add(place)
             place.state = State.READY
             place.changed.set()
-            if place.number in self._tickets:
-                self._keep(place)
         for place in self._waiting:
             place.changed.set()

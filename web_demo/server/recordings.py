@@ -4,6 +4,7 @@
 """Turns kept on disk, only if the operator asks for it."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -18,7 +19,7 @@ class Recordings:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def save(
         self, session: str, turn: int, question: np.ndarray | str, answer: str, sound: np.ndarray
@@ -32,13 +33,20 @@ class Recordings:
         stem = self._folder / f"{re.sub(r'[^0-9A-Za-z]', '', session)}_{turn:03d}"
         text = question if isinstance(question, str) else None
         if not isinstance(question, str):
-            save_wav(f"{stem}_question.wav", question, MODEL_RATE_HZ)
+            save_wav(_private(f"{stem}_question.wav"), question, MODEL_RATE_HZ)
         if len(sound):
-            save_wav(f"{stem}_answer.wav", sound, REPLY_RATE_HZ)
+            save_wav(_private(f"{stem}_answer.wav"), sound, REPLY_RATE_HZ)
         record = {"session": session, "turn": turn, "question": text, "answer": answer}
-        Path(f"{stem}.json").write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
+        path = _private(f"{stem}.json")
+        path.write_text(json.dumps(record, ensure_ascii=False), encoding="utf-8")
 
     def feedback(self, record: dict[str, str]) -> None:
         """Add a rating to ``feedback.jsonl``."""
-        with (self._folder / "feedback.jsonl").open("a", encoding="utf-8") as file:
+        with _private(self._folder / "feedback.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def _private(path: str | Path) -> Path:
+    """Make the file, if it is not there, for its owner alone: voices are personal data."""
+    os.close(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600))
+    return Path(path)

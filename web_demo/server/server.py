@@ -8,7 +8,9 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import signal
+import socket
 import ssl
 import sys
 import time
@@ -20,6 +22,7 @@ from aiohttp import web
 
 from funaudiochat import hub
 from funaudiochat.errors import FunAudioChatError
+from web_demo.server.access import Connections, LimitedHandler, RateLimit
 from web_demo.server.app import DEMO, make_app
 from web_demo.server.demo import Options
 from web_demo.server.engine import Models
@@ -75,6 +78,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--token", help="secret that pages must show (?token=...)")
     add("--allowed-origin", action="append", default=[], metavar="URL",
         help="origin of pages served elsewhere, may be repeated; * for all")
+    add("--allowed-host", action="append", default=[], metavar="NAME",
+        help="name that the server is reached by, such as a reverse proxy's; may be repeated")
     add("--max-sessions", type=int, default=defaults.max_sessions, help="talks at once")
     add("--queue-size", type=int, default=defaults.queue_size, help="talkers who may wait")
     add("--max-utterance-seconds", type=float, default=defaults.max_utterance_seconds,
@@ -104,6 +109,18 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
             "--voice")
     if (args.ssl_cert is None) != (args.ssl_key is None):
         parser.error("--ssl-cert and --ssl-key go together")
+    for name in ("ssl_cert", "ssl_key"):
+        path = getattr(args, name)
+        if path is not None and not path.is_file():
+            parser.error(f"--{name.replace('_', '-')}: there is no file {path}")
+    if args.token is not None and not args.token.strip():
+        parser.error("--token is empty, which would admit everybody; give a secret or leave it out")
+    if not 0 <= args.port <= 65535:
+        parser.error(f"--port must be 0 to 65535, not {args.port}")
+    if args.save_recordings is not None and args.save_recordings.exists() and (
+        not args.save_recordings.is_dir()
+    ):
+        parser.error(f"--save-recordings: {args.save_recordings} is a file, not a folder")
     if args.max_sessions < 1 or args.queue_size < 0:
         parser.error("--max-sessions is at least 1, --queue-size at least 0")
     for name in ("max_utterance_seconds", "max_message_bytes", "idle_seconds"):
@@ -131,21 +148,70 @@ def set_up_logging(as_json: bool, level: str) -> None:
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.addFilter(RateLimit())  # whoever connects a thousand times must not fill the disk
     logging.basicConfig(level=logging.WARNING, handlers=[handler], force=True)
     logging.getLogger("web_demo").setLevel(level.upper())
 
 
+def bind(host: str, port: int) -> list[socket.socket]:
+    """Take the address before models are loaded; nothing is accepted yet.
+
+    Raises:
+        OSError: it is not this machine's, or in use.
+    """
+    sockets: list[socket.socket] = []
+    try:
+        infos = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM,
+                                   flags=socket.AI_PASSIVE)  # fmt: skip
+        for family, kind, protocol, _, address in dict.fromkeys(infos):
+            try:
+                bound = socket.socket(family, kind, protocol)
+            except OSError:  # this machine has no such protocol
+                continue
+            sockets.append(bound)
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if family == socket.AF_INET6:
+                bound.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            # Port 0 is any free one; all addresses of the host share it.
+            bound.bind((address[0], sockets[0].getsockname()[1] or port, *address[2:]))
+    except OSError as error:
+        for bound in sockets:
+            bound.close()
+        raise OSError(
+            f"cannot listen on {host}, port {port}: {error.strerror or error}; "
+            "name another with --host or --port"
+        ) from error
+    return sockets
+
+
+def connection_limits(sessions: int) -> Connections:
+    """Allow what the open files of this process allow, and an address what its pages need."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return Connections(max(64, min(4096, files - 256)), 64 + 4 * sessions)
+
+
 async def serve(
-    app: web.Application, host: str, port: int, tls: ssl.SSLContext | None, drain_seconds: float
+    app: web.Application,
+    host: str,
+    sockets: list[socket.socket],
+    tls: ssl.SSLContext | None,
+    drain_seconds: float,
 ) -> None:
     """Run until SIGTERM or SIGINT; replies end first. A second signal ends at once."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
-    site = web.TCPSite(runner, host, port, ssl_context=tls)
-    await site.start()
-    shown = "localhost" if host in ("0.0.0.0", "::") else host
-    scheme, bound = "http" if tls is None else "https", runner.addresses[0][1]
-    logger.info("open %s://%s:%d", scheme, shown, bound)
+    assert runner.server is not None
+    options, http = app[DEMO].options, runner.server
+    limits = connection_limits(options.max_sessions + options.queue_size)
+    listening = [
+        await asyncio.get_running_loop().create_server(
+            lambda: LimitedHandler(http, limits, access_log=None), sock=bound, ssl=tls, backlog=128
+        )
+        for bound in sockets
+    ]
+    shown = "localhost" if host in ("0.0.0.0", "::", "") else f"[{host}]" if ":" in host else host
+    scheme, port = "http" if tls is None else "https", sockets[0].getsockname()[1]
+    logger.info("open %s://%s:%d", scheme, shown, port)
     stop, loop = asyncio.Event(), asyncio.get_running_loop()
 
     def on_signal() -> None:
@@ -156,10 +222,16 @@ async def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
     await stop.wait()
-    logger.info("stopping: running replies have %g s", drain_seconds)
-    await site.stop()
-    await app[DEMO].drain()
-    await runner.cleanup()
+    logger.info("stopping within %g s", drain_seconds)
+    for server in listening:
+        server.close()
+    try:
+        async with asyncio.timeout(drain_seconds):
+            await app[DEMO].drain()
+            await runner.cleanup()
+    except TimeoutError:
+        logger.error("not everything ended in time; the server ends without it")
+        os._exit(1)
     if app[DEMO].engine.calls:
         logger.error("a call of the models hangs; the server ends without it")
         os._exit(1)  # Python would wait for the call's thread
@@ -190,12 +262,14 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.ssl_cert is not None:
             tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
             tls.load_cert_chain(args.ssl_cert, args.ssl_key)
+        sockets = bind(args.host, args.port)
         began = time.monotonic()
         models = load_models(args)
         logger.info("%s loaded in %.1f s", models.name, time.monotonic() - began)
         options = Options(
             token=args.token,
             allowed_origins=tuple(origin.rstrip("/") for origin in args.allowed_origin),
+            allowed_hosts=(args.host, *args.allowed_host),
             max_sessions=args.max_sessions,
             queue_size=args.queue_size,
             max_utterance_seconds=args.max_utterance_seconds,
@@ -206,7 +280,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             page=args.page,
         )
         app = make_app(models, options)
-        asyncio.run(serve(app, args.host, args.port, tls, args.drain_seconds))
+        asyncio.run(serve(app, args.host, sockets, tls, args.drain_seconds))
     except ssl.SSLError as error:
         sys.exit(f"error: --ssl-cert or --ssl-key is no PEM file, or they do not match: {error}")
     except (FunAudioChatError, OSError) as error:

@@ -8,11 +8,22 @@ import { TEXTS, TextContext } from "./i18n/text";
 import { Session } from "./session/session";
 import { loadSettings, saveSettings, type Settings } from "./settings";
 
-const tokenInUrl = () => new URLSearchParams(window.location.search).get("token") ?? "";
+const TOKEN = "funaudiochat.token";
+
+/** Takes the token out of the address, where history, screenshots and shared links would keep it. */
+function takeToken(): string {
+  const url = new URL(window.location.href);
+  const token = url.searchParams.get("token");
+  if (token === null) return sessionStorage.getItem(TOKEN) ?? "";
+  url.searchParams.delete("token");
+  window.history.replaceState(null, "", url);
+  sessionStorage.setItem(TOKEN, token); // for a reload of this tab
+  return token;
+}
 
 export function App() {
   const [settings, setSettings] = useState(loadSettings);
-  const [token, setToken] = useState(tokenInUrl);
+  const [token, setToken] = useState(takeToken);
   const [session, setSession] = useState<Session | null>(null);
   const [starting, setStarting] = useState(false);
   const [problem, setProblem] = useState<Problem | null>(null);

@@ -5,7 +5,8 @@
 import { parseEvent, parseInfo, type ServerInfo } from "../protocol/events";
 import { decode, encode, type Message } from "../protocol/messages";
 
-const API = (import.meta.env.VITE_QUEUE_API_PATH as string | undefined) || "/api";
+/** Beside the page, wherever a proxy serves it. */
+const API = (import.meta.env.VITE_QUEUE_API_PATH as string | undefined) || "api";
 const FIRST_DELAY_MS = 500;
 const MAX_DELAY_MS = 15000;
 const QUEUE_FULL_DELAY_MS = 10000;
@@ -32,7 +33,9 @@ export type Reachable = { info: ServerInfo | null } | { refused: "bad_token" | "
 /** Asks the server about itself; a server that does not know the question is a reference server. */
 export async function askServer(token: string): Promise<Reachable> {
   try {
-    const response = await fetch(apiUrl("info", { token }), { signal: AbortSignal.timeout(8000) });
+    // A page's own GET names no origin; the server judges it as it judges the socket's.
+    const url = apiUrl("info", { token, origin: window.location.origin });
+    const response = await fetch(url, { signal: AbortSignal.timeout(8000) });
     if (response.status === 401) return { refused: "bad_token" };
     if (response.status === 403) return { refused: "forbidden" };
     if (response.status >= 500) return { refused: "unreachable" };
