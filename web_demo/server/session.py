@@ -242,11 +242,16 @@ class Session:
             await self._tell_listening()
 
     async def _take_audio(self, data: bytes) -> None:
+        settings = self.talk.settings
+        deaf = settings.hands_free and not settings.barge_in and self._in_play
+
+        def hear() -> list[Heard]:
+            samples = self._decoder.decode(data)
+            return [] if deaf else self._listener.push(samples)
+
         try:
             # In a thread, but one message after another: a pause finds all that came before it.
-            heard = await asyncio.to_thread(
-                lambda: self._listener.push(self._decoder.decode(data))
-            )
+            heard = await asyncio.to_thread(hear)
         except BadAudio as error:
             return await self._outbox.error("bad_audio", str(error))
         for what in heard:
@@ -320,9 +325,12 @@ class Session:
             self._listener.put_back(turn.question[0])
 
     async def _ask_by_voice(self) -> None:
-        truncated, samples = self._listener.truncated, self._listener.take()
+        nothing_heard, truncated = self._listener.nothing_heard, self._listener.truncated
+        samples = self._listener.take()
         if len(samples) < SHORTEST_QUESTION:
             return await self._outbox.error("no_audio", "no sound came from the microphone")
+        if nothing_heard:
+            return await self._outbox.error("no_audio", "nothing was heard; please ask again")
         if truncated:
             limit_s = self._demo.options.max_utterance_seconds
             message = f"the question was too long; its last {limit_s:g} s are used"
@@ -352,6 +360,7 @@ class Session:
             encoder=self._encoder,
             metrics=self._demo.metrics,
             old_page=self._old_page,
+            sending=self._listener.echo.play,
             before=self._interrupted,
             recording=None if self._demo.recordings is None else [],
         )

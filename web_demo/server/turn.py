@@ -69,6 +69,7 @@ class Turn:
     Attributes:
         before: the turn that was interrupted last; it must have let go of the models first.
         old_page: gets silence behind the sound.
+        sending: called with the audio of each message of the answer.
         recording: collects the sound of the answer.
         answer: text of the answer; after an interruption as far as it was heard.
         reason: how it ended.
@@ -87,6 +88,7 @@ class Turn:
     encoder: OpusEncoder
     metrics: Metrics
     old_page: bool
+    sending: Callable[[np.ndarray], None]
     before: "Turn | None" = None
     recording: list[np.ndarray] | None = None
     answer: str = ""
@@ -105,7 +107,7 @@ class Turn:
     def __post_init__(self) -> None:
         self.speaker = Speaker(
             self.outbox, self.encoder, self.speech, self.old_page, self.recording,
-            lambda: self._mark("first_audio"),
+            self.sending, lambda: self._mark("first_audio"),
         )
 
     @property
