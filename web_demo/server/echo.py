@@ -15,7 +15,7 @@ MEMORY_HOPS = 250
 CONTEXT_HOPS = 64  # of the microphone, on which delay and loudness are estimated: a second
 BAND_EDGES_HZ = np.geomspace(150, 7500, 17)
 MAX_GAIN = 0.4  # in amplitude, while the path is unknown: louder echo would howl anyway
-LEAST_LIKENESS = 0.65  # of echo, while the path is unknown
+LEAST_LIKENESS, LOUDEST = 0.65, 0.7  # of echo with its reverberation, while the path is unknown
 TOLERANCE = 2.0  # in amplitude: reflections, and what the page's own processing changes
 ECHO_SHARE = 0.7  # of the microphone's energy that a reply must explain to be called its cause
 # The path's loudness is learned from what is surely echo, and may grow by so much.
@@ -92,13 +92,13 @@ class EchoDetector:
         delayed = np.lib.stride_tricks.sliding_window_view(sent, CONTEXT_HOPS, axis=0)
         likeness = _likeness(delayed.transpose(0, 2, 1), heard)  # [lags]
         best = int(likeness.argmax())
-        if self._gain is None and likeness[best] < LEAST_LIKENESS:
-            return 0.0
         # A hop brings some of its neighbours too: delays between two hops, and reflections.
         source = delayed[best].T
         for back, weight in ((1, 1.0), (2, 0.7)):
             source = np.maximum(source, weight * delayed[max(0, best - back)].T)
         gain = float((heard * source).sum() / max((source**2).sum(), 1e-12))
+        if self._gain is None and (likeness[best] < LEAST_LIKENESS or gain > LOUDEST):
+            return 0.0
         most = MAX_GAIN if self._gain is None else min(MAX_GAIN, MAX_GROWTH * self._gain)
         noise = 2 * np.quantile(heard, 0.1, axis=0)
         predicted = noise + TOLERANCE * min(gain, most) * source[-hops:]
