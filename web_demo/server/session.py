@@ -365,10 +365,9 @@ class Session:
             recording=None if self._demo.recordings is None else [],
         )
         self._turn, self._turn_task = turn, self._spawn(self._answer(turn))
-        if self._transcribing is not None:
-            self._transcribing.cancel()  # one talker has one answer in the making
         if self.talk.settings.transcribe and isinstance(question, tuple):
-            self._transcribing = self._spawn(self._transcribe(turn, question))
+            before = self._transcribing
+            self._transcribing = self._spawn(self._transcribe(turn, question, before))
 
     async def _answer(self, turn: Turn) -> None:
         await turn.run()
@@ -411,14 +410,25 @@ class Session:
         except (OSError, AudioError):
             logger.exception("a turn could not be recorded", extra={"session": self.name})
 
-    async def _transcribe(self, turn: Turn, question: tuple[np.ndarray, int]) -> None:
-        """Tell what the model understood, when the reply does not need the models any more."""
+    async def _transcribe(
+        self, turn: Turn, question: tuple[np.ndarray, int], before: asyncio.Task[None] | None
+    ) -> None:
+        """Tell what the model understood, when no reply needs the models any more.
+
+        Args:
+            before: the transcription of an earlier turn; they are made one after another.
+        """
+        if before is not None:
+            await asyncio.wait({before})
         await turn.made.wait()
+        while self._turn is not None and not self._turn.made.is_set():
+            await self._turn.made.wait()
         chat = self._demo.models.new_chat()
         # Nobody says more than ten tokens a second.
         sampling = Sampling(max_new_tokens=20 + 10 * len(question[0]) // question[1])
         job = self._demo.engine.submit(
-            lambda: chat.stream(question, TRANSCRIBE, speech=False, sampling=sampling)
+            lambda: chat.stream(question, TRANSCRIBE, speech=False, sampling=sampling),
+            background=True,
         )
         try:
             async for event in job:

@@ -34,6 +34,7 @@ from web_demo.server.speaker import Chunk, Speaker, Text
 logger = logging.getLogger(__name__)
 
 QUEUE_CHUNKS = 64
+STEP_S = 0.2  # a written answer is read about as fast as a spoken one is heard
 CALL_OPENS = "<tool_call>"
 MODEL_FAILED = "the model failed on this turn; the talk goes on, please ask again"
 
@@ -326,12 +327,16 @@ class Turn:
             async for event in job:
                 if isinstance(event, TextPiece):
                     await self._mark("first_text")
+                    if voice is None:
+                        job.gave(STEP_S)
                     await chunks.put(Text(event.text, codes * FRAME_SAMPLES))
                 elif isinstance(event, SpeechGroup) and voice is not None:
                     await self._mark("first_codes")
                     spoken = cast(VoiceChat, self._chat).spoken(event.codes)
                     codes += len(spoken)
                     sound = await self.engine.voice(job, voice.push, spoken)
+                    if len(sound):
+                        job.gave(len(sound) / REPLY_RATE_HZ)
                     await chunks.put(sound.numpy())
             if voice is not None:
                 await chunks.put((await self.engine.voice(job, voice.finish)).numpy())
