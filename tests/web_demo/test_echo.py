@@ -120,8 +120,9 @@ def test_five_minutes_of_echo_interrupt_nothing_and_persons_are_heard(network, t
         found, length = converse(network, reply, gain_db, delay_ms, room=room)
         assert found == [], (gain_db, delay_ms, room)
         seconds += length
-        if number % 8 == 0:
-            person, at_s = persons()[number // 8 % 3], 2.0
+        # Not over the same recording of the same person: nobody could tell these apart.
+        if number % 5 == 0 and reply is not made[0]:
+            person, at_s = persons()[number // 5 % 3], 2.0
             heard = starts(
                 converse(network, np.tile(reply, 2), gain_db, delay_ms, person, at_s, room)[0]
             )
