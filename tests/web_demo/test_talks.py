@@ -25,7 +25,7 @@ from web_clients import (
     until,
 )
 
-from web_demo.server import demo, speaker
+from web_demo.server import demo, session, speaker
 from web_demo.server.engine import Models
 
 ROOT = Path(__file__).parents[2]
@@ -598,6 +598,23 @@ def test_interrupted_turns_are_transcribed_too(models):
 
     asked = []
     with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
+
+
+def test_an_idle_talk_gives_its_place_up_when_others_wait(models, monkeypatch):
+    monkeypatch.setattr(session, "IDLE_WHILE_OTHERS_WAIT_S", 0.5)
+
+    async def talk(server):
+        async with Page(server) as idle:
+            await idle.event("ready")
+            async with Page(server) as waiting:
+                assert await idle.until_closed() == 4000
+                assert idle.errors() == ["idle"]
+                await waiting.event("ready")
+                await waiting.send(6)  # nobody waits any more: it may be as idle as it likes
+                await waiting.until(lambda: [m for m in waiting.received if m.kind == 6])
+
+    with running(models, max_sessions=1) as server:
         asyncio.run(talk(server))
 
 

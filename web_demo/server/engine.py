@@ -6,9 +6,10 @@
 A :class:`Job` is one answer: the events of a :class:`~funaudiochat.conversation.VoiceChat`, made
 one by one in three threads. A job's first event (prompt and prefill) comes from the first, so that
 a long question delays nobody; all others from the second; codes become sound in the third. Who has
-nothing to hear yet goes first, in turn; then whose sound runs dry first. Each job has a bounded queue of its own: one that is not emptied is not stepped, and what a
-cancelled job still makes goes nowhere. Answers that another server computes are only waited for
-here, so many of them are stepped at once.
+nothing to hear yet goes first, in turn; then whose sound runs dry first. Each job has a bounded
+queue of its own: one that is not emptied is not stepped, and what a cancelled job still makes goes
+nowhere. Answers that another server computes are only waited for here, so many of them are stepped
+at once.
 """
 
 import asyncio

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRANSCRIBE = "Please help me transcribe the audio."
+IDLE_WHILE_OTHERS_WAIT_S = 120.0
 SHORTEST_QUESTION = MIN_DURATION_MS * MODEL_RATE_HZ // 1000
 
 
@@ -157,9 +158,13 @@ class Session:
         await self._watch_idle()
 
     async def _watch_idle(self) -> None:
-        limit_s = self._demo.options.idle_seconds
-        while (idle_s := time.monotonic() - self._active_at) < limit_s or self._in_play:
-            await asyncio.sleep(max(1.0, limit_s - idle_s))
+        while True:
+            limit_s = self._demo.options.idle_seconds
+            if self._demo.lobby.waiting:
+                limit_s = min(limit_s, IDLE_WHILE_OTHERS_WAIT_S)
+            if time.monotonic() - self._active_at >= limit_s and not self._in_play:
+                break
+            await asyncio.sleep(1.0)
         message = f"nothing was asked for {limit_s:g} s; connect again to go on"
         await self._outbox.error("idle", message, fatal=True)
         await self.close(4000, "idle")
