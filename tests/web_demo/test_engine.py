@@ -207,3 +207,46 @@ def test_a_step_that_hangs_ends_its_answer_and_holds_up_no_closing(monkeypatch):
         asyncio.run(run())
     finally:
         go.set()
+
+
+def test_who_has_nothing_to_hear_goes_first_then_whose_sound_runs_dry_first():
+    """Steps and sound alike; background work only when nothing else is to be done."""
+    steps, sounds, go = [], [], threading.Event()
+    heard_s = {"plenty": 60.0, "little": 5.0, "nothing": None, "background": None}
+
+    def waiting():
+        yield TextPiece("first")
+        go.wait(TIMEOUT_S)
+        yield TextPiece("last")
+
+    async def run():
+        async with engine() as found:
+            # It holds the thread of the steps until all others stand behind it.
+            holder = found.submit(waiting)
+            await take(holder, 1)
+            jobs = {}
+            for name, seconds in heard_s.items():
+                jobs[name] = found.submit(
+                    lambda n=name: answer(steps, n, 4), background=name == "background"
+                )
+                if seconds is not None:
+                    jobs[name].gave(seconds)
+            await until(lambda: len(found._ring) == 4)
+            block = asyncio.create_task(found.voice(holder, go.wait, TIMEOUT_S))
+            await asyncio.sleep(0)
+            voices = [
+                asyncio.create_task(found.voice(job, sounds.append, name))
+                for name, job in jobs.items()
+            ]
+            await asyncio.sleep(0)
+            gone = asyncio.create_task(found.voice(jobs["nothing"], sounds.append, "cancelled"))
+            await asyncio.sleep(0)
+            gone.cancel()
+            go.set()
+            await asyncio.gather(block, *voices, *map(take, [holder, *jobs.values()]))
+
+    asyncio.run(run())
+    order = ["nothing", "little", "plenty", "background"]
+    assert sounds == order
+    ends = [step.lower() for step in steps if step.isupper()]
+    assert ends == order

@@ -83,3 +83,45 @@ def test_sound_put_back_comes_first():
     listener.push(np.full(3, 2, np.float32))
     listener.put_back(np.full(2, 1, np.float32))
     assert listener.take().tolist() == [1, 1, 2, 2, 2]
+
+
+@pytest.mark.parametrize("before_s, after_s", [(0, 5), (5, 0), (2, 2), (5, 5)])
+def test_push_to_talk_cuts_the_silence_around_a_question(network, before_s, after_s):
+    """The model gets the same question, however long nothing was said before and after it."""
+    question, _ = soundfile.read(ROOT / "examples" / "question.wav", dtype="float32")
+    noise = np.random.default_rng(0).normal(0, 1e-3, 5 * 16000).astype(np.float32)
+    listener = Listener(60, VoiceActivity(network))
+    push(listener, np.concatenate([noise[: before_s * 16000], question, noise[: after_s * 16000]]))
+    assert not listener.nothing_heard
+    taken = listener.take()
+    # All that is loud, in order, and at most the margins of silence around it.
+    loud = np.flatnonzero(np.abs(question) > 0.02)
+    middle = question[loud[0] : loud[-1]]
+    at = int(np.correlate(taken, middle, "valid").argmax())
+    assert np.array_equal(taken[at : at + len(middle)], middle)
+    assert len(taken) < len(question) + 2 * 0.3 * 16000 + 2048
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-4, 1e-3, 1e-2])
+@pytest.mark.parametrize("seconds", [1, 5])
+def test_nothing_said_is_nothing_heard(network, level, seconds):
+    noise = np.random.default_rng(1).normal(0, level, seconds * 16000).astype(np.float32)
+    listener = Listener(60, VoiceActivity(network))
+    push(listener, noise)
+    assert listener.nothing_heard
+    assert len(listener.take()) == len(noise)
+
+
+def test_a_loud_sound_that_is_no_speech_is_a_question_and_stays_whole(network):
+    time_s = np.arange(16000) / 16000
+    tone = (0.3 * np.sin(2 * np.pi * 440 * time_s)).astype(np.float32)
+    listener = Listener(60, VoiceActivity(network))
+    push(listener, tone)
+    assert not listener.nothing_heard
+    assert np.array_equal(listener.take(), tone)
+
+
+def test_without_voice_detection_everything_is_taken_as_it_is():
+    listener = Listener(60, None)
+    push(listener, np.zeros(16000, np.float32))
+    assert not listener.nothing_heard and len(listener.take()) == 16000

@@ -25,7 +25,7 @@ from web_clients import (
     until,
 )
 
-from web_demo.server import demo, speaker
+from web_demo.server import demo, session, speaker
 from web_demo.server.engine import Models
 
 ROOT = Path(__file__).parents[2]
@@ -557,10 +557,12 @@ def test_what_the_model_understood_is_told_on_request(server, asked):
     assert asked[1]["tokens"] == 25 and asked[1]["history"] == []
 
 
-def test_any_new_question_ends_the_transcript_of_the_one_before(models):
+def test_a_new_question_goes_before_the_transcript_of_the_one_before(models):
+    """The page gets both: what an answer's owner said is shown even when the talk went on."""
+
     def script(question):
         asked.append(question)
-        return words(question) if len(asked) != 2 else forever(question)
+        return words(question) if len(asked) != 2 else itertools.islice(forever(question), 400)
 
     async def talk(server):
         async with Page(server) as page:
@@ -570,10 +572,82 @@ def test_any_new_question_ends_the_transcript_of_the_one_before(models):
             await until(lambda: len(asked) == 2)  # the transcript is being made
             await page.send(2, "typed")
             await page.event("turn_end", turn=2, reason="done")
-            await until(lambda: not server.demo.engine.jobs)
-            assert page.events("transcript") == page.events("error") == []
+            await page.event("transcript", turn=1)
+            assert page.events("error") == []
 
     asked = []
+    with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
+
+
+def test_interrupted_turns_are_transcribed_too(models):
+    def script(question):
+        asked.append(question)
+        return forever(question) if len(asked) == 1 else words(question)
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.set(transcribe=True)
+            await page.ask(tone(1))
+            await page.event("first_audio", turn=1)
+            await page.start()
+            await page.ask(tone(1))
+            await page.event("turn_end", turn=1, reason="interrupted")
+            for turn in (1, 2):
+                assert (await page.event("transcript", turn=turn))["text"].startswith("w0 w1")
+
+    asked = []
+    with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
+
+
+def test_an_idle_talk_gives_its_place_up_when_others_wait(models, monkeypatch):
+    monkeypatch.setattr(session, "IDLE_WHILE_OTHERS_WAIT_S", 0.5)
+
+    async def talk(server):
+        async with Page(server) as idle:
+            await idle.event("ready")
+            async with Page(server) as waiting:
+                assert await idle.until_closed() == 4000
+                assert idle.errors() == ["idle"]
+                await waiting.event("ready")
+                await waiting.send(6)  # nobody waits any more: it may be as idle as it likes
+                await waiting.until(lambda: [m for m in waiting.received if m.kind == 6])
+
+    with running(models, max_sessions=1) as server:
+        asyncio.run(talk(server))
+
+
+def test_nothing_said_asks_nothing(server, asked):
+    async def talk():
+        async with Page(server) as page:
+            for seconds in (1, 5):
+                await page.ask(np.zeros(seconds * 24000, np.float32))
+                await page.event("error", code="no_audio")
+                assert page.errors()[-1] == "no_audio"
+                await page.start()
+            assert not page.events("turn_start")
+
+    asyncio.run(talk())
+    assert asked == []
+
+
+def test_without_barge_in_a_voice_interrupts_nothing(models):
+    def script(question):
+        return itertools.islice(forever(question), 60)
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.set(hands_free=True, barge_in=False)
+            await page.send(2, "hello")
+            await page.event("first_audio", turn=1)
+            await page.say(np.concatenate([speech(), np.zeros(24000, np.float32)]))
+            await page.send(6)
+            await page.until(lambda: [m for m in page.received if m.kind == 6])  # all of it heard
+            assert not page.events("speech_start")
+            await page.start()  # the button still does
+            assert (await page.event("turn_end"))["reason"] == "interrupted"
+
     with running(scripted(models, script)) as server:
         asyncio.run(talk(server))
 

@@ -5,14 +5,16 @@
 
 A :class:`Job` is one answer: the events of a :class:`~funaudiochat.conversation.VoiceChat`, made
 one by one in three threads. A job's first event (prompt and prefill) comes from the first, so that
-a long question delays nobody; all others from the second, round-robin; codes become sound in the
-third. Each job has a bounded queue of its own: one that is not emptied is not stepped, and what a
-cancelled job still makes goes nowhere. Answers that another server computes are only waited for
-here, so many of them are stepped at once.
+a long question delays nobody; all others from the second; codes become sound in the third. Who has
+nothing to hear yet goes first, in turn; then whose sound runs dry first. Each job has a bounded
+queue of its own: one that is not emptied is not stepped, and what a cancelled job still makes goes
+nowhere. Answers that another server computes are only waited for here, so many of them are stepped
+at once.
 """
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -112,12 +114,17 @@ class Models:
 
 
 class Job:
-    """One answer in the making; iterate over it for its events."""
+    """One answer in the making; iterate over it for its events.
 
-    def __init__(self, number: int, wake: Callable[[], None]) -> None:
-        self.number = number
+    Args:
+        background: nobody waits for it; it is made when nothing else is to be made.
+    """
+
+    def __init__(self, number: int, wake: Callable[[], None], background: bool = False) -> None:
+        self.number, self._background = number, background
         self.compute_s = 0.0
         self.cancelled = False
+        self._runs_dry_at: float | None = None
         self.closed = asyncio.Event()
         self._wake = wake
         # One more place than a step needs, for the end.
@@ -127,6 +134,18 @@ class Job:
     def full(self) -> bool:
         """Its reader is behind."""
         return self._events.qsize() >= QUEUE_EVENTS
+
+    @property
+    def urgency(self) -> float:
+        """The less, the sooner it is to be worked on: when what there is of it runs dry."""
+        if self._background:
+            return math.inf
+        return -math.inf if self._runs_dry_at is None else self._runs_dry_at
+
+    def gave(self, seconds: float) -> None:
+        """Note that so much more of it was made to be heard or read."""
+        now = time.monotonic()
+        self._runs_dry_at = max(self._runs_dry_at or now, now) + seconds
 
     def put(self, event: Event | Exception | None) -> None:
         """The engine's next event; an error, or None, is the last."""
@@ -162,6 +181,8 @@ class Engine:
         self._prompts = ThreadPoolExecutor(at_once, "prompts")
         self._steps = ThreadPoolExecutor(at_once, "steps")
         self._voices = ThreadPoolExecutor(1, "voices")
+        self._voice_busy = False
+        self._voice_waiting: list[tuple[Job, asyncio.Future[None]]] = []
         self._starting: set[asyncio.Task[None]] = set()
         self._calls: set[Future[Any]] = set()
         self._hung: set[Future[Any]] = set()
@@ -182,21 +203,45 @@ class Engine:
         """Answers in the making."""
         return len(self._ring) + len(self._starting) + self._stepped
 
-    def submit(self, begin: Callable[[], Iterator[Event]]) -> Job:
+    def submit(self, begin: Callable[[], Iterator[Event]], background: bool = False) -> Job:
         """Make an answer.
 
         Args:
             begin: gives its events; called, like they are made, in a thread of the engine.
+            background: nobody waits for it.
         """
-        job = Job(next(self._numbers), self._wake.set)
+        job = Job(next(self._numbers), self._wake.set, background)
         task = asyncio.create_task(self._start(job, begin))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
         return job
 
     async def voice(self, job: Job, function: Callable[..., T], *args: Any) -> T:
-        """Run one piece of the detokenizer's work for a job."""
-        return await self._timed(job, self._voices, function, *args)
+        """Run one piece of the detokenizer's work for a job, the most urgent job's first."""
+        if self._voice_busy:
+            turn = asyncio.get_running_loop().create_future()
+            self._voice_waiting.append((job, turn))
+            try:
+                await turn
+            except asyncio.CancelledError:
+                if turn.done() and not turn.cancelled():
+                    self._pass_voice_on()
+                raise
+        self._voice_busy = True
+        try:
+            return await self._timed(job, self._voices, function, *args)
+        finally:
+            self._pass_voice_on()
+
+    def _pass_voice_on(self) -> None:
+        """Give the detokenizer to the most urgent of those who wait for it."""
+        waiting = [entry for entry in self._voice_waiting if not entry[1].done()]
+        self._voice_busy = bool(waiting)
+        if waiting:
+            first = min(waiting, key=lambda entry: entry[0].urgency)
+            waiting.remove(first)
+            first[1].set_result(None)
+        self._voice_waiting = waiting
 
     async def close(self) -> None:
         """Let go of everything; jobs must have been cancelled. A call that hangs goes on."""
@@ -252,15 +297,14 @@ class Engine:
 
     async def _run(self) -> None:
         while True:
-            for _ in range(len(self._ring)):
-                job, events = self._ring.popleft()
-                if job.cancelled or not job.full:
-                    break
-                self._ring.append((job, events))
-            else:
+            ready = [entry for entry in self._ring if entry[0].cancelled or not entry[0].full]
+            if not ready:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
+            # The first of equals: who was stepped last stands last.
+            job, events = min(ready, key=lambda entry: entry[0].urgency)
+            self._ring.remove((job, events))
             self._stepped += 1
             goes_on = await self._advance(job, events, self._steps)
             self._stepped -= 1

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 TRANSCRIBE = "Please help me transcribe the audio."
+IDLE_WHILE_OTHERS_WAIT_S = 120.0
 SHORTEST_QUESTION = MIN_DURATION_MS * MODEL_RATE_HZ // 1000
 
 
@@ -157,9 +158,13 @@ class Session:
         await self._watch_idle()
 
     async def _watch_idle(self) -> None:
-        limit_s = self._demo.options.idle_seconds
-        while (idle_s := time.monotonic() - self._active_at) < limit_s or self._in_play:
-            await asyncio.sleep(max(1.0, limit_s - idle_s))
+        while True:
+            limit_s = self._demo.options.idle_seconds
+            if self._demo.lobby.waiting:
+                limit_s = min(limit_s, IDLE_WHILE_OTHERS_WAIT_S)
+            if time.monotonic() - self._active_at >= limit_s and not self._in_play:
+                break
+            await asyncio.sleep(1.0)
         message = f"nothing was asked for {limit_s:g} s; connect again to go on"
         await self._outbox.error("idle", message, fatal=True)
         await self.close(4000, "idle")
@@ -242,11 +247,16 @@ class Session:
             await self._tell_listening()
 
     async def _take_audio(self, data: bytes) -> None:
+        settings = self.talk.settings
+        deaf = settings.hands_free and not settings.barge_in and self._in_play
+
+        def hear() -> list[Heard]:
+            samples = self._decoder.decode(data)
+            return [] if deaf else self._listener.push(samples)
+
         try:
             # In a thread, but one message after another: a pause finds all that came before it.
-            heard = await asyncio.to_thread(
-                lambda: self._listener.push(self._decoder.decode(data))
-            )
+            heard = await asyncio.to_thread(hear)
         except BadAudio as error:
             return await self._outbox.error("bad_audio", str(error))
         for what in heard:
@@ -320,9 +330,12 @@ class Session:
             self._listener.put_back(turn.question[0])
 
     async def _ask_by_voice(self) -> None:
-        truncated, samples = self._listener.truncated, self._listener.take()
+        nothing_heard, truncated = self._listener.nothing_heard, self._listener.truncated
+        samples = self._listener.take()
         if len(samples) < SHORTEST_QUESTION:
             return await self._outbox.error("no_audio", "no sound came from the microphone")
+        if nothing_heard:
+            return await self._outbox.error("no_audio", "nothing was heard; please ask again")
         if truncated:
             limit_s = self._demo.options.max_utterance_seconds
             message = f"the question was too long; its last {limit_s:g} s are used"
@@ -352,14 +365,14 @@ class Session:
             encoder=self._encoder,
             metrics=self._demo.metrics,
             old_page=self._old_page,
+            sending=self._listener.echo.play,
             before=self._interrupted,
             recording=None if self._demo.recordings is None else [],
         )
         self._turn, self._turn_task = turn, self._spawn(self._answer(turn))
-        if self._transcribing is not None:
-            self._transcribing.cancel()  # one talker has one answer in the making
         if self.talk.settings.transcribe and isinstance(question, tuple):
-            self._transcribing = self._spawn(self._transcribe(turn, question))
+            before = self._transcribing
+            self._transcribing = self._spawn(self._transcribe(turn, question, before))
 
     async def _answer(self, turn: Turn) -> None:
         await turn.run()
@@ -402,14 +415,25 @@ class Session:
         except (OSError, AudioError):
             logger.exception("a turn could not be recorded", extra={"session": self.name})
 
-    async def _transcribe(self, turn: Turn, question: tuple[np.ndarray, int]) -> None:
-        """Tell what the model understood, when the reply does not need the models any more."""
+    async def _transcribe(
+        self, turn: Turn, question: tuple[np.ndarray, int], before: asyncio.Task[None] | None
+    ) -> None:
+        """Tell what the model understood, when no reply needs the models any more.
+
+        Args:
+            before: the transcription of an earlier turn; they are made one after another.
+        """
+        if before is not None:
+            await asyncio.wait({before})
         await turn.made.wait()
+        while self._turn is not None and not self._turn.made.is_set():
+            await self._turn.made.wait()
         chat = self._demo.models.new_chat()
         # Nobody says more than ten tokens a second.
         sampling = Sampling(max_new_tokens=20 + 10 * len(question[0]) // question[1])
         job = self._demo.engine.submit(
-            lambda: chat.stream(question, TRANSCRIBE, speech=False, sampling=sampling)
+            lambda: chat.stream(question, TRANSCRIBE, speech=False, sampling=sampling),
+            background=True,
         )
         try:
             async for event in job:

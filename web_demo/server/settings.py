@@ -55,6 +55,7 @@ class Settings(BaseModel):
     answer: Answer = "speech"
     tools: bool = False
     hands_free: bool = False
+    barge_in: bool = True
     end_silence_ms: Annotated[int, Field(ge=200, le=3000)] = 600
     vad_threshold: Annotated[float, Field(ge=0.1, le=0.95)] = 0.5
     transcribe: bool = False

@@ -40,6 +40,7 @@ class Speaker:
         speech: the answer is spoken; else its text is sent as it comes.
         old_page: gets silence behind the sound.
         recording: collects the sound, if a list.
+        sending: called with the audio of each message that is sent.
         first_audio: awaited right before the first sound message.
 
     Attributes:
@@ -53,10 +54,12 @@ class Speaker:
         speech: bool,
         old_page: bool,
         recording: list[np.ndarray] | None,
+        sending: Callable[[np.ndarray], None],
         first_audio: Callable[[], Awaitable[None]],
     ) -> None:
         self._outbox, self._encoder, self._first_audio = outbox, encoder, first_audio
         self._speech, self._old_page, self._recording = speech, old_page, recording
+        self._sending = sending
         self._pieces: list[Text] = []
         self._shown = 0
         self._ends_at = 0.0
@@ -120,6 +123,7 @@ class Speaker:
             await asyncio.sleep(max(0.0, self.lead_s - LEAD_S))
             if not self.sent_samples:
                 await self._first_audio()
+            self._sending(frame)
             await self._outbox.send(encode(Kind.AUDIO, self._encoder.encode(frame)))
             if self._recording is not None:
                 self._recording.append(frame)

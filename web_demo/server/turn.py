@@ -34,6 +34,7 @@ from web_demo.server.speaker import Chunk, Speaker, Text
 logger = logging.getLogger(__name__)
 
 QUEUE_CHUNKS = 64
+STEP_S = 0.2  # a written answer is read about as fast as a spoken one is heard
 CALL_OPENS = "<tool_call>"
 MODEL_FAILED = "the model failed on this turn; the talk goes on, please ask again"
 
@@ -69,6 +70,7 @@ class Turn:
     Attributes:
         before: the turn that was interrupted last; it must have let go of the models first.
         old_page: gets silence behind the sound.
+        sending: called with the audio of each message of the answer.
         recording: collects the sound of the answer.
         answer: text of the answer; after an interruption as far as it was heard.
         reason: how it ended.
@@ -87,6 +89,7 @@ class Turn:
     encoder: OpusEncoder
     metrics: Metrics
     old_page: bool
+    sending: Callable[[np.ndarray], None]
     before: "Turn | None" = None
     recording: list[np.ndarray] | None = None
     answer: str = ""
@@ -105,7 +108,7 @@ class Turn:
     def __post_init__(self) -> None:
         self.speaker = Speaker(
             self.outbox, self.encoder, self.speech, self.old_page, self.recording,
-            lambda: self._mark("first_audio"),
+            self.sending, lambda: self._mark("first_audio"),
         )
 
     @property
@@ -324,12 +327,16 @@ class Turn:
             async for event in job:
                 if isinstance(event, TextPiece):
                     await self._mark("first_text")
+                    if voice is None:
+                        job.gave(STEP_S)
                     await chunks.put(Text(event.text, codes * FRAME_SAMPLES))
                 elif isinstance(event, SpeechGroup) and voice is not None:
                     await self._mark("first_codes")
                     spoken = cast(VoiceChat, self._chat).spoken(event.codes)
                     codes += len(spoken)
                     sound = await self.engine.voice(job, voice.push, spoken)
+                    if len(sound):
+                        job.gave(len(sound) / REPLY_RATE_HZ)
                     await chunks.put(sound.numpy())
             if voice is not None:
                 await chunks.put((await self.engine.voice(job, voice.finish)).numpy())

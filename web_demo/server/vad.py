@@ -42,8 +42,8 @@ class VoiceActivity:
         self._context = np.zeros(_CONTEXT_SAMPLES, np.float32)
         self._rest = np.zeros(0, np.float32)
 
-    def push(self, samples: np.ndarray) -> list[float]:
-        """16 kHz samples [S] -> the probability of each window they complete."""
+    def push(self, samples: np.ndarray) -> list[tuple[np.ndarray, float]]:
+        """16 kHz samples [S] -> the windows they complete, each with its probability."""
         self._rest = np.concatenate([self._rest, samples])
         found = []
         while len(self._rest) >= WINDOW_SAMPLES:
@@ -53,5 +53,5 @@ class VoiceActivity:
                 None, {"input": seen, "state": self._state, "sr": np.array(RATE_HZ)}
             )
             self._context = window[-_CONTEXT_SAMPLES:]
-            found.append(float(score[0, 0]))
+            found.append((window, float(score[0, 0])))
         return found

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The microphone: permission, device choice, 20 ms frames. */
 
+import { START_WITHIN_MS, startWithin } from "./context";
 import workletUrl from "./capture.worklet.ts?worker&url";
 
 export type MicrophoneProblem = "denied" | "missing" | "busy" | "insecure" | "unsupported";
@@ -74,7 +75,7 @@ export class Capture {
     }
     const node = new AudioWorkletNode(context, "capture", { numberOfOutputs: 0 });
     context.createMediaStreamSource(stream).connect(node);
-    await context.resume();
+    await startWithin(context, START_WITHIN_MS);
     return new Capture(context, stream, node);
   }
 

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The loudspeaker: playout worklet, volume, output device, and the waveform of what is heard. */
 
+import { START_WITHIN_MS, startWithin } from "./context";
 import { SAMPLE_RATE_HZ } from "./decoder";
 import type { PlayoutCommand, PlayoutReport } from "./playout.worklet";
 import workletUrl from "./playout.worklet.ts?worker&url";
@@ -28,7 +29,7 @@ export class Player {
   /** To be called from a click or key press: browsers keep a page silent until then. */
   static async create(): Promise<Player> {
     const context = new AudioContext({ sampleRate: SAMPLE_RATE_HZ, latencyHint: "interactive" });
-    const resumed = context.resume();
+    const resumed = startWithin(context, START_WITHIN_MS);
     await context.audioWorklet.addModule(workletUrl);
     const node = new AudioWorkletNode(context, "playout", { numberOfInputs: 0 });
     const volume = context.createGain();
@@ -64,6 +65,11 @@ export class Player {
   level(): number {
     this.analyser.getFloatTimeDomainData(this.samples);
     return this.samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
+  }
+
+  /** Whether sound can be heard; false without a loudspeaker. */
+  get running(): boolean {
+    return this.context.state === "running";
   }
 
   async resume(): Promise<void> {

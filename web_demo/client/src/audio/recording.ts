@@ -18,6 +18,22 @@ interface Clip {
 const toInt16 = (samples: Float32Array) =>
   Int16Array.from(samples, (x) => Math.round(32767 * Math.max(-1, Math.min(1, x))));
 
+const LONGEST_PAUSE_MS = 1000;
+
+/** When each clip is to begin so that no pause in which nobody is heard is longer than a second; from 0, in order. */
+export function withoutIdle(clips: { startMs: number; lengthMs: number }[]): number[] {
+  const begins = new Array<number>(clips.length).fill(0);
+  let endMs = 0; // of what was laid out so far
+  let idleMs = Math.min(...clips.map(({ startMs }) => startMs));
+  for (const i of clips.map((_, i) => i).sort((a, b) => clips[a]!.startMs - clips[b]!.startMs)) {
+    const { startMs, lengthMs } = clips[i]!;
+    idleMs += Math.max(0, startMs - idleMs - endMs - LONGEST_PAUSE_MS);
+    begins[i] = startMs - idleMs;
+    endMs = Math.max(endMs, begins[i] + lengthMs);
+  }
+  return begins;
+}
+
 export class Recording {
   private clips: Clip[] = [];
   private samples = 0;
@@ -51,15 +67,17 @@ export class Recording {
     return this.samples === 0;
   }
 
-  /** A 24 kHz stereo WAV: the user on the left, the assistant on the right, in the time they had. */
+  /** A 24 kHz stereo WAV: the user on the left, the assistant on the right, long pauses shortened. */
   async wav(): Promise<Blob> {
-    const startMs = Math.min(...this.clips.map((clip) => clip.startMs));
-    const endMs = Math.max(...this.clips.map((clip) => clip.startMs + (1000 * clip.samples) / clip.rateHz));
-    const length = Math.max(1, Math.ceil(((endMs - startMs) / 1000) * SAMPLE_RATE_HZ));
+    const clips = this.clips.filter(({ samples }) => samples > 0);
+    const spans = clips.map(({ startMs, samples, rateHz }) => ({ startMs, lengthMs: (1000 * samples) / rateHz }));
+    const begins = withoutIdle(spans);
+    const endMs = Math.max(0, ...begins.map((beginMs, i) => beginMs + spans[i]!.lengthMs));
+    const length = Math.max(1, Math.ceil((endMs / 1000) * SAMPLE_RATE_HZ));
     const context = new OfflineAudioContext(2, length, SAMPLE_RATE_HZ);
     const merger = context.createChannelMerger(2);
     merger.connect(context.destination);
-    for (const clip of this.clips.filter(({ samples }) => samples > 0)) {
+    for (const [i, clip] of clips.entries()) {
       const buffer = context.createBuffer(1, clip.samples, clip.rateHz);
       const channel = buffer.getChannelData(0);
       let at = 0;
@@ -68,7 +86,7 @@ export class Recording {
       }
       const source = new AudioBufferSourceNode(context, { buffer });
       source.connect(merger, 0, clip.side === "user" ? 0 : 1);
-      source.start((clip.startMs - startMs) / 1000);
+      source.start(begins[i]! / 1000);
     }
     const rendered = await context.startRendering();
     return writeWav([rendered.getChannelData(0), rendered.getChannelData(1)], SAMPLE_RATE_HZ);

@@ -20,17 +20,24 @@ function useCountdown(delayMs: number, attempt: number): number {
   return Math.max(0, Math.ceil((endMs - nowMs) / 1000));
 }
 
-function Waiting({ link, session }: { link: Extract<Link, { kind: "waiting" }>; session: Session }) {
+interface WaitingProps {
+  link: Extract<Link, { kind: "waiting" }>;
+  full: boolean;
+  session: Session;
+}
+
+function Waiting({ link, full, session }: WaitingProps) {
   const text = useText();
   const seconds = useCountdown(link.delayMs, link.attempt);
+  const words = full ? text.link.full : text.link.waiting;
   return (
     <div className="banner warn">
       <Icon name="warning" />
       {/* The number changes every second: read out once, when the connection is lost. */}
       <p>
-        <span aria-hidden="true">{text.link.waiting(seconds)}</span>
+        <span aria-hidden="true">{words(seconds)}</span>
         <span className="sr-only" role="alert">
-          {text.link.waiting(Math.ceil(link.delayMs / 1000))}
+          {words(Math.ceil(link.delayMs / 1000))}
         </span>
       </p>
       <button type="button" className="button quiet" onClick={() => session.retryNow()}>
@@ -40,7 +47,7 @@ function Waiting({ link, session }: { link: Extract<Link, { kind: "waiting" }>; 
   );
 }
 
-function LinkBanner({ link, session }: { link: Link; session: Session }) {
+function LinkBanner({ link, full, session }: { link: Link; full: boolean; session: Session }) {
   const text = useText();
   switch (link.kind) {
     case "connecting":
@@ -58,7 +65,7 @@ function LinkBanner({ link, session }: { link: Link; session: Session }) {
         </div>
       );
     case "waiting":
-      return <Waiting link={link} session={session} />;
+      return <Waiting link={link} full={full} session={session} />;
     default:
       return null;
   }
@@ -82,10 +89,12 @@ function NoticeBanner({ notice, onDismiss }: { notice: Notice; onDismiss: () => 
 }
 
 export function Banners({ session, state }: { session: Session; state: State }) {
+  // The banner of the lost connection says already that the server is full.
+  const full = state.link.kind === "waiting" && state.notices.some(({ code }) => code === "queue_full");
   return (
     <div className="banners">
-      <LinkBanner link={state.link} session={session} />
-      {state.notices.map((notice) => (
+      <LinkBanner link={state.link} full={full} session={session} />
+      {state.notices.filter(({ code }) => !full || code !== "queue_full").map((notice) => (
         <NoticeBanner key={notice.id} notice={notice} onDismiss={() => session.dismiss(notice.id)} />
       ))}
     </div>

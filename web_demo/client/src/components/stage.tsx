@@ -43,6 +43,8 @@ export function Stage({ session, state, settings, onChange }: Props) {
   const hint = (state.handsFree && handsFreeHints[phase]) || text.hints[phase];
   const vad = state.server?.vad ?? false;
   const heard = state.listening && state.microphone === "on";
+  // A microphone that was never there cannot be pressed: the words say what can be done.
+  const typing = action === "speak" && state.microphone !== "on" && state.microphone !== "off";
   const disabled = action === "wait" || (state.microphone !== "on" && action !== "interrupt");
   const button = useRef<HTMLButtonElement>(null);
   // A button loses the focus while it is disabled: the keyboard finds it again when nothing else took it.
@@ -66,14 +68,14 @@ export function Stage({ session, state, settings, onChange }: Props) {
           onClick={() => session.toggle()}
         >
           <Icon name={icon} size={34} />
-          <span>{text.actions[action]}</span>
+          <span>{typing ? text.noMicrophone : text.actions[action]}</span>
         </button>
         <p className="phase">
           <span className="dot" aria-hidden="true" />
-          {text.phases[phase]}
+          {state.link.kind === "queued" ? text.inQueue : text.phases[phase]}
         </p>
         <p id="stage-hint" className="hint">
-          {hint} <span className="key-hint">{phase !== "offline" && <kbd>{text.spaceKey}</kbd>}</span>
+          {typing ? text.typeInstead : hint} <span className="key-hint">{phase !== "offline" && !typing && <kbd>{text.spaceKey}</kbd>}</span>
         </p>
       </div>
       <div className="lane bot">

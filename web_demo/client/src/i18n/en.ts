@@ -115,6 +115,9 @@ export const en = {
 
   you: "You",
   assistant: "Assistant",
+  inQueue: "In the queue",
+  noMicrophone: "No microphone",
+  typeInstead: "Type below, or ask with a sound file.",
   phases: {
     offline: "Not connected",
     idle: "Your turn",
@@ -181,6 +184,7 @@ export const en = {
         ? "You are next: the conversation starts when a place is free."
         : `You are number ${position} of ${size} in the queue. The conversation starts by itself.`,
     waiting: (seconds: number) => `The connection was lost. Trying again in ${seconds} s.`,
+    full: (seconds: number) => `All places are taken, also those in the queue. Trying again in ${seconds} s.`,
     retryNow: "Try now",
   },
   ended: {
@@ -204,6 +208,7 @@ export const en = {
     internal: "Something went wrong on the server.",
     going_away: "The server is shutting down; the current answer may still finish.",
     new_conversation: "The connection is back, but the server no longer knows what was said before.",
+    output_silent: "The browser cannot play sound: no loudspeaker was found. Answers are shown as text.",
     output_missing: "The chosen loudspeaker is not there; the default one is used.",
     file_unreadable: "The browser cannot read this sound file. Try WAV, MP3 or M4A.",
     encoder_failed: "The browser cannot encode your voice. Load the page anew.",

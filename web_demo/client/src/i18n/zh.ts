@@ -107,6 +107,9 @@ export const zh: Text = {
 
   you: "你",
   assistant: "助手",
+  inQueue: "排队中",
+  noMicrophone: "没有麦克风",
+  typeInstead: "请在下方打字，或发送声音文件。",
   phases: {
     offline: "未连接",
     idle: "轮到你了",
@@ -171,6 +174,7 @@ export const zh: Text = {
     queued: (position: number, size: number) =>
       position <= 1 ? "下一个就是你：一有空位对话便会开始。" : `你在队列中排第 ${position} 位（共 ${size} 位），轮到时对话会自动开始。`,
     waiting: (seconds: number) => `连接中断，${seconds} 秒后重试。`,
+    full: (seconds: number) => `位置和队列都已满，${seconds} 秒后重试。`,
     retryNow: "立即重试",
   },
   ended: {
@@ -194,6 +198,7 @@ export const zh: Text = {
     internal: "服务器出现错误。",
     going_away: "服务器即将关闭，当前回答可能还会说完。",
     new_conversation: "连接已恢复，但服务器不再记得之前的内容。",
+    output_silent: "浏览器无法播放声音：没有找到扬声器。回答以文字显示。",
     output_missing: "所选扬声器不可用，已改用默认设备。",
     file_unreadable: "浏览器无法读取这个声音文件。请试试 WAV、MP3 或 M4A。",
     encoder_failed: "浏览器无法编码您的声音，请重新加载页面。",

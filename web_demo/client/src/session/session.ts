@@ -52,6 +52,7 @@ export class Session {
   /** To be called from a click or key press. `state.microphone` tells whether it could be opened. */
   static async create(settings: Settings): Promise<Session> {
     const session = new Session(settings, await Mouth.create());
+    if (!session.mouth.player.running) session.notice("output_silent");
     await session.openMicrophone();
     return session;
   }

@@ -161,6 +161,22 @@ function startTurn(state: State, event: EventOf<"turn_start">, nowMs: number): S
 /** The number of a question that was sent but not yet taken. */
 const PENDING = -1;
 
+/** What stays true only until something else happens: its notices go then. */
+const ENDED_BY: Partial<Record<ServerEvent["event"], string[]>> = {
+  ready: ["queue_full", "going_away", "draining", "internal", "idle", "file_too_large"],
+  listening: ["no_audio", "utterance_too_long"],
+  turn_start: ["no_audio"],
+  turn_end: ["bad_question", "model_error", "bad_audio", "new_conversation", "file_unreadable", "file_too_large"],
+  settings: ["bad_settings"],
+};
+
+function withoutEnded(state: State, event: ServerEvent): State {
+  const goesOn = (event.event === "listening" && !event.on) || (event.event === "turn_end" && event.reason !== "done");
+  const ended = goesOn ? [] : (ENDED_BY[event.event] ?? []);
+  const notices = state.notices.filter((notice) => !ended.includes(notice.code));
+  return notices.length === state.notices.length ? state : { ...state, notices };
+}
+
 function onServer(state: State, event: ServerEvent, nowMs: number): State {
   switch (event.event) {
     case "queue":
@@ -218,7 +234,7 @@ function onServer(state: State, event: ServerEvent, nowMs: number): State {
 export function reduce(state: State, change: Change): State {
   switch (change.kind) {
     case "server":
-      return onServer(state, change.event, change.nowMs);
+      return onServer(withoutEnded(state, change.event), change.event, change.nowMs);
     case "text": {
       const number = current(state);
       const timed = withLatency(state, number, "textMs", (turn) => change.nowMs - turn.askedAtMs);

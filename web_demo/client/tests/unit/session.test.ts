@@ -12,6 +12,7 @@ const world = vi.hoisted(() => ({
   heard: [] as string[],
   sent: [] as Message[],
   handlers: null as unknown as ConnectionHandlers,
+  running: true,
   openings: [] as ((opened: boolean) => void)[],
   flush: () => Promise.resolve(),
 }));
@@ -19,7 +20,7 @@ const world = vi.hoisted(() => ({
 vi.mock("../../src/session/mouth", () => ({
   Mouth: {
     create: async () => ({
-      player: { setVolume: () => {}, setOutput: async () => {}, resume: async () => {}, level: () => 0 },
+      player: { running: world.running, setVolume: () => {}, setOutput: async () => {}, resume: async () => {}, level: () => 0 },
       beginStream: () => {},
       beginReply: () => world.heard.push("begin"),
       endReply: () => world.heard.push("end"),

@@ -165,3 +165,29 @@ describe("a server without events", () => {
     ]);
   });
 });
+
+describe("notices", () => {
+  const failed = (code: string) => server({ event: "error", code, message: "" });
+  const codes = (changes: Change[]) => after(changes, connected).notices.map(({ code }) => code);
+
+  it.each([
+    ["queue_full", server(READY)],
+    ["going_away", server(READY)],
+    ["no_audio", listening(true)],
+    ["utterance_too_long", listening(true)],
+    ["no_audio", asked(1)],
+    ["bad_question", ended(1, "Yes.")],
+    ["model_error", ended(1, "Yes.")],
+    ["bad_settings", server({ event: "settings", settings: {} })],
+  ] as [string, Change][])("go when their cause is gone: %s", (code, cure) => {
+    expect(codes([failed(code)])).toEqual([code]);
+    expect(codes([failed(code), cure])).toEqual([]);
+  });
+
+  it("stay while it is not", () => {
+    expect(codes([failed("utterance_too_long"), asked(1)])).toEqual(["utterance_too_long"]);
+    expect(codes([failed("no_audio"), listening(false)])).toEqual(["no_audio"]);
+    expect(codes([failed("model_error"), ended(1, "", "error")])).toEqual(["model_error"]);
+    expect(codes([failed("internal"), asked(1), listening(true)])).toEqual(["internal"]);
+  });
+});
