@@ -28,7 +28,7 @@ from evaluate.data import (
     RowOfData,
     as_list,
     embedded_audio,
-    find_file,
+    find_sound,
     items_of,
     json_lines,
     parquet_files,
@@ -69,7 +69,7 @@ def _item(subset: str, folder: Path, row: RowOfData) -> dict[str, Any]:
         if len(fields["kwargs"]) != len(fields["instructions"]):
             raise RowError("as many kwargs as instructions are needed")
     named = row.get("audio_path")
-    audio = find_file(named, folder) if named else embedded_audio(row, folder)
+    audio = find_sound(named, folder) if named else embedded_audio(row, folder)
     return {"audio": audio, "fields": fields}
 
 
