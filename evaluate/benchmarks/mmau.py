@@ -102,7 +102,12 @@ BENCHMARK = Benchmark(
     ),
     needs="judge (gpt-4o-mini); without one the benchmark's own string match",
     notes=("the paper's value is taken to be the judge's; string match is shown beside it",),
-    hub=(HubData("gamma-lab-umd/MMAU-test-mini"),),
+    hub=(
+        HubData(
+            "gamma-lab-umd/MMAU-test-mini",
+            layouts=(("*.parquet",), ("*test-mini*.json", "test-mini-audios/*")),
+        ),
+    ),
     subsets=(
         Subset(
             "test-mini",

@@ -173,7 +173,7 @@ BENCHMARK = Benchmark(
         "only items with one sound, as in the paper; it does not state how many those are",
         "an aspect that the judge does not name counts 3",
     ),
-    hub=(HubData("gamma-lab-umd/MMAU-Pro"),),
+    hub=(HubData("gamma-lab-umd/MMAU-Pro", layouts=(("test*.parquet", "data.zip"),)),),
     manual=(
         "unpack data.zip (about 47 GB) in the folder; NV-Embed-v2 is for non-commercial use"
     ),

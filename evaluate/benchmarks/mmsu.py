@@ -102,7 +102,14 @@ BENCHMARK = Benchmark(
         "the reference rule drops answers such as (B)falling from the denominator; how the authors "
         "read them is not published, so the value here first maps them to their letter",
     ),
-    hub=(HubData("ddwang2000/MMSU"),),
+    hub=(
+        HubData(
+            "ddwang2000/MMSU",
+            layouts=(
+                ("question/*.jsonl", "audio/*"), ("question/*.json", "audio/*"), ("*.parquet",),
+            ),
+        ),
+    ),
     subsets=(
         Subset(
             "all",

@@ -173,15 +173,14 @@ BENCHMARK = Benchmark(
         "Overall = (20 AlpacaEval + 20 CommonEval + the five others) / 7",
         "SD-QA is taken as the mean of PEDANT and judge, which the paper's numbers suggest",
     ),
-    hub=(
-        HubData(
-            "hlt-lab/voicebench",
-            patterns=tuple(
-                f"*{name}/*"
-                for name in ("alpacaeval_full", "commoneval", "sd-qa", "mmsu", "openbookqa",
-                             "ifeval", "advbench")
-            ),
-        ),
+    hub=tuple(
+        HubData("hlt-lab/voicebench", layouts=((pattern,),), subset=name)
+        for name, pattern in (
+            ("alpacaeval_full", "*alpacaeval_full/*"), ("commoneval", "*commoneval/*"),
+            ("sd-qa", "*sd-qa/usa*"),  # the other regions are not used
+            ("mmsu", "*mmsu/*"), ("openbookqa", "*openbookqa/*"), ("ifeval", "*ifeval/*"),
+            ("advbench", "*advbench/*"),
+        )
     ),
     subsets=(
         _subset("alpacaeval_full", 636, (_rating,), _row("AlpacaEval", ("judge",))),
