@@ -33,7 +33,7 @@ def wav():
 
 
 def parquet(path, rows):
-    pyarrow = pytest.importorskip("pyarrow")
+    pytest.importorskip("pyarrow", reason="pyarrow is missing: make eval-setup")
     import pyarrow.parquet
 
     path.parent.mkdir(parents=True, exist_ok=True)
