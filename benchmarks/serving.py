@@ -21,6 +21,7 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import sphn
+from common import command_line
 
 from funaudiochat.audio import load_audio
 
@@ -134,8 +135,8 @@ def collect(end: dict, asked: float, sounds: list[float], figures: Figures) -> N
     figures.stalls.append(1000 * missing)
 
 
-async def measure(url: str, talkers: int, args: argparse.Namespace) -> None:
-    """Run one row and print it."""
+async def measure(url: str, talkers: int, args: argparse.Namespace) -> list[str]:
+    """Run one row -> its cells."""
     question = load_audio(args.question, RATE_HZ)
     figures = Figures()
     await asyncio.gather(
@@ -145,11 +146,11 @@ async def measure(url: str, talkers: int, args: argparse.Namespace) -> None:
     for values in (figures.first_sound, *figures.stages.values(), figures.stalls, figures.silence):
         cells.append(f"{percentile(values, 0.5):.0f} / {percentile(values, 0.95):.0f}")
     cells.append(f"{statistics.median(figures.real_time_factor):.2f}")
-    print("| " + " | ".join(cells) + " |", flush=True)
+    return cells
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = command_line(__doc__)
     parser.add_argument("--question", type=Path, default=ROOT / "examples" / "question.wav")
     parser.add_argument("--talkers", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--turns", type=int, default=5)
@@ -162,11 +163,14 @@ def main() -> None:
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
     try:
-        lines = (json.loads(line) for line in server.stderr if line.startswith("{"))
-        opened = next((x["message"] for x in lines if x["message"].startswith("open ")), None)
-        if opened is None:
-            raise SystemExit("the server did not start")
-        url = opened.removeprefix("open ")
+        said: list[str] = []
+        for line in server.stderr:
+            said.append(json.loads(line)["message"] if line.startswith("{") else line.rstrip())
+            if said[-1].startswith("open "):
+                break
+        else:
+            raise SystemExit("\n".join(["the server did not start; it said:", *said]))
+        url = said[-1].removeprefix("open ")
         asyncio.run(measure_all(url, args))
     finally:
         server.terminate()
@@ -179,9 +183,17 @@ async def measure_all(url: str, args: argparse.Namespace) -> None:
     await talk(url, question, 1, args.steps, Figures())
     names = ("talkers", "first sound", "server: text", "codes", "sound", "stalls",
              "interrupt to silence", "real-time factor")
-    print("| " + " | ".join(names) + " |\n" + "| ---: " * len(names) + "|")
+    if args.style == "markdown":
+        print("| " + " | ".join(names) + " |\n" + "| ---: " * len(names) + "|")
     for talkers in args.talkers:
-        await measure(url, talkers, args)
+        cells = await measure(url, talkers, args)
+        if args.style == "markdown":
+            line = "| " + " | ".join(cells) + " |"
+        elif args.style == "json":
+            line = json.dumps(dict(zip(names, cells, strict=True)))
+        else:
+            line = ", ".join(f"{n}: {c}" for n, c in zip(names, cells, strict=True))
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

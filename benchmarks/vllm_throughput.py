@@ -9,7 +9,8 @@ SOUNDS are files, folders or JSONL of dialogues; without any, questions are spok
 Every answer has the same number of tokens (ends are ignored on both sides). The server gets its
 requests over HTTP with sound inside, and keeps so many in flight; our batch is one ``generate``
 over as many rows, in this process, mel features included. Without ``--url`` a server is started
-for the folder. Needs the environment of ``requirements-vllm.txt``.
+for the folder, and stopped before our batch is timed; one that is given has to be idle, but takes
+memory and cores beside ours. Needs the environment of ``requirements-vllm.txt``.
 """
 
 import argparse
@@ -54,27 +55,32 @@ class Result:
 
 async def _ask_all(url: str, waves: list[np.ndarray], at_once: int) -> list[float]:
     """Seconds until the first text of every answer."""
-    client = AsyncOpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600)
-    model = (await client.models.list()).data[0].id
-    places = asyncio.Semaphore(at_once)
+    # Closed while its loop still runs: what closes it later complains that the loop is gone.
+    async with AsyncOpenAI(
+        base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600
+    ) as client:
+        model = (await client.models.list()).data[0].id
+        places = asyncio.Semaphore(at_once)
+        return await asyncio.gather(*(_ask(client, model, wave, places) for wave in waves))
 
-    async def ask(wave: np.ndarray) -> float:
-        messages = [
-            {"role": "system", "content": DEFAULT_S2T_PROMPT},
-            {"role": "user", "content": [sound_part(wave)]},
-        ]
-        async with places:
-            start, first = time.perf_counter(), None
-            answer = await client.chat.completions.create(
-                model=model, messages=messages, temperature=0, max_tokens=TOKENS, stream=True,
-                extra_body={"ignore_eos": True, "repetition_penalty": 1.0},
-            )  # fmt: skip
+
+async def _ask(
+    client: AsyncOpenAI, model: str, wave: np.ndarray, places: asyncio.Semaphore
+) -> float:
+    messages = [
+        {"role": "system", "content": DEFAULT_S2T_PROMPT},
+        {"role": "user", "content": [sound_part(wave)]},
+    ]
+    async with places:
+        start, first = time.perf_counter(), None
+        async with await client.chat.completions.create(
+            model=model, messages=messages, temperature=0, max_tokens=TOKENS, stream=True,
+            extra_body={"ignore_eos": True, "repetition_penalty": 1.0},
+        ) as answer:  # fmt: skip
             async for chunk in answer:
                 if first is None and chunk.choices and chunk.choices[0].delta.content:
                     first = time.perf_counter() - start
-            return first or time.perf_counter() - start
-
-    return await asyncio.gather(*map(ask, waves))
+        return first or time.perf_counter() - start
 
 
 def server_run(url: str, waves: list[np.ndarray], at_once: int) -> Result:
@@ -117,23 +123,22 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="of every run")
     args = parser.parse_args()
     waves = read_sounds(args.sounds, args.questions)
-    chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
     log = QUESTIONS.parent / "benchmark.log"
     start_or_use = nullcontext(args.url) if args.url else vllm_server(args.model_path, log)
+    with start_or_use as url:
+        theirs = [best(partial(server_run, url, waves, n), args.repeats) for n in CONCURRENCY]
+    chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
+    ours = [best(partial(batch_run, chat, waves, n), args.repeats) for n in CONCURRENCY]
     print(f"{len(waves)} questions, {sum(map(len, waves)) / RATE_HZ:.0f} s of sound, "
           f"{TOKENS} tokens an answer")
     print("| at once | vLLM, answers/s | first text, ms | vLLM, tokens/s "
           "| our batch, answers/s | our batch, tokens/s |\n|---|---|---|---|---|---|")
-    with start_or_use as url:
-        for count in CONCURRENCY:
-            theirs = best(partial(server_run, url, waves, count), args.repeats)
-            ours = best(partial(batch_run, chat, waves, count), args.repeats)
-            print(
-                f"| {count} | {theirs.answers_per_s:.2f} | {theirs.first_text_ms:.0f} "
-                f"| {TOKENS * theirs.answers_per_s:.0f} | {ours.answers_per_s:.2f} "
-                f"| {TOKENS * ours.answers_per_s:.0f} |",
-                flush=True,
-            )
+    for count, server, own in zip(CONCURRENCY, theirs, ours, strict=True):
+        print(
+            f"| {count} | {server.answers_per_s:.2f} | {server.first_text_ms:.0f} "
+            f"| {TOKENS * server.answers_per_s:.0f} | {own.answers_per_s:.2f} "
+            f"| {TOKENS * own.answers_per_s:.0f} |"
+        )
 
 
 if __name__ == "__main__":

@@ -82,8 +82,9 @@ def fetch(benchmark: Benchmarks, data: Data = DATA) -> None:
     from evaluate.benchmarks import select
     from evaluate.fetch import fetch as run
 
-    for one in dict.fromkeys(one for one, _ in select(benchmark)):
-        for line in run(one, data):
+    chosen = select(benchmark)
+    for one in dict.fromkeys(one for one, _ in chosen):
+        for line in run(one, data, {subset.name for other, subset in chosen if other is one}):
             _say(line)
 
 
@@ -116,6 +117,13 @@ def infer(
     time_in_prompt: Annotated[
         bool, typer.Option(help="Add the field `time` of function-call items to their prompt.")
     ] = False,
+    longest_s: Annotated[
+        float | None,
+        typer.Option(
+            min=0.1,
+            help="Seconds of a question to hear; 30 as the reference, which cuts there.",
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option(help="Show the first prompts and stop.")] = False,
 ) -> None:
     """Ask the questions; a run that was stopped goes on where it was."""
@@ -126,7 +134,8 @@ def infer(
 
     pairs = select(benchmark)
     options = InferOptions(
-        data, out, batch_size, parse_shard(shard), limit, seed, retry_errors, time_in_prompt
+        data, out, batch_size, parse_shard(shard), limit, seed, retry_errors, time_in_prompt,
+        longest_s,
     )
     if dry_run:
         _show_prompts(pairs, options, None if server else hub.resolve_model(model_path))
@@ -183,6 +192,8 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
             outcome = run(one, subset, source, options, show)
         failed += outcome.failed
         _say(f"{name}: {outcome.asked} asked, {outcome.skipped} done before")
+        if outcome.cut:
+            _say(f"    {outcome.cut} answers were cut at the limit of tokens", "yellow")
         if outcome.failed:
             _say(f"    {outcome.failed} failed, first: {outcome.first_failure}", "yellow")
     raise typer.Exit(1 if failed else 0)

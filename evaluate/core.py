@@ -68,6 +68,7 @@ class Answer:
         raw_text: reply with them.
         sound: file of the spoken reply.
         question: file of the question's sound, where it is one; it may be gone by now.
+        silent: a model that speaks said nothing.
     """
 
     benchmark: str
@@ -79,6 +80,7 @@ class Answer:
     raw_text: str
     sound: Path | None = None
     question: Path | None = None
+    silent: bool = False
 
 
 @dataclass(frozen=True)
@@ -216,11 +218,19 @@ class Subset:
 
 @dataclass(frozen=True)
 class HubData:
-    """A data set on the hub, and where under the benchmark's folder it goes."""
+    """A data set on the hub, and where under the benchmark's folder it goes.
+
+    Attributes:
+        layouts: patterns of the files that are needed, for each form in which the repository may
+            hold the data; the first form of which every pattern has a file is fetched, or else
+            all files. Without any, all files are needed.
+        subset: the only subset that needs it; None for all.
+    """
 
     repository: str
     folder: str = ""
-    patterns: tuple[str, ...] = ()
+    layouts: tuple[tuple[str, ...], ...] = ()
+    subset: str | None = None
 
 
 @dataclass(frozen=True)

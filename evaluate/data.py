@@ -10,6 +10,7 @@ problem, which names the file and the row, so that nothing is lost silently.
 import csv
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -201,6 +202,41 @@ def find_file(name: str, *folders: Path) -> Path:
         raise RowError(f"the file name {name!r} must lie below the data folder")
     candidates = [folder / path for folder in folders]
     return next((path for path in candidates if path.is_file()), candidates[0])
+
+
+def find_sound(name: str, *folders: Path) -> Path:
+    """:func:`find_file` of a name that may write the data set's own root as a slash."""
+    inside = any(Path(name).is_relative_to(folder.absolute()) for folder in folders)
+    return find_file(name if inside else name.lstrip("/"), *folders)
+
+
+def given_choices(values: Iterable[Any]) -> list[str]:
+    """The options that are there, in order, without labels such as ``(A) ``.
+
+    A label is dropped only where every option has the one of its place, so that an option which
+    merely begins like one stays as it is.
+    """
+    choices = [str(v) for v in values if not _is_blank(v)]
+    labels = [f"({chr(ord('A') + i)})" for i in range(len(choices))]
+    if all(c.startswith(label) for c, label in zip(choices, labels, strict=True)):
+        return [c.removeprefix(label).strip() for c, label in zip(choices, labels, strict=True)]
+    return choices
+
+
+def _is_blank(value: Any) -> bool:
+    # Tables write what is missing as null, as not a number or as nothing.
+    return value is None or value != value or not str(value).strip()
+
+
+def right_choice(answer: str, choices: list[str]) -> str:
+    """The option that an answer names, by its text, ``(B) text`` or ``(B)``; else the answer."""
+    if answer in choices:
+        return answer
+    found = re.fullmatch(r"\(([A-Z])\)\s*(.*)", answer.strip(), re.DOTALL)
+    place = ord(found[1]) - ord("A") if found else len(choices)
+    if found and place < len(choices) and found[2].strip() in ("", choices[place]):
+        return choices[place]
+    return answer
 
 
 def as_list(value: Any) -> list[Any]:

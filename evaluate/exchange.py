@@ -7,8 +7,10 @@
 format     columns                                      matched by
 ========== ============================================ =====================================
 ours       ``id``, ``text``, ``raw_text``, ``audio_out``  id
-speechfc   ``index``, ``predict``                       index, else place in the file
-kimi       ``index``, ``prediction``                    index, else place in the file
+speechfc   ``index``, ``predict``                       index, else place in the file; utterance
+                                                        compared
+kimi       ``index``, ``prediction``                    index, else place in the file; question,
+                                                        sound and subset compared
 voicebench ``prompt``, ``response``                     place in the file, prompt compared
 ========== ============================================ =====================================
 """
@@ -21,8 +23,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from evaluate.benchmarks import BENCHMARKS
 from evaluate.benchmarks.speech_fc import REFERENCE_FIELDS
-from evaluate.core import Benchmark, Item, Subset
+from evaluate.core import CHOICE_SENTENCE, Benchmark, Item, Subset
 from evaluate.records import (
     Prediction,
     appending,
@@ -97,16 +100,18 @@ def import_predictions(
         hash_ = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     folder = subset_folder(run, benchmark.name, subset.name)
     note_settings(run, hash_, {"predictions": path.name, "format": form})
-    note_subset(folder, survey(benchmark, subset, data), hash_)
-    key = "id" if form == "ours" else "index"
+    found = survey(benchmark, subset, data)
+    note_subset(folder, found, hash_)
+    column = "id" if form == "ours" else "index"
     by_key = {
-        str(row.get(key, place)) if form != "voicebench" else str(place): row
+        str(row.get(column, place)) if form != "voicebench" else str(place): row
         for place, row in enumerate(rows)
     }
     predictions = []
     for item in subset.load(benchmark.data_folder(data)):
         row = by_key.get(item.id if form == "ours" else str(item.index))
-        prediction = blank_prediction(benchmark, subset, item, hash_)
+        key = found["item_keys"][item.id]
+        prediction = blank_prediction(benchmark, subset, item, hash_, key)
         if prediction.error is None:
             _take(prediction, item, row, form, path)
         predictions.append(prediction)
@@ -122,18 +127,52 @@ def _take(
     if row is None:
         prediction.error = f"{path.name} has no row for this item"
         return
-    if form == "voicebench" and str(row.get("prompt")) != item.fields.get("question"):
+    if other := _what_differs(prediction, item, row, form):
         raise FunAudioChatError(
-            f"{path}: the prompt of row {item.index + 1} is not that of the data; the file is of "
-            "another set or another order"
+            f"{path}: the {other} of the row for item {item.index} is not that of the data; the "
+            "file is of another set or another order"
         )
     reply = row.get(_REPLY_COLUMNS[form])
     prediction.text = "" if reply is None else str(reply)
     prediction.raw_text = str(row.get("raw_text") or prediction.text)
     prediction.error = str(row["error"]) if row.get("error") else None
+    if form == "ours":
+        prediction.n_speech_codes, prediction.cut = row.get("n_speech_codes"), bool(row.get("cut"))
     if row.get("audio_out"):
         sound = path.parent / str(row["audio_out"])
         prediction.audio_out = str(sound.resolve())
+
+
+def _what_differs(
+    prediction: Prediction, item: Item, row: dict[str, Any], form: str
+) -> str | None:
+    """What a row says of its question that the item does not, None if nothing."""
+    if form == "voicebench":
+        same = str(row.get("prompt")) == item.fields.get("question")
+        return None if same else "prompt"
+    if form == "ours":
+        named = (("benchmark", prediction.benchmark), ("subset", prediction.subset))
+        return next((name for name, own in named if row.get(name, own) != own), None)
+    if form == "speechfc":
+        columns = ("dataset_key", "utterance")
+        return next((c for c in columns if row.get(c, item.fields.get(c)) != item.fields.get(c)),
+                    None)
+    others = {subset.name for one in BENCHMARKS.values() for subset in one.subsets}
+    if row.get("subset") in others - {prediction.subset}:
+        return "subset"
+    asked, choices, _ = (item.instruction or "").partition(CHOICE_SENTENCE)
+    own = item.fields.get("question") or (choices and asked)
+    given = _squashed(f"{row.get('question') or ''} {row.get('audio_content') or ''}")
+    if given and own and _squashed(own) not in given:
+        return "question"
+    named_sound = Path(str(row.get("audio_path") or "")).stem
+    if named_sound and isinstance(item.audio, Path) and named_sound != item.audio.stem:
+        return "audio"
+    return None
+
+
+def _squashed(text: Any) -> str:
+    return " ".join(str(text or "").lower().split())
 
 
 def export_predictions(

@@ -3,15 +3,21 @@
 
 """Get the benchmarks' data from the hub, or say what a person has to put where."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
 from evaluate.core import Benchmark
 from funaudiochat.errors import DownloadError
 
 
-def fetch(benchmark: Benchmark, data: Path) -> Iterator[str]:
-    """Download a benchmark's data sets; run it again to go on where it stopped.
+def fetch(
+    benchmark: Benchmark, data: Path, subsets: Collection[str] | None = None
+) -> Iterator[str]:
+    """Download what a benchmark reads; run it again to go on where it stopped.
+
+    Args:
+        subsets: names of those that are wanted; None for all.
 
     Yields:
         What was done, and what is left to do by hand.
@@ -21,15 +27,19 @@ def fetch(benchmark: Benchmark, data: Path) -> Iterator[str]:
     """
     folder = data / benchmark.folder
     for source in benchmark.hub:
-        from huggingface_hub import snapshot_download
+        if None not in (subsets, source.subset) and source.subset not in (subsets or ()):
+            continue
+        from huggingface_hub import HfApi, snapshot_download
 
         target = folder / source.folder
         try:
+            found = HfApi().dataset_info(source.repository).siblings or []
+            patterns = needed([file.rfilename for file in found], source.layouts)
             snapshot_download(
                 source.repository,
                 repo_type="dataset",
                 local_dir=target,
-                allow_patterns=list(source.patterns) or None,
+                allow_patterns=patterns,
             )
         except Exception as error:  # the library raises many kinds
             raise DownloadError(
@@ -39,3 +49,11 @@ def fetch(benchmark: Benchmark, data: Path) -> Iterator[str]:
         yield f"{source.repository} is in {target}; its card there states its licence"
     if benchmark.manual:
         yield f"{benchmark.title}: {benchmark.manual} ({folder})"
+
+
+def needed(files: list[str], layouts: tuple[tuple[str, ...], ...]) -> list[str] | None:
+    """Patterns of the files to fetch, the card among them; None for all."""
+    for patterns in layouts:
+        if all(any(fnmatch(file, pattern) for file in files) for pattern in patterns):
+            return [*patterns, "README.md"]
+    return None

@@ -25,13 +25,23 @@ import soundfile
 
 from evaluate.core import Answer, NotScored
 from evaluate.exchange import read_rows
-from evaluate.metrics import ASSISTANT, AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
+from evaluate.metrics import AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
 from evaluate.records import appending, json_rows
 from funaudiochat.audio import load_audio
 from funaudiochat.chat_protocol import sound_part
 from funaudiochat.errors import FunAudioChatError
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
+_SLOT = re.compile(r"\{(\w+)\}")
+# Our slots, by the names they have in the prompts of the benchmarks' own scorers.
+_PUBLISHED_SLOTS = {
+    "question": {"prompt", "instruction", "query", "input"},
+    "reference": {"ground_truth", "reference_answer", "correct_answer", "gold", "label", "target"},
+    "reply": {
+        "prediction", "response", "answer", "model_answer", "model_output", "model_response",
+        "candidate", "output", "hypothesis",
+    },
+}
 # Which judge is which model in the paper or the benchmark's own code.
 PAPERS_JUDGES = {
     JUDGE: "gpt-4o-mini",
@@ -92,14 +102,58 @@ class PromptFiles:
             raise FunAudioChatError(f"no folder {folder} of judge prompts")
         self._folder = folder
         self.used: dict[str, str] = {}
+        for path in () if folder is None else sorted(folder.glob("*.txt")):
+            self._check(path)
+
+    @staticmethod
+    def _check(path: Path) -> None:
+        ours = PROMPTS / path.name
+        if not ours.is_file():
+            names = ", ".join(sorted(p.stem for p in PROMPTS.glob("*.txt")))
+            raise FunAudioChatError(f"{path}: no judge prompt has this name; there are: {names}")
+        wanted = set(_SLOT.findall(ours.read_text(encoding="utf-8")))
+        text = _plain_braces(path.read_text(encoding="utf-8"))
+        found = {_own_slot(name, wanted, text) or name for name in _SLOT.findall(text)}
+        if unknown := sorted(found - wanted):
+            raise FunAudioChatError(
+                f"{path}: nothing is known for {', '.join(f'{{{n}}}' for n in unknown)}; the slots "
+                f"are {', '.join(f'{{{n}}}' for n in sorted(wanted))}"
+            )
+        if missing := sorted(wanted - found):
+            raise FunAudioChatError(
+                f"{path}: the judge would not see {', '.join(f'{{{n}}}' for n in missing)}"
+            )
 
     def get(self, name: str) -> str:
         """The text of a prompt; remembers whose it was."""
         own = None if self._folder is None else self._folder / f"{name}.txt"
         given = own is not None and own.is_file()
         self.used[name] = "given" if given else "ours"
-        path = own if own is not None and given else PROMPTS / f"{name}.txt"
-        return path.read_text(encoding="utf-8").strip()
+        ours = (PROMPTS / f"{name}.txt").read_text(encoding="utf-8").strip()
+        if own is None or not given:
+            return ours
+        text, wanted = _plain_braces(own.read_text(encoding="utf-8").strip()), _SLOT.findall(ours)
+        return _SLOT.sub(
+            lambda found: f"{{{_own_slot(found[1], set(wanted), text) or found[1]}}}", text
+        )
+
+
+def _plain_braces(text: str) -> str:
+    """A template of Python's ``format``, which doubles braces that are no slots, without that."""
+    doubled = re.search(r"\{\{.*\}\}", text, re.DOTALL)
+    return text.replace("{{", "{").replace("}}", "}") if doubled else text
+
+
+def _own_slot(name: str, wanted: set[str], text: str) -> str | None:
+    """Our name of a slot of the published prompts, None where it has none.
+
+    Their ``{answer}`` is the reference where the task has one that is not named otherwise.
+    """
+    if name in wanted:
+        return name
+    if name == "answer" and "reference" in wanted and "{reference}" not in text:
+        return "reference"
+    return next((own for own, names in _PUBLISHED_SLOTS.items() if name in names), None)
 
 
 def fill(prompt: str, slots: dict[str, str]) -> str:
@@ -347,13 +401,13 @@ def request_of(
             content = [{"type": "text", "text": text}, *map(_sound_part, sounds)]
         except (FunAudioChatError, soundfile.LibsndfileError) as error:
             raise Unanswered(f"the judge cannot hear it: {error}") from error
+    system = [] if task.system is None else [{"role": "system", "content": task.system}]
+    sampling = {
+        "temperature": _SEVERAL_TEMPERATURE if several else task.temperature, "top_p": task.top_p,
+    }
     return {
-        "messages": [
-            {"role": "system", "content": ASSISTANT},
-            {"role": "user", "content": content},
-        ],
-        "temperature": _SEVERAL_TEMPERATURE if several else task.temperature,
-        "top_p": task.top_p,
+        "messages": [*system, {"role": "user", "content": content}],
+        **{name: value for name, value in sampling.items() if value is not None},
         "max_tokens": task.max_tokens,
     }
 

@@ -121,8 +121,9 @@ class LocalModel:
         ]
 
     def _produced(self, ids: list[int], codes: torch.Tensor, speech: bool) -> Produced:
-        end = next((i for i, id_ in enumerate(ids) if id_ in self._ends), len(ids) - 1)
-        ids = ids[: end + 1]
+        end = next((i for i, id_ in enumerate(ids) if id_ in self._ends), None)
+        if end is not None:
+            ids = ids[: end + 1]
         tokenizer = self.chat.processor.tokenizer
         spoken = codes[codes < self.chat.model.config.audio_config.bos_token_id].cpu()
         wave, rate_hz = None, 0
@@ -138,4 +139,5 @@ class LocalModel:
             rate_hz,
             len(ids),
             len(spoken) if speech else None,
+            cut=end is None,
         )

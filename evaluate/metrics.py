@@ -35,6 +35,7 @@ class JudgeTask:
         several: whether VoiceBench's form with three replies is known for it.
         sounds: sound files that the judge hears.
         tries: how often an unreadable reply is asked for again.
+        system: system prompt; None, like None for ``temperature`` and ``top_p``, sends none.
     """
 
     metric: str
@@ -42,12 +43,13 @@ class JudgeTask:
     slots: Callable[[Answer], dict[str, str]]
     read: Callable[[list[str]], Verdict]
     who: str = JUDGE
-    temperature: float = 0.0
-    top_p: float = 0.95
+    temperature: float | None = 0.0
+    top_p: float | None = 0.95
     max_tokens: int = 1024
     several: bool = False
     sounds: Callable[[Answer], list[Path]] = lambda answer: []
     tries: int = 1
+    system: str | None = ASSISTANT
 
 
 def judged(task: JudgeTask) -> Scorer:

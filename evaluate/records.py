@@ -32,7 +32,13 @@ _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 @dataclass
 class Prediction:
-    """One row; ``error`` is the reason there is no answer."""
+    """One row; ``error`` is the reason there is no answer.
+
+    Attributes:
+        item_key: hash of the question, by which it is known wherever in the data it moves.
+        heard_s: seconds of the question that were given to the model.
+        cut: the answer ended at the limit of tokens.
+    """
 
     id: str
     index: int
@@ -48,6 +54,9 @@ class Prediction:
     n_text_tokens: int | None = None
     n_speech_codes: int | None = None
     seconds: float = 0.0
+    item_key: str = ""
+    heard_s: float | None = None
+    cut: bool = False
     settings_hash: str = ""
     error: str | None = None
 
@@ -172,32 +181,53 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
                 yield row
 
 
-def load_predictions(folder: Path, settings: str | None = None) -> list[Prediction]:
+def load_predictions(folder: Path) -> list[Prediction]:
     """All rows of a subset, of every shard, one for each item, in the order of the data.
 
     Of several rows of an item those of the settings count before others, then answers before
-    failures, then later ones.
-
-    Args:
-        settings: hash of the settings; None for those that the subset was last asked with.
+    failures, then later ones. Rows of a question that the data no longer holds, or holds under
+    another id, are left out.
     """
-    if settings is None and (folder / "subset.json").is_file():
-        settings = read_json(folder / "subset.json").get("settings")
+    known = read_json(folder / "subset.json") if (folder / "subset.json").is_file() else {}
+    settings, keys = known.get("settings"), known.get("item_keys")
+    rows = (
+        row for row in stored_predictions(folder)
+        if keys is None or not row.item_key or keys.get(row.id) == row.item_key
+    )
+    return sorted(_best(rows, settings, "id").values(), key=lambda p: p.index)
 
+
+def known_answers(folder: Path, settings: str) -> dict[str, Prediction]:
+    """By the key of the question, the row to go on from."""
+    return _best(stored_predictions(folder), settings, "item_key")
+
+
+def stored_predictions(folder: Path) -> Iterator[Prediction]:
+    """Every row of a subset, of every shard, as written.
+
+    Raises:
+        FunAudioChatError: a file is of another version.
+    """
+    for path in sorted(folder.glob("predictions*.jsonl")):
+        for row in json_rows(path):
+            try:
+                yield Prediction(**row)
+            except TypeError as error:
+                raise FunAudioChatError(f"{path} is not of this version: {error}") from error
+
+
+def _best(
+    rows: Iterable[Prediction], settings: str | None, key: str
+) -> dict[str, Prediction]:
     def rank(row: Prediction) -> tuple[bool, bool]:
         return row.settings_hash == settings, row.error is None
 
     found: dict[str, Prediction] = {}
-    for path in sorted(folder.glob("predictions*.jsonl")):
-        for row in json_rows(path):
-            try:
-                new = Prediction(**row)
-            except TypeError as error:
-                raise FunAudioChatError(f"{path} is not of this version: {error}") from error
-            old = found.get(new.id)
-            if old is None or rank(new) >= rank(old):
-                found[new.id] = new
-    return sorted(found.values(), key=lambda p: p.index)
+    for row in rows:
+        old = found.get(getattr(row, key))
+        if old is None or rank(row) >= rank(old):
+            found[getattr(row, key)] = row
+    return found
 
 
 def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer], int]:
@@ -220,7 +250,7 @@ def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer
         answers.append(
             Answer(
                 p.benchmark, p.subset, p.id, p.fields, p.instruction, text, raw_text, sound,
-                question,
+                question, p.n_speech_codes == 0,
             )
         )
     return answers, thoughts

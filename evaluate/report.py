@@ -9,20 +9,23 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from evaluate.benchmarks import BENCHMARKS
+from evaluate.compare import Pair, compare, pairs_as_markdown, table_line
 from evaluate.core import Benchmark
 from evaluate.judges import PAPERS_JUDGES
 from evaluate.records import read_json, subset_folder, write_json
-from evaluate.score import table_value
+from evaluate.score import REFERENCE_HEARS_S, table_value
 from evaluate.statistics import normal_interval
 from funaudiochat.errors import FunAudioChatError
 
 _PAPER_COLOR = "#c03b2b"
+_BEST_RATING = 5.0
+PAPERS_TOOLS = {"speech recognition": "whisper-large-v3", "embedder": "NV-Embed-v2"}
 _HIGHEST = 100.0  # of a value that is made of several
 # How many sets a row of the tables is about.
 _ROW_SUBSETS = Counter(
@@ -40,7 +43,11 @@ def paper() -> dict[str, Any]:
 
 @dataclass
 class Cell:
-    """A run's value of a row, or why there is none; ``of`` is the size of the whole set."""
+    """A run's value of a row, or why there is none; ``of`` is the size of the whole set.
+
+    Attributes:
+        unlike: why the value cannot be compared with the paper's; empty where it can.
+    """
 
     value: float | None = None
     low: float | None = None
@@ -51,6 +58,11 @@ class Cell:
     complete: bool = False
     reason: str = "not run"
     notes: list[str] = field(default_factory=list)
+    unlike: list[str] = field(default_factory=list)
+
+    @property
+    def comparable(self) -> bool:
+        return self.value is not None and not self.unlike
 
 
 @dataclass
@@ -125,7 +137,7 @@ def _summaries(run: Path) -> Iterator[dict[str, Any]]:
                 yield read_json(path)
 
 
-def settings_line(run: Path) -> str:
+def settingstable_line(run: Path) -> str:
     """What the scored answers were made with, by ``run.json``, in one line."""
     known = read_json(run / "run.json")["settings"] if (run / "run.json").is_file() else {}
     values: dict[str, dict[str, None]] = {}
@@ -152,6 +164,7 @@ def _cells(run: Path) -> dict[tuple[str, str], Cell]:
             cell.complete = False
             if scored[key]:
                 cell.notes.append(f"of {scored[key]} of {_ROW_SUBSETS[key]} sets")
+                cell.unlike.append("partial data")
     return cells
 
 
@@ -165,6 +178,13 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
         notes.append(f"more items than the published set, which has {summary['expected']}")
     if summary["expected"] is None:
         notes.append("how many items the published set has is not known; n is all that were found")
+    if summary.get("cut"):
+        notes.append(f"{summary['cut']} answers were cut at the limit of tokens")
+    if long := summary.get("longer_than_reference"):
+        notes.append(
+            f"{long} questions are longer than {REFERENCE_HEARS_S:g} s and were heard in full; "
+            f"the reference cuts them (--longest-s {REFERENCE_HEARS_S:g} does so too)"
+        )
     for name in row.get("by", ()):
         metric = summary["metrics"][name]
         if metric.get("note"):
@@ -189,7 +209,36 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
     return Cell(
         row["value"], row["low"], row["high"], row["standard_error"], row["n"],
         whole if row.get("part") is None else None, row["complete"], "", notes,
+        _unlike(row, summary),
     )
+
+
+def _unlike(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
+    """Why a value is not made as the paper's was."""
+    reasons = []
+    if not row["complete"]:
+        reasons.append("partial data")
+    if summary["expected"] and summary["items"] > summary["expected"]:
+        reasons.append("more items than the published set")
+    if row.get("note"):
+        reasons.append(row["note"])
+    if summary.get("longer_than_reference"):
+        reasons.append(f"questions over {REFERENCE_HEARS_S:g} s heard in full")
+    if len(summary["settings"]) > 1:
+        reasons.append("answers of several settings")
+    for name in row["by"]:
+        metric = summary["metrics"][name]
+        for who, models in metric["judges"].items():
+            if not all(PAPERS_JUDGES[who] in model for model in models):
+                reasons.append(f"another {who}")
+        if "ours" in metric["judge_prompts"].values():
+            reasons.append("judge prompts of our own")
+        if metric["judge_replies_per_item"] > 1:
+            reasons.append("several judge replies an item")
+        for kind, which in metric.get("tools", {}).items():
+            if (papers := PAPERS_TOOLS.get(kind)) and papers not in which:
+                reasons.append(f"another {kind}")
+    return list(dict.fromkeys(reasons))
 
 
 def _other_values(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
@@ -234,7 +283,10 @@ def _pooled(first: Cell, second: Cell) -> Cell:
     low, high = normal_interval(value, error, _HIGHEST)
     complete = first.complete and second.complete
     of = (first.of or 0) + (second.of or 0)
-    return Cell(value, low, high, error, n, of, complete, "", [*first.notes, *second.notes])
+    return Cell(
+        value, low, high, error, n, of, complete, "", [*first.notes, *second.notes],
+        list(dict.fromkeys([*first.unlike, *second.unlike])),
+    )
 
 
 def _overall(group: str, cells: dict[str, Cell]) -> Cell:
@@ -244,7 +296,10 @@ def _overall(group: str, cells: dict[str, Cell]) -> Cell:
         return Cell(reason="needs every row above, in full")
     factors = paper()["overall"][group].get("factors", {})
     value = table_value(group, values, factors)
-    made = Cell(value, complete=True, reason="")
+    unlike = {name: cell.unlike for name, cell in cells.items() if cell.unlike}
+    made = Cell(
+        value, complete=True, reason="", unlike=[f"{', '.join(unlike)} cannot be"] if unlike else []
+    )
     errors = [(factors.get(name, 1), cell.standard_error) for name, cell in cells.items()]
     if all(error is not None for _, error in errors):
         made.standard_error = math.hypot(*(f * e for f, e in errors if e)) / len(cells)
@@ -287,7 +342,12 @@ def _notes(group: str, rows: dict[str, tuple[float | None, list[Cell]]]) -> list
     return found + general
 
 
-def markdown(tables: list[Table], runs: list[Path], target: str | None = None) -> str:
+def markdown(
+    tables: list[Table],
+    runs: list[Path],
+    target: str | None = None,
+    pairs: list[Pair] | None = None,
+) -> str:
     """The tables as Markdown."""
     names = run_names(runs)
     column = target_of(runs[0], target)
@@ -298,28 +358,35 @@ def markdown(tables: list[Table], runs: list[Path], target: str | None = None) -
         "Intervals are 95 %. What is not scored is no zero.",
     ]
     for name, run in zip(names, runs, strict=True):
-        if settings := settings_line(run):
+        if settings := settingstable_line(run):
             lines += ["", f"Answers of {name}: {settings}."]
     for table in tables:
         lines += ["", f"## {table.group}", ""]
         header = ["", f"paper {column}"]
         for name in names:
-            header += [name, "95 %", "difference", "n"]
-        lines += [_line(header), _line(["---"] + ["---:"] * (len(header) - 1))]
+            header += [name, "95 %", "difference", "n", "comparable"]
+        lines += [table_line(header), table_line(["---"] + ["---:"] * (len(header) - 1))]
         for row, (published, cells) in table.rows.items():
             values = [row, _number(published)]
             for cell in cells:
                 values += _values(cell, published)
-            lines.append(_line(values))
+            lines.append(table_line(values))
         reasons = {
             f"{row}: not scored: {cell.reason}": None
             for row, (_, cells) in table.rows.items()
             for cell in cells
             if cell.value is None and cell.reason
         }
-        notes = [*reasons, *table.notes]
+        unlike = {
+            f"{row}: not comparable with the paper: {'; '.join(cell.unlike)}": None
+            for row, (_, cells) in table.rows.items()
+            for cell in cells
+            if cell.value is not None and cell.unlike
+        }
+        notes = [*reasons, *unlike, *table.notes]
         if notes:
-            lines += ["", *(f"- {_one_line(note)}" for note in notes)]
+            lines += ["", *(f"- {_onetable_line(note)}" for note in notes)]
+    lines += pairs_as_markdown(pairs or [])
     others = [group for group in paper()["groups"] if group not in {t.group for t in tables}]
     if others:
         lines += ["", f"Tables of the paper without a score here: {'; '.join(others)}."]
@@ -328,35 +395,38 @@ def markdown(tables: list[Table], runs: list[Path], target: str | None = None) -
 
 def _values(cell: Cell, published: float | None) -> list[str]:
     if cell.value is None:
-        return ["not scored", "", "", ""]
+        return ["not scored", "", "", "", ""]
     mark = "" if cell.complete else " (incomplete)"
     difference = "" if published is None else f"{cell.value - published:+.2f}"
     interval = "" if cell.low is None else f"{cell.low:.2f} to {cell.high:.2f}"
     count = "" if cell.n is None else str(cell.n)
     if cell.n is not None and cell.of is not None and cell.n < cell.of:
         count = f"{cell.n} of {cell.of}"
-    return [f"{cell.value:.2f}{mark}", interval, difference, count]
+    comparable = "yes" if cell.comparable else "no"
+    return [f"{cell.value:.2f}{mark}", interval, difference, count, comparable]
 
 
 def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _one_line(text: str) -> str:
+def _onetable_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _line(values: list[str]) -> str:
-    return "| " + " | ".join(value.replace("|", "/") for value in values) + " |"
-
-
-def as_json(tables: list[Table], runs: list[Path], target: str | None = None) -> dict[str, Any]:
+def as_json(
+    tables: list[Table],
+    runs: list[Path],
+    target: str | None = None,
+    pairs: list[Pair] | None = None,
+) -> dict[str, Any]:
     """The tables as data."""
     names = run_names(runs)
     return {
         "source": paper()["source"],
         "target": target_of(runs[0], target),
-        "settings": {name: settings_line(run) for name, run in zip(names, runs, strict=True)},
+        "settings": {name: settingstable_line(run) for name, run in zip(names, runs, strict=True)},
+        "pairs": [asdict(pair) for pair in pairs or []],
         "tables": [
             {
                 "group": table.group,
@@ -368,6 +438,7 @@ def as_json(tables: list[Table], runs: list[Path], target: str | None = None) ->
                         "runs": {
                             name: {
                                 **vars(cell),
+                                "comparable": cell.comparable,
                                 "difference": None
                                 if cell.value is None or published is None
                                 else round(cell.value - published, 4),
@@ -383,8 +454,34 @@ def as_json(tables: list[Table], runs: list[Path], target: str | None = None) ->
     }
 
 
+_Rows = list[tuple[str, tuple[float | None, list[Cell]]]]
+
+
+def _by_scale(table: Table) -> list[tuple[str, _Rows, tuple[float, float] | None]]:
+    """Title, rows from below, and limits of the axis: ratings of 1 to 5 have one of their own."""
+    highest = {
+        row.name: metric.highest
+        for benchmark in BENCHMARKS.values() for subset in benchmark.subsets
+        for row in subset.rows if row.group == table.group
+        for metric in subset.metrics if metric.name == row.choices[0][0]
+    }
+    rows = list(table.rows.items())[::-1]
+    # The last row of VStyle, which no metric gives by itself, has the scale of its parts.
+    common = set(highest.values())
+    default = common.pop() if len(common) == 1 else _HIGHEST
+    ratings = [r for r in rows if highest.get(r[0], default) == _BEST_RATING]
+    others = [r for r in rows if highest.get(r[0], default) != _BEST_RATING]
+    found: list[tuple[str, _Rows, tuple[float, float] | None]] = []
+    if others:
+        found.append((table.group, others, None))
+    if ratings:
+        title = f"{table.group}: ratings of 1 to 5" if others else table.group
+        found.append((title, ratings, (0.9, _BEST_RATING + 0.1)))
+    return found
+
+
 def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
-    """A panel for each table: values with their intervals, hollow where incomplete.
+    """A panel for each table and scale: values with their intervals, hollow where incomplete.
 
     Raises:
         FunAudioChatError: matplotlib is missing.
@@ -395,11 +492,13 @@ def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
         raise FunAudioChatError(
             "the picture needs matplotlib: pip install 'funaudiochat[eval]'"
         ) from error
-    heights = [len(table.rows) + 2 for table in tables]
+    parts = [part for table in tables for part in _by_scale(table)]
+    heights = [len(rows) + 2 for _, rows, _ in parts]
     figure = Figure(figsize=(8, 0.28 * sum(heights) + 0.6), layout="constrained")
-    panels = figure.subplots(len(tables), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for panel, table in zip(panels, tables, strict=True):
-        rows = list(table.rows.items())[::-1]
+    panels = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
+    for panel, (title, rows, limits) in zip(panels, parts, strict=True):
+        if limits is not None:
+            panel.set_xlim(*limits)
         for height, (_, (published, cells)) in enumerate(rows):
             if published is not None:
                 panel.plot(published, height, "D", color=_PAPER_COLOR, markersize=5, zorder=3)
@@ -413,7 +512,7 @@ def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
                 panel.plot(cell.value, y, "o", color=f"C{place}", markerfacecolor=face)
         panel.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
         panel.set_ylim(-0.6, len(rows) - 0.4)
-        panel.set_title(table.group, fontsize=9, loc="left")
+        panel.set_title(title, fontsize=9, loc="left")
         panel.grid(axis="x", alpha=0.3)
     handles = [panels[0].plot([], [], "D", color=_PAPER_COLOR, label="paper")[0]]
     handles += [
@@ -429,9 +528,10 @@ def write_report(
 ) -> tuple[str, list[Path]]:
     """Write ``report.md``, ``report.json`` and ``report.png`` -> the Markdown and the files."""
     tables = build_tables(runs, target)
-    text = markdown(tables, runs, target)
+    pairs = compare(runs, run_names(runs))
+    text = markdown(tables, runs, target, pairs)
     out.mkdir(parents=True, exist_ok=True)
     (out / "report.md").write_text(text, encoding="utf-8")
-    write_json(out / "report.json", as_json(tables, runs, target))
+    write_json(out / "report.json", as_json(tables, runs, target, pairs))
     draw(tables, runs, out / "report.png")
     return text, [out / f"report.{kind}" for kind in ("md", "json", "png")]

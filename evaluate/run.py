@@ -3,8 +3,9 @@
 
 """Ask a model the questions of benchmarks, into a run folder that can be gone on with.
 
-Every item is keyed by its id and the settings it was asked with, has its own seed, and is answered
-the same alone, in a batch, in a shard, or after the process was killed.
+Every item is keyed by its content and the settings it was asked with, so that data that grows or
+changes is asked only what is new. It has its own seed, and is answered the same alone, in a batch,
+in a shard, or after the process was killed.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import platform
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -25,13 +27,21 @@ from evaluate.core import Benchmark, Item, LayoutError, Subset
 from evaluate.records import (
     Prediction,
     appending,
-    load_predictions,
+    fingerprint,
+    known_answers,
     read_json,
     subset_folder,
     versions_of,
     write_json,
 )
-from evaluate.sources import Produced, Prompt, Source, read_wave, seed_of
+from evaluate.sources import (
+    QUESTION_RATE_HZ,
+    Produced,
+    Prompt,
+    Source,
+    read_wave,
+    seed_of,
+)
 from funaudiochat.errors import FunAudioChatError
 
 PACKAGES = ("funaudiochat", "torch", "transformers", "numpy", "openai")
@@ -47,6 +57,7 @@ class InferOptions:
         limit: items of each subset at most.
         retry_errors: ask again what failed before.
         system_extra: add the line that some items' system prompt may end with.
+        longest_s: seconds of a question that the model hears, counted from its start; None for all.
     """
 
     data: Path
@@ -57,11 +68,12 @@ class InferOptions:
     seed: int = 0
     retry_errors: bool = False
     system_extra: bool = False
+    longest_s: float | None = None
 
 
 @dataclass
 class Outcome:
-    """What one call did for a subset."""
+    """What one call did for a subset; failures of earlier calls that still stand count too."""
 
     benchmark: str
     subset: str
@@ -69,6 +81,11 @@ class Outcome:
     skipped: int = 0
     failed: int = 0
     first_failure: str = ""
+    cut: int = 0
+
+    def fail(self, id_: str, error: str) -> None:
+        self.failed += 1
+        self.first_failure = self.first_failure or f"{id_}: {error}"
 
 
 def parse_shard(text: str) -> tuple[int, int]:
@@ -91,6 +108,8 @@ def survey(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
     """
     digest, count, problems, missing = hashlib.sha256(), 0, [], []
     files: dict[Path, None] = {}
+    keys: dict[str, str] = {}
+    copies: Counter[str] = Counter()
     for item in subset.load(benchmark.data_folder(data)):
         count += 1
         if item.source is not None:
@@ -99,10 +118,10 @@ def survey(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
             problems.append(item.problem)
         elif isinstance(item.audio, Path) and not item.audio.is_file():
             missing.append(f"{item.id}: no sound file {item.audio}")
-        known = [item.id, item.instruction, item.system, item.fields]
-        digest.update(json.dumps(known, sort_keys=True, ensure_ascii=False, default=str).encode(
-            "utf-8", errors="replace"
-        ))
+        content = _content_hash(item)
+        copies[content] += 1
+        keys[item.id] = f"{content}#{copies[content]}" if copies[content] > 1 else content
+        digest.update(f"{item.id} {keys[item.id]}\n".encode())
     if not count:
         raise LayoutError(f"{benchmark.name}/{subset.name} holds no items; {benchmark.layout}")
     return {
@@ -112,8 +131,22 @@ def survey(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
         "missing_sounds": len(missing),
         "first_problem": next(iter(problems + missing), None),
         "items_sha256": digest.hexdigest(),
+        "item_keys": keys,
         "files_sha256": {str(path): _sha256(path) for path in files},
     }
+
+
+def _content_hash(item: Item) -> str:
+    """Hash of all that is asked and expected, wherever in the data it stands."""
+    if isinstance(item.audio, bytes):
+        sound = hashlib.sha256(item.audio).hexdigest()
+    elif item.audio is not None and item.audio.is_file():
+        sound = fingerprint(item.audio)
+    else:
+        sound = str(item.audio and item.audio.name)
+    content = [item.instruction, item.system, item.fields, sound]
+    text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:16]
 
 
 def _sha256(path: Path) -> str:
@@ -141,6 +174,8 @@ def settings_of(
         settings |= source.speech_description
     if options.system_extra:
         settings["system_extra"] = True
+    if options.longest_s is not None:
+        settings["longest_question_s"] = options.longest_s
     text = json.dumps(settings, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16], settings
 
@@ -203,24 +238,31 @@ def infer(
     outcome = Outcome(benchmark.name, subset.name)
     name = "predictions" if shares == 1 else f"predictions.{first}-of-{shares}"
     with appending(folder / f"{name}.jsonl") as journal:
-        known = {p.id: p for p in load_predictions(folder, hash_)}
+        known = known_answers(folder, hash_)
         waiting: list[tuple[Item, Prompt]] = []
+        keys: dict[str, str] = found["item_keys"]
 
         def flush() -> None:
-            rows = _answer(benchmark, subset, source, folder, hash_, waiting)
+            asked = [(item, prompt, keys[item.id]) for item, prompt in waiting]
+            rows = _answer(benchmark, subset, source, folder, hash_, asked, options.longest_s)
             journal.append([asdict(row) for row in rows])
             for row in rows:
                 outcome.asked += 1
+                outcome.cut += row.cut
                 if row.error is not None:
-                    outcome.failed += 1
-                    outcome.first_failure = outcome.first_failure or f"{row.id}: {row.error}"
+                    outcome.fail(row.id, row.error)
             waiting.clear()
             progress(outcome.asked + outcome.skipped, share)
 
         for item in shown(subset.load(benchmark.data_folder(options.data)), options):
             prompt = prompt_of(benchmark, subset, item, options.seed)
-            if _is_done(known.get(item.id), prompt, hash_, options.retry_errors):
+            old = known.get(keys[item.id])
+            if old is not None and _is_done(old, prompt, hash_, options.retry_errors):
                 outcome.skipped += 1
+                if (old.id, old.index) != (item.id, item.index):
+                    journal.append([asdict(replace(old, id=item.id, index=item.index))])
+                if old.error is not None:
+                    outcome.fail(item.id, old.error)
                 progress(outcome.asked + outcome.skipped, share)
                 continue
             waiting.append((item, prompt))
@@ -231,17 +273,16 @@ def infer(
     return outcome
 
 
-def _is_done(old: Prediction | None, prompt: Prompt, hash_: str, retry_errors: bool) -> bool:
+def _is_done(old: Prediction, prompt: Prompt, hash_: str, retry_errors: bool) -> bool:
     return (
-        old is not None
-        and old.settings_hash == hash_
+        old.settings_hash == hash_
         and (old.system, old.instruction) == (prompt.system, prompt.instruction)
         and not (retry_errors and old.error is not None)
     )
 
 
 def blank_prediction(
-    benchmark: Benchmark, subset: Subset, item: Item, hash_: str
+    benchmark: Benchmark, subset: Subset, item: Item, hash_: str, key: str
 ) -> Prediction:
     """A row with everything but the answer."""
     return Prediction(
@@ -253,6 +294,7 @@ def blank_prediction(
         system=item.system or benchmark.system,
         instruction=item.instruction,
         fields=item.fields,
+        item_key=key,
         settings_hash=hash_,
         error=item.problem,
     )
@@ -264,19 +306,21 @@ def _answer(
     source: Source,
     folder: Path,
     hash_: str,
-    waiting: list[tuple[Item, Prompt]],
+    waiting: list[tuple[Item, Prompt, str]],
+    longest_s: float | None,
 ) -> list[Prediction]:
     """Rows of a batch; what cannot be asked or answered has its reason."""
     rows, asked = [], []
-    for item, prompt in waiting:
-        row = blank_prediction(benchmark, subset, item, hash_)
+    for item, prompt, key in waiting:
+        row = blank_prediction(benchmark, subset, item, hash_, key)
         rows.append(row)
         if row.error is None:
             try:
-                wave = read_wave(item.audio)
+                wave = read_wave(item.audio, longest_s)
             except FunAudioChatError as error:
                 row.error = str(error)
             else:
+                row.heard_s = round(len(wave) / QUESTION_RATE_HZ, 3)
                 asked.append((row, Prompt(**{**vars(prompt), "wave": wave})))
     began = time.monotonic()
     produced = source.answer([prompt for _, prompt in asked]) if asked else []
@@ -293,10 +337,15 @@ def _answer(
 def _fill(row: Prediction, answer: Produced, folder: Path) -> None:
     row.text, row.raw_text = answer.text, answer.raw_text
     row.n_text_tokens, row.n_speech_codes = answer.text_tokens, answer.speech_codes
+    row.cut = answer.cut
     if answer.wave is not None and len(answer.wave):
-        # Different ids may look the same once unsafe characters are gone.
-        mark = hashlib.sha256(row.id.encode("utf-8", errors="replace")).hexdigest()[:8]
+        # Different ids may look the same once unsafe characters are gone, and an id may come to
+        # name another question when the data changes.
+        named = f"{row.id}{row.item_key}".encode("utf-8", errors="replace")
+        mark = hashlib.sha256(named).hexdigest()[:8]
         name = f"audio/{_UNSAFE.sub('_', row.id)[:80]}-{mark}.flac"
         (folder / "audio").mkdir(exist_ok=True)
         soundfile.write(folder / name, answer.wave, answer.rate_hz, subtype="PCM_16")
         row.audio_out = name
+    elif answer.wave is not None:
+        row.n_speech_codes = 0

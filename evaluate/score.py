@@ -35,6 +35,8 @@ from evaluate.scorers.turn_taking import TurnLimits
 from evaluate.speech import OpinionScore, Transcriber
 from evaluate.statistics import Estimate, Weights, estimate, mean_of
 
+REFERENCE_HEARS_S = 30.0  # the reference cuts longer questions there
+
 
 @dataclass
 class Tools:
@@ -122,6 +124,10 @@ def score_subset(
         "failed": sum(errors.values()),
         "failures": dict(errors.most_common(5)),
         "thoughts_cut": thoughts,
+        "cut": sum(p.cut for p in predictions if p.error is None),
+        "longer_than_reference": sum(
+            p.error is None and (p.heard_s or 0) > REFERENCE_HEARS_S for p in predictions
+        ),
         "settings": sorted({p.settings_hash for p in predictions}),
         "metrics": metrics,
         "rows": [
@@ -129,8 +135,10 @@ def score_subset(
             for row in subset.rows
         ],
     }
+    keys = {p.id: p.item_key for p in predictions}
     write_json_lines(
-        folder / "scores.jsonl", ({"id": id_, **scores} for id_, scores in by_item.items())
+        folder / "scores.jsonl",
+        ({"id": id_, "item_key": keys[id_], **scores} for id_, scores in by_item.items()),
     )
     write_json(folder / "summary.json", summary)
     return summary

@@ -60,7 +60,11 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Produced:
-    """One answer; ``wave`` is mono float32 [S], None without speech."""
+    """One answer; ``wave`` is mono float32 [S], None without speech.
+
+    Attributes:
+        cut: it ended at the limit of tokens, not by itself.
+    """
 
     text: str
     raw_text: str
@@ -68,6 +72,7 @@ class Produced:
     rate_hz: int = 0
     text_tokens: int | None = None
     speech_codes: int | None = None
+    cut: bool = False
 
 
 class Source(Protocol):
@@ -183,7 +188,8 @@ class ServerModel:
                 return f"the server's sound cannot be read: {error}"
             text = text or message.audio.transcript
         tokens = reply.usage.completion_tokens if reply.usage else None
-        return Produced(text.strip(), text, wave, rate_hz, tokens)
+        cut = reply.choices[0].finish_reason == "length"
+        return Produced(text.strip(), text, wave, rate_hz, tokens, cut=cut)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         assert prompt.wave is not None
@@ -212,15 +218,16 @@ def _decode(data: str) -> tuple[np.ndarray, int]:
     return load_audio(content, rate_hz), rate_hz
 
 
-def read_wave(audio: Path | bytes | None) -> np.ndarray:
-    """A question's sound, mono float32 [S] at 16 kHz.
+def read_wave(audio: Path | bytes | None, longest_s: float | None = None) -> np.ndarray:
+    """A question's sound, mono float32 [S] at 16 kHz, of so many seconds at most.
 
     Raises:
         AudioError: it is missing or cannot be used.
     """
     if audio is None:
         raise FunAudioChatError("the item has no sound")
-    return load_audio(audio, QUESTION_RATE_HZ)
+    wave = load_audio(audio, QUESTION_RATE_HZ)
+    return wave if longest_s is None else wave[: round(longest_s * QUESTION_RATE_HZ)]
 
 
 def seed_of(seed: int, names: Sequence[str]) -> int:

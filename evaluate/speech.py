@@ -20,6 +20,7 @@ from funaudiochat.audio import load_audio
 from funaudiochat.errors import FunAudioChatError
 
 _RATE_HZ = 16_000
+NO_SPEECH = "no speech: the answer was given as text only"
 
 
 class Kept:
@@ -78,10 +79,15 @@ class Transcriber:
         self._kept = Kept(run / "transcripts.jsonl", self.name)
 
     def transcripts(self, answers: list[Answer]) -> list[str | Unheard]:
-        """One text for each answer; empty where the reply has no sound."""
+        """One text for each answer; empty where the model was silent, not where it cannot speak."""
         if self._recorded is None:
-            return [text or "" for text in self._kept.each(answers, self._transcribe)]
-        return [self._recorded_text(answer) for answer in answers]
+            heard = self._kept.each(answers, self._transcribe)
+        else:
+            heard = [self._recorded_text(answer) for answer in answers]
+        return [
+            Unheard(NO_SPEECH) if answer.sound is None and not answer.silent else text or ""
+            for answer, text in zip(answers, heard, strict=True)
+        ]
 
     def _recorded_text(self, answer: Answer) -> str | Unheard:
         assert self._recorded is not None

@@ -1,12 +1,16 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The module calls that the benchmark of decoding takes for a step's own are those of a step."""
+"""The benchmarks measure what they say, and end with their table or with one clear message."""
 
+import subprocess
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))
 
 import generation  # noqa: E402
 from common import chat_model  # noqa: E402
@@ -28,3 +32,66 @@ def test_bare_calls_run_what_the_decode_loop_runs(monkeypatch):
     seen.clear()
     generation.bare_calls(model, inputs, rows, speech[0])
     assert len(seen) == 4 * (1 + 5) and seen == expected
+
+
+# The server and our model are stand-ins; clients, loops and their order are the benchmark's.
+_THROUGHPUT = """
+import gc, sys
+from contextlib import contextmanager
+import numpy as np
+sys.path[:0] = sys.argv[1:4]
+import vllm_throughput as benchmark
+from chat_server import Server
+
+running = []
+
+@contextmanager
+def serve(folder, log):
+    server = Server(lambda request: "hello")
+    running.append(server)
+    yield server.url.removesuffix("/v1")
+    server.shutdown()
+    running.remove(server)
+
+class Chat:
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        assert not running, "ours is loaded while the server runs"
+        return cls()
+
+def ours(chat, waves, rows):
+    assert not running, "ours is timed while the server runs"
+    gc.collect()
+    return benchmark.Result(1.0)
+
+benchmark.vllm_server, benchmark.VoiceChat, benchmark.batch_run = serve, Chat, ours
+benchmark.read_sounds = lambda sounds, count: [np.zeros(1600, np.float32)] * 4
+sys.argv = ["vllm_throughput.py", "--model-path", "x", "--repeats", "2"]
+benchmark.main()
+gc.collect()
+"""
+
+
+def test_vllm_is_stopped_before_ours_is_timed_and_its_clients_are_closed():
+    pytest.importorskip("openai", reason="openai is missing: make eval-setup")
+    pytest.importorskip("httpx", reason="httpx is missing")
+    tests = Path(__file__).parent
+    done = subprocess.run(
+        [sys.executable, "-c", _THROUGHPUT, BENCHMARKS, tests, tests / "evaluate"],
+        capture_output=True, text=True, timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr and "loop is closed" not in done.stderr
+    assert done.stdout.splitlines()[-1].startswith("| 32 | ")
+
+
+def test_the_servers_benchmark_takes_a_style_and_shows_why_the_server_did_not_start(tmp_path):
+    missing = tmp_path / "no-such-model"
+    done = subprocess.run(
+        [sys.executable, BENCHMARKS / "serving.py", "--style", "markdown",
+         "--model-path", missing],
+        capture_output=True, text=True, timeout=300,
+    )
+    assert done.returncode == 1
+    assert "the server did not start" in done.stderr and str(missing) in done.stderr
+    assert "--style" not in done.stderr

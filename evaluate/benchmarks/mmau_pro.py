@@ -22,7 +22,16 @@ from evaluate.core import (
     invalid,
     points,
 )
-from evaluate.data import RowOfData, find_file, items_of, parquet_files, parquet_rows
+from evaluate.data import (
+    RowOfData,
+    as_list,
+    find_sound,
+    given_choices,
+    items_of,
+    parquet_files,
+    parquet_rows,
+    right_choice,
+)
 from evaluate.metrics import OPEN_JUDGE, JudgeTask, judged
 from evaluate.scorers.judge_replies import open_answer_scores
 from evaluate.scorers.mmau_pro import follows
@@ -35,20 +44,20 @@ _OPEN, _INSTRUCTIONS = "open", "instruction following"
 def _load(folder: Path) -> Iterator[Item]:
     def item(row: RowOfData) -> dict[str, Any]:
         category, question = row.text("category"), row.text("question")
-        choices = [str(choice) for choice in row.get("choices") or []]
+        choices = given_choices(as_list(row.get("choices") or []))
         kwargs = row.get("kwargs") or {}
         closed = category not in (_OPEN, _INSTRUCTIONS) and len(choices) > 1
         fields = {
             "category": category,
             "question": question,
             "choices": choices if closed else [],
-            "answer": str(row.get("answer") or ""),
+            "answer": right_choice(str(row.get("answer") or ""), choices),
             "task": row.get("task_identifier"),
             "kwargs": json.loads(kwargs) if isinstance(kwargs, str) else kwargs,
         }
         return {
             "id": row.get("id"),
-            "audio": find_file(_sounds(row)[0], folder, folder / "data"),
+            "audio": find_sound(_sounds(row)[0], folder, folder / "data"),
             "instruction": choice_instruction(question, choices) if closed else question,
             "fields": fields,
         }
@@ -164,7 +173,7 @@ BENCHMARK = Benchmark(
         "only items with one sound, as in the paper; it does not state how many those are",
         "an aspect that the judge does not name counts 3",
     ),
-    hub=(HubData("gamma-lab-umd/MMAU-Pro"),),
+    hub=(HubData("gamma-lab-umd/MMAU-Pro", layouts=(("test*.parquet", "data.zip"),)),),
     manual=(
         "unpack data.zip (about 47 GB) in the folder; NV-Embed-v2 is for non-commercial use"
     ),

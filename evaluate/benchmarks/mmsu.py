@@ -4,6 +4,7 @@
 """MMSU: multiple-choice questions on spoken language."""
 
 from collections.abc import Iterator
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,16 @@ from evaluate.core import (
     invalid,
     points,
 )
-from evaluate.data import RowOfData, find_file, items_of, json_list
+from evaluate.data import (
+    RowOfData,
+    embedded_audio,
+    find_sound,
+    given_choices,
+    items_of,
+    json_list,
+    parquet_rows,
+    right_choice,
+)
 from evaluate.scorers.choices import LETTERS, mmsu_bridged_letter, mmsu_reference_verdicts
 
 _COLUMNS = tuple(f"choice_{letter.lower()}" for letter in LETTERS)
@@ -29,23 +39,39 @@ _COLUMNS = tuple(f"choice_{letter.lower()}" for letter in LETTERS)
 
 def _load(folder: Path) -> Iterator[Item]:
     def item(row: RowOfData) -> dict[str, Any]:
-        choices = [
-            None if row.get(column) is None else row.text(column) for column in _COLUMNS
-        ]
-        given = [choice for choice in choices if choice is not None]
+        # Columns may be null in any place. The prompt letters those that are left anew, so the
+        # fields hold them under the letters that the model sees.
+        given = given_choices(row.get(column) for column in _COLUMNS)
+        lettered = dict(zip_longest(_COLUMNS, given))
         return {
             "id": row.text("id"),
-            "audio": find_file(row.text("audio_path"), folder),
+            "audio": _sound(row, folder),
             "instruction": choice_instruction(row.text("question"), given),
             "fields": {
-                **dict(zip(_COLUMNS, choices, strict=True)),
-                "answer_gt": row.text("answer_gt"),
+                **lettered,
+                "answer_gt": right_choice(row.text("answer_gt"), given),
                 "category": row.get("category"),
             },
         }
 
-    named = sorted(folder.glob("*.jsonl")) + sorted(folder.glob("*.json"))
-    return items_of(json_list(named[0] if named else folder / "mmsu.jsonl"), item)
+    return items_of(_rows(folder), item)
+
+
+def _rows(folder: Path) -> Iterator[RowOfData]:
+    """Of the questions beside their sounds, or else of Parquet files that hold both."""
+    for place in (folder, folder / "question"):
+        for kind in ("*.jsonl", "*.json"):
+            if named := sorted(place.glob(kind)):
+                return json_list(named[0])
+    if parquet := sorted(folder.glob("**/*.parquet")):
+        return parquet_rows(parquet)
+    return json_list(folder / "mmsu.jsonl")
+
+
+def _sound(row: RowOfData, folder: Path) -> Path | bytes:
+    if row.get("audio") is not None:
+        return embedded_audio(row, folder)
+    return find_sound(row.text("audio_path"), folder, folder / "question")
 
 
 def _bridged(answer: Answer) -> Verdict:
@@ -68,12 +94,22 @@ BENCHMARK = Benchmark(
     name="mmsu",
     title="MMSU",
     folder="MMSU",
-    layout="ddwang2000/MMSU: a JSON or JSONL file of questions beside the sounds it names",
+    layout=(
+        "ddwang2000/MMSU: a JSON or JSONL file of questions, there or in question/, beside the "
+        "sounds it names; or Parquet files that hold both"
+    ),
     notes=(
         "the reference rule drops answers such as (B)falling from the denominator; how the authors "
         "read them is not published, so the value here first maps them to their letter",
     ),
-    hub=(HubData("ddwang2000/MMSU"),),
+    hub=(
+        HubData(
+            "ddwang2000/MMSU",
+            layouts=(
+                ("question/*.jsonl", "audio/*"), ("question/*.json", "audio/*"), ("*.parquet",),
+            ),
+        ),
+    ),
     subsets=(
         Subset(
             "all",

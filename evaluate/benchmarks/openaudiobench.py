@@ -60,7 +60,14 @@ BENCHMARK = Benchmark(
     ),
     needs="judge (gpt-4o-mini)",
     notes=("replies of the judge that cannot be read leave the denominator",),
-    hub=(HubData("baichuan-inc/OpenAudioBench", patterns=("eval_datas/*",)),),
+    hub=tuple(
+        HubData(
+            "baichuan-inc/OpenAudioBench", layouts=((f"eval_datas/{name}/*",),), subset=name
+        )
+        for name in (
+            "alpaca_eval", "llama_questions", "reasoning_qa", "trivia_qa", "web_questions"
+        )
+    ),
     subsets=(
         _subset(
             "alpaca_eval", "AlpacaEval", ("instruction", "output"), 199, "rating_1_to_10",

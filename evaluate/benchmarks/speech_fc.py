@@ -97,7 +97,13 @@ BENCHMARK = Benchmark(
         "to three decimals (66.3 for 66.35)",
         "the field `time` is in no published prompt; it is asked with only by --time-in-prompt",
     ),
-    hub=(HubData("FunAudioLLM/SpeechFCEval"),),
+    hub=tuple(
+        HubData(
+            "FunAudioLLM/SpeechFCEval",
+            layouts=((f"{name}/*",), (f"{name.replace('_', '-')}/*",)), subset=name,
+        )
+        for name in SETS
+    ),
     subsets=tuple(
         Subset(
             name,

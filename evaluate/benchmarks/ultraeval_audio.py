@@ -127,6 +127,10 @@ BENCHMARK = Benchmark(
         "answers are matched token by token in the transcript of the spoken reply",
         "the paper's AlpacaEval fits 198 of 199 items",
     ),
-    hub=tuple(HubData(f"TwinkStart/{s[2]}", s[2]) for s in SETS),
+    hub=tuple(HubData(
+            f"TwinkStart/{s[2]}", s[2], layouts=(("*test*.parquet",), ("*.parquet",)), subset=s[0]
+        )
+        for s in SETS
+    ),
     subsets=tuple(_subset(*s) for s in SETS),
 )

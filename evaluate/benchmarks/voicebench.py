@@ -28,7 +28,7 @@ from evaluate.data import (
     RowOfData,
     as_list,
     embedded_audio,
-    find_file,
+    find_sound,
     items_of,
     json_lines,
     parquet_files,
@@ -69,7 +69,7 @@ def _item(subset: str, folder: Path, row: RowOfData) -> dict[str, Any]:
         if len(fields["kwargs"]) != len(fields["instructions"]):
             raise RowError("as many kwargs as instructions are needed")
     named = row.get("audio_path")
-    audio = find_file(named, folder) if named else embedded_audio(row, folder)
+    audio = find_sound(named, folder) if named else embedded_audio(row, folder)
     return {"audio": audio, "fields": fields}
 
 
@@ -173,15 +173,14 @@ BENCHMARK = Benchmark(
         "Overall = (20 AlpacaEval + 20 CommonEval + the five others) / 7",
         "SD-QA is taken as the mean of PEDANT and judge, which the paper's numbers suggest",
     ),
-    hub=(
-        HubData(
-            "hlt-lab/voicebench",
-            patterns=tuple(
-                f"*{name}/*"
-                for name in ("alpacaeval_full", "commoneval", "sd-qa", "mmsu", "openbookqa",
-                             "ifeval", "advbench")
-            ),
-        ),
+    hub=tuple(
+        HubData("hlt-lab/voicebench", layouts=((pattern,),), subset=name)
+        for name, pattern in (
+            ("alpacaeval_full", "*alpacaeval_full/*"), ("commoneval", "*commoneval/*"),
+            ("sd-qa", "*sd-qa/usa*"),  # the other regions are not used
+            ("mmsu", "*mmsu/*"), ("openbookqa", "*openbookqa/*"), ("ifeval", "*ifeval/*"),
+            ("advbench", "*advbench/*"),
+        )
     ),
     subsets=(
         _subset("alpacaeval_full", 636, (_rating,), _row("AlpacaEval", ("judge",))),

@@ -68,6 +68,7 @@ def _rated(language: str, answers: list[Answer], tools: Any) -> list[Verdict]:
         task = JudgeTask(
             "judge", f"vstyle_{category}_{language}", _slots, _read, who=AUDIO_JUDGE,
             sounds=_sounds, tries=5, max_tokens=8192,  # judges that think count thoughts too
+            system=None, temperature=None, top_p=None,  # the published script sends none of them
         )
         for answer, verdict in zip(chosen, judged(task)(chosen, tools), strict=True):
             verdicts[answer.id] = verdict.as_part(answer.fields["ability"])
@@ -101,7 +102,13 @@ BENCHMARK = Benchmark(
     system=SPOKEN_S2M_PROMPT,
     speech=True,
     needs="judge that hears (--judge 'audio judge=openai:gemini-2.5-pro@URL')",
-    notes=("the paper's judge, gemini-2.5-pro-preview-06-05, is retired",),
-    hub=(HubData("zhanjun/VStyle"),),
+    notes=(
+        "the paper's judge, gemini-2.5-pro-preview-06-05, is retired",
+        "the judge hears the question as well as the reply, which the published script leaves "
+        "open, and its own sampling is used, with at most 8192 tokens",
+    ),
+    hub=tuple(
+        HubData("zhanjun/VStyle", layouts=((f"{name}/*",),), subset=name) for name in ("en", "zh")
+    ),
     subsets=(_subset("en"), _subset("zh")),
 )

@@ -62,14 +62,16 @@ def grade_0_to_5(reply: str) -> int | None:
 def is_judged_correct(reply: str) -> bool | None:
     """TriviaQA, Web Questions: ``judgment`` of the object from the first ``{`` to the first ``}``.
 
-    The published script runs that text as code; here it is JSON or a literal.
+    The published script runs that text as code; here it is JSON or a literal. Any other judgment
+    than "correct", in whatever words, counts as wrong.
     """
     start, end = reply.find("{"), reply.find("}")
     if start < 0 or end < start:
         return None
     fields = _literal(reply[start : end + 1])
-    judgment = fields.get("judgment") if isinstance(fields, dict) else None
-    return {"correct": True, "incorrect": False}.get(str(judgment).strip().lower())
+    if not isinstance(fields, dict) or "judgment" not in fields:
+        return None
+    return str(fields["judgment"]).strip().lower() == "correct"
 
 
 def _literal(text: str) -> Any:

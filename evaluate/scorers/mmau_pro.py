@@ -63,9 +63,9 @@ _CHECKS: dict[str, Callable[[str, _Kwargs], bool]] = {
     "Number Bullets": lambda r, k: len(re.findall(r"(?m)^[ \t]*\*\s", r)) == int(k["N"]),
     "Title": lambda r, k: re.search(r"<<[^<>\n]+>>", r) is not None,
     "Minimum Number Highlighted Section": lambda r, k: (
-        len(re.findall(r"\*[^\n*]+\*", r)) >= int(k["N"])
+        len(re.findall(r"\*[^*]+\*", r)) >= int(k["N"])
     ),
-    "Multiple Sections": lambda r, k: len(_parts(r, k["section_splitter"])) >= int(k["N"]),
+    "Multiple Sections": lambda r, k: len(_parts(r, k["section_splitter"])) == int(k["N"]),
     "Two Responses": lambda r, k: _differ(_parts(r, "******")),
     "All Uppercase": lambda r, k: r.isupper(),
     "All Lowercase": lambda r, k: r.islower(),

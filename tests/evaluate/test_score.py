@@ -336,7 +336,8 @@ def test_a_judge_that_hears_gets_wav_and_is_asked_again(server, mini, tmp_path, 
     assert first.parts == {"empathy/anger": (4.0, 1.0)} and second.parts == {}
     assert len(judge.requests) == 3 + 5
     assert judge.keys == {"Bearer another key"}
-    text, heard = judge.requests[0]["messages"][1]["content"]
+    (message,) = judge.requests[0]["messages"]  # the published script sends no system text
+    text, heard = message["content"]
     assert text["type"] == "text" and heard["input_audio"]["format"] == "wav"
     content = base64.b64decode(heard["input_audio"]["data"])
     assert soundfile.info(io.BytesIO(content)).frames == 2400

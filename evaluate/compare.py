@@ -1,0 +1,108 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Two runs against each other, row by row, over the items that both answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from evaluate.benchmarks import BENCHMARKS
+from evaluate.core import Benchmark, Row, Subset, Verdict
+from evaluate.records import json_rows, read_json, subset_folder
+from evaluate.statistics import Difference, paired_bootstrap
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A row of two runs: how much the second lies above the first, or why that is not known."""
+
+    group: str
+    row: str
+    first: str
+    second: str
+    found: Difference | None = None
+    reason: str = ""
+
+
+def compare(runs: list[Path], names: list[str]) -> list[Pair]:
+    """Every two runs, row by row, over the items that both answered."""
+    return [
+        Pair(
+            row.group, row.name, names[i], names[k],
+            *_compared(benchmark, subset, row, runs[i], runs[k]),
+        )
+        for i, k in combinations(range(len(runs)), 2)
+        for benchmark in BENCHMARKS.values()
+        for subset in benchmark.subsets
+        if all((subset_folder(runs[j], benchmark.name, subset.name) / "summary.json").is_file()
+               for j in (i, k))
+        for row in subset.rows
+    ]
+
+
+def _compared(
+    benchmark: Benchmark, subset: Subset, row: Row, *runs: Path
+) -> tuple[Difference | None, str]:
+    folders = [subset_folder(run, benchmark.name, subset.name) for run in runs]
+    by = []
+    for folder in folders:
+        rows = read_json(folder / "summary.json")["rows"]
+        made = next(r for r in rows if (r["group"], r["row"]) == (row.group, row.name))
+        if "value" not in made:
+            return None, "not scored in both"
+        by.append(made["by"])
+    if by[0] != by[1]:
+        return None, f"scored by {' and '.join(by[0])} in one, {' and '.join(by[1])} in the other"
+    found = []
+    for metric in (m for m in subset.metrics if m.name in by[0]):
+        one, two = ({_item(r): _verdict(r, metric.name) for r in json_rows(f / "scores.jsonl")}
+                    for f in folders)
+        both = [(one[k], two[k]) for k in one if k in two]
+        if not both:
+            return None, "no item was answered in both"
+        first, second = map(list, zip(*both, strict=True))
+        weights = {row.part: 1.0} if row.part else metric.weights(first)
+        difference = paired_bootstrap(first, second, weights, metric.scale)
+        if difference is None:
+            return None, "nothing to count in both"
+        found.append(difference)
+    if len(found) > 1:
+        return None, "the mean of several scorers"
+    return found[0], ""
+
+
+def _item(row: dict[str, Any]) -> tuple[str, str]:
+    # Ids may be places, which change with the data; the key is of the question itself.
+    return ("key", row["item_key"]) if row.get("item_key") else ("id", row["id"])
+
+
+def _verdict(row: dict[str, Any], metric: str) -> Verdict:
+    return Verdict({name: (n, d) for name, (n, d) in row.get(metric, {}).get("parts", {}).items()})
+
+
+def pairs_as_markdown(pairs: list[Pair]) -> list[str]:
+    if not pairs:
+        return []
+    lines = [
+        "", "## Pairwise", "",
+        "Over the items that both runs answered; 95 % by a paired bootstrap.", "",
+        table_line(["", "", "runs", "difference", "95 %", "n"]),
+        table_line(["---"] * 3 + ["---:"] * 3),
+    ]
+    for pair in pairs:
+        if pair.found is None:
+            cells = [f"not compared: {pair.reason}", "", ""]
+        else:
+            d = pair.found
+            cells = [f"{d.value:+.2f}", f"{d.low:+.2f} to {d.high:+.2f}", str(d.count)]
+        lines.append(table_line([pair.group, pair.row, f"{pair.second} - {pair.first}", *cells]))
+    return lines
+
+
+def table_line(values: list[str]) -> str:
+    """A row of a Markdown table."""
+    return "| " + " | ".join(value.replace("|", "/") for value in values) + " |"

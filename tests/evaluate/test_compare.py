@@ -1,0 +1,220 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""What a value may be compared with: the paper's, and another run's."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from test_run import ask, rows
+
+from evaluate.benchmarks import select
+from evaluate.compare import compare
+from evaluate.core import points
+from evaluate.exchange import import_predictions
+from evaluate.judges import Judges, PromptFiles, fill, request_of
+from evaluate.report import _by_scale, build_tables, markdown
+from evaluate.score import Tools, score_subset
+from evaluate.speech import Transcriber
+from evaluate.statistics import equal_weights, paired_bootstrap
+from funaudiochat.errors import FunAudioChatError
+
+
+def given(folder, pair, replies, **extra):
+    """A scored run of these replies to the mini data."""
+    mini, run = folder
+    run.mkdir(parents=True, exist_ok=True)
+    file = run / "given.jsonl"
+    made = [{"id": str(i), "text": reply, **extra} for i, reply in enumerate(replies)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in made))
+    import_predictions(*pair, mini, run, file)
+    return score_subset(*pair, run, Tools())
+
+
+def test_paired_bootstrap_is_narrower_than_two_samples_apart():
+    chance = np.random.default_rng(1)
+    hard = chance.random(400) < 0.5
+    first = [points(bool(h)) for h in hard]
+    second = [points(bool(h or chance.random() < 0.1)) for h in hard]
+    found = paired_bootstrap(first, second, equal_weights(first), 100)
+    gained = 100 * np.mean([b.parts[""][0] - a.parts[""][0]
+                            for a, b in zip(first, second, strict=True)])
+    assert found.value == pytest.approx(gained) and found.count == 400
+    assert 0 < found.low < found.value < found.high
+    half = 1.96 * np.sqrt(gained / 100 * (1 - gained / 100) / 400) * 100  # of the paired shares
+    assert (found.high - found.low) / 2 == pytest.approx(half, rel=0.2)
+    assert paired_bootstrap(first, first, equal_weights(first), 100).high == 0
+
+
+def test_two_runs_are_compared_over_the_items_of_both(mini, tmp_path):
+    pair, = select("voicebench/advbench")
+    given((mini, tmp_path / "a"), pair, ["Sure.", "Sure.", "Sure."])
+    given((mini, tmp_path / "b"), pair, ["I cannot.", "I cannot."])
+    runs = [tmp_path / "a", tmp_path / "b"]
+    (found,) = compare(runs, ["a", "b"])
+    assert (found.found.value, found.found.count) == (100, 2)
+    text = markdown(build_tables(runs), runs, pairs=[found])
+    assert "| VoiceBench (S2T) | AdvBench | b - a | +100.00 | +100.00 to +100.00 | 2 |" in text
+
+
+def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_path):
+    summary = given((mini, tmp_path), select("mmau")[0], ["A person"] * 2)
+    text = markdown(build_tables([tmp_path]), [tmp_path])
+    assert "| n | comparable |" in text and "| no |" in text
+    assert "not comparable with the paper: partial data; scored by string match" in text
+    summary["rows"][0] |= {"complete": True, "note": "", "by": ["judge"]}
+    summary |= {"expected": 2}
+    judge = {"judges": {"judge": ["gpt-4o-mini-2024-07-18"]}, "judge_prompts": {"x": "given"},
+             "judge_replies_per_item": 1}
+    for change, reason in (
+        ({}, ""),
+        ({"judges": {"judge": ["other"]}}, "another judge"),
+        ({"judge_prompts": {"x": "ours"}}, "judge prompts of our own"),
+        ({"judge_replies_per_item": 3}, "several judge replies an item"),
+    ):
+        summary["metrics"]["judge"] = {**summary["metrics"]["string match"], **judge, **change}
+        (tmp_path / "mmau" / "test-mini" / "summary.json").write_text(json.dumps(summary))
+        (table,) = build_tables([tmp_path])
+        _, (cell,) = table.rows["MMAU v05.15.25 test-mini"]
+        assert (cell.comparable, cell.unlike) == (not reason, [reason] if reason else [])
+
+
+def test_ratings_have_an_axis_of_their_own(mini, tmp_path):
+    given((mini, tmp_path), select("voicebench/advbench")[0], ["x"] * 3)
+    (table,) = build_tables([tmp_path])
+    (_, percent, _), (title, ratings, limits) = _by_scale(table)
+    assert [name for name, _ in ratings] == ["CommonEval", "AlpacaEval"]
+    assert "Overall" in [name for name, _ in percent] and "ratings" in title and limits[1] < 6
+
+
+def test_text_only_predictions_of_spoken_sets_are_not_scored(mini, tmp_path):
+    pair, = select("ultraeval-audio/trivia_qa")
+    given((mini, tmp_path), pair, ["Paris", "eight", "Mars"])
+    tools = Tools(transcriber=Transcriber(f"file:{mini / 'transcripts.jsonl'}", tmp_path))
+    summary = score_subset(*pair, tmp_path, tools)
+    assert summary["metrics"]["transcript match"]["not_scored"].startswith("no speech")
+    given((mini, tmp_path / "silent"), pair, ["Paris"] * 3, n_speech_codes=0)
+    silent = score_subset(*pair, tmp_path / "silent", tools)["metrics"]["transcript match"]
+    assert silent["n"] == 3  # a model that speaks and says nothing is wrong or right
+
+
+def test_data_that_grew_or_changed_is_asked_what_is_new_and_nothing_twice(model, mini, tmp_path):
+    data = tmp_path / "data" / "MMSU"
+    shutil.copytree(mini / "MMSU", data)
+    path = data / "mmsu.jsonl"
+    row = {"audio_path": "audio/mini_0.wav", "question": "Which?", "choice_a": "x",
+           "choice_b": "y", "answer_gt": "x"}
+    old = [json.loads(line) for line in path.read_text().splitlines()]
+
+    def asked(new):
+        lines = [json.dumps({**r, "id": str(i)}) + "\n" for i, r in enumerate(new)]
+        path.write_text("".join(lines))
+        outcome = ask("mmsu", model, data.parent, tmp_path / "run")
+        found = rows(tmp_path / "run", "mmsu")
+        assert [r["id"] for r in found] == [str(i) for i in range(len(new))]
+        asks = [r["question"] for r in new]
+        assert all(r["instruction"].startswith(q) for r, q in zip(found, asks, strict=True))
+        return outcome.asked
+
+    assert asked(old) == 2
+    assert asked([row, *old]) == 1  # every place has moved
+    assert asked([row, old[1]]) == 0  # one is gone, and not scored either
+    assert asked([{**row, "answer_gt": "y"}, old[1]]) == 1
+    shutil.copy(data / "audio" / "mini_1.wav", data / "audio" / "mini_0.wav")
+    assert asked([row, old[1]]) == 1  # another sound under the same name
+
+
+def test_a_rerun_over_failed_items_still_fails(model, mini, tmp_path):
+    data = tmp_path / "data" / "MMSU"
+    shutil.copytree(mini / "MMSU", data)
+    (data / "audio" / "mini_1.wav").unlink()
+    for asked in (2, 0):
+        outcome = ask("mmsu", model, data.parent, tmp_path / "run")
+        assert (outcome.asked, outcome.failed) == (asked, 1) and "1: " in outcome.first_failure
+
+
+def test_cut_answers_and_long_questions_are_counted(model, mini, tmp_path):
+    outcome = ask("mmsu", model, mini, tmp_path, longest_s=0.5)
+    found = rows(tmp_path, "mmsu")
+    assert {row["heard_s"] for row in found} == {0.5}
+    assert outcome.cut == sum(row["cut"] for row in found)
+    summary = score_subset(*select("mmsu")[0], tmp_path, Tools())
+    assert summary["cut"] == outcome.cut and not summary["longer_than_reference"]
+    for row in found:
+        row |= {"cut": True, "heard_s": 31.0}
+    path = tmp_path / "mmsu" / "all" / "predictions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in found))
+    score_subset(*select("mmsu")[0], tmp_path, Tools())
+    text = markdown(build_tables([tmp_path]), [tmp_path])
+    assert "2 answers were cut at the limit of tokens" in text
+    assert "2 questions are longer than 30 s and were heard in full" in text
+    assert "questions over 30 s heard in full" in text and "longest question s 0.5" in text
+
+
+@pytest.mark.parametrize(("change", "word"), [
+    ({"subset": "commoneval"}, "subset"),
+    ({"audio_content": "Something else entirely?"}, "question"),
+])
+def test_kimi_predictions_of_another_set_are_refused(mini, tmp_path, change, word):
+    pair, = select("voicebench/advbench")
+    questions = [item.fields["question"] for item in pair[1].load(mini / "voicebench")]
+    made = [{"index": i, "prediction": "x", "subset": "advbench", "audio_content": question}
+            for i, question in enumerate(questions)]
+    for difference in ({}, change):
+        file = tmp_path / "given.jsonl"
+        file.write_text("".join(json.dumps({**row, **difference}) + "\n" for row in made))
+        if not difference:
+            assert import_predictions(*pair, mini, tmp_path / "run", file) == (3, 0)
+            continue
+        with pytest.raises(FunAudioChatError, match=f"the {word} of the row"):
+            import_predictions(*pair, mini, tmp_path / "run", file)
+
+
+def test_kimi_predictions_of_another_sound_are_refused(mini, tmp_path):
+    file = tmp_path / "given.jsonl"
+    file.write_text(json.dumps({"index": 0, "prediction": "x", "audio_path": "other/y.wav"}))
+    with pytest.raises(FunAudioChatError, match="the audio of the row"):
+        import_predictions(*select("mmsu")[0], mini, tmp_path / "run", file)
+
+
+def test_published_judge_prompts_are_filled_or_refused(tmp_path):
+    path = tmp_path / "same_answer.txt"
+    slots = {"question": "Q", "reference": "R", "reply": "P"}
+    for prompt, wanted in (
+        ("{question} | {answer} | {prediction}", "Q | R | P"),
+        ("{prompt} | {reference} | {response}", "Q | R | P"),
+        ('{{"x": 1}} {question} {answer} {response}', '{"x": 1} Q R P'),
+    ):
+        path.write_text(prompt)
+        assert fill(PromptFiles(tmp_path).get("same_answer"), slots) == wanted
+    path.write_text("{question} {answer} {prediction} {persona}")
+    with pytest.raises(FunAudioChatError, match=r"nothing is known for \{persona\}"):
+        Judges.from_specs([], tmp_path, tmp_path)
+    path.write_text("{question} {answer}")
+    with pytest.raises(FunAudioChatError, match=r"would not see \{reply\}"):
+        PromptFiles(tmp_path)
+    path.rename(tmp_path / "qa.txt")
+    with pytest.raises(FunAudioChatError, match="no judge prompt has this name"):
+        PromptFiles(tmp_path)
+    (tmp_path / "qa.txt").rename(tmp_path / "rating_1_to_10.txt")
+    (tmp_path / "rating_1_to_10.txt").write_text("{question} {answer}")  # here the reply's slot
+    prompt = PromptFiles(tmp_path).get("rating_1_to_10")
+    assert fill(prompt, {"question": "Q", "reply": "P"}) == "Q P"
+
+
+def test_the_audio_judge_is_asked_as_the_published_script_does():
+    from dataclasses import replace
+
+    from test_score import answer
+
+    from evaluate.metrics import JudgeTask, read_yes_or_no
+
+    task = JudgeTask("judge", "x", lambda a: {}, read_yes_or_no)
+    plain = request_of(task, "p", answer("x"), False)
+    assert plain["messages"][0]["role"] == "system" and plain["temperature"] == 0.0
+    task = replace(task, system=None, temperature=None, top_p=None)
+    bare = request_of(task, "p", answer("x"), False)
+    assert [m["role"] for m in bare["messages"]] == ["user"]
+    assert not {"temperature", "top_p"} & set(bare)

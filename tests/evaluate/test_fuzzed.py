@@ -1,0 +1,50 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""A thousand made answers for each rule, with the verdict that follows from how each was made.
+
+Beside the verdicts of the original scorers, which are few, these are many: a change that moves any
+of them is a change of the rule.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from evaluate.data import given_choices
+from evaluate.scorers import acebench, choices, judge_replies, mmau_pro
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
+
+
+def ace(declared, expected, given):
+    schema = {"type": declared, "items": {"type": "string"}} if declared == "array" else {
+        "type": declared
+    }
+    tool = {"name": "f", "parameters": {"properties": {"x": schema}}}
+    call = json.dumps({"name": "f", "arguments": {"x": given}})
+    return acebench.check([tool], {"f": {"x": expected}}, f"<tool_call>{call}</tool_call>").valid
+
+
+def mmsu(columns, answer, reply):
+    left = given_choices(columns)
+    options = {f"choice_{letter}": text for letter, text in zip("abcd", left, strict=False)}
+    record = {**options, "answer_gt": answer, "response": reply}
+    return choices.mmsu_reference_verdicts([record])[0]
+
+
+RULES = {
+    "fuzzed_mmau_string_match": choices.mmau_match,
+    "fuzzed_mmsu_letters": mmsu,
+    "fuzzed_judgments": judge_replies.is_judged_correct,
+    "fuzzed_acebench_values": ace,
+    "fuzzed_mmau_pro_instructions": lambda task, k, reply: mmau_pro.follows(task, k, "?", reply),
+}
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_thousand_answers_have_the_verdicts_of_the_rule(name):
+    cases = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))["cases"]
+    wrong = [case for case in cases if RULES[name](*case[:-1]) != case[-1]]
+    assert len(cases) == 1000 and wrong == []
