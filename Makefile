@@ -86,8 +86,9 @@ lint: setup
 	$(BIN)/mypy funaudiochat
 
 # llamafactory itself would pull in torchaudio and torchvision, which break on a CPU torch.
+# It wants older packages than evaluation asks for, which works and which pip would call an error.
 train-setup: setup
-	$(BIN)/pip install -q -r requirements-train.txt
+	$(BIN)/pip install -q --no-warn-conflicts -r requirements-train.txt
 	$(BIN)/pip install -q --no-deps llamafactory==0.9.5
 
 # `make setup` does this too; here for an environment of one's own: make eval-setup PIP=pip
