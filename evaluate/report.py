@@ -137,7 +137,7 @@ def _summaries(run: Path) -> Iterator[dict[str, Any]]:
                 yield read_json(path)
 
 
-def settingstable_line(run: Path) -> str:
+def settings_line(run: Path) -> str:
     """What the scored answers were made with, by ``run.json``, in one line."""
     known = read_json(run / "run.json")["settings"] if (run / "run.json").is_file() else {}
     values: dict[str, dict[str, None]] = {}
@@ -358,7 +358,7 @@ def markdown(
         "Intervals are 95 %. What is not scored is no zero.",
     ]
     for name, run in zip(names, runs, strict=True):
-        if settings := settingstable_line(run):
+        if settings := settings_line(run):
             lines += ["", f"Answers of {name}: {settings}."]
     for table in tables:
         lines += ["", f"## {table.group}", ""]
@@ -385,7 +385,7 @@ def markdown(
         }
         notes = [*reasons, *unlike, *table.notes]
         if notes:
-            lines += ["", *(f"- {_onetable_line(note)}" for note in notes)]
+            lines += ["", *(f"- {_one_line(note)}" for note in notes)]
     lines += pairs_as_markdown(pairs or [])
     others = [group for group in paper()["groups"] if group not in {t.group for t in tables}]
     if others:
@@ -410,7 +410,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.2f}"
 
 
-def _onetable_line(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
@@ -425,7 +425,7 @@ def as_json(
     return {
         "source": paper()["source"],
         "target": target_of(runs[0], target),
-        "settings": {name: settingstable_line(run) for name, run in zip(names, runs, strict=True)},
+        "settings": {name: settings_line(run) for name, run in zip(names, runs, strict=True)},
         "pairs": [asdict(pair) for pair in pairs or []],
         "tables": [
             {

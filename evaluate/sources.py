@@ -31,11 +31,11 @@ from funaudiochat.chat_protocol import (
     sound_part,
 )
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.plain_text import protect, protect_system
 from utils.constant import AUDIO_TEMPLATE
 
 if TYPE_CHECKING:
-    from funaudiochat.plain_text import protect, protect_system
-from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
 QUESTION_RATE_HZ = 16_000
 

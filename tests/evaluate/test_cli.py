@@ -32,7 +32,7 @@ def test_questions_become_tables_by_the_commands_alone(server, mini, folders, tm
     )
     prompts = tmp_path / "prompts"
     prompts.mkdir()
-    (prompts / "same_answer.txt").write_text("Same? {reference} {reply}")
+    (prompts / "same_answer.txt").write_text("Same? {reference} {reply}, asked {question}")
     began = time.monotonic()
     said = run(
         "score", "--run", run_, "--judge", f"openai:gpt@{judge.url}", "--judge-replies", 3,

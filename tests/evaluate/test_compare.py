@@ -27,7 +27,10 @@ def given(folder, pair, replies, **extra):
     mini, run = folder
     run.mkdir(parents=True, exist_ok=True)
     file = run / "given.jsonl"
-    made = [{"id": str(i), "text": reply, **extra} for i, reply in enumerate(replies)]
+    items = pair[1].load(pair[0].data_folder(mini))
+    made = [
+        {"id": item.id, "text": reply, **extra} for item, reply in zip(items, replies, strict=False)
+    ]
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
     import_predictions(*pair, mini, run, file)
     return score_subset(*pair, run, Tools())

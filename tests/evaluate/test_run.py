@@ -153,9 +153,11 @@ def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, 
     ):
         assert word in reason
     hidden.rename(folder / "wav" / "1.wav")
+    # An item whose sound changed, here from none, is another question; the others rest.
+    assert ask(name, model, data, tmp_path / "run").asked == 1
     assert ask(name, model, data, tmp_path / "run").asked == 0
     again = ask(name, model, data, tmp_path / "run", retry_errors=True)
-    assert (again.asked, again.failed) == (6, 5)
+    assert (again.asked, again.failed) == (5, 5)
     assert rows(tmp_path / "run", name)[1]["error"] is None
 
 

@@ -249,7 +249,7 @@ def test_vstyles_judge_hears_the_question_from_any_folder(
     summary = score_subset(*pair, tmp_path / "run", tools)
     assert summary["metrics"]["judge"]["tools"] == {}
     for request in judge.requests:
-        kinds = [part["type"] for part in request["messages"][1]["content"]]
+        kinds = [part["type"] for part in request["messages"][0]["content"]]
         assert kinds == ["text", "input_audio", "input_audio"]
     data.unlink()
     summary = score_subset(*pair, tmp_path / "run", tools)
