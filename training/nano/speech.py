@@ -6,13 +6,14 @@
     python -m training.nano.speech --text common_voice_en.txt --count 12000 --jobs 2
     python -m training.nano.speech --text ... --real-speech FOLDER     # recordings of people too
 
-Writes ``synthetic``, ``real``, ``test_known`` and ``test_new`` into ``ears`` below ``--work``; each is
-a file of 16 kHz samples and a manifest, one recording a line. A line is written after its samples, so an interrupted
-run goes on where it stopped, by the same command; a larger ``--count`` adds to what exists.
+Writes ``synthetic``, ``real``, ``test_known`` and ``test_new`` into ``ears`` below ``--work``; each
+is a file of 16 kHz samples and a manifest, one recording a line. A line is written after its
+samples, so an interrupted run goes on where it stopped, by the same command; a larger ``--count``
+adds to what exists.
 
-``FOLDER`` holds, itself or in folders of its own, ``rows.jsonl`` (``file``, ``split``, ``text``; only
-``train`` is read) or ``labels.json`` (name of a FLAC file -> ``heard``, its text, and ``complete``,
-whether that is right).
+``FOLDER`` holds, itself or in folders of its own, ``rows.jsonl`` (``file``, ``split``, ``text``;
+only ``train`` is read) or ``labels.json`` (name of a FLAC file -> ``heard``, its text, and
+``complete``, whether that is right).
 """
 
 import argparse
