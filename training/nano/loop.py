@@ -32,7 +32,7 @@ class Run(ABC):
     Args:
         path: checkpoint.
         model: what is trained.
-        optimizer: over its parameters.
+        optimizer: over its parameters; a group's own key ``share`` is its part of the rate.
         steps: length of the schedule; a resumed run keeps the one it was started with.
 
     Attributes:
@@ -81,7 +81,7 @@ class Run(ABC):
         falling = min(1.0, (1 - step / steps) / (1 - self.hold))
         rate = self.peak_rate * min(1, (step + 1) / self.warm_up_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * max(self.last_rate, falling)
+            group["lr"] = rate * max(self.last_rate, falling) * group.get("share", 1.0)
         total, parts = self.losses(batch)
         self.optimizer.zero_grad()
         total.backward()
