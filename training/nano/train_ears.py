@@ -11,9 +11,9 @@ every 25 Hz vector says its characters (CTC). Then, from there, the mean of five
 through the adapter (CTC over the language model's embeddings, by angles from their centre); in the
 end it is drawn to the embedding of what is read. Silence is the language model's silence token.
 
-Speech is that of ``training.nano.speech``, mixed by kind; what grows meanwhile is used from the next
-epoch on. Beside the checkpoint lie its curve and, in ``NAME_best.pt``, the ears that heard best of
-people whom training leaves out (of known voices, where there are no recordings of people).
+Speech is that of ``training.nano.speech``, mixed by kind; what grows meanwhile is used from the
+next epoch on. Beside the checkpoint lie its curve and, in ``NAME_best.pt``, the ears that heard
+best of people whom training leaves out (of known voices, where there are no recordings of people).
 """
 
 import argparse
