@@ -73,7 +73,7 @@ class EarsRun(Run):
     peak_rate = 1e-3
     warm_up_steps = 80
     hold, last_rate = 0.3, 0.03
-    save_every, evaluate_every = 50, 300
+    save_every, evaluate_every = 25, 200
 
     def __init__(
         self, work: Path, whisper: WhisperEncoder, steps: int = 0, llm: Path | None = None
