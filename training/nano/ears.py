@@ -8,6 +8,7 @@ Shapes: ``B`` recordings, ``T`` 25 Hz positions, ``G`` 5 Hz positions, ``W`` wor
 """
 
 import re
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,11 +18,13 @@ from torch import Tensor, nn
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatAudioEncoder
 from training.nano.features import whisper_mel
+from training.nano.judge import whisper_folder
 from training.nano.sizes import GROUP_SIZE, whisper_audio
 from training.nano.train_encoder import group_means
 from training.nano.train_tokenizer import best_path
-from training.whisper_encoder import TOWER, WhisperEncoder
+from training.whisper_encoder import TOWER, WhisperEncoder, read_whisper
 
+PACKAGED = "packaged"  # in the place of a Whisper folder: tiny.en, of the judge's package
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz' "  # CTC's blank comes before them
 # Of a word a logit is the cosine between its embedding and the sound's vector, times this.
 SHARPNESS = 30.0
@@ -138,6 +141,19 @@ class Ears(nn.Module):
         vectors, counts = self.encode([self.mel(wave)])
         path = best_path(self.read_characters(vectors)[0, : int(counts)])
         return " ".join("".join(CHARACTERS[i - 1] for i in path).split())
+
+
+def open_whisper(source: str) -> WhisperEncoder:
+    """Whisper's encoder of a folder, or of the package that the judge uses (``packaged``)."""
+    return read_whisper(whisper_folder() if source == PACKAGED else Path(source))
+
+
+def load_ears(path: Path, source: str = PACKAGED) -> Ears:
+    """Ears of a checkpoint of ``train_ears``; words are not read without its language model."""
+    weights = torch.load(path, weights_only=True)["model"]
+    ears = Ears(open_whisper(source), len(weights["adapter.weight"]))
+    ears.load_state_dict(weights)
+    return ears.eval()
 
 
 def character_ids(text: str) -> list[int]:

@@ -23,22 +23,12 @@ import torch
 from torch import Tensor
 
 from training.nano.data import WORK, read_jsonl
-from training.nano.ears import Ears
+from training.nano.ears import PACKAGED, Ears, load_ears
 from training.nano.features import WHISPER_HZ, read_wave
-from training.nano.judge import whisper_folder
 from training.nano.sentences import plain
 from training.nano.speech import SpeechStore
-from training.whisper_encoder import read_whisper
 
 log = logging.getLogger(__name__)
-
-
-def load_ears(path: Path, audio_encoder: Path | None = None) -> Ears:
-    """Ears of a checkpoint of ``train_ears``; words are not read without its language model."""
-    weights = torch.load(path, weights_only=True)["model"]
-    ears = Ears(read_whisper(audio_encoder or whisper_folder()), len(weights["adapter.weight"]))
-    ears.load_state_dict(weights)
-    return ears.eval()
 
 
 def word_errors(ears: Ears, recordings: Iterable[tuple[Tensor, str]]) -> dict[str, Any]:
@@ -107,7 +97,7 @@ def main() -> None:
         "--ears", type=Path, default=Path("ears_best.pt"), help="checkpoint, below the data folder"
     )
     parser.add_argument("--real-speech", type=Path, help="folder of recordings of people")
-    parser.add_argument("--audio-encoder", type=Path, help="Whisper folder it began with")
+    parser.add_argument("--audio-encoder", default=PACKAGED, help="Whisper folder it began with")
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

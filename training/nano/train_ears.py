@@ -33,16 +33,15 @@ from torch import Tensor
 from transformers import AutoTokenizer
 
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
-from training.nano.ears import Ears, character_ids
+from training.nano.ears import PACKAGED, Ears, character_ids, open_whisper
 from training.nano.features import WHISPER_HOP, WHISPER_HZ
-from training.nano.judge import whisper_folder
 from training.nano.loop import Run, parse
 from training.nano.rows import words
 from training.nano.sizes import GROUP_SIZE, WIDTH
 from training.nano.speech import SpeechStore
 from training.nano.train_encoder import blank_bands
 from training.nano.train_tokenizer import best_path
-from training.whisper_encoder import WhisperEncoder, read_whisper
+from training.whisper_encoder import WhisperEncoder
 
 log = logging.getLogger(__name__)
 
@@ -239,13 +238,13 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Train the ears.")
     parser.add_argument(
-        "--audio-encoder", type=Path, help="Whisper folder; the packaged tiny.en if none is given"
+        "--audio-encoder", default=PACKAGED, help="Whisper folder; else tiny.en of a package"
     )
     parser.add_argument(
         "--llm", type=Path, help="joint model that is going to listen, below the data folder"
     )
     args = parse(parser, steps=4000)
-    whisper = read_whisper(args.audio_encoder or whisper_folder())
+    whisper = open_whisper(args.audio_encoder)
     run = EarsRun(args.work, whisper, args.steps, args.llm and args.work / args.llm)
     run.choose_precision()
     run.train()

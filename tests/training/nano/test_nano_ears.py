@@ -12,10 +12,12 @@ import torch
 from starting_folders import CODES, write_all, write_whisper
 
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.init_model import init_model
 from training.nano import train_ears
-from training.nano.ears import CHARACTERS, Ears, character_ids
-from training.nano.score_ears import load_ears, score, slots_found
+from training.nano.ears import CHARACTERS, Ears, character_ids, load_ears
+from training.nano.new_model import begin, new_model
+from training.nano.score_ears import score, slots_found
 from training.nano.speech import SpeechStore
 from training.nano.train_ears import EarsRun
 from training.whisper_encoder import TOWER, read_whisper
@@ -46,8 +48,13 @@ def work(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whisper(tmp_path_factory):
-    return read_whisper(write_whisper(tmp_path_factory.mktemp("whisper"), mels=80))
+def whisper_folder(tmp_path_factory):
+    return write_whisper(tmp_path_factory.mktemp("whisper"), mels=80)
+
+
+@pytest.fixture(scope="module")
+def whisper(whisper_folder):
+    return read_whisper(whisper_folder)
 
 
 @pytest.fixture(autouse=True)
@@ -92,7 +99,9 @@ def test_batches_hold_every_kind_once_read_and_nobody_left_out(work, whisper):
     assert again == rows and again != [row for batch in run.batches(1) for _, row in batch]
 
 
-def test_characters_are_learned_and_the_run_goes_on_beyond_its_end(work, whisper):
+def test_characters_are_learned_and_the_run_goes_on_beyond_its_end(
+    work, whisper, whisper_folder
+):
     run = EarsRun(work, whisper, 50)
     run.choose_precision()
     before = run.losses(next(run.batches(9)))[1]["ctc_characters"]
@@ -105,16 +114,9 @@ def test_characters_are_learned_and_the_run_goes_on_beyond_its_end(work, whisper
     assert after < 0.5 * before
     held_out = longer.state["curve"][-1]["held_out"]
     assert set(held_out) == {"people", "test_known"}
-    best = load_ears_of(work / "ears_best.pt", whisper)
+    best = load_ears(work / "ears_best.pt", str(whisper_folder))
     heard = best.hear(torch.from_numpy(sound("old tower")))
     assert set(heard) <= set(CHARACTERS)
-
-
-def load_ears_of(path, whisper):
-    weights = torch.load(path, weights_only=True)["model"]
-    ears = Ears(whisper, len(weights["adapter.weight"]))
-    ears.load_state_dict(weights)
-    return ears.eval()
 
 
 @pytest.fixture(scope="module")
@@ -147,6 +149,25 @@ def test_words_are_drawn_to_the_language_models_embeddings(work, whisper, llm):
     assert "word_error_percent" in run.state["curve"][-1]["held_out"]["people"]
 
 
+def test_nano_begins_with_whispers_encoder_and_then_with_ears(whisper, tmp_path):
+    new_model(tmp_path, dialogues=20, whisper=whisper)
+    new = tmp_path / "models" / "new"
+    model = FunAudioChatForConditionalGeneration.from_pretrained(new)
+    processor = FunAudioChatProcessor.from_pretrained(new)
+    assert model.config.audio_config.num_mel_bins == processor.feature_extractor.feature_size == 80
+    state = model.state_dict()
+    for key, tensor in whisper.weights.items():
+        torch.testing.assert_close(state[key], tensor)
+    ears = Ears(whisper, model.config.text_config.hidden_size)
+    torch.save({"model": ears.state_dict()}, tmp_path / "ears.pt")
+    begin(tmp_path, new, tmp_path / "begin", tmp_path / "ears.pt")
+    state = FunAudioChatForConditionalGeneration.from_pretrained(tmp_path / "begin").state_dict()
+    adapter = state["audio_tower.continual_output_matching.weight"]
+    assert torch.equal(adapter, ears.adapter.weight)
+    for key, tensor in ears.encoder.state_dict().items():
+        assert torch.equal(state[TOWER + key], tensor)
+
+
 def test_slots_count_by_word_and_by_order():
     slots = [{"size": "small", "coffeeDrink": "iced mocha"}, {"coffeeDrink": "latte"}]
     assert slots_found(slots, ["a small ice mocha", "a latte"]) == {
@@ -155,7 +176,9 @@ def test_slots_count_by_word_and_by_order():
     }
 
 
-def test_people_are_measured_where_there_are_recordings(work, whisper, tmp_path):
+def test_people_are_measured_where_there_are_recordings(
+    work, whisper, whisper_folder, tmp_path
+):
     an4, other, orders = (tmp_path / n for n in ("train/an4", "other", "orders"))
     for folder, names in ((an4, ["in", "out"]), (other, ["speech"]), (orders, ["o"])):
         folder.mkdir(parents=True)
@@ -166,9 +189,8 @@ def test_people_are_measured_where_there_are_recordings(work, whisper, tmp_path)
     (an4 / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     (other / "transcripts.json").write_text('{"speech": "Old."}')
     (orders / "labels.json").write_text('{"o": {"size": "small"}}')
-    folder = write_whisper(tmp_path / "whisper", mels=80)
     torch.save({"model": Ears(whisper, 48).state_dict()}, tmp_path / "ears.pt")
-    ears = load_ears(tmp_path / "ears.pt", folder)
+    ears = load_ears(tmp_path / "ears.pt", str(whisper_folder))
     scores = score(ears, work, tmp_path)
     counts = {name: found["recordings"] for name, found in scores.items()}
     assert counts == {"test_known": 2, "an4_test": 1, "other": 1, "orders": 1}
