@@ -82,8 +82,8 @@ def pitch_hz(wave: Tensor, low_hz: float = 70, high_hz: float = 450) -> Tensor:
 
 def read_wave(path: Path, rate_hz: int) -> Tensor:
     """Mono sound [S] of a file at a rate."""
-    wave, source_hz = soundfile.read(path, dtype="float32")
-    return torch.from_numpy(soxr.resample(wave, source_hz, rate_hz))
+    wave, source_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    return torch.from_numpy(soxr.resample(wave.mean(1), source_hz, rate_hz))
 
 
 class FrameStore:

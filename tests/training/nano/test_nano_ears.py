@@ -183,7 +183,8 @@ def test_people_are_measured_where_there_are_recordings(
     for folder, names in ((an4, ["in", "out"]), (other, ["speech"]), (orders, ["o"])):
         folder.mkdir(parents=True)
         for name in names:
-            soundfile.write(folder / f"{name}.flac", sound("old"), 16000)
+            both = np.stack([sound("old")] * 2, 1) if name == "speech" else sound("old")
+            soundfile.write(folder / f"{name}.flac", both, 16000)
     rows = [{"file": "in.flac", "split": "train", "text": "old"},
             {"file": "out.flac", "split": "test", "text": "old"}]  # fmt: skip
     (an4 / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
