@@ -360,7 +360,9 @@ def plan_serving(
 @app.command("init")
 def init_checkpoint(
     llm: Annotated[Path, typer.Option(help="Qwen3 folder: backbone and tokenizer.")],
-    audio_encoder: Annotated[Path, typer.Option(help="Whisper folder: mel encoder.")],
+    audio_encoder: Annotated[
+        Path, typer.Option(help="Whisper folder, Transformers or CTranslate2: mel encoder.")
+    ],
     head: Annotated[Path, typer.Option(help="Folder of a small Qwen3: refined head.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     codes: Annotated[int, typer.Option(help="Codes of the speech tokenizer.")] = 6561,

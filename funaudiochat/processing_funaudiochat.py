@@ -62,7 +62,7 @@ class FunAudioChatProcessor(ProcessorMixin):
     """Tokenizes text, expands audio placeholders and computes mel features.
 
     Args:
-        feature_extractor: Whisper's, 128 mels at 16 kHz.
+        feature_extractor: Whisper's at 16 kHz, with the mel bins of the encoder (128, or 80).
         tokenizer: of the text backbone.
         speech_tokenizer: vocabulary of the speech codes.
         audio_token, audio_bos_token, audio_eos_token, audio_pad_token: their texts.

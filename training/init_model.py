@@ -8,8 +8,7 @@ encoder the mel encoder, a small LLM the refined head. What joins them is drawn 
 """
 
 import json
-import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -19,14 +18,11 @@ from safetensors.torch import save_file
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 from transformers import (
-    AutoConfig,
     AutoTokenizer,
     GenerationConfig,
     PretrainedConfig,
     PreTrainedTokenizerFast,
-    WhisperFeatureExtractor,
 )
-from transformers.models.whisper.modeling_whisper import sinusoids
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import CheckpointError
@@ -36,7 +32,8 @@ from funaudiochat.modeling_funaudiochat import (
     FunAudioChatDiscreteEncoder,
 )
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from training.weights import INDEX, weight_files
+from training.weights import INDEX, config_of, tensors_of, weight_files
+from training.whisper_encoder import read_whisper
 
 CODES = 6561
 GROUP_SIZE = 5
@@ -71,21 +68,9 @@ def speech_tokenizer(codes: int = CODES) -> PreTrainedTokenizerFast:
     )
 
 
-def _config_of(folder: Path, *kinds: str) -> PretrainedConfig:
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder} holds no readable config.json: {error}") from error
-    if config.model_type not in kinds:
-        raise CheckpointError(
-            f"{folder} holds a {config.model_type} model; this part must be {' or '.join(kinds)}"
-        )
-    return config
-
-
 def _joint_config(
     text: PretrainedConfig,
-    whisper: PretrainedConfig,
+    sizes: dict[str, int],
     head: PretrainedConfig,
     ids: dict[str, int],
     codes: int,
@@ -96,11 +81,7 @@ def _joint_config(
         "sil_index": ids["<|sil|>"],
         "vocab_size": max(text.vocab_size, -(-(max(ids.values()) + 1) // 64) * 64),
     }
-    sizes = (
-        "num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model",
-        "max_source_positions",
-    )  # fmt: skip
-    audio_fields = {name: getattr(whisper, name) for name in sizes} | {
+    audio_fields = sizes | {
         "output_dim": text.hidden_size,
         "group_size": GROUP_SIZE,
         "codebook_size": codes + 4,
@@ -118,37 +99,12 @@ def _joint_config(
     )
 
 
-def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    for path in weight_files(folder):
-        with safe_open(path, "pt") as file:
-            for key in file.keys():
-                yield key, file.get_tensor(key)
-
-
-def _encoder_weights(folder: Path) -> dict[str, Tensor]:
-    """Whisper's encoder under our names; the position table, which we compute, is compared."""
-    found = {}
-    for key, tensor in _tensors(folder):
-        name = re.sub(r"^(model\.)?encoder\.", "continuous_audio_tower.", key)
-        name = name.replace("tower.layer_norm.", "tower.ln_post.")
-        if name == "continuous_audio_tower.embed_positions.weight":
-            # Half precision files round the table.
-            if not torch.allclose(tensor.float(), sinusoids(*tensor.shape), atol=1e-2):
-                raise CheckpointError(
-                    f"the encoder in {folder} has a position table of its own; the mel encoder "
-                    "takes only Whisper's sinusoids"
-                )
-        elif name.startswith("continuous_audio_tower."):
-            found[name] = tensor
-    return found
-
-
 def _head_weights(folder: Path) -> dict[str, Tensor]:
     """A text model's layers and last norm as the head's transformer."""
     prefix = "audio_invert_tower.crq_transformer."
     return {
         prefix + key.removeprefix("model."): tensor
-        for key, tensor in _tensors(folder)
+        for key, tensor in tensors_of(folder)
         if key.startswith(("model.layers.", "model.norm."))
     }
 
@@ -245,7 +201,8 @@ def init_model(
 
     Args:
         llm: Qwen3 folder, dense or mixture of experts: backbone, tokenizer, precision.
-        audio_encoder: Whisper folder.
+        audio_encoder: Whisper folder, of Transformers or of CTranslate2; the number of mel bins
+            follows it.
         head: folder of a small Qwen3.
         out: folder to write.
         codes: of the speech tokenizer; four more entries mark start, end, padding, unknown.
@@ -257,18 +214,17 @@ def init_model(
     Raises:
         CheckpointError: a folder is of another kind, or its weights do not fit its config.
     """
-    text = _config_of(llm, "qwen3", "qwen3_moe")
-    whisper, head_config = _config_of(audio_encoder, "whisper"), _config_of(head, "qwen3")
+    text = config_of(llm, "qwen3", "qwen3_moe")
+    whisper, head_config = read_whisper(audio_encoder), config_of(head, "qwen3")
     tokenizer = AutoTokenizer.from_pretrained(llm)
     before = len(tokenizer)
     tokenizer.add_tokens([AddedToken(t, special=True, normalized=False) for t in SPECIAL])
     vocabulary = tokenizer.get_vocab()
     ids = {token: vocabulary[token] for token in SPECIAL}
-    config = _joint_config(text, whisper, head_config, ids, codes)
+    config = _joint_config(text, whisper.sizes, head_config, ids, codes)
     generator = torch.Generator().manual_seed(seed)
-    encoder_weights = _encoder_weights(audio_encoder)
     head_weights = _head_weights(head)
-    audio = _audio_weights(config, encoder_weights | head_weights, generator)
+    audio = _audio_weights(config, whisper.weights | head_weights, generator)
 
     out.mkdir(parents=True, exist_ok=True)
     new = [index for index in ids.values() if index >= before]
@@ -281,9 +237,9 @@ def init_model(
     GenerationConfig(
         bos_token_id=pad, eos_token_id=[end, pad], pad_token_id=pad, max_new_tokens=2048
     ).save_pretrained(out)
-    extractor = WhisperFeatureExtractor.from_pretrained(audio_encoder)
-    FunAudioChatProcessor(extractor, tokenizer, speech_tokenizer(codes)).save_pretrained(out)
-    taken = {"encoder": encoder_weights, "head": head_weights}
+    speech = speech_tokenizer(codes)
+    FunAudioChatProcessor(whisper.extractor, tokenizer, speech).save_pretrained(out)
+    taken = {"encoder": whisper.weights, "head": head_weights}
     counts = {part: sum(t.numel() for t in weights.values()) for part, weights in taken.items()}
     fresh = sum(t.numel() for t in audio.values()) - sum(counts.values())
     return {"backbone": backbone, **counts, "fresh": fresh}

@@ -1,10 +1,15 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which files of a checkpoint folder hold its weights."""
+"""What a checkpoint folder holds: its configuration, and which files have its weights."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+
+from safetensors import safe_open
+from torch import Tensor
+from transformers import AutoConfig, PretrainedConfig
 
 from funaudiochat.errors import CheckpointError
 
@@ -36,3 +41,28 @@ def _weight_map(index: Path) -> dict[str, str]:
         return json.loads(index.read_text())["weight_map"]
     except (ValueError, KeyError) as error:
         raise CheckpointError(f"{index} is damaged ({error}); download the folder again") from error
+
+
+def config_of(folder: Path, *kinds: str) -> PretrainedConfig:
+    """The configuration of a folder that must hold a model of one of these types.
+
+    Raises:
+        CheckpointError: it has none, or one of another type.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{folder} holds no readable config.json: {error}") from error
+    if config.model_type not in kinds:
+        raise CheckpointError(
+            f"{folder} holds a {config.model_type} model; this part must be {' or '.join(kinds)}"
+        )
+    return config
+
+
+def tensors_of(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """Names and tensors of a folder, one at a time."""
+    for path in weight_files(folder):
+        with safe_open(path, "pt") as file:
+            for key in file.keys():
+                yield key, file.get_tensor(key)

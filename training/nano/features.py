@@ -29,12 +29,12 @@ def _filters(rate_hz: int, fft: int, mels: int) -> Tensor:
     return torch.tensor(bank.T, dtype=torch.float32)
 
 
-def whisper_mel(wave: Tensor) -> Tensor:
-    """Whisper's log-mel [..., 128, S // 160] of 16 kHz sound [..., S], each by its own peak."""
+def whisper_mel(wave: Tensor, mels: int = WHISPER_MELS) -> Tensor:
+    """Whisper's log-mel [..., mels, S // 160] of 16 kHz sound [..., S], each by its own peak."""
     window = torch.hann_window(WHISPER_FFT)
     spectrum = torch.stft(wave, WHISPER_FFT, WHISPER_HOP, window=window, return_complex=True)
     power = spectrum[..., :-1].abs() ** 2
-    mel = _filters(WHISPER_HZ, WHISPER_FFT, WHISPER_MELS) @ power
+    mel = _filters(WHISPER_HZ, WHISPER_FFT, mels) @ power
     log_mel = mel.clamp(min=1e-10).log10()
     return (log_mel.maximum(log_mel.amax((-2, -1), keepdim=True) - 8) + 4) / 4
 
@@ -82,8 +82,8 @@ def pitch_hz(wave: Tensor, low_hz: float = 70, high_hz: float = 450) -> Tensor:
 
 def read_wave(path: Path, rate_hz: int) -> Tensor:
     """Mono sound [S] of a file at a rate."""
-    wave, source_hz = soundfile.read(path, dtype="float32")
-    return torch.from_numpy(soxr.resample(wave, source_hz, rate_hz))
+    wave, source_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    return torch.from_numpy(soxr.resample(wave.mean(1), source_hz, rate_hz))
 
 
 class FrameStore:

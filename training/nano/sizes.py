@@ -3,6 +3,8 @@
 
 """Sizes of Nano's joint model: 11 million parameters in the published configuration."""
 
+from typing import Any
+
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from training.nano.tokenizer import CODES
 
@@ -54,13 +56,29 @@ AUDIO = {
     "continuous_features_mode": "replace",
 }
 
+# Whisper attends to 30 s at once.
+WHISPER_WINDOW = 1500
 
-def nano_config(vocab: dict[str, int], text_vocab_size: int) -> FunAudioChatConfig:
+
+def whisper_audio(sizes: dict[str, int], width: int = WIDTH) -> dict[str, Any]:
+    """Audio configuration with Whisper's encoder as the mel encoder.
+
+    Args:
+        sizes: of ``training.whisper_encoder.WhisperEncoder``.
+        width: of the language model.
+    """
+    return {**AUDIO, **sizes, "output_dim": width, "n_window": WHISPER_WINDOW}
+
+
+def nano_config(
+    vocab: dict[str, int], text_vocab_size: int, audio: dict[str, Any] = AUDIO
+) -> FunAudioChatConfig:
     """The joint configuration for a text vocabulary.
 
     Args:
         vocab: ids of the special tokens.
         text_vocab_size: rows of the text embedding.
+        audio: configuration of the audio parts, without the head.
     """
     text = {
         **BACKBONE,
@@ -73,7 +91,7 @@ def nano_config(vocab: dict[str, int], text_vocab_size: int) -> FunAudioChatConf
     }
     head = {**HEAD, "vocab_size": text_vocab_size}
     return FunAudioChatConfig(
-        audio_config={**AUDIO, "crq_transformer_config": head},
+        audio_config={**audio, "crq_transformer_config": head},
         text_config=text,
         audio_token_index=vocab["<|AUDIO|>"],
         halve_untranscribed_audio=False,

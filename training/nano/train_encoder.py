@@ -54,7 +54,7 @@ DRAW_FROM, DRAW_WEIGHT, SILENCE_SHARE = 0.9, 2.0, 0.3
 # Where each head of each layer looks before training, in positions of 20 ms, and how sharply.
 OFFSETS = ((-3, -1, 1, 3), (-4, -1, 1, 4), (-8, -3, 3, 8), (-16, -6, 6, 16))
 FOCUS = 1.6
-BLANKED_BANDS, WIDEST_BAND = 2, 20
+BLANKED_BANDS, WIDEST_BAND = 2, 20  # of 128 mel bins
 EVALUATED = 100  # utterances of each held-out set
 
 
@@ -181,8 +181,9 @@ def blank_bands(mel: Tensor) -> Tensor:
     """Spectrogram [B, mels, M] with some bands of each item at its mean, and a little noise."""
     mel = mel + 0.02 * torch.randn_like(mel)
     bands = torch.arange(mel.shape[1])
+    widest = WIDEST_BAND * mel.shape[1] // 128
     for _ in range(BLANKED_BANDS):
-        width = torch.randint(0, WIDEST_BAND + 1, (len(mel), 1))
+        width = torch.randint(0, widest + 1, (len(mel), 1))
         start = (torch.rand(len(mel), 1) * (mel.shape[1] - width)).long()
         blank = (bands >= start) & (bands < start + width)
         mel = torch.where(blank[..., None], mel.mean((1, 2), keepdim=True), mel)

@@ -60,6 +60,23 @@ def test_a_stopped_run_ends_with_the_weights_of_one_that_was_not(tmp_path):
     assert [point["step"] for point in curve if "held_out" in point] == [*range(4, 149, 4), 150]
 
 
+def test_time_alone_makes_a_checkpoint_too(tmp_path):
+    run = Line(tmp_path / "run.pt", 50, stop_at=3)
+    run.save_every, run.save_seconds = 40, 0.0
+    with pytest.raises(KeyboardInterrupt):
+        run.train()
+    resumed = Line(tmp_path / "run.pt", 50)
+    assert (resumed.state["step"], resumed.state["curve"]) == (3, [])
+
+
+def test_a_group_has_its_share_of_the_rate(tmp_path):
+    run = Line(tmp_path / "run.pt", 10)
+    run.optimizer.param_groups[0]["share"] = 0.25
+    run.state["step"] = 2
+    run.train_step(torch.ones(8, 1))
+    assert run.optimizer.param_groups[0]["lr"] == pytest.approx(0.25 * 0.1 * 0.8)
+
+
 def test_the_rate_rises_stays_and_falls(tmp_path):
     run = Line(tmp_path / "run.pt", 10)
     run.hold, run.last_rate = 0.5, 0.3

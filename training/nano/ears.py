@@ -1,0 +1,161 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The ears: Whisper's encoder and the adapter, with the branches that teach them to hear.
+
+Shapes: ``B`` recordings, ``T`` 25 Hz positions, ``G`` 5 Hz positions, ``W`` words and silence,
+``D`` width of the language model.
+"""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
+from funaudiochat.modeling_funaudiochat import FunAudioChatAudioEncoder
+from training.nano.features import whisper_mel
+from training.nano.judge import whisper_folder
+from training.nano.sizes import GROUP_SIZE, whisper_audio
+from training.nano.train_encoder import group_means
+from training.nano.train_tokenizer import best_path
+from training.whisper_encoder import TOWER, WhisperEncoder, read_whisper
+
+PACKAGED = "packaged"  # in the place of a Whisper folder: tiny.en, of the judge's package
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz' "  # CTC's blank comes before them
+# Of a word a logit is the cosine between its embedding and the sound's vector, times this.
+SHARPNESS = 30.0
+# What is drawn to silence, which is read most often, counts less.
+SILENCE_SHARE = 0.3
+# Share of the rate of the topmost layer, and of each layer compared with the one above it.
+TOP_SHARE, FALL = 0.3, 0.4
+
+
+class Ears(nn.Module):
+    """Mel encoder and adapter, read as characters at 25 Hz and as words at 5 Hz.
+
+    Args:
+        whisper: what the encoder begins with.
+        width: D.
+        embeddings: [W, D] of silence, which is the blank, and the words; none: no words are read.
+        centre: [D], the mean of all embeddings of the language model, from which angles are taken:
+            it is most of the length of every one of them.
+    """
+
+    def __init__(
+        self,
+        whisper: WhisperEncoder,
+        width: int,
+        embeddings: Tensor | None = None,
+        centre: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        config = FunAudioChatAudioEncoderConfig(**whisper_audio(whisper.sizes, width))
+        self.encoder = FunAudioChatAudioEncoder(config)
+        given = {k.removeprefix(TOWER): tensor.float() for k, tensor in whisper.weights.items()}
+        self.encoder.load_state_dict(given, strict=False)
+        nn.init.normal_(self.encoder.proj.weight, std=config.d_model**-0.5)
+        nn.init.zeros_(self.encoder.proj.bias)
+        self.adapter = nn.Linear(width, width, bias=False)
+        nn.init.normal_(self.adapter.weight, std=width**-0.5)
+        self.characters = nn.Linear(width, len(CHARACTERS) + 1)
+        self.embeddings, self.centre = embeddings, centre
+
+    def groups(self) -> list[dict[str, Any]]:
+        """Parameters by their ``share`` of the rate: less for every layer further down.
+
+        What is new learns at the full rate. What Whisper knows of people is deep down, and
+        synthetic speech would wear it away.
+        """
+        layers = len(self.encoder.layers)
+        by_share: dict[float, list[nn.Parameter]] = {}
+        for name, parameter in self.named_parameters():
+            share = 1.0
+            if name.startswith("encoder.") and not name.startswith("encoder.proj."):
+                found = re.search(r"\.layers\.(\d+)\.", f".{name}")
+                below = layers - 1 - int(found[1]) if found else 0 if "ln_post" in name else layers
+                share = TOP_SHARE * FALL**below
+            by_share.setdefault(share, []).append(parameter)
+        return [{"params": found, "share": share} for share, found in by_share.items()]
+
+    def mel(self, wave: Tensor) -> Tensor:
+        """Spectrogram [mels, M] of 16 kHz sound [S]."""
+        return whisper_mel(wave, self.encoder.config.num_mel_bins)
+
+    def encode(self, mels: list[Tensor]) -> tuple[Tensor, Tensor]:
+        """Spectrograms [mels, M] each -> vectors [B, T, D], T whole groups, and lengths [B]."""
+        lengths = torch.tensor([mel.shape[1] for mel in mels])
+        _, counts = self.encoder._get_feat_extract_output_lengths(lengths)
+        total = -(-int(counts.max()) // GROUP_SIZE) * GROUP_SIZE
+        encoded = self.encoder(torch.cat(mels, dim=1), lengths, speech_maxlen=total)
+        return encoded.last_hidden_state, counts
+
+    def read_characters(self, vectors: Tensor) -> Tensor:
+        """[B, T, D] -> log-probabilities [B, T, characters + 1]."""
+        return self.characters(vectors).float().log_softmax(-1)
+
+    def adapt(self, vectors: Tensor) -> Tensor:
+        """Vectors [B, T, D] -> what the language model gets of them [B, G, D]."""
+        return self.adapter(group_means(vectors)).float()
+
+    def read_words(self, adapted: Tensor) -> Tensor:
+        """[B, G, D] -> log-probabilities of silence and the words [B, G, W]."""
+        known = F.normalize(self.embeddings - self.centre, dim=-1)
+        heard = F.normalize(adapted - self.centre, dim=-1)
+        return (SHARPNESS * heard @ known.T).log_softmax(-1)
+
+    def length_error(self, adapted: Tensor) -> Tensor:
+        """How far vectors [B, G, D] are from being as long as embeddings, from the centre."""
+        wanted = (self.embeddings - self.centre).norm(dim=-1).mean()
+        return ((adapted - self.centre).norm(dim=-1) / wanted - 1).square().mean()
+
+    def distance(self, adapted: Tensor, by_word: Tensor, counts: Tensor) -> Tensor:
+        """Mean squared distance from the embedding of what is read.
+
+        Args:
+            adapted: [B, G, D].
+            by_word: of ``read_words``.
+            counts: [B], 5 Hz positions before the padding.
+
+        Returns:
+            A share of the embeddings' mean square.
+        """
+        found = by_word.argmax(-1)
+        away = (adapted - self.embeddings[found]).square().sum(-1)
+        weights = torch.where(found > 0, 1.0, SILENCE_SHARE)
+        weights = weights * (torch.arange(found.shape[1]) < counts[:, None])
+        return (away * weights).sum() / weights.sum() / self.embeddings.square().sum(-1).mean()
+
+    @torch.no_grad()
+    def scale_adapter(self, mels: list[Tensor]) -> None:
+        """Make what the adapter gives of these spectrograms as long as embeddings are."""
+        given = self.adapt(self.encode(mels)[0]).norm(dim=-1).mean()
+        self.adapter.weight *= self.embeddings.norm(dim=-1).mean() / given
+
+    @torch.no_grad()
+    def hear(self, wave: Tensor) -> str:
+        """What is heard in 16 kHz sound [S], letter by letter, without a language model."""
+        vectors, counts = self.encode([self.mel(wave)])
+        path = best_path(self.read_characters(vectors)[0, : int(counts)])
+        return " ".join("".join(CHARACTERS[i - 1] for i in path).split())
+
+
+def open_whisper(source: str) -> WhisperEncoder:
+    """Whisper's encoder of a folder, or of the package that the judge uses (``packaged``)."""
+    return read_whisper(whisper_folder() if source == PACKAGED else Path(source))
+
+
+def load_ears(path: Path, source: str = PACKAGED) -> Ears:
+    """Ears of a checkpoint of ``train_ears``; words are not read without its language model."""
+    weights = torch.load(path, weights_only=True)["model"]
+    ears = Ears(open_whisper(source), len(weights["adapter.weight"]))
+    ears.load_state_dict(weights)
+    return ears.eval()
+
+
+def character_ids(text: str) -> list[int]:
+    """CTC's symbols of a text in the form of ``sentences.plain``."""
+    return [CHARACTERS.index(c) + 1 for c in text]

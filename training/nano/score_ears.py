@@ -1,0 +1,112 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Measure what the ears hear, letter by letter, of people and voices they never learned from.
+
+    python -m training.nano.score_ears --real-speech FOLDER
+
+Measured are ``test_known`` and ``test_new`` of ``training.nano.speech`` and, in ``FOLDER``, the
+``test`` rows of ``train/an4/rows.jsonl``; ``other/transcripts.json`` (name of a FLAC file -> text);
+and ``orders/labels.json`` (name -> slots), of whose slots it is counted how many words are among
+those heard, and in how many orders all. What is not there is left out. Writes ``NAME_scores.json``.
+"""
+
+import argparse
+import json
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import torch
+from torch import Tensor
+
+from training.nano.data import WORK, read_jsonl
+from training.nano.ears import PACKAGED, Ears, load_ears
+from training.nano.features import WHISPER_HZ, read_wave
+from training.nano.sentences import plain
+from training.nano.speech import SpeechStore
+
+log = logging.getLogger(__name__)
+
+
+def word_errors(ears: Ears, recordings: Iterable[tuple[Tensor, str]]) -> dict[str, Any]:
+    """Word and letter error rates of 16 kHz sounds with texts."""
+    pairs = [(text, ears.hear(wave)) for wave, text in recordings]
+    texts, heard = map(list, zip(*pairs, strict=True))
+    return {
+        "recordings": len(pairs),
+        "word_error_percent": round(100 * jiwer.wer(texts, heard), 2),
+        "letter_error_percent": round(100 * jiwer.cer(texts, heard), 2),
+        "examples": pairs[:: max(1, len(pairs) // 8)],
+    }
+
+
+def slots_found(slots: list[dict[str, str]], heard: list[str]) -> dict[str, float]:
+    """Share of the slots' words that are among the words heard, and of orders with all of them."""
+    needed = [[word for value in found.values() for word in value.split()] for found in slots]
+    got = [
+        [word in text.split() for word in words]
+        for words, text in zip(needed, heard, strict=True)
+    ]  # fmt: skip
+    return {
+        "slot_words_percent": round(100 * sum(map(sum, got)) / sum(map(len, got)), 2),
+        "whole_orders_percent": round(100 * sum(map(all, got)) / len(got), 2),
+    }
+
+
+def score(ears: Ears, work: Path, real_speech: Path | None) -> dict[str, Any]:
+    """All that can be measured, by the name of its set."""
+    scores = {}
+    for name in ("test_known", "test_new"):
+        store = SpeechStore(work / "ears" / name)
+        if store.rows:
+            scores[name] = word_errors(ears, ((store.wave(r), r["text"]) for r in store.rows))
+            log.info("%s: %s", name, scores[name])
+    if real_speech is None:
+        return scores
+    an4 = real_speech / "train" / "an4"
+    rows = [row for row in read_jsonl(an4 / "rows.jsonl") if row["split"] == "test"]
+    texts = {an4 / row["file"]: row["text"] for row in rows}
+    sets = {"an4_test": texts}
+    if (path := real_speech / "other" / "transcripts.json").exists():
+        found = json.loads(path.read_text("utf-8"))
+        sets["other"] = {path.with_name(f"{name}.flac"): text for name, text in found.items()}
+    for name, texts in sets.items():
+        if texts:
+            recordings = ((read_wave(path, WHISPER_HZ), plain(t)) for path, t in texts.items())
+            scores[name] = word_errors(ears, recordings)
+            log.info("%s: %s", name, scores[name])
+    if (path := real_speech / "orders" / "labels.json").exists():
+        slots = json.loads(path.read_text("utf-8"))
+        heard = [ears.hear(read_wave(path.with_name(f"{n}.flac"), WHISPER_HZ)) for n in slots]
+        scores["orders"] = slots_found(list(slots.values()), heard) | {
+            "recordings": len(slots),
+            "examples": list(zip(slots.values(), heard, strict=True))[:8],
+        }
+        log.info("orders: %s", scores["orders"])
+    return scores
+
+
+def main() -> None:
+    """Command line; see the module's text."""
+    parser = argparse.ArgumentParser(description="Measure what the ears hear.")
+    parser.add_argument("--work", type=Path, default=WORK, help="data folder")
+    parser.add_argument(
+        "--ears", type=Path, default=Path("ears_best.pt"), help="checkpoint, below the data folder"
+    )
+    parser.add_argument("--real-speech", type=Path, help="folder of recordings of people")
+    parser.add_argument("--audio-encoder", default=PACKAGED, help="Whisper folder it began with")
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    torch.set_num_threads(args.threads)
+    path = args.work / args.ears
+    scores = score(load_ears(path, args.audio_encoder), args.work, args.real_speech)
+    output = path.with_name(f"{path.stem}_scores.json")
+    output.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main()
