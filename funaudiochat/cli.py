@@ -69,7 +69,7 @@ MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in 5 Hz 
 Penalty = Annotated[float | None, typer.Option(help="Repetition penalty.")]
 
 
-def _read(questions: list[Path]) -> list[tuple[Any, float]]:
+def _read(questions: list[Path]) -> list[tuple[Any, int]]:
     """Read the questions before the model is loaded, which takes long."""
     rate_hz = 16_000
     read = [(load_audio(question, rate_hz), rate_hz) for question in questions]
