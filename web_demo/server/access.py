@@ -109,10 +109,10 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
     sockets = f"ws://{request.host} wss://{request.host}" if split else ""
     response.headers.update(
         {
-            # Evaluation and WebAssembly: the Opus codec, whose workers make functions out of text.
+            # Blobs, evaluation, WebAssembly: the Opus codec's workers, which it makes out of text.
             # Scripts of other places and inline ones stay shut out. Inline styles: React's widths.
             "Content-Security-Policy": (
-                "default-src 'none'; script-src 'self' 'unsafe-eval' 'wasm-unsafe-eval'; "
+                "default-src 'none'; script-src 'self' blob: 'unsafe-eval' 'wasm-unsafe-eval'; "
                 "worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
                 "img-src 'self' data:; media-src 'self' blob:; "
                 f"font-src 'self'; connect-src 'self' {sockets}; base-uri 'none'; "
