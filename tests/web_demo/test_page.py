@@ -204,7 +204,9 @@ BARRIERS = """axe.run({ runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'b
 def test_nothing_bars_people_who_hear_see_or_move_otherwise(browser, server, theme):
     page = browser.open(server.url)
     prefer(page, theme=theme)
-    page.call("addScriptTag", {"path": str(browsers.CLIENT / "node_modules/axe-core/axe.min.js")})
+    # Not as a script of the page: its policy shuts inline ones out.
+    axe = (browsers.CLIENT / "node_modules/axe-core/axe.min.js").read_text()
+    page.evaluate(f"{axe}; 0")
     page.see("text=is ready")
     assert page.evaluate(BARRIERS) == []
     page.press("Start talking")

@@ -10,7 +10,7 @@ import browser as browsers
 import numpy as np
 import pytest
 import sounds
-from test_page import type_in, visit
+from test_page import speaking, type_in, visit  # noqa: F401
 from web_clients import TIMEOUT_S, running, scripted
 
 pytestmark = browsers.MARKS
@@ -39,8 +39,8 @@ def choose(page: browsers.Page, label: str, number: int) -> str:
     return str(page.call("inputValue", select))
 
 
-def test_the_devices_that_are_chosen_are_used(browser, server, asked):
-    page = visit(browser, server.url, transcribe=False)
+def test_the_devices_that_are_chosen_are_used(browser, server, asked, speaking):  # noqa: F811
+    page = visit(browser, server.url, speaking, transcribe=False)
     page.evaluate(NOTE_MICROPHONES)
     page.press("Settings")
     for number in (1, 2):
@@ -51,7 +51,7 @@ def test_the_devices_that_are_chosen_are_used(browser, server, asked):
     page.wait_until(f"heard.context.sinkId == '{choose(page, 'Loudspeaker', 1)}'")
     page.press("Close")
     before_s = page.evaluate("heard.context.currentTime")
-    page.wait_until(f"heard.context.currentTime > {before_s} + 0.5")
+    page.wait_until(f"heard.context.currentTime > {before_s} + 4")  # a question comes every 3 s
     page.press("Done, send it")
     page.see(".turn .you h3 >> text=spoken")
     page.see("role=button[name='Speak']")
