@@ -188,8 +188,6 @@ def main() -> None:
     if not os.environ.get(_WORKER):  # once for all workers
         for folder in set_torn_aside(config):
             logger.warning("%s is not whole; training resumes from the one before it", folder)
-    # Half a thousand lines of configurations would hide the losses.
-    os.environ.setdefault("LLAMAFACTORY_VERBOSITY", "WARNING")
     processes = int(os.environ.get("NPROC_PER_NODE") or max(1, torch.cuda.device_count()))
     nodes = int(os.environ.get("NNODES") or 1)
     if os.environ.get(_WORKER) or processes * nodes == 1:
