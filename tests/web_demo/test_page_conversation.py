@@ -103,10 +103,10 @@ def test_what_the_user_said_is_written_down_unless_switched_off(browser, models,
         yield [1] * 5
 
     said = sounds.question(sounds.MICROPHONE_HZ)
-    microphone = sounds.microphone(tmp_path / "said.wav", said, silence_s=1)
+    microphone = sounds.microphone(tmp_path / "said.wav", said, silence_s=0)
     with running(scripted(models, script)) as server:
         page = visit(browser, server.url, microphone)
-        wait_s(page, 1)
+        wait_s(page, 2)
         page.press("Done, send it")
         assert page.see(".turn .you > p") == "What is the capital of France?"
         page.press("Settings")
@@ -114,7 +114,7 @@ def test_what_the_user_said_is_written_down_unless_switched_off(browser, models,
         page.press("Close")
         page.press("Speak")
         page.see(".is-listening")
-        wait_s(page, 1)
+        wait_s(page, 2)
         page.press("Done, send it")
         page.see(".turn:last-child .bot >> text=as I said")
         page.see("role=button[name='Speak']")
