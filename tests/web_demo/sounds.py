@@ -39,6 +39,13 @@ def sounding_s(samples: np.ndarray, rate_hz: int, level: float = 1e-3) -> float:
     return float((np.abs(frames).max(1) > level).sum()) / 100
 
 
+def without_pauses(samples: np.ndarray, rate_hz: int) -> np.ndarray:
+    """The sound without its silent pieces of 50 ms and more: a loaded machine's player waits."""
+    edges = np.flatnonzero(np.diff(samples == 0)) + 1
+    pieces = np.split(samples, edges)
+    return np.concatenate([x for x in pieces if x.any() or x.size < rate_hz // 20])
+
+
 def likeness(samples: np.ndarray, part: np.ndarray) -> float:
     """Highest correlation of the loudness (20 ms, 24 kHz) of `part` and of a piece of `samples`.
 
