@@ -36,8 +36,8 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from funaudiochat.decoder_stack import Positions, follow
 from funaudiochat.errors import CheckpointError, FunAudioChatError
-from funaudiochat.modeling_common import cache_argument
 
 if TYPE_CHECKING:  # the model offers `generate`, so it imports this module
     from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
@@ -282,9 +282,9 @@ def _extend(lists: tuple[Any, ...], processor: Any) -> None:
 
 @dataclass
 class SpeechHeadState:
-    """Cache of the refined head, and the code each row chose last."""
+    """Where the refined head stands, and the code each row chose last."""
 
-    cache: DynamicCache
+    positions: Positions
     last_codes: Tensor  # [B]
 
 
@@ -295,7 +295,7 @@ class DecodingState:
     rows: Tensor  # [B, L + steps] text ids, prompt included
     mask: Tensor | None  # [B, L + steps]; None when no row is padded
     padding: Tensor  # [B] masked places of each row
-    cache: DynamicCache
+    positions: Positions  # of the backbone
     hidden: Tensor  # [B, S, H] backbone output not yet consumed by the head
     text_embeds: Tensor  # [B, S, H] text embedding of the same positions
     in_speech: Tensor  # bool [B]
@@ -393,7 +393,7 @@ def prefill(
         rows=rows,
         mask=mask,
         padding=off.long() if mask is None else (mask == 0).sum(1),
-        cache=cache,
+        positions=follow(model.language_model.model, cache, mask),
         hidden=hidden,
         text_embeds=model.get_input_embeddings()(rows),
         in_speech=off,
@@ -478,13 +478,7 @@ def _advance_backbone(
             )
             vectors = model.audio_tower(last).last_hidden_state.to(embeds.device)
             inputs = torch.where(speaking[:, None, None], (embeds + vectors) / 2, embeds)
-    state.hidden = model.language_model.model(
-        inputs_embeds=inputs,
-        attention_mask=state.mask,
-        position_ids=(state.rows.shape[1] - 1 - state.padding)[:, None],
-        use_cache=True,
-        **cache_argument(model.language_model.model, state.cache),
-    ).last_hidden_state
+    state.hidden = state.positions.advance(inputs[:, 0])[:, None]
     state.text_embeds = embeds
 
 
@@ -496,33 +490,17 @@ def _head_group(
     Also gives their raw scores [B, G, C] if the returned group is to be chosen anew from them.
     """
     head, audio = model.audio_invert_tower, model.config.audio_config
-    group = audio.group_size
     # A device map may have put the head elsewhere; choices are made beside the text rows.
     fine = head.expand(state.hidden + state.text_embeds.to(state.hidden.device))
-    if state.head is None:
-        codes = state.rows.new_full((len(fine),), audio.bos_token_id)
-        state.head = SpeechHeadState(DynamicCache(), codes)
-    mask = None if state.mask is None else state.mask.repeat_interleave(group, dim=1)
-    total, start = state.rows.shape[1] * group, 0
+    before = fine.shape[1] - audio.group_size  # only the prompt has more positions than a group
     chosen: list[Tensor] = []
     raw: list[Tensor] = []
-    for index in range(group):
-        seen = total - group + index + 1
-        stop = fine.shape[1] - group + index + 1
-        if mask is None:
-            positions = torch.arange(seen - (stop - start), seen, device=fine.device)[None]
-        elif stop - start > 1:
-            positions = _positions(mask[:, :seen])
+    for index in range(before, fine.shape[1]):
+        if state.head is None:
+            scores = _first_scores(model, state, fine[:, : index + 1])
         else:
-            positions = (seen - 1 - state.padding * group)[:, None]
-        scores = head.next_scores(
-            fine[:, start:stop],
-            state.head.last_codes,
-            state.head.cache,
-            None if mask is None else mask[:, :seen],
-            positions,
-        ).to(state.rows.device)
-        start = stop
+            scores = head.next_scores(fine[:, index], state.head.last_codes, state.head.positions)
+        scores = scores.to(state.rows.device)
         raw.append(scores)
         if state.code_processors:
             scores = _process_codes(state, chosen, scores)
@@ -530,6 +508,21 @@ def _head_group(
         chosen.append(state.head.last_codes)
     again = None if options.only_crq_sampling else torch.stack(raw, dim=1)
     return torch.stack(chosen, dim=1), again
+
+
+def _first_scores(
+    model: FunAudioChatForConditionalGeneration, state: DecodingState, fine: Tensor
+) -> Tensor:
+    """Run the head over the prompt's positions [B, S, H]: the scores of its first code."""
+    audio = model.config.audio_config
+    mask = positions = None
+    if state.mask is not None:
+        mask = state.mask.repeat_interleave(audio.group_size, dim=1)[:, : fine.shape[1]]
+        positions = _positions(mask)
+    start = state.rows.new_full((len(fine),), audio.bos_token_id)
+    scores, found = model.audio_invert_tower.first_scores(fine, start, mask, positions)
+    state.head = SpeechHeadState(found, start)
+    return scores
 
 
 def _choose_again(

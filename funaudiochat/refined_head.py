@@ -17,6 +17,7 @@ from transformers import CONFIG_MAPPING, AutoModel, DynamicCache, PretrainedConf
 from transformers.utils import ModelOutput
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
+from funaudiochat.decoder_stack import Positions, follow
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
@@ -61,36 +62,52 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         """Widen every 5 Hz position to its G fine ones: [B, S, H] -> [B, S*G, H]."""
         return self.pre_matching(hidden).unflatten(-1, (self.group_size, -1)).flatten(1, 2)
 
-    def next_scores(
+    def first_scores(
         self,
         fine: Tensor,
-        last_codes: Tensor,
-        cache: Any,
+        start_codes: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-    ) -> Tensor:
-        """One cached pass: the scores of the next code (rules 44, 45).
+    ) -> tuple[Tensor, Positions]:
+        """Run the prompt: the scores of the first code, and the positions to go on from (rule 44).
 
         Args:
-            fine: [B, S, H] expanded positions.
-            last_codes: [B] the code before, added to every position of the pass.
-            cache: of this head, extended in place.
-            attention_mask: [B, seen + S], None without padding.
-            position_ids: [B, S] fine positions.
+            fine: [B, S, H] expanded positions of the prompt, up to the first code's own.
+            start_codes: [B], added to every position.
+            attention_mask: [B, S], rows padded on the left; None without padding.
+            position_ids: [B, S] fine positions, with a mask.
 
         Returns:
-            [B, C] in float32.
+            Scores [B, C] in float32, and the positions.
         """
-        codebook = self.lm_head.weight
-        before = F.embedding(last_codes.to(codebook.device), codebook)[:, None]
+        cache = DynamicCache()
         out = self.crq_transformer(
-            inputs_embeds=self.input_matching(fine + before),
+            inputs_embeds=self.input_matching(fine + self._before(start_codes)[:, None]),
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=True,
             **cache_argument(self.crq_transformer, cache),
         ).last_hidden_state
-        return self.lm_head(self.output_matching(out[:, -1])).float()
+        return self._scores(out[:, -1]), follow(self.crq_transformer, cache, attention_mask)
+
+    def next_scores(self, fine: Tensor, last_codes: Tensor, positions: Positions) -> Tensor:
+        """The scores [B, C], float32, of the next code (rules 44, 45).
+
+        Args:
+            fine: [B, H] expanded position.
+            last_codes: [B] the code before.
+            positions: of this head, moved on by one.
+        """
+        return self._scores(
+            positions.advance(self.input_matching(fine + self._before(last_codes)))
+        )
+
+    def _before(self, codes: Tensor) -> Tensor:
+        codebook = self.lm_head.weight
+        return F.embedding(codes.to(codebook.device), codebook)
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        return self.lm_head(self.output_matching(hidden)).float()
 
     def crq_release(self) -> None:
         """Forget the request an engine drove through :meth:`crq_generate_forward`."""

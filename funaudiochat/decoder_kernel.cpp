@@ -1,0 +1,239 @@
+// Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+// SPDX-License-Identifier: Apache-2.0
+
+// One position a row through a stack of pre-norm transformer layers (RMS norm, rotary attention with
+// grouped keys, SwiGLU), over key-value caches that are written in place. A step of one to a few rows
+// is bound by reading the weights, so they are read once for all rows, and by the calls around them,
+// so a whole stack is one call. Every row is summed in the same order whatever stands beside it.
+//
+// Vectors are GCC's and Clang's own, as wide as AVX-512's; a compiler splits them for AVX2 and NEON.
+
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+
+namespace {
+
+constexpr int LANES = 16, BLOCK = 4;  // BLOCK rows of a matrix at a time
+constexpr int64_t PARALLEL = 1 << 16;  // weights from which threads are worth their start
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
+
+template <class V>
+inline V load(const void* from) {
+  V lanes;
+  std::memcpy(&lanes, from, sizeof lanes);
+  return lanes;
+}
+inline Lanes widen(const float* from) { return load<Lanes>(from); }
+inline Lanes widen(const uint16_t* from) {  // bfloat16 is the upper half of a float
+  Words words = __builtin_convertvector(load<Halves>(from), Words) << 16;
+  Lanes lanes;
+  std::memcpy(&lanes, &words, sizeof lanes);
+  return lanes;
+}
+inline Lanes widen(const int8_t* from) { return __builtin_convertvector(load<Bytes>(from), Lanes); }
+inline float widen_one(float value) { return value; }
+inline float widen_one(int8_t value) { return value; }
+inline float widen_one(uint16_t value) {
+  uint32_t word = uint32_t(value) << 16;
+  float one;
+  std::memcpy(&one, &word, sizeof one);
+  return one;
+}
+inline float sum(Lanes lanes) {
+  float total = 0;
+  for (int i = 0; i < LANES; i++) total += lanes[i];
+  return total;
+}
+inline float dot(const float* a, const float* b, int size) {
+  Lanes lanes = {};
+  int i = 0;
+  for (; i + LANES <= size; i += LANES) lanes += load<Lanes>(a + i) * load<Lanes>(b + i);
+  float total = sum(lanes);
+  for (; i < size; i++) total += a[i] * b[i];
+  return total;
+}
+inline void add_scaled(float* to, const float* from, float scale, int size) {
+  for (int i = 0; i < size; i++) to[i] += scale * from[i];
+}
+
+// Rows [first, last) of a matrix [*, size] times every one of `batch` vectors [batch, size].
+template <class T>
+void multiply_rows(const T* weight, const float* scale, int size, const float* in, int64_t in_stride,
+                   float* out, int64_t out_stride, int batch, int first, int last) {
+  for (int row = first; row < last; row += BLOCK) {
+    const int count = last - row < BLOCK ? last - row : BLOCK;
+    const T* line[BLOCK];
+    for (int j = 0; j < BLOCK; j++) line[j] = weight + (size_t)(row + (j < count ? j : 0)) * size;
+    for (int b = 0; b < batch; b++) {
+      const float* x = in + b * in_stride;
+      Lanes lanes[BLOCK] = {};
+      int i = 0;
+      for (; i + LANES <= size; i += LANES) {
+        const Lanes value = load<Lanes>(x + i);
+        for (int j = 0; j < BLOCK; j++) lanes[j] += widen(line[j] + i) * value;
+      }
+      for (int j = 0; j < count; j++) {
+        float total = sum(lanes[j]);
+        for (int rest = i; rest < size; rest++) total += widen_one(line[j][rest]) * x[rest];
+        out[b * out_stride + row + j] = scale ? total * scale[row + j] : total;
+      }
+    }
+  }
+}
+
+// exp to 2e-7 of itself; values below -87 give 0. Inlined, so that loops over it become vectors.
+inline float quick_exp(float x) {
+  const float low = x < -87.f ? -87.f : x, high = low > 88.f ? 88.f : low;
+  const float n = __builtin_rintf(high * 1.44269504f);
+  const float r = (high - n * 0.693359375f) + n * 2.12194440e-4f;
+  float y = 1.9875691500e-4f;
+  y = y * r + 1.3981999507e-3f;
+  y = y * r + 8.3334519073e-3f;
+  y = y * r + 4.1665795894e-2f;
+  y = y * r + 1.6666665459e-1f;
+  y = y * r + 5.0000001201e-1f;
+  y = y * r * r + r + 1.f;
+  const int32_t bits = ((int32_t)n + 127) << 23;
+  float power;
+  std::memcpy(&power, &bits, sizeof power);
+  return x < -87.f ? 0.f : y * power;
+}
+
+void normalize(const float* in, const float* weight, float* out, int size, float epsilon) {
+  const float scale = 1.f / std::sqrt(dot(in, in, size) / size + epsilon);
+  for (int i = 0; i < size; i++) out[i] = in[i] * scale * weight[i];
+}
+
+}  // namespace
+
+extern "C" {
+
+enum Kind : int32_t { FLOAT32, BFLOAT16, INT8 };
+
+struct Matrix {  // [rows, size]
+  const void* weight;
+  const float* scale;  // [rows] of int8 weights, else null
+  int32_t rows, size, kind;
+};
+
+struct Layer {
+  Matrix qkv, out, gate_up, down;
+  const float *attention_norm, *mlp_norm;  // [width]
+  const float *query_norm, *key_norm;      // [head_size] or null
+  float *keys, *values;                    // [batch, key_heads, capacity, head_size]
+};
+
+struct Stack {
+  Layer* layers;
+  const float* norm;           // [width]
+  const float *cosine, *sine;  // [capacity, head_size]
+  int32_t count, width, heads, key_heads, head_size, capacity;
+  float epsilon, scaling;
+};
+
+void multiply(const Matrix* matrix, const float* in, float* out, int32_t batch, int32_t threads) {
+  const int64_t rows = matrix->rows, size = matrix->size;
+  if (rows * size < PARALLEL) threads = 1;
+  const int64_t share = ((rows + threads - 1) / threads + BLOCK - 1) / BLOCK * BLOCK;
+#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(static, 1)
+  for (int part = 0; part < threads; part++) {
+    const int64_t first = part * share, end = first + share, last = end < rows ? end : rows;
+    if (matrix->kind == FLOAT32)
+      multiply_rows((const float*)matrix->weight, matrix->scale, size, in, size, out, rows, batch, first, last);
+    else if (matrix->kind == BFLOAT16)
+      multiply_rows((const uint16_t*)matrix->weight, matrix->scale, size, in, size, out, rows, batch, first, last);
+    else
+      multiply_rows((const int8_t*)matrix->weight, matrix->scale, size, in, size, out, rows, batch, first, last);
+  }
+}
+
+// One key head of one row: its queries [shared, head_size] over the first `seen` places.
+static void attend(const Stack& stack, const float* keys, const float* values, const float* queries,
+                   float* out, int64_t seen, float* scores) {
+  const int size = stack.head_size, shared = stack.heads / stack.key_heads;
+  for (int64_t t = 0; t < seen; t++)
+    for (int q = 0; q < shared; q++)
+      scores[q * seen + t] = dot(queries + q * size, keys + t * size, size) * stack.scaling;
+  for (int q = 0; q < shared; q++) {
+    float* own = scores + q * seen;
+    float most = own[0], total = 0;
+    for (int64_t t = 1; t < seen; t++) most = own[t] > most ? own[t] : most;
+    for (int64_t t = 0; t < seen; t++) own[t] = quick_exp(own[t] - most);
+    for (int64_t t = 0; t < seen; t++) total += own[t];
+    for (int64_t t = 0; t < seen; t++) own[t] /= total;
+  }
+  std::memset(out, 0, sizeof(float) * shared * size);
+  for (int64_t t = 0; t < seen; t++)
+    for (int q = 0; q < shared; q++) add_scaled(out + q * size, values + t * size, scores[q * seen + t], size);
+}
+
+// hidden [batch, width], changed in place; lengths [batch] are the places each row holds already.
+void run(const Stack* pointer, float* hidden, const int64_t* lengths, int32_t batch, int32_t threads) {
+  const Stack& stack = *pointer;
+  const int width = stack.width, size = stack.head_size, heads = stack.heads, kv = stack.key_heads;
+  const int all = (heads + 2 * kv) * size, inner = stack.count ? stack.layers[0].down.size : 0;
+  int64_t longest = 0;
+  for (int b = 0; b < batch; b++) longest = lengths[b] > longest ? lengths[b] : longest;
+  const int64_t scores = (longest + 1) * (heads / kv);
+  static thread_local std::vector<float> scratch;
+  scratch.resize(batch * (int64_t)(2 * width + all + heads * size + 2 * inner + inner) + batch * kv * scores);
+  float *normed = scratch.data(), *added = normed + batch * width, *qkv = added + batch * width,
+        *seen = qkv + batch * all, *gate_up = seen + batch * heads * size,
+        *gated = gate_up + batch * 2 * inner, *room = gated + batch * inner;
+  for (int index = 0; index < stack.count; index++) {
+    const Layer& layer = stack.layers[index];
+    for (int b = 0; b < batch; b++)
+      normalize(hidden + b * width, layer.attention_norm, normed + b * width, width, stack.epsilon);
+    multiply(&layer.qkv, normed, qkv, batch, threads);
+    for (int b = 0; b < batch; b++) {
+      const float *cosine = stack.cosine + lengths[b] * size, *sine = stack.sine + lengths[b] * size;
+      for (int head = 0; head < heads + kv; head++) {
+        float* own = qkv + b * all + head * size;
+        const float* norm = head < heads ? layer.query_norm : layer.key_norm;
+        if (norm) normalize(own, norm, own, size, stack.epsilon);
+        for (int i = 0; i < size / 2; i++) {
+          const float left = own[i], right = own[i + size / 2];
+          own[i] = left * cosine[i] - right * sine[i];
+          own[i + size / 2] = right * cosine[i + size / 2] + left * sine[i + size / 2];
+        }
+      }
+      for (int head = 0; head < kv; head++) {
+        const int64_t place = (((int64_t)b * kv + head) * stack.capacity + lengths[b]) * size;
+        std::memcpy(layer.keys + place, qkv + b * all + (heads + head) * size, sizeof(float) * size);
+        std::memcpy(layer.values + place, qkv + b * all + (heads + kv + head) * size, sizeof(float) * size);
+      }
+    }
+    const int at_once = batch * kv * (longest + 1) * size < PARALLEL ? 1 : threads;
+#pragma omp parallel for num_threads(at_once) if (at_once > 1)
+    for (int part = 0; part < batch * kv; part++) {
+      const int b = part / kv, head = part % kv, shared = heads / kv;
+      const int64_t start = (int64_t)part * stack.capacity * size;
+      attend(stack, layer.keys + start, layer.values + start, qkv + b * all + head * shared * size,
+             seen + (b * heads + head * shared) * size, lengths[b] + 1, room + part * scores);
+    }
+    multiply(&layer.out, seen, added, batch, threads);
+    for (int64_t i = 0; i < (int64_t)batch * width; i++) hidden[i] += added[i];
+    for (int b = 0; b < batch; b++)
+      normalize(hidden + b * width, layer.mlp_norm, normed + b * width, width, stack.epsilon);
+    multiply(&layer.gate_up, normed, gate_up, batch, threads);
+    for (int b = 0; b < batch; b++) {
+      const float *gate = gate_up + b * 2 * inner, *up = gate + inner;
+      float* own = gated + b * inner;
+      for (int i = 0; i < inner; i++) own[i] = gate[i] / (1.f + quick_exp(-gate[i])) * up[i];
+    }
+    multiply(&layer.down, gated, added, batch, threads);
+    for (int64_t i = 0; i < (int64_t)batch * width; i++) hidden[i] += added[i];
+  }
+  for (int b = 0; b < batch; b++) {
+    float* own = hidden + b * width;
+    normalize(own, stack.norm, own, width, stack.epsilon);
+  }
+}
+
+}  // extern "C"

@@ -1,0 +1,317 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Transformer layers for decoding, one position a row, over caches that are allocated once.
+
+A prompt runs through the transformer's own forward; what that leaves in its cache is taken over
+without padding, so that every row of a batch stands at a place of its own and no mask is needed.
+
+Shapes: ``B`` rows, ``D`` width, ``N`` query heads, ``K`` key heads, ``S`` head size, ``L`` prompt
+length, ``P`` positions that a cache has room for.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from dataclasses import dataclass
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from funaudiochat import decoder_kernel
+from funaudiochat.modeling_common import cache_argument
+
+SPARE_POSITIONS = 256  # of a new cache beyond the prompt; a full one doubles
+KERNEL_ROWS = 8  # more rows at once are matrix products, which torch's operators do better
+_KNOWN = ("qwen3", "llama", "qwen3_moe")
+_CHANGING_ROTARY = ("dynamic", "longrope")  # whose table depends on the length
+
+
+class Positions(Protocol):
+    """What the rows of a batch have been through, and their next position."""
+
+    def advance(self, hidden: Tensor) -> Tensor:
+        """Run one more position of every row: [B, D] -> [B, D] after the final norm."""
+
+
+def follow(transformer: Any, cache: DynamicCache, mask: Tensor | None) -> Positions:
+    """Go on behind a prompt.
+
+    Args:
+        transformer: the module whose forward filled the cache; one whose layers are not known
+            here goes on with that forward.
+        cache: of the prompt [B, L]; not to be used any more.
+        mask: [B, L], rows padded on the left; None if no row is.
+    """
+    layers = _layers_of(transformer)
+    if layers is None:
+        return _OwnForward(transformer, cache, mask)
+    return _StaticPositions(layers, cache, mask)
+
+
+@dataclass
+class _Layer:
+    """Weights of one layer, joined where they are multiplied by the same vector."""
+
+    attention_norm: Tensor
+    qkv: Tensor  # [(N + 2 K) S, D]
+    qkv_bias: Tensor | None
+    query_norm: Tensor | None
+    key_norm: Tensor | None
+    out: nn.Linear
+    mlp_norm: Tensor
+    mlp: Any
+    gate_up: Tensor | None  # [2 inner, D]; None for a mixture of experts, which `mlp` runs
+    gate_up_bias: Tensor | None
+
+
+class _Layers:
+    """The layers of a transformer of a known kind, and the rotary table they share.
+
+    The joined weights are the modules' own: their parameters become views of them.
+    """
+
+    def __init__(self, transformer: Any) -> None:
+        config, first = transformer.config, transformer.layers[0].self_attn
+        self.heads, self.key_heads = config.num_attention_heads, config.num_key_value_heads
+        self.head_size, self.scaling = first.head_dim, first.scaling
+        self.epsilon = config.rms_norm_eps
+        self.norm, self.rotary = transformer.norm.weight.detach(), transformer.rotary_emb
+        self.layers = [_joined(layer) for layer in transformer.layers]
+        self._places = [(part, part.data_ptr()) for part in transformer.parameters()]
+        self._table: tuple[Tensor, Tensor] | None = None
+        dense = all(
+            x.gate_up is not None and x.gate_up_bias is None and x.qkv_bias is None
+            and x.out.bias is None for x in self.layers
+        )  # fmt: skip
+        on_cpu = self.norm.device.type == "cpu" and self.norm.dtype == torch.float32
+        self.kernel = decoder_kernel.kernel() if dense and on_cpu else None
+
+    @property
+    def in_place(self) -> bool:
+        """Whether the parameters lie where they were joined; moving a module parts them."""
+        return all(part.data_ptr() == place for part, place in self._places)
+
+    def table(self, positions: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines [P, S] of at least so many positions."""
+        if self._table is None or len(self._table[0]) < positions:
+            places = torch.arange(positions, device=self.norm.device)
+            cosine, sine = self.rotary(self.norm[None, None], places[None])
+            self._table = cosine[0].contiguous(), sine[0].contiguous()
+        return self._table
+
+
+def _joined(layer: Any) -> _Layer:
+    attention, mlp = layer.self_attn, layer.mlp
+    projections = [attention.q_proj, attention.k_proj, attention.v_proj]
+    gates = [mlp.gate_proj, mlp.up_proj] if hasattr(mlp, "gate_proj") else []
+    norms = [getattr(attention, name, None) for name in ("q_norm", "k_norm")]
+    query_norm, key_norm = (None if x is None else x.weight.detach() for x in norms)
+    return _Layer(
+        attention_norm=layer.input_layernorm.weight.detach(),
+        qkv=_join([x.weight for x in projections]),
+        qkv_bias=_join([x.bias for x in projections]) if projections[0].bias is not None else None,
+        query_norm=query_norm,
+        key_norm=key_norm,
+        out=attention.o_proj,
+        mlp_norm=layer.post_attention_layernorm.weight.detach(),
+        mlp=mlp,
+        gate_up=_join([x.weight for x in gates]) if gates else None,
+        gate_up_bias=_join([x.bias for x in gates]) if gates and mlp.gate_proj.bias is not None
+        else None,
+    )  # fmt: skip
+
+
+def _join(parts: list[Any]) -> Tensor:
+    """One tensor of these parameters, one below the other, of which they become views."""
+    joined = torch.cat([part.detach() for part in parts])
+    for part, view in zip(parts, joined.split([len(x) for x in parts]), strict=True):
+        part.data = view
+    return joined
+
+
+_found: WeakKeyDictionary[Any, _Layers] = WeakKeyDictionary()
+_finding = threading.Lock()
+
+
+def _layers_of(transformer: Any) -> _Layers | None:
+    """The transformer's layers; None if only its own forward knows how to run it as it is now."""
+    with _finding:
+        layers = _found.get(transformer)
+        if layers is None or not layers.in_place:
+            if not _is_known(transformer):
+                return None
+            layers = _found[transformer] = _Layers(transformer)
+    return None if torch.is_autocast_enabled(layers.norm.device.type) else layers
+
+
+def _is_known(transformer: Any) -> bool:
+    config, tensors = transformer.config, [*transformer.parameters()]
+    rotary = getattr(config, "rope_parameters", None) or {}
+    return (
+        config.model_type in _KNOWN
+        and type(transformer).__module__.startswith("transformers.")
+        and config.hidden_act == "silu"
+        and rotary.get("rope_type", "default") not in _CHANGING_ROTARY
+        and "sliding_attention" not in (getattr(config, "layer_types", None) or ())
+        # Adapters, quantised weights and parts that are moved to and fro have modules of their own.
+        and not any(hasattr(x, "_hf_hook") for x in transformer.modules())
+        and all(type(x) is nn.Linear for layer in transformer.layers for x in _products(layer))
+        and len({(x.device, x.dtype) for x in tensors}) == 1
+        and all(x.device.type != "meta" and x.numel() for x in tensors)
+    )
+
+
+def _products(layer: Any) -> list[nn.Module]:
+    """The modules of a layer whose weights are taken from them."""
+    parts = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
+    names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    return [parts[name] for name in names if name in parts]
+
+
+class _StaticPositions:
+    """Positions of known layers."""
+
+    def __init__(self, layers: _Layers, cache: DynamicCache, mask: Tensor | None) -> None:
+        self._layers = layers
+        first = cache.layers[0].keys
+        rows, _, length, _ = first.shape
+        starts = [0] * rows if mask is None else (mask == 0).sum(1).tolist()
+        self._ragged = len(set(starts)) > 1
+        self._lengths = length - torch.tensor(starts)  # [B]
+        self._longest = length - min(starts)
+        self._room = self._longest + SPARE_POSITIONS
+        self._caches = [self._take_over(layer, starts) for layer in cache.layers]
+        self._stack = self._kernel_stack()
+
+    def _take_over(self, layer: Any, starts: list[int]) -> list[Tensor]:
+        """Keys and values [B, K, P, S] of one layer without padding, and let go of the layer's."""
+        taken = []
+        for old in (layer.keys, layer.values):
+            new = old.new_zeros(*old.shape[:2], self._room, old.shape[3])
+            for row, start in enumerate(starts):
+                new[row, :, : old.shape[2] - start] = old[row, :, start:]
+            taken.append(new)
+        layer.keys = layer.values = None
+        return taken
+
+    def _grow(self) -> None:
+        self._room *= 2
+        for pair in self._caches:
+            for index, old in enumerate(pair):
+                pair[index] = old.new_zeros(*old.shape[:2], self._room, old.shape[3])
+                pair[index][:, :, : old.shape[2]] = old
+        self._stack = self._kernel_stack()
+
+    def advance(self, hidden: Tensor) -> Tensor:
+        if self._longest == self._room:
+            self._grow()
+        run = self._advance_torch
+        if self._stack is not None and hidden.dtype == torch.float32:
+            run = self._advance_kernel
+        out = run(hidden)
+        self._lengths += 1
+        self._longest += 1
+        return out
+
+    def _kernel_stack(self) -> decoder_kernel.Stack | None:
+        known = self._layers
+        if known.kernel is None or len(self._caches[0][0]) > KERNEL_ROWS:
+            return None
+        matrix, address = decoder_kernel.Matrix.of, decoder_kernel.address
+        self._table = known.table(self._room)
+        layers = [
+            decoder_kernel.Layer(
+                matrix(x.qkv), matrix(x.out.weight), matrix(x.gate_up),
+                matrix(x.mlp.down_proj.weight), *map(address, (
+                    x.attention_norm, x.mlp_norm, x.query_norm, x.key_norm, keys, values,
+                )),
+            )
+            for x, (keys, values) in zip(known.layers, self._caches, strict=True)
+        ]  # fmt: skip
+        return decoder_kernel.Stack(
+            (decoder_kernel.Layer * len(layers))(*layers),
+            *map(address, (known.norm, *self._table)),
+            len(layers), len(known.norm), known.heads, known.key_heads, known.head_size,
+            self._room, known.epsilon, known.scaling,
+        )  # fmt: skip
+
+    def _advance_kernel(self, hidden: Tensor) -> Tensor:
+        out = hidden.clone(memory_format=torch.contiguous_format)
+        self._layers.kernel.run(
+            ctypes.byref(self._stack), out.data_ptr(), self._lengths.data_ptr(), len(out),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return out
+
+    def _advance_torch(self, hidden: Tensor) -> Tensor:
+        known, rows = self._layers, len(hidden)
+        lengths = self._lengths.to(hidden.device)
+        seen = self._longest + 1
+        cosine, sine = (x[lengths][:, None] for x in known.table(self._room))
+        mask = None
+        if self._ragged:
+            places = torch.arange(seen, device=hidden.device)
+            mask = (places <= lengths[:, None])[:, None, None]
+        queries = known.heads * known.head_size
+        keys_end = queries + known.key_heads * known.head_size
+        index = torch.arange(rows, device=hidden.device)
+
+        def normal(x: Tensor, weight: Tensor) -> Tensor:
+            return F.rms_norm(x, weight.shape, weight, known.epsilon)
+
+        for layer, (keys, values) in zip(known.layers, self._caches, strict=True):
+            qkv = F.linear(normal(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias)
+            query, key, value = qkv.tensor_split((queries, keys_end), dim=1)
+            query, key, value = (x.view(rows, -1, known.head_size) for x in (query, key, value))
+            if layer.query_norm is not None:
+                query, key = normal(query, layer.query_norm), normal(key, layer.key_norm)
+            keys[index, :, lengths] = _rotated(key, cosine, sine)
+            values[index, :, lengths] = value
+            attended = F.scaled_dot_product_attention(
+                _rotated(query, cosine, sine)[:, :, None], keys[:, :, :seen], values[:, :, :seen],
+                mask, scale=known.scaling, enable_gqa=True,
+            )  # fmt: skip
+            hidden = hidden + layer.out(attended.reshape(rows, -1))
+            inner = normal(hidden, layer.mlp_norm)
+            if layer.gate_up is None:
+                added = layer.mlp(inner[:, None])
+                added = (added[0] if isinstance(added, tuple) else added)[:, 0]
+            else:
+                gate, up = F.linear(inner, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
+                added = layer.mlp.down_proj(F.silu(gate) * up)
+            hidden = hidden + added
+        return normal(hidden, known.norm)
+
+
+def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
+    """[B, heads, S] turned by the angles of its row's position [B, 1, S]."""
+    left, right = x.chunk(2, -1)
+    return x * cosine + torch.cat((-right, left), -1) * sine
+
+
+class _OwnForward:
+    """Positions of any other transformer."""
+
+    def __init__(self, transformer: Any, cache: DynamicCache, mask: Tensor | None) -> None:
+        self._transformer, self._cache, self._mask = transformer, cache, mask
+        length = cache.get_seq_length()
+        self._next = torch.tensor([[length]]) if mask is None else mask.sum(1, keepdim=True)
+
+    def advance(self, hidden: Tensor) -> Tensor:
+        if self._mask is not None:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(self._mask), 1)], 1)
+        out = self._transformer(
+            inputs_embeds=hidden[:, None],
+            attention_mask=self._mask,
+            position_ids=self._next.to(hidden.device).expand(len(hidden), 1),
+            use_cache=True,
+            **cache_argument(self._transformer, self._cache),
+        ).last_hidden_state
+        self._next = self._next + 1
+        return out[:, -1]
