@@ -6,7 +6,7 @@
 // is bound by reading the weights, so they are read once for all rows, and by the calls around them,
 // so a whole stack is one call. Every row is summed in the same order whatever stands beside it.
 //
-// Vectors are GCC's and Clang's own, as wide as AVX-512's; a compiler splits them for AVX2 and NEON.
+// Vectors are GCC's and Clang's own, as wide as the processor's.
 
 #include <cmath>
 #include <cstddef>
@@ -16,7 +16,14 @@
 
 namespace {
 
-constexpr int LANES = 16, BLOCK = 4;  // BLOCK rows of a matrix at a time
+#if defined(__AVX512F__)
+constexpr int LANES = 16;
+#elif defined(__AVX__)
+constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
+#endif
+constexpr int BLOCK = 4;               // rows of a matrix at a time
 constexpr int64_t PARALLEL = 1 << 16;  // weights from which threads are worth their start
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
 typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
@@ -72,14 +79,17 @@ void multiply_rows(const T* weight, const float* scale, int size, const float* i
     for (int j = 0; j < BLOCK; j++) line[j] = weight + (size_t)(row + (j < count ? j : 0)) * size;
     for (int b = 0; b < batch; b++) {
       const float* x = in + b * in_stride;
-      Lanes lanes[BLOCK] = {};
+      Lanes even[BLOCK] = {}, odd[BLOCK] = {};  // a sum waits for the one before it
       int i = 0;
-      for (; i + LANES <= size; i += LANES) {
-        const Lanes value = load<Lanes>(x + i);
-        for (int j = 0; j < BLOCK; j++) lanes[j] += widen(line[j] + i) * value;
+      for (; i + 2 * LANES <= size; i += 2 * LANES) {
+        const Lanes left = load<Lanes>(x + i), right = load<Lanes>(x + i + LANES);
+        for (int j = 0; j < BLOCK; j++) {
+          even[j] += widen(line[j] + i) * left;
+          odd[j] += widen(line[j] + i + LANES) * right;
+        }
       }
       for (int j = 0; j < count; j++) {
-        float total = sum(lanes[j]);
+        float total = sum(even[j] + odd[j]);
         for (int rest = i; rest < size; rest++) total += widen_one(line[j][rest]) * x[rest];
         out[b * out_stride + row + j] = scale ? total * scale[row + j] : total;
       }

@@ -5,8 +5,8 @@
 
 ``prefill`` makes a :class:`DecodingState`, ``step`` advances it by one 5 Hz position, ``generate``
 and ``stream`` loop over both. Nothing of a request is kept on the model, and every row of a batch
-is decoded as it would be alone: left padding never enters the refined head, and a row that ended
-stays silent.
+is decoded as it would be alone: only the prompt knows of padding, and a row that ended stays
+silent.
 
 Shapes: ``B`` rows, ``L`` prompt length, ``G`` group size, ``H`` text width, ``C`` codes.
 """
@@ -294,7 +294,6 @@ class DecodingState:
 
     rows: Tensor  # [B, L + steps] text ids, prompt included
     mask: Tensor | None  # [B, L + steps]; None when no row is padded
-    padding: Tensor  # [B] masked places of each row
     positions: Positions  # of the backbone
     hidden: Tensor  # [B, S, H] backbone output not yet consumed by the head
     text_embeds: Tensor  # [B, S, H] text embedding of the same positions
@@ -392,7 +391,6 @@ def prefill(
     return DecodingState(
         rows=rows,
         mask=mask,
-        padding=off.long() if mask is None else (mask == 0).sum(1),
         positions=follow(model.language_model.model, cache, mask),
         hidden=hidden,
         text_embeds=model.get_input_embeddings()(rows),

@@ -21,7 +21,6 @@ from funaudiochat.generation_funaudiochat import (
     step,
     stream,
 )
-from funaudiochat.modeling_common import cache_argument
 
 # f10 and f11 recorded what the original does to a row after its own end, f12 what padding does
 # to its head.
@@ -442,8 +441,8 @@ def test_the_head_makes_five_passes_a_step_and_none_for_text_alone():
     case, inputs, _ = load_case("f1_s2s_greedy")
     model, options, length = load_model(), options_of(case), inputs["input_ids"].shape[1]
     widths: list[int] = []
-    model.audio_invert_tower.crq_transformer.register_forward_hook(
-        lambda _, __, out: widths.append(out.last_hidden_state.shape[1])
+    model.audio_invert_tower.input_matching.register_forward_hook(
+        lambda _, __, out: widths.append(out[0].numel() // out.shape[-1])
     )
     state = prefill(model, inputs, options)
     assert widths == []
@@ -560,10 +559,7 @@ def test_an_engine_driving_the_head_gets_the_recorded_codes(name):
             inputs_embeds = embeds
             if position:
                 inputs_embeds = (embeds + model.audio_tower(codes).last_hidden_state) / 2
-            state.hidden = model.language_model.model(
-                inputs_embeds=inputs_embeds, use_cache=True,
-                **cache_argument(model.language_model.model, state.cache),
-            ).last_hidden_state
+            state.hidden = state.positions.advance(inputs_embeds[:, 0])[:, None]
         state.text_embeds = embeds
     assert spoken.tolist() == outputs["audio_ids"].tolist()
 

@@ -21,10 +21,11 @@ import torch
 from safetensors.torch import load_file
 from test_generation import options_of
 from test_modeling import GOLDEN, load_case, load_model
+from transformers import DynamicCache
 
 import funaudiochat
 from funaudiochat.cosyvoice3.voices import DEFAULT_VOICE
-from funaudiochat.generation_funaudiochat import generate, prefill
+from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.hub import VOICES_FILE
 from funaudiochat.modeling_common import cache_argument
 from funaudiochat.modeling_funaudiochat import FunAudioChatDecoder
@@ -67,7 +68,7 @@ def test_the_head_is_built_of_any_object_with_the_fields_as_attributes(decoder):
 class Request:
     """What an engine keeps of one request between its steps."""
 
-    state: Any  # of the backbone, which is the engine's own part
+    state: Any  # of the backbone, which is the engine's own part: hidden, text_embeds, past
     texts: list[int]
     options: Any
     processor: Any
@@ -84,10 +85,15 @@ def start(model, name: str) -> tuple[Request, list[int]]:
     case, inputs, _ = load_case(name)
     options = options_of(case)
     rows, (speech,) = generate(model, inputs, options, torch.Generator().manual_seed(5))
-    length = inputs["input_ids"].shape[1]
+    ids, past = inputs["input_ids"], DynamicCache()
+    length = ids.shape[1]
     _, processor = options.processors(length, torch.device("cpu"))
+    audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        hidden = model.encode(ids, past_key_values=past, **audio)
+    embeds = model.get_input_embeddings()(ids)
     request = Request(
-        state=prefill(model, inputs, options), texts=rows[0, length:].tolist(), options=options,
+        state=SimpleNamespace(hidden=hidden, text_embeds=embeds, past=past), texts=rows[0, length:].tolist(), options=options,
         processor=processor, generator=torch.Generator().manual_seed(5),
     )
     return request, speech.tolist()
@@ -126,7 +132,7 @@ def engine_step(model, decoder, request: Request) -> None:
             inputs = (embeds + model.audio_tower(codes).last_hidden_state) / 2
         state.hidden = model.language_model.model(
             inputs_embeds=inputs, use_cache=True,
-            **cache_argument(model.language_model.model, state.cache),
+            **cache_argument(model.language_model.model, state.past),
         ).last_hidden_state
     state.text_embeds = embeds
     request.position += 1

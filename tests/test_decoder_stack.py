@@ -1,0 +1,216 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Decoding position by position gives what the transformer's own forward gives."""
+
+import pytest
+import torch
+from torch import nn
+from transformers import (
+    DynamicCache,
+    LlamaConfig,
+    LlamaModel,
+    Qwen2Config,
+    Qwen2Model,
+    Qwen3Config,
+    Qwen3Model,
+    Qwen3MoeConfig,
+    Qwen3MoeModel,
+)
+
+from funaudiochat import decoder_kernel, decoder_stack
+from funaudiochat.decoder_stack import follow
+from funaudiochat.modeling_common import cache_argument
+
+WIDTH, PROMPT = 48, 13
+SIZES = {
+    "vocab_size": 64, "hidden_size": WIDTH, "intermediate_size": 100, "num_hidden_layers": 3,
+    "num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 12,
+}  # fmt: skip
+MIXTURE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+KNOWN = {
+    "qwen3": lambda: Qwen3Model(Qwen3Config(**SIZES)),
+    "llama": lambda: LlamaModel(LlamaConfig(**SIZES)),
+    "llama with biases": lambda: LlamaModel(
+        LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True)
+    ),
+    "mixture": lambda: Qwen3MoeModel(Qwen3MoeConfig(**{**SIZES, "head_dim": 8}, **MIXTURE)),
+}
+STARTS = {"one": [0], "equal": [0, 0, 0], "padded": [4, 0, 9], "many": [0] * 9}
+
+
+def transformer(kind: str) -> nn.Module:
+    torch.manual_seed(0)
+    made = KNOWN[kind]().eval()
+    for parameter in made.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return made
+
+
+def inputs(rows: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A prompt [B, L, D] and what follows [steps, B, D]."""
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.randn(rows, PROMPT, WIDTH, generator=generator)
+    return prompt, torch.randn(steps, rows, WIDTH, generator=generator)
+
+
+@torch.no_grad()
+def followed(model: nn.Module, prompt: torch.Tensor, starts: list[int]):
+    """What goes on behind a prompt whose rows begin at these places."""
+    places = torch.arange(PROMPT)
+    mask = (places >= torch.tensor(starts)[:, None]).long() if any(starts) else None
+    positions = (places - torch.tensor(starts)[:, None]).clamp(min=0)
+    cache = DynamicCache()
+    model(
+        inputs_embeds=prompt, attention_mask=mask, position_ids=positions, use_cache=True,
+        **cache_argument(model, cache),
+    )  # fmt: skip
+    return follow(model, cache, mask)
+
+
+@torch.no_grad()
+def own_forward(model: nn.Module, prompt, following, starts: list[int]) -> torch.Tensor:
+    """[steps, B, D] by whole rows without padding, one at a time."""
+    outputs = []
+    for row, start in enumerate(starts):
+        whole = torch.cat([prompt[row, start:], following[:, row]])
+        outputs.append(model(inputs_embeds=whole[None]).last_hidden_state[0, PROMPT - start :])
+    return torch.stack(outputs, 1)
+
+
+@torch.no_grad()
+def run(positions, following: torch.Tensor) -> torch.Tensor:
+    return torch.stack([positions.advance(hidden) for hidden in following])
+
+
+@pytest.fixture(params=["kernel", "torch"])
+def way(request, monkeypatch):
+    """By the compiled kernel, and where there is no compiler."""
+    if request.param == "torch":
+        monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)
+    elif decoder_kernel.kernel() is None:
+        pytest.skip("no C++ compiler")
+    return request.param
+
+
+@pytest.mark.parametrize("starts", STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize("kind", KNOWN)
+def test_positions_are_those_of_the_own_forward(kind, starts, way, monkeypatch):
+    monkeypatch.setattr(decoder_stack, "SPARE_POSITIONS", 2)  # the cache grows on the way
+    model = transformer(kind)
+    prompt, following = inputs(len(starts), 20)
+    wanted = own_forward(model, prompt, following, starts)
+    positions = followed(model, prompt, starts)
+    assert type(positions).__name__ == "_StaticPositions"
+    torch.testing.assert_close(run(positions, following), wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_the_kernel_gives_a_row_the_same_numbers_whatever_stands_beside_it():
+    if decoder_kernel.kernel() is None:
+        pytest.skip("no C++ compiler")
+    model, starts = transformer("qwen3"), STARTS["padded"]
+    prompt, following = inputs(3, 6)
+    together = run(followed(model, prompt, starts), following)
+    for row in range(3):
+        alone = run(
+            followed(model, prompt[row : row + 1], starts[row : row + 1]),
+            following[:, row : row + 1],
+        )
+        # The prompts run through PyTorch, which sums a batch in another order.
+        torch.testing.assert_close(together[:, row], alone[:, 0], atol=1e-6, rtol=1e-5)
+
+
+def test_threads_do_not_change_a_number():
+    if decoder_kernel.kernel() is None:
+        pytest.skip("no C++ compiler")
+    torch.manual_seed(0)
+    wide = Qwen3Model(Qwen3Config(**{**SIZES, "hidden_size": 512, "intermediate_size": 1024}))
+    hidden = torch.randn(5, 2, 512)
+    found, threads = [], torch.get_num_threads()
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            positions = followed(wide.eval(), torch.zeros(2, PROMPT, 512), [0, 0])
+            found.append(run(positions, hidden))
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
+
+
+def other_kind():
+    return Qwen2Model(Qwen2Config(**{k: v for k, v in SIZES.items() if k != "head_dim"})).eval()
+
+
+class Adapter(nn.Linear):
+    """Stands where an adapter's or a quantised module would."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
+
+
+def adapted():
+    model = transformer("qwen3")
+    model.layers[1].mlp.down_proj.__class__ = Adapter
+    return model
+
+
+@pytest.mark.parametrize("starts", STARTS.values(), ids=STARTS)
+@pytest.mark.parametrize("make", [other_kind, adapted])
+def test_other_transformers_go_on_with_their_own_forward(make, starts):
+    model = make()
+    prompt, following = inputs(len(starts), 4)
+    wanted = own_forward(model, prompt, following, starts)
+    got = run(followed(model, prompt, starts), following)
+    torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-4)
+
+
+def test_under_autocast_layers_run_as_the_own_forward_does():
+    model = transformer("qwen3")
+    prompt, following = inputs(1, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        wanted = own_forward(model, prompt, following, [0])
+        got = run(followed(model, prompt, [0]), following)
+    torch.testing.assert_close(got, wanted, atol=0.1, rtol=0.1)
+
+
+def test_a_model_that_decoded_is_saved_trained_and_moved_like_any_other(tmp_path, way):
+    model = transformer("qwen3")
+    prompt, following = inputs(2, 5)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    run(followed(model, prompt, [0, 3]), following)
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+    model.save_pretrained(tmp_path)
+    loaded = Qwen3Model.from_pretrained(tmp_path)
+    assert all(torch.equal(x, before[name]) for name, x in loaded.state_dict().items())
+
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    model(inputs_embeds=prompt).last_hidden_state.square().mean().backward()
+    optimizer.step()
+    wanted = own_forward(model, prompt, following, [0, 0])
+    got = run(followed(model, prompt, [0, 0]), following)
+    torch.testing.assert_close(got, wanted, atol=2e-5, rtol=1e-4)
+
+    model = model.double()  # parts what was joined
+    wanted = own_forward(model, prompt.double(), following.double(), [0, 0])
+    got = run(followed(model, prompt.double(), [0, 0]), following.double())
+    torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)  # norms are float32 in both
+
+
+def test_a_compiler_that_fails_leaves_pytorchs_operations(monkeypatch, tmp_path, caplog):
+    broken = tmp_path / "c++"
+    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho no >&2; exit 1\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("CXX", str(broken))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    decoder_kernel.kernel.cache_clear()
+    try:
+        assert decoder_kernel.kernel() is None
+    finally:
+        decoder_kernel.kernel.cache_clear()
+    assert "decoding takes PyTorch's operations" in caplog.text and "no" in caplog.text
+    monkeypatch.setenv("CXX", str(tmp_path / "missing"))
+    try:
+        assert decoder_kernel.kernel() is None
+    finally:
+        decoder_kernel.kernel.cache_clear()
