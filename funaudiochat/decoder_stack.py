@@ -66,7 +66,7 @@ class _Layer:
     out: nn.Linear
     mlp_norm: Tensor
     mlp: Any
-    gate_up: Tensor | None  # [2 inner, D]; None for a mixture of experts, which `mlp` runs
+    gate_up: Any  # [2 inner, D]; None for a mixture of experts, which `mlp` runs
     gate_up_bias: Tensor | None
 
 
@@ -90,7 +90,7 @@ class _Layers:
             and x.out.bias is None for x in self.layers
         )  # fmt: skip
         on_cpu = self.norm.device.type == "cpu" and self.norm.dtype == torch.float32
-        self.kernel = decoder_kernel.kernel() if dense and on_cpu else None
+        self.kernel: Any = decoder_kernel.kernel() if dense and on_cpu else None
 
     @property
     def in_place(self) -> bool:
@@ -179,14 +179,14 @@ class _StaticPositions:
 
     def __init__(self, layers: _Layers, cache: DynamicCache, mask: Tensor | None) -> None:
         self._layers = layers
-        first = cache.layers[0].keys
-        rows, _, length, _ = first.shape
+        prompt: Any = cache.layers
+        rows, _, length, _ = prompt[0].keys.shape
         starts = [0] * rows if mask is None else (mask == 0).sum(1).tolist()
         self._ragged = len(set(starts)) > 1
         self._lengths = length - torch.tensor(starts)  # [B]
         self._longest = length - min(starts)
         self._room = self._longest + SPARE_POSITIONS
-        self._caches = [self._take_over(layer, starts) for layer in cache.layers]
+        self._caches = [self._take_over(layer, starts) for layer in prompt]
         self._stack = self._kernel_stack()
 
     def _take_over(self, layer: Any, starts: list[int]) -> list[Tensor]:
@@ -211,10 +211,14 @@ class _StaticPositions:
     def advance(self, hidden: Tensor) -> Tensor:
         if self._longest == self._room:
             self._grow()
-        run = self._advance_torch
-        if self._stack is not None and hidden.dtype == torch.float32:
-            run = self._advance_kernel
-        out = run(hidden)
+        if self._stack is None:
+            out = self._advance_torch(hidden)
+        else:
+            out = hidden.contiguous().clone()
+            self._layers.kernel.run(
+                ctypes.byref(self._stack), out.data_ptr(), self._lengths.data_ptr(), len(out),
+                torch.get_num_threads(),
+            )  # fmt: skip
         self._lengths += 1
         self._longest += 1
         return out
@@ -225,10 +229,10 @@ class _StaticPositions:
             return None
         matrix, address = decoder_kernel.Matrix.of, decoder_kernel.address
         self._table = known.table(self._room)
-        layers = [
+        layers = [  # the kernel is there only where every layer has these weights
             decoder_kernel.Layer(
-                matrix(x.qkv), matrix(x.out.weight), matrix(x.gate_up),
-                matrix(x.mlp.down_proj.weight), *map(address, (
+                *map(matrix, (x.qkv, x.out.weight, x.gate_up, x.mlp.down_proj.weight)),
+                *map(address, (
                     x.attention_norm, x.mlp_norm, x.query_norm, x.key_norm, keys, values,
                 )),
             )
@@ -240,14 +244,6 @@ class _StaticPositions:
             len(layers), len(known.norm), known.heads, known.key_heads, known.head_size,
             self._room, known.epsilon, known.scaling,
         )  # fmt: skip
-
-    def _advance_kernel(self, hidden: Tensor) -> Tensor:
-        out = hidden.clone(memory_format=torch.contiguous_format)
-        self._layers.kernel.run(
-            ctypes.byref(self._stack), out.data_ptr(), self._lengths.data_ptr(), len(out),
-            torch.get_num_threads(),
-        )  # fmt: skip
-        return out
 
     def _advance_torch(self, hidden: Tensor) -> Tensor:
         known, rows = self._layers, len(hidden)
@@ -269,7 +265,7 @@ class _StaticPositions:
             qkv = F.linear(normal(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias)
             query, key, value = qkv.tensor_split((queries, keys_end), dim=1)
             query, key, value = (x.view(rows, -1, known.head_size) for x in (query, key, value))
-            if layer.query_norm is not None:
+            if layer.query_norm is not None and layer.key_norm is not None:
                 query, key = normal(query, layer.query_norm), normal(key, layer.key_norm)
             keys[index, :, lengths] = _rotated(key, cosine, sine)
             values[index, :, lengths] = value

@@ -494,24 +494,26 @@ def _head_group(
     chosen: list[Tensor] = []
     raw: list[Tensor] = []
     for index in range(before, fine.shape[1]):
-        if state.head is None:
-            scores = _first_scores(model, state, fine[:, : index + 1])
+        at = state.head
+        if at is None:
+            at, scores = _first_scores(model, state, fine[:, : index + 1])
+            state.head = at
         else:
-            scores = head.next_scores(fine[:, index], state.head.last_codes, state.head.positions)
+            scores = head.next_scores(fine[:, index], at.last_codes, at.positions)
         scores = scores.to(state.rows.device)
         raw.append(scores)
         if state.code_processors:
             scores = _process_codes(state, chosen, scores)
-        state.head.last_codes = _choose(scores, options, state.generator)
-        chosen.append(state.head.last_codes)
+        at.last_codes = _choose(scores, options, state.generator)
+        chosen.append(at.last_codes)
     again = None if options.only_crq_sampling else torch.stack(raw, dim=1)
     return torch.stack(chosen, dim=1), again
 
 
 def _first_scores(
     model: FunAudioChatForConditionalGeneration, state: DecodingState, fine: Tensor
-) -> Tensor:
-    """Run the head over the prompt's positions [B, S, H]: the scores of its first code."""
+) -> tuple[SpeechHeadState, Tensor]:
+    """Run the head over the prompt's positions [B, S, H]: the scores [B, C] of its first code."""
     audio = model.config.audio_config
     mask = positions = None
     if state.mask is not None:
@@ -519,8 +521,7 @@ def _first_scores(
         positions = _positions(mask)
     start = state.rows.new_full((len(fine),), audio.bos_token_id)
     scores, found = model.audio_invert_tower.first_scores(fine, start, mask, positions)
-    state.head = SpeechHeadState(found, start)
-    return scores
+    return SpeechHeadState(found, start), scores
 
 
 def _choose_again(

@@ -93,7 +93,8 @@ def start(model, name: str) -> tuple[Request, list[int]]:
         hidden = model.encode(ids, past_key_values=past, **audio)
     embeds = model.get_input_embeddings()(ids)
     request = Request(
-        state=SimpleNamespace(hidden=hidden, text_embeds=embeds, past=past), texts=rows[0, length:].tolist(), options=options,
+        state=SimpleNamespace(hidden=hidden, text_embeds=embeds, past=past),
+        texts=rows[0, length:].tolist(), options=options,
         processor=processor, generator=torch.Generator().manual_seed(5),
     )
     return request, speech.tolist()
