@@ -3,6 +3,8 @@
 
 """What listens, embeds and judges beside the model, on small stand-ins of their libraries."""
 
+import base64
+import io
 import json
 import threading
 import time
@@ -23,6 +25,7 @@ from evaluate.exchange import import_predictions
 from evaluate.judges import Judges
 from evaluate.records import appending, fingerprint, json_rows
 from evaluate.score import Tools, score_subset
+from evaluate.sources import Prompt, ServerModel
 from evaluate.speech import OpinionScore, Transcriber
 from funaudiochat.errors import FunAudioChatError
 
@@ -262,3 +265,56 @@ def test_whisper_and_a_missing_judge_say_what_they_need(tmp_path):
         Transcriber(str(tmp_path), tmp_path)
     with pytest.raises(NotScored, match="--embedder"):
         Tools().embed(["x"])
+
+
+def spoken_file(path, codec, container):
+    """A second of a tone at 48 kHz; such files hold a little more than that."""
+    av = pytest.importorskip("av", reason="PyAV is missing: pip install 'funaudiochat[media]'")
+    tone = (0.3 * np.sin(np.arange(48_000) / 20)).astype(np.float32)[None]
+    with av.open(str(path), "w", format=container) as file:
+        stream = file.add_stream(codec, rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        resampler = av.AudioResampler(stream.format, stream.layout, 48_000, stream.frame_size)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("codec", "container"), [("libopus", "webm"), ("aac", "mp4")])
+def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
+    server, tmp_path, codec, container
+):
+    """What the toolkit reads elsewhere is read here too, as it is and joined to itself."""
+    sound = spoken_file(tmp_path / "reply", codec, container)
+    joined = tmp_path / "joined.flac"
+    soundfile.write(joined, np.full(24_000, 0.1), 24_000)
+    joined.write_bytes(2 * joined.read_bytes())
+    judge = server(lambda request: "[[4]]")
+    (_, subset), = select("vstyle/en")
+    answers = [
+        replace(answer(id_=str(i), ability="empathy/anger", instruct_text="Go."), sound=path)
+        for i, path in enumerate((sound, joined))
+    ]
+    judges = Judges.from_specs([f"audio judge=openai:gemini@{judge.url}"], tmp_path)
+    verdicts = subset.metrics[0].scorer(answers, Tools(judges=judges))
+    assert [v.parts for v in verdicts] == [{"empathy/anger": (4.0, 1.0)}] * 2
+    found = [
+        soundfile.info(io.BytesIO(base64.b64decode(r["messages"][0]["content"][1]
+                                                   ["input_audio"]["data"])))
+        for r in judge.requests
+    ]
+    lengths = {info.samplerate: info.frames / info.samplerate for info in found}
+    assert lengths == {48_000: pytest.approx(1, abs=0.05), 24_000: 2}
+
+    for path, rate_hz, seconds in ((sound, 48_000, 1), (joined, 24_000, 2)):
+        data = base64.b64encode(path.read_bytes()).decode()
+        speaker = server(lambda request, data=data: {
+            "audio": {"id": "1", "data": data, "expires_at": 0, "transcript": "Hello."}
+        })
+        prompt = Prompt("s", None, np.zeros(16_000, np.float32), speech=True, seed=0)
+        (given,) = ServerModel(speaker.url).answer([prompt])
+        assert given.rate_hz == rate_hz and len(given.wave) / rate_hz == pytest.approx(
+            seconds, abs=0.05
+        )
