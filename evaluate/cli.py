@@ -56,7 +56,8 @@ def list_benchmarks(
         _say(f"    data: {one.layout}")
         _say(f"    scores need: {one.needs or 'nothing else'}")
         for subset in subsets:
-            line = f"    {one.name}/{subset.name}: {subset.count or '?'} items"
+            count = "count unknown" if subset.count is None else f"{subset.count} items"
+            line = f"    {one.name}/{subset.name}: {count}"
             if data is None:
                 _say(line)
                 continue
