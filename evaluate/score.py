@@ -74,15 +74,21 @@ class Tools:
 
     def utmos(self, answers: list[Answer]) -> list[float | Unheard | None]:
         if self.opinion is None:
-            raise NotScored("needs the UTMOS weights: --utmos FILE")
+            raise NotScored(
+                "needs the UTMOS weights: --utmos FILE, utmos_scripted.pt (see evaluate/README.md)"
+            )
         self.used["UTMOS"] = self.opinion.name
         return self.opinion.scores(answers)
 
     def embed(self, texts: list[str]) -> np.ndarray:
         if self.embedder is None:
-            raise NotScored("needs an embedder: --embedder FOLDER of nvidia/NV-Embed-v2")
+            raise NotScored(
+                "needs an embedder: --embedder FOLDER of nvidia/NV-Embed-v2, and --embedder-python "
+                "(see evaluate/README.md)"
+            )
+        vectors = self.embedder.embed(texts)
         self.used["embedder"] = self.embedder.name
-        return self.embedder.embed(texts)
+        return vectors
 
     def pedant(self, answers: list[Answer]) -> list[bool]:
         if self.pedant_python is None:

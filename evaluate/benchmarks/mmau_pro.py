@@ -166,7 +166,7 @@ BENCHMARK = Benchmark(
     folder="MMAU-Pro",
     layout="gamma-lab-umd/MMAU-Pro: test.parquet, and data.zip unpacked to data/",
     needs=(
-        "embedder NV-Embed-v2 (--embedder), judge Qwen2.5-7B-Instruct "
+        "embedder NV-Embed-v2 (--embedder, --embedder-python), judge Qwen2.5-7B-Instruct "
         "(--judge 'open judge=openai:MODEL@URL'), nltk"
     ),
     notes=(

@@ -8,12 +8,14 @@ import io
 import json
 import threading
 import time
+import venv
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 from test_run import ask, rows
 from test_score import answer
 from whisper_folder import build_whisper
@@ -155,9 +157,7 @@ def test_a_broken_turn_of_a_duplex_model_has_no_verdict(mini, tmp_path):
 
 
 def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
-    )
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = tmp_path / "embedder"
     folder.mkdir()
     (folder / "stand_in.py").write_text(_EMBEDDER)
@@ -166,7 +166,8 @@ def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monke
     torch.save({"weight": torch.ones(1)}, folder / "pytorch_model.bin")
     embedder = Embedder(folder, "cpu")
     vectors = embedder.embed([f"{'a' * i}b" for i in range(20)])
-    assert vectors.shape == (20, 2) and embedder.name == "embedder"
+    assert vectors.shape == (20, 2)
+    assert embedder.name == f"embedder (transformers {transformers.__version__})"
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
     assert vectors[3] == pytest.approx(np.array([4, 3]) / 5)
     answers = [answer("aab", id_=str(i), category="speech", choices=["xyz", "aaz"], answer="aaz")
@@ -175,10 +176,70 @@ def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monke
     metric = next(m for m in subset.metrics if m.name == "closed questions")
     tools = Tools(embedder=embedder)
     assert [v.parts for v in metric.scorer(answers, tools)] == [{"speech": (1.0, 1.0)}] * 5
-    assert tools.used == {"embedder": "embedder"}
+    assert tools.used == {"embedder": embedder.name}
+    with pytest.raises(FunAudioChatError, match="no folder of a model"):
+        Embedder(tmp_path)
+
+
+_OLD_TORCH = """
+class cuda:
+    is_available = staticmethod(lambda: False)
+
+
+class Tensor:
+    def __init__(self, rows):
+        self.rows = rows
+
+    float = cpu = lambda self: self
+
+    def tolist(self):
+        return self.rows
+"""
+_OLD_TRANSFORMERS = """
+import importlib.util
+import torch
+
+__version__ = "4.42.4"
+
+
+class AutoModel:
+    @classmethod
+    def from_pretrained(cls, folder, trust_remote_code):
+        own = [n for n in ("funaudiochat", "evaluate", "numpy") if importlib.util.find_spec(n)]
+        assert trust_remote_code and not own, f"found {own}"
+        return cls()
+
+    def to(self, device):
+        assert device == "cpu"
+        return self
+
+    def eval(self):
+        return self
+
+    def encode(self, texts, max_length):
+        return torch.Tensor([[3.0 * len(text), 4.0 * len(text)] for text in texts])
+"""
+
+
+def test_the_embedder_runs_with_the_packages_of_its_own_environment_alone(tmp_path):
+    """A real environment that has packages of these names only, and none of the toolkit's."""
+    home = tmp_path / "env"
+    venv.create(home, with_pip=False, symlinks=True)
+    (site,) = home.glob("lib/python*/site-packages")
+    (site / "torch.py").write_text(_OLD_TORCH)
+    (site / "transformers.py").write_text(_OLD_TRANSFORMERS)
+    folder = tmp_path / "NV-Embed-v2"
+    folder.mkdir()
     (folder / "config.json").write_text("{}")
-    with pytest.raises(FunAudioChatError, match="no model with encode"):
-        Embedder(folder)
+    embedder = Embedder(folder, "auto", home / "bin" / "python")
+    assert embedder.embed(["a", "bb", "a"]) == pytest.approx(np.array([[0.6, 0.8]] * 3))
+    assert embedder.name == "NV-Embed-v2 (transformers 4.42.4)"
+    (site / "transformers.py").write_text("raise ImportError('another version is needed')")
+    assert len(embedder.embed(["a", "bb"])) == 2  # what is known is not asked for again
+    with pytest.raises(NotScored, match="another version is needed"):
+        embedder.embed(["new"])
+    with pytest.raises(NotScored, match="the embedder does not run"):
+        Embedder(folder, "auto", tmp_path / "nowhere").embed(["x"])
 
 
 def test_open_answers_are_not_rated_beyond_the_scale(tmp_path):
