@@ -10,6 +10,7 @@ import threading
 import time
 import venv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -379,3 +380,15 @@ def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
         assert given.rate_hz == rate_hz and len(given.wave) / rate_hz == pytest.approx(
             seconds, abs=0.05
         )
+
+
+def test_the_readme_names_what_the_tools_beside_the_model_need():
+    text = (Path(__file__).parents[2] / "evaluate" / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "pip install qa-metrics==0.2.17 regex scikit-learn==1.3.2",
+        "hf download openai/whisper-large-v3",
+        "hf download Blinorot/UTMOS-PyTorch utmos_scripted.pt",
+        "nv-embed/bin/pip install transformers==4.42.4",
+        "--embedder-python nv-embed/bin/python",
+    ):
+        assert words in text
