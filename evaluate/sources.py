@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import soundfile
 
-from funaudiochat.audio import load_audio
+from funaudiochat.audio import load_audio, load_audio_and_rate
 from funaudiochat.chat_protocol import (
     api_address,
     greedy_fields,
@@ -184,7 +182,7 @@ class ServerModel:
                 return "the server gave no sound; it answers with text only"
             try:
                 wave, rate_hz = _decode(message.audio.data)
-            except (FunAudioChatError, RuntimeError, ValueError) as error:
+            except (FunAudioChatError, ValueError) as error:
                 return f"the server's sound cannot be read: {error}"
             text = text or message.audio.transcript
         tokens = reply.usage.completion_tokens if reply.usage else None
@@ -213,9 +211,8 @@ class ServerModel:
 
 
 def _decode(data: str) -> tuple[np.ndarray, int]:
-    content = base64.b64decode(data)
-    rate_hz = soundfile.info(io.BytesIO(content)).samplerate
-    return load_audio(content, rate_hz), rate_hz
+    wave, rate_hz = load_audio_and_rate(base64.b64decode(data))
+    return wave, round(rate_hz)
 
 
 def read_wave(audio: Path | bytes | None, longest_s: float | None = None) -> np.ndarray:
