@@ -10,44 +10,20 @@ import logging
 import pytest
 import torch
 import yaml
-from build_tiny_recipe import write_data
-from starting_folders import CODES, write_all
-from test_launch import ROOT, TINY, train_here
+from tiny_runs import ROOT, TINY, needs_llamafactory, train_here
 
 from funaudiochat.errors import FunAudioChatError
 from training.callbacks import PARTS
 from training.checkpoints import is_whole, set_torn_aside
-from training.init_model import init_model
 from training.launch import config_problems, read_config
-
-needs_llamafactory = pytest.mark.skipif(
-    importlib.util.find_spec("llamafactory") is None,
-    reason="needs llamafactory: `make train-setup`",
-)
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    write_data(folder / "data")
-    return {"data": folder / "data", **write_all(folder / "sources")}
-
-
-@pytest.fixture(scope="module")
-def start(sources):
-    """A fresh joint checkpoint that asks for the scale of answering, as Nano does."""
-    out = sources["data"].parent / "init"
-    init_model(*(sources[part] for part in ("llm", "audio_encoder", "head")), out, CODES)
-    config = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(config | {"halve_untranscribed_audio": False}))
-    return out
 
 
 @pytest.fixture(scope="module")
 def run(sources, start, tmp_path_factory):
     """Two steps, each saved and evaluated."""
     return train_here(
-        sources, start, tmp_path_factory.mktemp("out") / "run", save_strategy="steps", save_steps=1,
+        sources["data"], start, tmp_path_factory.mktemp("out") / "run", save_strategy="steps",
+        save_steps=1, halve_untranscribed_audio=None,
         eval_dataset="tiny", overwrite_output_dir=False, eval_strategy="steps", eval_steps=1,
     )  # fmt: skip
 
@@ -136,7 +112,7 @@ def test_a_changed_learning_rate_or_batch_size_at_resume_is_told(
     output = shutil.copytree(run, tmp_path / "run")
     batch = yaml.safe_load((TINY / "sft.yaml").read_text())["per_device_train_batch_size"]
     with caplog.at_level(logging.WARNING, "training"):
-        train_here(sources, start, output, max_steps=3, learning_rate=0.5,
+        train_here(sources["data"], start, output, max_steps=3, learning_rate=0.5,
                    overwrite_output_dir=False, per_device_train_batch_size=batch + 1)  # fmt: skip
     told = [record.getMessage() for record in caplog.records if "resumed" in record.getMessage()]
     assert "learning_rate=0.5 does not act" in told[0]
@@ -147,7 +123,7 @@ def test_a_changed_learning_rate_or_batch_size_at_resume_is_told(
 def test_a_loss_of_nan_ends_the_run_and_saves_nothing(sources, start, tmp_path):
     out = tmp_path / "out"
     with pytest.raises(FunAudioChatError, match=r"loss of step \d+ is nan.*Its rows: "):
-        train_here(sources, start, out, learning_rate=1e30, max_steps=6, max_grad_norm=0,
+        train_here(sources["data"], start, out, learning_rate=1e30, max_steps=6, max_grad_norm=0,
                    warmup_steps=0, warmup_ratio=0, lr_scheduler_type="constant")  # fmt: skip
     assert not list(out.rglob("model.safetensors"))
 
