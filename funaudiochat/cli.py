@@ -280,6 +280,21 @@ def plan(
     raise typer.Exit(0 if fits else 1)
 
 
+@train_app.command("merge-adapter")
+def merge_adapter(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a run with finetuning_type: lora.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    base: Annotated[
+        Path | None, typer.Option(help="Model it was trained on; the one it names by default.")
+    ] = None,
+) -> None:
+    """Merge a LoRA adapter into its base, as a folder that --model-path takes."""
+    from training.adapters import merge_adapter as run
+
+    base = run(adapter, out, base)
+    console.print(f"merged {adapter} into {base}: {out}", markup=False)
+
+
 @train_app.command("check-data")
 def check_data(
     file: Annotated[Path, typer.Argument(help="JSONL file of training rows.")],

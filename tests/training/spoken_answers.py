@@ -28,7 +28,10 @@ def answers() -> list[tuple[str, list[int]]]:
 
 
 def write_data(folder: Path) -> None:
-    """Write the rows as data set ``tiny``; questions are the beginnings of other answers, in another voice."""
+    """Write the rows as data set ``tiny``.
+
+    The questions are beginnings of other answers, in another voice.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     detokenizer = CosyVoice3Detokenizer.from_pretrained(NANO_TTS)
     voice = load_voices(NANO_TTS / "voices.safetensors")["joe"]
