@@ -67,7 +67,7 @@ class DataChecker:
         cutoff_len: longest row in tokens, LLaMA-Factory's field of that name.
     """
 
-    def __init__(self, tokenizer: Any = None, cutoff_len: int = 4096) -> None:
+    def __init__(self, tokenizer: Any = None, cutoff_len: int = 2048) -> None:
         self.tokenizer, self.cutoff_len = tokenizer, cutoff_len
         self.summary = Summary()
         self._number = 0
@@ -245,7 +245,7 @@ class DataChecker:
         return [token for part in parts for token in self.tokenizer(part, **options)["input_ids"]]
 
 
-def check_file(path: Path, tokenizer: Any = None, cutoff_len: int = 4096) -> Summary:
+def check_file(path: Path, tokenizer: Any = None, cutoff_len: int = 2048) -> Summary:
     """Check every row of a JSONL file.
 
     Raises:
