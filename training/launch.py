@@ -124,10 +124,17 @@ def train(config: dict[str, Any]) -> None:
     plot = config.pop("plot_loss", False)
     if config.get("streaming"):
         _stream_rows(config)
-    prepare_llamafactory(config.pop("skip_bad_rows", False))
+    skip_bad_rows = config.pop("skip_bad_rows", False)
+    prepare_llamafactory(skip_bad_rows)
     from llamafactory.train.tuner import run_exp
 
-    run_exp(dict(config), callbacks=[ModelSettings(parts, halve), LossLog(), ResumeReport()])
+    lower = ("bf16", "fp16", "pure_bf16", "quantization_bit")
+    settings = ModelSettings(parts, halve, not any(config.get(name) for name in lower))
+    run_exp(dict(config), callbacks=[settings, LossLog(), ResumeReport()])
+    if skip_bad_rows and config.get("streaming"):
+        from training.plugin.rows import streamed_skips
+
+        logger.warning("skip_bad_rows: %d rows skipped, each time they came", streamed_skips())
     if int(os.environ.get("RANK", 0)) == 0:
         output = Path(config["output_dir"])
         # LLaMA-Factory saves the tokenizer last, without the files other readers need.

@@ -30,14 +30,17 @@ def answers() -> list[tuple[str, list[int]]]:
 def write_data(folder: Path) -> None:
     """Write the rows as data set ``tiny``.
 
-    The questions are beginnings of other answers, in another voice.
+    The questions are beginnings and, in another voice, ends of other answers.
     """
     folder.mkdir(parents=True, exist_ok=True)
     detokenizer = CosyVoice3Detokenizer.from_pretrained(NANO_TTS)
-    voice = load_voices(NANO_TTS / "voices.safetensors")["joe"]
+    voices = load_voices(NANO_TTS / "voices.safetensors")
     rows, spoken = [], answers()
     for index, (text, codes) in enumerate(spoken):
-        question = detokenizer.decode(spoken[index - 3][1][:20], voice).numpy().reshape(-1)
+        other = spoken[(index + 2) % 5][1]
+        asked = detokenizer.decode(other[:20], voices["joe"]) if index < 5 else \
+            detokenizer.decode(other[-20:], voices["heart"])
+        question = asked.numpy().reshape(-1)
         path = folder / f"{index}.wav"
         save_wav(path, soxr.resample(question, 24000, 16000), 16000)
         token = "<|audio_bos|>" * 10 + "".join(f"[AU{code:04d}]" for code in codes)

@@ -6,6 +6,7 @@
 import importlib.util
 import json
 import logging
+import re
 
 import pytest
 import torch
@@ -120,11 +121,27 @@ def test_a_changed_learning_rate_or_batch_size_at_resume_is_told(
 
 
 @needs_llamafactory
-def test_a_loss_of_nan_ends_the_run_and_saves_nothing(sources, start, tmp_path):
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_loss_of_nan_ends_the_run_with_step_and_rows_and_saves_nothing(
+    sources, start, tmp_path, packing
+):
+    rows = (sources["data"] / "tiny.jsonl").read_text().splitlines()
+    for name in ("first.jsonl", "second.jsonl"):  # rows are found by file and line
+        (tmp_path / "data" / "tiny").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "tiny" / name).write_text("\n\n" + "\n".join(rows[:2]) + "\n")
+    info = (sources["data"] / "dataset_info.json").read_text()
+    (tmp_path / "data" / "dataset_info.json").write_text(info.replace("tiny.jsonl", "tiny"))
     out = tmp_path / "out"
-    with pytest.raises(FunAudioChatError, match=r"loss of step \d+ is nan.*Its rows: "):
-        train_here(sources["data"], start, out, learning_rate=1e30, max_steps=6, max_grad_norm=0,
-                   warmup_steps=0, warmup_ratio=0, lr_scheduler_type="constant")  # fmt: skip
+    with pytest.raises(FunAudioChatError, match=r"loss of step [2-6] is nan") as ended:
+        train_here(
+            tmp_path / "data", start, out, learning_rate=1e30, max_steps=6, max_grad_norm=0,
+            warmup_steps=0, warmup_ratio=0, lr_scheduler_type="constant", packing=packing,
+            neat_packing=packing, cutoff_len=400,
+        )  # fmt: skip
+    (told,) = re.findall("Its rows: (.*?)\\. Lower", str(ended.value))
+    assert sorted(told.split("; ")) == [
+        "first.jsonl, row 3", "first.jsonl, row 4", "second.jsonl, row 3", "second.jsonl, row 4",
+    ]
     assert not list(out.rglob("model.safetensors"))
 
 

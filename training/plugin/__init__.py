@@ -142,14 +142,17 @@ class FunAudioChatPlugin(BasePlugin):
         audlens: Sequence[int],
         batch_ids: Sequence[list[int]],
         processor: Any,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """Codes, mel features and aligned transcripts of all audios (rules 25-28).
+
+        ``row_names`` are the names of the rows, which come as images.
 
         Raises:
             AudioError: an audio cannot be read; it names the rows of the batch.
         """
+        named: dict[str, Any] = {"row_names": list(images)} if images else {}
         if not audios:
-            return {}
+            return named
         entries = [read_entry(audio) if isinstance(audio, str) else audio for audio in audios]
         try:
             inputs = processor.encode_audios(entries, audio_padding="longest", transcripts=True)
@@ -157,7 +160,7 @@ class FunAudioChatPlugin(BasePlugin):
             for entry in entries:
                 _name_row(entry, processor)
             raise AudioError(f"{error}; {REMEDY}") from error
-        return {name: torch.as_tensor(value) for name, value in inputs.items()}
+        return named | {name: torch.as_tensor(value) for name, value in inputs.items()}
 
 
 def read_entry(entry: Any) -> dict[str, Any]:
