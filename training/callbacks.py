@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from funaudiochat.errors import FunAudioChatError
 
@@ -86,6 +86,9 @@ class ModelSettings(TrainerCallback):
             # LLaMA-Factory leaves what rests in the precision of the file: activations in float16,
             # which CPUs compute many times slower and to three digits.
             model.float()
+        if isinstance(model, PreTrainedModel):
+            # A checkpoint holds tied weights once; at resume they would be missed with a warning.
+            model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
         if self.parts is not None:
             freeze_other_parts(model, self.parts)
         if state.is_world_process_zero:

@@ -16,6 +16,7 @@ Environment: ``NPROC_PER_NODE`` (default: GPUs, else 1), ``NNODES``, ``NODE_RANK
 import importlib
 import importlib.machinery
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -104,6 +105,21 @@ def prepare_llamafactory(skip_bad_rows: bool = False) -> None:
     register(skip_bad_rows)
 
 
+# Loggers of transformers that print whole configurations and every file that is read.
+_WORDY = (
+    "configuration_utils", "feature_extraction_utils", "generation.configuration_utils",
+    "modelcard", "modeling_utils", "processing_utils", "tokenization_utils_base",
+)  # fmt: skip
+
+
+def _quiet_loading() -> None:
+    """Leave half a thousand lines of configurations out of the log; warnings stay."""
+    for name in _WORDY:
+        logging.getLogger(f"transformers.{name}").setLevel(logging.WARNING)
+    # It names every layer that no tensor parallelism shards, where none was asked for.
+    logging.getLogger("transformers.integrations.tensor_parallel").setLevel(logging.ERROR)
+
+
 def _stream_rows(config: dict[str, Any]) -> None:
     """Set what ``streaming`` needs: a worker to read, and batches that each process makes itself.
 
@@ -126,6 +142,7 @@ def train(config: dict[str, Any]) -> None:
         _stream_rows(config)
     skip_bad_rows = config.pop("skip_bad_rows", False)
     prepare_llamafactory(skip_bad_rows)
+    _quiet_loading()
     from llamafactory.train.tuner import run_exp
 
     lower = ("bf16", "fp16", "pure_bf16", "quantization_bit")
@@ -141,7 +158,14 @@ def train(config: dict[str, Any]) -> None:
         FunAudioChatProcessor.from_pretrained(config["model_name_or_path"]).save_pretrained(output)
         if plot:
             draw_losses(output)
-        logger.info("done: %s", output.resolve())
+        adapter = (output / "adapter_config.json").is_file()
+        logger.info(
+            "done: %d steps; %s: %s",
+            json.loads((output / "trainer_state.json").read_text())["global_step"],
+            "an adapter, for `funaudiochat train merge-adapter`" if adapter
+            else "a checkpoint folder, for --model-path",
+            output.resolve(),
+        )  # fmt: skip
 
 
 def config_problems(config: dict[str, Any]) -> list[str]:
@@ -194,7 +218,7 @@ def main() -> None:
         sys.exit("\n".join(f"error: {problem}" for problem in problems))
     if not os.environ.get(_WORKER):  # once for all workers
         for folder in set_torn_aside(config):
-            logger.warning("%s is not whole; training resumes from the one before it", folder)
+            logger.warning("%s is not whole; the one before it, if any, is resumed from", folder)
     processes = int(os.environ.get("NPROC_PER_NODE") or max(1, torch.cuda.device_count()))
     nodes = int(os.environ.get("NNODES") or 1)
     if os.environ.get(_WORKER) or processes * nodes == 1:

@@ -20,27 +20,26 @@ HELD_OUT = Path(__file__).parents[1] / "golden" / "nano" / "held_out_answers.jso
 
 
 def answers() -> list[tuple[str, list[int]]]:
-    """Return texts and speech tokens, whole groups: five sentences, and each with the next one."""
-    single = [(a["text"], a["codes"]) for a in json.loads(HELD_OUT.read_text())]
-    pairs = zip(single, single[1:] + single[:1], strict=True)
-    every = single + [(f"{a} {b}", x + y) for (a, x), (b, y) in pairs]
-    return [(text, codes[: len(codes) // 5 * 5]) for text, codes in every]
+    """Return texts and speech tokens, whole groups: five sentences, and each one backwards."""
+    records = json.loads(HELD_OUT.read_text())
+    every = [(record["text"], record["codes"][: len(record["codes"]) // 5 * 5])
+             for record in records]  # fmt: skip
+    return every + [(" ".join(text.split()[::-1]), codes[::-1]) for text, codes in every]
 
 
 def write_data(folder: Path) -> None:
     """Write the rows as data set ``tiny``.
 
-    The questions are beginnings and, in another voice, ends of other answers.
+    The questions are the beginnings of other answers, in two voices.
     """
     folder.mkdir(parents=True, exist_ok=True)
     detokenizer = CosyVoice3Detokenizer.from_pretrained(NANO_TTS)
     voices = load_voices(NANO_TTS / "voices.safetensors")
     rows, spoken = [], answers()
     for index, (text, codes) in enumerate(spoken):
-        other = spoken[(index + 2) % 5][1]
-        asked = detokenizer.decode(other[:20], voices["joe"]) if index < 5 else \
-            detokenizer.decode(other[-20:], voices["heart"])
-        question = asked.numpy().reshape(-1)
+        asked = spoken[(index + 2) % 5][1][:20]
+        voice = voices["joe" if index < 5 else "heart"]
+        question = detokenizer.decode(asked, voice).numpy().reshape(-1)
         path = folder / f"{index}.wav"
         save_wav(path, soxr.resample(question, 24000, 16000), 16000)
         token = "<|audio_bos|>" * 10 + "".join(f"[AU{code:04d}]" for code in codes)

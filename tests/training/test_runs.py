@@ -7,11 +7,20 @@ import importlib.util
 import json
 import logging
 import re
+import shutil
 
 import pytest
 import torch
 import yaml
-from tiny_runs import ROOT, TINY, needs_llamafactory, train_here
+from tiny_runs import (
+    ROOT,
+    TINY,
+    log_of,
+    needs_llamafactory,
+    run_script,
+    train_here,
+    weights_of,
+)
 
 from funaudiochat.errors import FunAudioChatError
 from training.callbacks import PARTS
@@ -92,8 +101,6 @@ def test_each_loss_stands_in_its_own_record(run):
 @needs_llamafactory
 @pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "model.safetensors"])
 def test_a_run_goes_on_from_the_last_whole_checkpoint(run, tmp_path, torn):
-    import shutil
-
     output = shutil.copytree(run, tmp_path / "run")
     assert is_whole(output / "checkpoint-1") and is_whole(output / "checkpoint-2")
     assert set_torn_aside({"output_dir": str(output)}) == []
@@ -105,11 +112,41 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint(run, tmp_path, torn):
 
 
 @needs_llamafactory
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "model.safetensors"])
+def test_a_run_torn_in_mid_save_is_resumed_by_the_same_command(
+    sources, start, run, tmp_path, torn
+):
+    out = shutil.copytree(run, tmp_path / "run")
+    for path in (out / "model.safetensors", out / "trainer_state.json"):
+        path.unlink()  # written at the end
+    path = out / "checkpoint-2" / torn
+    if torn.endswith("json"):
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    log = run_script(
+        "run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
+        f"output_dir={out}", "max_steps=2", "logging_steps=1", "save_strategy=steps",
+        "save_steps=1", "plot_loss=false", "overwrite_output_dir=false", "eval_dataset=tiny",
+        "eval_strategy=steps", "eval_steps=1", CONFIG_FILE=str(TINY / "sft.yaml"),
+    )  # fmt: skip
+    assert "torn-checkpoint-2 is not whole" in log
+    assert f"Resuming training from {out / 'checkpoint-1'}" in log
+    assert [record["loss"] for record in log_of(out)] == [record["loss"] for record in log_of(run)]
+    before, after = weights_of(run), weights_of(out)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    # The log is short, raises no false alarm, and ends with what was made and where.
+    assert "missing keys" not in log and '"hidden_size"' not in log and "input_ids" not in log
+    lines = log.strip().splitlines()
+    assert len(lines) < 150  # of about 500 with all configurations
+    assert lines[-1].endswith(f"done: 2 steps; a checkpoint folder, for --model-path: {out}")
+
+
+@needs_llamafactory
 def test_a_changed_learning_rate_or_batch_size_at_resume_is_told(
     sources, start, run, tmp_path, caplog
 ):
-    import shutil
-
     output = shutil.copytree(run, tmp_path / "run")
     batch = yaml.safe_load((TINY / "sft.yaml").read_text())["per_device_train_batch_size"]
     with caplog.at_level(logging.WARNING, "training"):

@@ -25,6 +25,7 @@ from llamafactory.data.processor import (
     PackedSupervisedDatasetProcessor,
     SupervisedDatasetProcessor,
 )
+from llamafactory.extras.constants import IGNORE_INDEX
 
 from funaudiochat.errors import FunAudioChatError
 
@@ -112,6 +113,12 @@ class _RowChecks:
             for entry in audios:
                 _read_audio(entry, self.processor)
         return ids, labels
+
+    def print_data_example(self: Any, example: dict[str, list[int]]) -> None:
+        """Print a row as the model gets it, and what of it is learned, without the token ids."""
+        learned = [token for token in example["labels"] if token != IGNORE_INDEX]
+        for title, ids in (("inputs", example["input_ids"]), ("labels", learned)):
+            print(f"{title}:\n{self.tokenizer.decode(ids)}".replace(self.tokenizer.pad_token, ""))
 
     def _encode_data_example(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
         """Return what the row in turn was encoded to when it was checked."""
