@@ -28,6 +28,7 @@ from typing import Any
 
 import torch
 import yaml
+from transformers.integrations import get_reporting_integration_callbacks
 
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
@@ -145,9 +146,12 @@ def train(config: dict[str, Any]) -> None:
     _quiet_loading()
     from llamafactory.train.tuner import run_exp
 
+    # The trainer's own would run before text and speech loss are in the log.
+    reporters = [kind() for kind in get_reporting_integration_callbacks(config.get("report_to"))]
+    config["report_to"] = "none"
     lower = ("bf16", "fp16", "pure_bf16", "quantization_bit")
     settings = ModelSettings(parts, halve, not any(config.get(name) for name in lower))
-    run_exp(dict(config), callbacks=[settings, LossLog(), ResumeReport()])
+    run_exp(config, callbacks=[settings, LossLog(), ResumeReport(), *reporters])
     if skip_bad_rows and config.get("streaming"):
         from training.plugin.rows import streamed_skips
 
@@ -198,11 +202,12 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     reports = config.get("report_to") or []
     for name in [reports] if isinstance(reports, str) else reports:
         if name == "tensorboard" and missing("tensorboard"):
-            problems.append("report_to: pip install tensorboard, or write report_to=none")
-    absent = missing("nltk", "jieba", "rouge_chinese")
-    if config.get("predict_with_generate") and absent:
-        packages = " ".join(absent).replace("_", "-")
-        problems.append(f"predict_with_generate needs more packages: pip install {packages}")
+            problems.append("report_to: run `make train-setup`, or write report_to=none")
+    if config.get("predict_with_generate"):
+        problems.append(
+            "predict_with_generate: LLaMA-Factory scores answers of text alone, and this model "
+            "gives text and speech; leave it out, and score the result with `funaudiochat eval`"
+        )
     return problems
 
 

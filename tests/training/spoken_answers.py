@@ -30,15 +30,14 @@ def answers() -> list[tuple[str, list[int]]]:
 def write_data(folder: Path) -> None:
     """Write the rows as data set ``tiny``.
 
-    The questions are the beginnings of other answers, in two voices.
+    The questions are the beginnings of other answers, in another voice.
     """
     folder.mkdir(parents=True, exist_ok=True)
     detokenizer = CosyVoice3Detokenizer.from_pretrained(NANO_TTS)
-    voices = load_voices(NANO_TTS / "voices.safetensors")
+    voice = load_voices(NANO_TTS / "voices.safetensors")["joe"]
     rows, spoken = [], answers()
     for index, (text, codes) in enumerate(spoken):
-        asked = spoken[(index + 2) % 5][1][:20]
-        voice = voices["joe" if index < 5 else "heart"]
+        asked = spoken[index // 5 * 5 + (index + 2) % 5][1][:20]
         question = detokenizer.decode(asked, voice).numpy().reshape(-1)
         path = folder / f"{index}.wav"
         save_wav(path, soxr.resample(question, 24000, 16000), 16000)

@@ -15,6 +15,7 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
+import soundfile
 import yaml
 from build_tiny_folders import MODEL
 from hypothesis import given, settings
@@ -219,6 +220,33 @@ def test_bad_rows_are_skipped_and_counted_packed_and_streamed(
     write_rows(tmp_path, [lines[0], "{broken", *lines[1:]])
     assert train(tmp_path, tmp_path / "out", skip_bad_rows=True, **fields) == 2
     assert re.search(f"skip_bad_rows: {told}", caplog.text)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_a_shortened_file_among_many_is_found_by_check_data_as_by_training(
+    tmp_path, kind, caplog
+):
+    from funaudiochat.errors import FunAudioChatError
+
+    soundfile.write(tmp_path / f"whole.{kind}", 0.1 * np.sin(np.arange(32000)), 16000)
+    whole = (tmp_path / f"whole.{kind}").read_bytes()
+    (tmp_path / f"half.{kind}").write_bytes(whole[: len(whole) // 2])
+
+    def heard(name, tokens):
+        entry = {"path": str(tmp_path / f"{name}.{kind}"), "token": "<|audio_pad|>" * tokens}
+        return json.dumps(row(AUDIO_TEMPLATE, audio=[entry]))
+
+    lines = [heard("whole", tokens) for tokens in (50, 49, 52, 48, 50, 50)]
+    lines[2:2] = [heard("half", 50)]
+    write_rows(tmp_path, lines)
+    summary = check_file(tmp_path / "tiny.jsonl")
+    assert {problem.row for problem in summary.problems} == {3}
+    assert {warning.row for warning in summary.warnings} == {2, 4, 5}  # training takes them
+    with pytest.raises(FunAudioChatError, match=rf"tiny\.jsonl, row 3: .*half\.{kind}"):
+        train(tmp_path, tmp_path / "out", max_steps=8, preprocessing_num_workers=1)
+    caplog.clear()
+    train(tmp_path, tmp_path / "out", skip_bad_rows=True, preprocessing_num_workers=1)
+    assert "skip_bad_rows: 1 of 7 rows skipped" in caplog.text
 
 
 def test_rows_can_be_streamed(folder, tmp_path):

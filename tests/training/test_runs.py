@@ -75,7 +75,9 @@ def test_the_default_config_on_a_cpu_names_every_cause_and_what_to_write(tmp_pat
         assert config_problems(mended) == []
         if importlib.util.find_spec("tensorboard") is None:
             (told,) = config_problems(mended | {"report_to": "tensorboard"})
-            assert "pip install tensorboard" in told
+            assert "make train-setup" in told
+        (told,) = config_problems(mended | {"predict_with_generate": True})
+        assert told.startswith("predict_with_generate: ") and "funaudiochat eval" in told
 
 
 @needs_llamafactory
@@ -197,3 +199,17 @@ def test_a_batch_without_spoken_answers_does_not_run_the_head():
     output = model(**inputs)
     assert not runs and output.speech_loss is None
     torch.testing.assert_close(output.loss, output.text_loss)
+
+
+@needs_llamafactory
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard: `make train-setup`"
+)
+def test_a_run_writes_for_tensorboard(sources, start, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    assert "tensorboard" in (ROOT / "requirements-train.txt").read_text().split()
+    train_here(sources["data"], start, tmp_path / "out", max_steps=1, report_to="tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert {"train/loss", "train/text_loss", "train/speech_loss"} <= set(board.Tags()["scalars"])

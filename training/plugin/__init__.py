@@ -22,15 +22,13 @@ from llamafactory.extras.constants import AUDIO_PLACEHOLDER
 
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, FunAudioChatError
-from training.check_data import DEFAULT_SYSTEM
+from training.check_data import DEFAULT_SYSTEM, TOLERATED_TOKENS
 from training.plugin.rows import REMEDY, check_rows
 from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 
 NAME = "funaudiochat"
 # For rows that spell control tokens in their own text, as Nano's typed stand-ins for audio do.
 CONTROL_NAME = f"{NAME}_control"
-# Other tools round to a token at either end.
-TOLERATED_TOKENS = 2
 # Lone surrogates stand for the control tokens of an audio between plugin and template: a data set
 # holds UTF-8, in which there are none, so no text of a row can spell them.
 _BOS, _GROUP, _EOS = map(chr, range(0xDC00, 0xDC03))
