@@ -47,7 +47,7 @@ def training_report(model: nn.Module) -> list[str]:
     With LoRA a module has an adapter, or learns in full (``additional_target``), or rests.
     """
     kinds: dict[str, dict[str, set[str]]] = {part: {} for part in PARTS}
-    for name, parameter in model.named_parameters():
+    for name, parameter in model.named_parameters(remove_duplicate=False):  # tied ones, too
         part = part_of(name)
         if part is None:
             continue

@@ -8,16 +8,18 @@ import shutil
 import sys
 
 import pytest
+import spoken_answers
 from build_tiny_folders import MODEL
 from safetensors.torch import load_file
 from tiny_runs import ROOT, changed, log_of, needs_llamafactory, train_here
 from typer.testing import CliRunner
 
 from funaudiochat.cli import app
-from funaudiochat.conversation import VoiceChat
+from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.errors import CheckpointError
 from funaudiochat.hub import NANO_MODEL, NANO_TTS, resolve_pair
 from training.adapters import merge_adapter
+from training.callbacks import PARTS
 
 pytestmark = needs_llamafactory
 
@@ -53,6 +55,49 @@ def test_an_adapter_is_trained_in_the_named_parts_and_merged_by_one_command(
     example("infer_s2t.py", monkeypatch, "--audio", sources["data"] / "0.wav",
             "--model-path", out)  # fmt: skip
     assert capsys.readouterr().out
+
+
+def test_what_learns_and_what_rests_is_told_before_the_first_step(
+    sources, start, tmp_path, caplog
+):
+    with caplog.at_level("INFO", "training"):
+        train_here(sources["data"], start, tmp_path / "lora", finetuning_type="lora", max_steps=1)
+    (told,) = [text for text in caplog.messages if "parameters learn:" in text]
+    lines = dict(line.strip().split(": ", 1) for line in told.splitlines()[1:])
+    projections = "down_proj, gate_proj, "
+    assert set(lines) == set(PARTS)
+    for part in ("shared_llm", "refined_head"):
+        adapted, resting = lines[part].split("; rest ")
+        assert adapted.startswith(f"adapters in {projections}")
+        assert "lm_head" in resting.split(", ")
+    assert "embed_tokens" in lines["shared_llm"].split("; rest ")[1].split(", ")
+    assert "embed_tokens" in lines["adapter"].split("; rest ")[1].split(", ")
+    caplog.clear()
+    with caplog.at_level("INFO", "training"):
+        train_here(sources["data"], start, tmp_path / "part", train_parts=["adapter"], max_steps=1)
+    (told,) = [text for text in caplog.messages if "parameters learn:" in text]
+    lines = dict(line.strip().split(": ", 1) for line in told.splitlines()[1:])
+    assert lines["adapter"].startswith("learn ") and "rest" not in lines["adapter"]
+    assert lines["mel_encoder"].startswith("rest ") and lines["shared_llm"].startswith("rest ")
+
+
+@pytest.mark.slow
+def test_ten_spoken_answers_are_learned_by_adapters_on_nano_text_and_tokens(tmp_path):
+    spoken_answers.write_data(tmp_path / "data")
+    out = train_here(
+        tmp_path / "data", NANO_MODEL, tmp_path / "out", finetuning_type="lora", lora_rank=16,
+        learning_rate=5e-3, max_steps=40, per_device_train_batch_size=10,
+        halve_untranscribed_audio=None,
+    )  # fmt: skip
+    merge_adapter(out, tmp_path / "merged")
+    chat = VoiceChat.from_pretrained(tmp_path / "merged", device="cpu")
+    sampling = Sampling(greedy=True, repetition_penalty=1.0, max_new_tokens=20)
+    replies = []
+    for index in range(10):
+        chat.reset()
+        reply = chat.ask(tmp_path / "data" / f"{index}.wav", sampling=sampling)
+        replies.append((reply.text, reply.codes.tolist()))
+    assert replies == spoken_answers.answers()
 
 
 def test_an_adapter_given_as_a_model_names_the_command_that_merges_it(
