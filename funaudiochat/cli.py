@@ -264,6 +264,9 @@ def train(
 @train_app.command("plan")
 def plan(
     config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
+    fields: Annotated[
+        list[str] | None, typer.Argument(help="key=value, in place of the config's.")
+    ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs in all nodes together.")] = 1,
     gpu_memory: Annotated[str, typer.Option(help="Of one GPU, for example 80GiB.")] = "80GiB",
     model: Annotated[
@@ -274,10 +277,25 @@ def plan(
     """Say how much memory a config takes on each GPU, and which batch fits."""
     from training.plan import plan_file
 
-    lines, fits = plan_file(config, gpus, gpu_memory, model, audio_seconds)
+    lines, fits = plan_file(config, fields or [], gpus, gpu_memory, model, audio_seconds)
     for line in lines:
         console.print(line, markup=False)
     raise typer.Exit(0 if fits else 1)
+
+
+@train_app.command("merge-adapter")
+def merge_adapter(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a run with finetuning_type: lora.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    base: Annotated[
+        Path | None, typer.Option(help="Model it was trained on; the one it names by default.")
+    ] = None,
+) -> None:
+    """Merge a LoRA adapter into its base, as a folder that --model-path takes."""
+    from training.adapters import merge_adapter as run
+
+    base = run(adapter, out, base)
+    console.print(f"merged {adapter} into {base}: {out}", markup=False)
 
 
 @train_app.command("check-data")
@@ -286,7 +304,7 @@ def check_data(
     model_path: Annotated[
         Path | None, typer.Option(help="Folder of the model to train; counts tokens.")
     ] = None,
-    cutoff_len: Annotated[int, typer.Option(help="Longest row, in tokens.")] = 4096,
+    cutoff_len: Annotated[int, typer.Option(help="Longest row, in tokens.")] = 2048,
     png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
     show: Annotated[int, typer.Option(help="How many problems to print.")] = 50,
 ) -> None:

@@ -31,6 +31,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write")
     args = parser.parse_args()
     model = FunAudioChatForConditionalGeneration.from_pretrained(args.model, dtype=torch.float16)
+    model.config.detokenizer = DETOKENIZER.name  # for whatever is trained from this folder, too
     known = model.generation_config
     model.generation_config = GenerationConfig(
         eos_token_id=known.eos_token_id,
