@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from web_demo.server import tools, vad
+from web_demo.server import vad
 from web_demo.server.engine import Engine, Models
 from web_demo.server.lobby import Lobby, Place
 from web_demo.server.metrics import Metrics
@@ -82,7 +82,7 @@ class Demo:
 
     def info(self) -> dict[str, Any]:
         """What a page shows and keeps to; PROTOCOL.md, section 6."""
-        options = self.options
+        options, able = self.options, self.models.capabilities
         defaults = self._defaults.model_copy(update={"voice": self.models.voice}).model_dump()
         return {
             "protocol": PROTOCOL,
@@ -92,7 +92,11 @@ class Demo:
             "voices": list(self.models.voices),
             "answers": self.models.answers,
             "vad": self.network is not None,
-            "tools": tools.DEFINITIONS,
+            "tools": self.models.tools,
+            "description": able.description,
+            "languages": able.languages,
+            "personas": able.personas,
+            "examples": able.examples,
             "default_system_prompt": trained_prompt(self._defaults.answer == "speech"),
             "defaults": defaults,
             "recording": self.recordings is not None,

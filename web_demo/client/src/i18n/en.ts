@@ -5,7 +5,9 @@
 export const en = {
   name: "Fun-Audio-Chat",
   tagline: "Speak, and be answered.",
-  intro: "A spoken conversation with a large audio language model: it hears you, thinks, and talks back.",
+  intro: "A spoken conversation with an audio language model: it hears you, thinks, and talks back.",
+  answersIn: (languages: string) => `Answers in ${languages}.`,
+  examples: "Ask, for example:",
   skip: "Skip to the conversation",
   appearance: "Appearance",
   themes: { system: "As the system", light: "Light", dark: "Dark" },

@@ -6,7 +6,9 @@ import type { Text } from "./en";
 export const zh: Text = {
   name: "Fun-Audio-Chat",
   tagline: "开口，即有回应。",
-  intro: "与语音大模型对话：它听你说，思考，再用声音回答你。",
+  intro: "与语音语言模型对话：它听你说，思考，再用声音回答你。",
+  answersIn: (languages: string) => `用${languages}回答。`,
+  examples: "可以这样问：",
   skip: "跳到对话",
   appearance: "外观",
   themes: { system: "跟随系统", light: "浅色", dark: "深色" },

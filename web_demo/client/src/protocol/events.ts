@@ -36,6 +36,10 @@ const INFO = {
   tools: (value: unknown): value is { name: string; description?: string }[] =>
     Array.isArray(value) && value.every((tool) => obj(tool) && str(tool.name)),
   default_system_prompt: optional(orNull(str)),
+  description: optional(orNull(str)),
+  languages: optional(orNull(strings)),
+  personas: optional(orNull(strings)),
+  examples: optional(strings),
   defaults: obj,
   recording: bool,
   limits: obj,

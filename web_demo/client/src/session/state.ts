@@ -110,8 +110,12 @@ export function phaseOf(state: State): Phase {
   const begun = state.turns.at(-1)?.latency.soundMs !== undefined; // a stall is no thinking
   if (state.sounding || (state.answering !== null && begun)) return "speaking";
   if (state.asking || state.answering !== null) return "thinking";
-  return state.listening ? "listening" : "idle";
+  return state.listening && state.microphone === "on" ? "listening" : "idle";
 }
+
+/** Why the microphone could not be opened; null if it could, or was not asked for yet. */
+export const microphoneProblem = ({ microphone }: State): string | null =>
+  microphone === "on" || microphone === "off" ? null : microphone;
 
 const MAX_NOTICES = 4;
 
