@@ -60,10 +60,10 @@ def load_capabilities(folder: str | Path) -> Capabilities:
         faults = [str(error)]
     if faults:
         raise CheckpointError(f"{path} is wrong: {'; '.join(faults)}. Mend or remove it")
-    return Capabilities(
-        **{name: tuple(value) if isinstance(value, list) else value
-           for name, value in given.items()}
-    )  # fmt: skip
+    known: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
+    }
+    return Capabilities(**known)
 
 
 def _faults(given: Any) -> list[str]:
