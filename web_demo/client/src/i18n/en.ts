@@ -185,6 +185,10 @@ export const en = {
       position <= 1
         ? "You are next: the conversation starts when a place is free."
         : `You are number ${position} of ${size} in the queue. The conversation starts by itself.`,
+    wait: (minutes: number | null) =>
+      minutes === null
+        ? "How long that takes is not known yet."
+        : `Going by the last conversations, in about ${minutes} ${minutes === 1 ? "minute" : "minutes"}.`,
     waiting: (seconds: number) => `The connection was lost. Trying again in ${seconds} s.`,
     full: (seconds: number) => `All places are taken, also those in the queue. Trying again in ${seconds} s.`,
     retryNow: "Try now",

@@ -50,7 +50,7 @@ const INFO = {
 };
 
 const EVENTS = {
-  queue: { position: num, size: num },
+  queue: { position: num, size: num, wait_s: optional(orNull(num)) },
   ready: { ...INFO, session: optional(orNull(str)), resume: optional(orNull(str)), resumed: optional(bool), settings: obj },
   settings: { settings: obj },
   listening: { on: bool, hands_free: bool },

@@ -46,7 +46,7 @@ export interface Notice {
 export type Link =
   | { kind: "off" }
   | { kind: "connecting" }
-  | { kind: "queued"; position: number; size: number }
+  | { kind: "queued"; position: number; size: number; waitS: number | null }
   | { kind: "open" }
   | { kind: "waiting"; attempt: number; delayMs: number }
   | { kind: "ended"; code: string };
@@ -184,7 +184,7 @@ function withoutEnded(state: State, event: ServerEvent): State {
 function onServer(state: State, event: ServerEvent, nowMs: number): State {
   switch (event.event) {
     case "queue":
-      return { ...state, link: { kind: "queued", position: event.position, size: event.size } };
+      return { ...state, link: { kind: "queued", position: event.position, size: event.size, waitS: event.wait_s ?? null } };
     case "ready":
       return { ...state, link: { kind: "open" }, server: event, answering: null, userSpeaking: false };
     case "listening":
