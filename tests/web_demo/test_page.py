@@ -226,6 +226,9 @@ def test_all_places_taken_means_a_place_in_the_queue(browser, models):
         second.see("text=All places are taken")
         second.press("Start talking")
         assert "You are next" in second.see(".banner")
+        assert "How long that takes is not known yet." in second.see(".banner")
+        assert second.evaluate("document.querySelectorAll('.banner').length") == 1
+        assert second.see(".phase") == "In the queue"
         third = browser.open(small.url)
         third.press("Start talking")
         assert "You are number 2 of 2 in the queue" in third.see(".banner")

@@ -41,6 +41,12 @@ describe("a conversation's state", () => {
     }
   });
 
+  it("knows the place in the queue, and how long one waits if the server knows", () => {
+    const queued = (wait_s?: number | null) => after([server({ event: "queue", position: 2, size: 3, wait_s })]).link;
+    expect(queued(90)).toEqual({ kind: "queued", position: 2, size: 3, waitS: 90 });
+    expect([queued(null), queued()]).toEqual(Array(2).fill({ kind: "queued", position: 2, size: 3, waitS: null }));
+  });
+
   it("does not go on thinking when nothing was heard", () => {
     const noAudio = server({ event: "error", code: "no_audio", message: "nothing was heard" });
     expect(phaseOf(after([{ kind: "complete" }, listening(false), noAudio], connected))).toBe("idle");
