@@ -87,6 +87,10 @@ def test_two_spoken_turns_are_heard_and_read(browser, server, speaking):
         assert captions[-1][1].strip()
     assert "made sound" in page.see(".latency")
     assert "way to you" in page.see(".latency")
+    assert set(page.evaluate(
+        "[...document.querySelectorAll('.swatch')].flatMap("
+        "swatch => [swatch.getBoundingClientRect()].flatMap(box => [box.width, box.height]))"
+    )) == {10}  # squares, however long the words beside them are
     assert page.call("problems") == []
 
 

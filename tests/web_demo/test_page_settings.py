@@ -114,6 +114,38 @@ def test_a_model_offers_what_it_can_do_and_its_examples_are_questions_to_tap(bro
         assert page.evaluate("document.querySelector('.personas, .examples, .about')") is None
 
 
+# What lies outside the window, or in a second line of the header.
+OUTSIDE = """(selector => [...document.querySelectorAll(selector)].filter(element => {
+  const { left, right, bottom } = element.getBoundingClientRect();
+  return left < 0 || right > innerWidth || bottom > innerHeight;
+}).map(element => element.outerHTML))"""
+HEADER_LINES = """new Set([...document.querySelectorAll('.bar button')]
+  .map(button => button.getBoundingClientRect().top)).size"""
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "language"), [(360, 640, "zh"), (360, 640, "en"), (390, 844, "en")]
+)
+def test_a_phone_shows_what_matters_without_scrolling(browser, models, width, height, language):
+    able = Capabilities(
+        "A small English demo model that knows little else than what it is asked below.", ("en",),
+        examples=("What is the capital of France?", "What is two plus three?"),
+    )
+    with running(replace(models, capabilities=able)) as server:
+        page = browser.open(
+            server.url, context={"viewport": {"width": width, "height": height}}
+        )
+        prefer(page, language=language)
+        page.see(".server-line.good")
+        assert page.evaluate(f"{OUTSIDE}('.bar button, .button.big')") == []
+        assert page.evaluate(HEADER_LINES) == 1
+        page.call("click", ".button.big")
+        page.see(".is-idle")
+        kinds = ".bar button, #main-button, .composer button, .lane-name, .stage-settings"
+        assert page.evaluate(f"{OUTSIDE}('{kinds}')") == []
+        assert page.evaluate(HEADER_LINES) == 1
+
+
 def test_chinese_is_one_press_away_and_stays(browser, server):
     page = browser.open(server.url)
     page.press("中文")
