@@ -119,7 +119,7 @@ OUTSIDE = """(selector => [...document.querySelectorAll(selector)].filter(elemen
   const { left, right, bottom } = element.getBoundingClientRect();
   return left < 0 || right > innerWidth || bottom > innerHeight;
 }).map(element => element.outerHTML))"""
-HEADER_LINES = """new Set([...document.querySelectorAll('.bar button')]
+HEADER_LINES = """new Set([...document.querySelectorAll('.bar .row > .button')]
   .map(button => button.getBoundingClientRect().top)).size"""
 
 
@@ -137,11 +137,11 @@ def test_a_phone_shows_what_matters_without_scrolling(browser, models, width, he
         )
         prefer(page, language=language)
         page.see(".server-line.good")
-        assert page.evaluate(f"{OUTSIDE}('.bar button, .button.big')") == []
+        assert page.evaluate(f"{OUTSIDE}('.bar .row > .button, .button.big')") == []
         assert page.evaluate(HEADER_LINES) == 1
         page.call("click", ".button.big")
         page.see(".is-idle")
-        kinds = ".bar button, #main-button, .composer button, .lane-name, .stage-settings"
+        kinds = ".bar .row > .button, #main-button, .composer button, .lane-name, .stage-settings"
         assert page.evaluate(f"{OUTSIDE}('{kinds}')") == []
         assert page.evaluate(HEADER_LINES) == 1
 
