@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from funaudiochat import hub
 from funaudiochat.audio import load_audio, save_wav
+from funaudiochat.capabilities import load_capabilities
 from funaudiochat.errors import FunAudioChatError
 
 # What needs torch or transformers is imported where it is used: a help text or a mistyped flag
@@ -196,7 +197,12 @@ def chat(
 
     if isinstance(sys.stdin, io.TextIOWrapper):
         sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 end no conversation
+    able = load_capabilities(hub.resolve_model(model_path))
     talk = _load(model_path, tts_path, speech, device=device, voice=voice)
+    if able.description:
+        console.print(able.description, markup=False)
+    if able.examples:
+        console.print("Ask, for example:", *able.examples, sep="\n  ", markup=False)
     sampling, waves = Sampling(greedy=greedy, max_new_tokens=max_new_tokens), 0
     while True:
         try:

@@ -136,7 +136,8 @@ class Turn:
                 self.before = None  # or each turn would keep all that came before it
             self._parent = self.talk.chat
             self._chat = self._parent.branch()
-            if not (self.settings.tools and await self._call_tool()):
+            offered = self.settings.tools and self.engine.models.tools
+            if not (offered and await self._call_tool()):
                 await self._give(self._ask)
             self.answer = self.speaker.text
             self._adopt()
@@ -270,7 +271,7 @@ class Turn:
         exact = replace(sampling, text_greedy=True)  # a call is JSON: chance only breaks it
         job = await self._submit(
             lambda: branch.stream(
-                self.question, tools=tools.DEFINITIONS, speech=False, sampling=exact
+                self.question, tools=self.engine.models.tools, speech=False, sampling=exact
             )
         )
         text, reply = "", None
