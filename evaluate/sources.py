@@ -30,6 +30,7 @@ from funaudiochat.chat_protocol import (
 )
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.plain_text import protect, protect_system
+from funaudiochat.tool_calls import WithoutCalls
 from utils.constant import AUDIO_TEMPLATE
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ class Prompt:
         if self.instruction is None:
             return AUDIO_TEMPLATE
         return f"{AUDIO_TEMPLATE}\n{self.instruction}"
+
+    @property
+    def offers_tools(self) -> bool:
+        """Whether the model may call tools."""
+        return "<tools>" in self.system
 
 
 @dataclass(frozen=True)
@@ -187,17 +193,18 @@ class ServerModel:
             text = text or message.audio.transcript
         tokens = reply.usage.completion_tokens if reply.usage else None
         cut = reply.choices[0].finish_reason == "length"
-        return Produced(text.strip(), text, wave, rate_hz, tokens, cut=cut)
+        shown = text if prompt.offers_tools else WithoutCalls().push(text, last=True)
+        return Produced(shown.strip(), text, wave, rate_hz, tokens, cut=cut)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         assert prompt.wave is not None
         content = [sound_part(prompt.wave)]
         if prompt.instruction is not None:
-            content.append({"type": "text", "text": prompt.instruction})
+            content.append({"type": "text", "text": protect(None, prompt.instruction)})
         request: dict[str, Any] = {
             "model": self.model,
             "messages": [
-                {"role": "system", "content": prompt.system},
+                {"role": "system", "content": protect_system(None, prompt.system)},
                 {"role": "user", "content": content},
             ],
             "seed": prompt.seed,

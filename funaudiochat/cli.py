@@ -195,8 +195,6 @@ def chat(
     """Talk: type a text or the path of a sound file; /reset forgets, /quit ends."""
     from funaudiochat.conversation import Sampling
 
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 end no conversation
     able = load_capabilities(hub.resolve_model(model_path))
     talk = _load(model_path, tts_path, speech, device=device, voice=voice)
     if able.description:
@@ -218,17 +216,15 @@ def chat(
             question = Path(line) if Path(line).suffix and os.path.isfile(line) else line
             try:
                 reply = _show(talk.stream(question, speech=speech, sampling=sampling))
+                if reply.wave is not None and np.size(reply.wave):
+                    waves += 1
+                    output.mkdir(parents=True, exist_ok=True)
+                    save_wav(output / f"answer_{waves}.wav", reply.wave, reply.sample_rate_hz)
+                    console.print(str(output / f"answer_{waves}.wav"), markup=False)
             except FunAudioChatError as error:
                 console.print(str(error), style="red", markup=False)
-                continue
             except KeyboardInterrupt:  # the history keeps what was shown
                 console.print("\ninterrupted", style="yellow")
-                continue
-            if reply.wave is not None and np.size(reply.wave):
-                waves += 1
-                output.mkdir(parents=True, exist_ok=True)
-                save_wav(output / f"answer_{waves}.wav", reply.wave, reply.sample_rate_hz)
-                console.print(str(output / f"answer_{waves}.wav"), markup=False)
 
 
 @app.command()
@@ -462,6 +458,9 @@ if eval_app is None:
 
 def main() -> None:
     """Entry point: an error of ours is one line, never a traceback."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # bytes that are no text end nothing
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         app()
