@@ -78,10 +78,11 @@ def _texts(work: Path, dialogues: int) -> Iterator[str]:
     """What the model reads or writes, of so many dialogues."""
     domain = Domain()
     for index in range(dialogues):
-        for message in domain.dialogue("train", index).messages:
-            yield message.text
-            if message.role == "user":
-                yield "".join(words(message.text))
+        for split in ("train", "conversation"):
+            for message in domain.dialogue(split, index).messages:
+                yield message.text
+                if message.role == "user":
+                    yield "".join(words(message.text))
     yield from (record["text"] for record in read_jsonl(work / "answers.jsonl"))
     # Often enough to become long tokens.
     yield from [TRANSCRIBE, tool_prompt(domain.spec["tools"])] * 300

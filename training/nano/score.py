@@ -25,7 +25,7 @@ from training.nano.domain import Domain
 from training.nano.export import FOLDER as DETOKENIZER
 from training.nano.export_model import FOLDER as MODEL
 from training.nano.judge import hear, judge_available, score
-from training.nano.rows import offered_tools, tool_definition
+from training.nano.rows import tool_definition
 from training.nano.words import normalized_words
 
 Record = dict[str, Any]
@@ -61,7 +61,7 @@ def is_right_typed(chat: VoiceChat, record: Record, work: Path) -> bool:
 def is_right_call(chat: VoiceChat, record: Record, work: Path) -> bool:
     """Whether the one tool call is written exactly."""
     chat.reset()
-    tools = [json.loads(tool_definition(name)) for name in offered_tools(record)]
+    tools = [json.loads(tool_definition(name)) for name in record["tools"]]
     question = work / _questions(record)[0]["audio"]
     return chat.ask(question, tools=tools, speech=False).text == _answers(record)[0]
 

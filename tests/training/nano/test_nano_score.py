@@ -70,6 +70,7 @@ def test_a_tool_call_is_right_if_written_exactly_and_its_tool_is_offered(answer,
         ("tool", "{}", ""),
         ("assistant", "It is noon in Rome.", ""),
     )
+    record["tools"] = ["set_timer", "get_time"]
     chat = ScriptedChat(answer)
     assert is_right_call(chat, record, Path("work")) is right
-    assert "get_time" in [tool["name"] for tool in chat.tools]
+    assert [tool["name"] for tool in chat.tools] == ["set_timer", "get_time"]

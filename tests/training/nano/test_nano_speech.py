@@ -13,7 +13,8 @@ import soundfile
 import torch
 
 from training.nano.domain import Domain
-from training.nano.sentences import SHARES, SLOTS, Sentences, open_text, order, plain
+from training.nano.drawn import SLOTS, order
+from training.nano.sentences import SHARES, Sentences, open_text, plain
 from training.nano.speech import (
     LONGEST_SILENCE_S,
     REAL_RENDERINGS,
