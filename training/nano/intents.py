@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import Any
 
 from training.nano.wordings import Row, Wordings, fill
@@ -76,12 +77,12 @@ class Intent:
     wordings: dict[str, Wordings]
     held_out: frozenset[str]
 
-    @property
+    @cached_property
     def tool(self) -> str | None:
         """The tool that the answer needs."""
         return self.spec["call"]["tool"] if "call" in self.spec else None
 
-    @property
+    @cached_property
     def weight(self) -> float:
         """Share of the dialogues: grows with the square root of what there is to ask."""
         root = math.sqrt(len(self.rows["train"]))

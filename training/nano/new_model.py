@@ -47,7 +47,7 @@ from training.whisper_encoder import WhisperEncoder
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 
 # Room for every word of the domain: a transcript must not outlast its speech at 5 Hz.
-TEXT_TOKENS = 2000
+TEXT_TOKENS = 4000
 # Of the code embeddings. At the usual 0.02 AdamW's steps, which are alike for rows seen and unseen,
 # would wash out within a hundred of them what the codes' digits say.
 CODE_DEVIATION = 0.2

@@ -26,6 +26,7 @@ CONVERSATION_TURNS = (2, 8)  # questions of a conversation
 RELATED_SHARE, REPEATED_SHARE = 0.45, 0.1
 RECALL_SHARE = 0.15  # of the turns after a name was told
 CUT_SHARE = 0.12  # of a conversation's answers but the last: interrupted
+HELD_OUT_RESULTS = 0.15  # of what a tool may return to each call
 CALL_SHARE = 0.4  # of the turns with tools offered: need one of these
 
 
@@ -116,9 +117,10 @@ class Talk:
             return {"status": "ok"}
         held_out = self.dialogue.split not in TRAINING
         named = call_arguments(intent, row)
-        return self.rng.choice(
-            [r for r in intent.results if held_out == (unit_hash(named, r) < 0.15)]
-        )
+        while True:
+            result = self.rng.choice(intent.results)
+            if held_out == (unit_hash(named, result) < HELD_OUT_RESULTS):
+                return result
 
     def go_on(self) -> None:
         """A turn about the last: another row, a correction, the same again, or a memory."""
@@ -138,7 +140,9 @@ class Talk:
         if kind == "repeat":
             self.dialogue.messages += [Message("user", fill(template, row), intent=kind), answer]
             return
-        row = self.rng.choice([r for r in intent.rows["train"] if r != row])
+        before = row
+        while row == before:
+            row = self.rng.choice(intent.rows["train"])
         further = spec.get("follow_ups", [])
         if kind == "follow_up" and further and self.wording == "train" and self.rng.random() < 0.3:
             template = self.rng.choice(further)

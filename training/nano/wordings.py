@@ -22,6 +22,8 @@ DELIVERED_SHARE = 0.3
 _WAYS = {"before": 0.4, "pause": 0.2, "restart": 0.15, "correction": 0.15, "after": 0.1}
 
 Row = dict[str, Any]
+_SLOT = re.compile(r"\{([\w:]+)\}")
+_SENTENCE_START = re.compile(r"(?:^|[.?!] )[a-z]")
 
 
 def variants(template: str) -> list[str]:
@@ -39,13 +41,12 @@ def insert(template: str, row: Row) -> str:
         text = number_words(row[name]) if isinstance(row[name], int) else row[name]
         return FORMS[form](text)
 
-    return re.sub(r"\{([\w:]+)\}", value, template)
+    return _SLOT.sub(value, template)
 
 
 def fill(template: str, row: Row) -> str:
     """Insert slot values, and write a capital at the start of sentences."""
-    text = insert(template, row)
-    return re.sub(r"(^|[.?!] )([a-z])", lambda m: m.group(1) + m.group(2).upper(), text)
+    return _SENTENCE_START.sub(lambda m: m.group(0).upper(), insert(template, row))
 
 
 FORMS = {
@@ -75,8 +76,11 @@ class Wordings:
     framed: list[list[str]]
 
     def __iter__(self) -> Iterator[str]:
-        """Every wording once."""
-        return iter(dict.fromkeys(itertools.chain(*self.own, *self.framed)))
+        """Every wording once; what sounds the same is the same."""
+        found: dict[str, str] = {}
+        for wording in itertools.chain(*self.own, *self.framed):
+            found.setdefault(sound(wording), wording)
+        return iter(found.values())
 
     def pick(self, rng: Random) -> str:
         """A wording; many variants of one do not outweigh the others."""

@@ -48,8 +48,7 @@ def test_sentences_are_numbered_of_all_kinds_and_heard_in_letters(sentences):
 
 
 def test_only_training_wordings_and_rows_are_asked(sentences):
-    known = {plain(text) for text in sentences.domain.questions("test", "train")}
-    known -= {plain(text) for text in sentences.domain.questions("train", "train")}
+    known = {plain(text) for text in sentences.domain.questions("test", "train", most=40)}
     asked = {s.heard for i in range(1500) if (s := sentences[i]).kind == "question"}
     assert len(asked) > 200 and not asked & known
 
