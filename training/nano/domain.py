@@ -58,7 +58,7 @@ class Domain:
             turn["wordings"] = all_wordings(turn, {})
 
     def _source(self, source: str | dict[str, str]) -> list[Row]:
-        """Rows of a table, a column, a range, a list, or what is drawn."""
+        """Rows of a table, a column, a range, a list, a file's lines, or what is drawn."""
         if isinstance(source, str):
             table = self.spec["tables"][source]
             return [dict(zip(table["columns"], v, strict=True)) for v in table["values"]]
@@ -67,6 +67,9 @@ class Domain:
             return [{slot: n} for n in range(int(match[1]), int(match[2]) + 1)]
         if match := re.fullmatch(r"(\w+)\.(\w+)", values):
             return [{slot: row[match[2]]} for row in self._source(match[1])]
+        if values.startswith("lines "):
+            path = DOMAIN_PATH.with_name(values.removeprefix("lines "))
+            return [{slot: line} for line in path.read_text(encoding="utf-8").splitlines()]
         if match := re.fullmatch(r"drawn (\w+) (\d+)", values):
             return self._drawn(slot, match[1], int(match[2]))
         return [{slot: v} for v in self.spec["lists"][values]]

@@ -30,6 +30,7 @@ SPLITS = {
 TRAINING = ("train", "conversation", "scrambled")
 LEAST_WEIGHT, MOST_WEIGHT = 4.0, 24.0  # of an intent without a weight of its own
 
+
 @dataclass
 class Message:
     """One message of a dialogue.

@@ -145,6 +145,6 @@ class Delivery:
             wrong, meant = slip.split("\n")
             correction = rng.choice(self.spec["corrections"])
             return f"{wrong.rstrip('.?!')}, {correction} {meant}{template[-1]}"
-        if way == "after" and framed and "please" not in words and "thank" not in template:
+        if way == "after" and framed and not re.search("please|thank", template):
             return f"{template[:-1]}, {rng.choice(self.spec['after'])}{template[-1]}"
         return f"{rng.choice(self.spec['before'])} {template}"
