@@ -64,13 +64,11 @@ def _compared(
     metrics = [metric for metric in subset.metrics if metric.name in by[0]]
     weights: Weights = {}
     for metric in metrics:
-        first = [_verdict(r, metric.name) for r, _ in both]
-        own = {row.part: 1.0} if row.part else metric.weights(first)
+        verdicts = [_verdict(r, metric.name) for r, _ in both]
+        own = {row.part: 1.0} if row.part else metric.weights(verdicts)
         weights |= {f"{metric.name}/{part}": w / len(metrics) for part, w in own.items()}
-    difference = paired_bootstrap(
-        *([_verdicts(rows[i], metrics) for rows in both] for i in range(2)),
-        weights, metrics[0].scale,
-    )
+    first, second = ([_verdicts(rows[i], metrics) for rows in both] for i in range(2))
+    difference = paired_bootstrap(first, second, weights, metrics[0].scale)
     return difference, "" if difference else "nothing to count in both"
 
 
