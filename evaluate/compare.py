@@ -67,10 +67,8 @@ def _compared(
         first = [_verdict(r, metric.name) for r, _ in both]
         own = {row.part: 1.0} if row.part else metric.weights(first)
         weights |= {f"{metric.name}/{part}": w / len(metrics) for part, w in own.items()}
-    difference = paired_bootstrap(
-        *([_verdicts(rows[i], metrics) for rows in both] for i in range(2)),
-        weights, metrics[0].scale,
-    )
+    firsts, seconds = ([_verdicts(rows[i], metrics) for rows in both] for i in range(2))
+    difference = paired_bootstrap(firsts, seconds, weights, metrics[0].scale)
     return difference, "" if difference else "nothing to count in both"
 
 

@@ -108,7 +108,8 @@ def _call_error(
 
 def _value_error(schema: dict[str, Any], expected: Any, value: Any) -> str | None:
     declared = schema["type"]
-    wanted, item_type = _TYPES[declared], _item_type(schema)
+    wanted: Any = _TYPES[declared]
+    item_type = _item_type(schema)
     value = _truth(float(value) if declared == "float" and type(value) is int else value)
     if type(value) is not wanted:
         # An expectation of another type than the declared one stands for whatever is of its type.
