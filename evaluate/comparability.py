@@ -28,11 +28,13 @@ def unlike(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
         "more items than the published set": expected is not None and items > expected,
         row.get("note", ""): True,
         row.get("unlike", ""): True,
-        f"{summary.get('cut')} answers cut at the limit of tokens": summary.get("cut"),
+        f"answers cut at the limit of tokens ({summary.get('cut')})": summary.get("cut"),
         f"questions over {REFERENCE_HEARS_S:g} s heard in full": (
             summary.get("longer_than_reference")
         ),
-        f"{summary.get('shortened')} questions not heard to their end": summary.get("shortened"),
+        f"questions not heard to their end ({summary.get('shortened')})": (
+            summary.get("shortened")
+        ),
         "answers of several settings": len(summary["settings"]) > 1,
     }
     reasons = [reason for reason, holds in conditions.items() if reason and holds]

@@ -352,14 +352,7 @@ def markdown(
             for cell in cells
             if cell.value is None and cell.reason
         }
-        compared = {
-            f"{row}: not comparable with the paper: {'; '.join(cell.unlike)}" if cell.unlike
-            else f"{row}: comparable with the paper: {'; '.join(cell.alike)}": None
-            for row, (_, cells) in table.rows.items()
-            for cell in cells
-            if cell.value is not None
-        }
-        notes = [*reasons, *compared, *table.notes]
+        notes = [*reasons, *_compared(table), *table.notes]
         if notes:
             lines += ["", *(f"- {_one_line(note)}" for note in notes)]
     lines += pairs_as_markdown(pairs or [])
@@ -367,6 +360,17 @@ def markdown(
     if others:
         lines += ["", f"Tables of the paper without a score here: {'; '.join(others)}."]
     return "\n".join(lines) + "\n"
+
+
+def _compared(table: Table) -> list[str]:
+    """Of each value why it can or cannot be compared with the paper's; rows alike in one line."""
+    rows: dict[str, list[str]] = {}
+    for row, (_, cells) in table.rows.items():
+        for cell in (c for c in cells if c.value is not None):
+            said = "not comparable" if cell.unlike else "comparable"
+            why = f"{said} with the paper: {'; '.join(cell.unlike or cell.alike)}"
+            rows.setdefault(why, []).append(row)
+    return [f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in rows.items()]
 
 
 def _values(cell: Cell, published: float | None) -> list[str]:

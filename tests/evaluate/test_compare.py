@@ -128,8 +128,8 @@ def test_whole_data_scored_by_rules_is_comparable_where_the_paper_says_how(name,
     assert unlike(made, summary) == ([word] if word else [])
     assert alike(made, summary) == [f"all {count} items", "scored by rules alone"]
     for change, reason in (
-        ({"cut": 2}, "2 answers cut at the limit of tokens"),
-        ({"shortened": 3}, "3 questions not heard to their end"),
+        ({"cut": 2}, "answers cut at the limit of tokens (2)"),
+        ({"shortened": 3}, "questions not heard to their end (3)"),
         ({"settings": ["x", "y"]}, "answers of several settings"),
     ):
         assert reason in unlike(made, summary | change)
