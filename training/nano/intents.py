@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
-from training.nano.wordings import Row, Wordings, fill
+from training.nano.wordings import Row, Wordings, fill, insert
 
 # Split -> (list of wordings, which rows). Follow-ups and tools have test splits of their own.
 SPLITS = {
@@ -91,7 +91,7 @@ class Intent:
 
     def answer(self, row: Row) -> Message:
         """The answer about a row."""
-        keys = [fill(key, row) for key in self.spec.get("keys", [])]
+        keys = [insert(key, row) for key in self.spec.get("keys", [])]
         return Message("assistant", fill(self.spec["answer"], row), keys=keys)
 
 
