@@ -56,7 +56,8 @@ def list_benchmarks(
         _say(f"    data: {one.layout}")
         _say(f"    scores need: {one.needs or 'nothing else'}")
         for subset in subsets:
-            line = f"    {one.name}/{subset.name}: {subset.count or '?'} items"
+            count = "count unknown" if subset.count is None else f"{subset.count} items"
+            line = f"    {one.name}/{subset.name}: {count}"
             if data is None:
                 _say(line)
                 continue
@@ -254,6 +255,9 @@ def score(
     ] = None,
     utmos: Annotated[Path | None, typer.Option(help="Scripted UTMOS weights.")] = None,
     embedder: Annotated[Path | None, typer.Option(help="Folder of NV-Embed-v2.")] = None,
+    embedder_python: Annotated[
+        Path | None, typer.Option(help="Python with the packages that NV-Embed-v2 runs with.")
+    ] = None,
     pedant_python: Annotated[
         Path | None, typer.Option(help="Python with qa-metrics 0.2.17.")
     ] = None,
@@ -274,7 +278,7 @@ def score(
         judges=Judges.from_specs(judge or [], run, judge_prompts, judge_rate, judge_replies),
         transcriber=Transcriber(asr, run, device) if asr else None,
         opinion=OpinionScore(utmos, run, device) if utmos else None,
-        embedder=Embedder(embedder, device) if embedder else None,
+        embedder=Embedder(embedder, device, embedder_python) if embedder else None,
         pedant_python=pedant_python,
         pedant_models=pedant_models,
         turn_limits=TurnLimits(turn_overlap_s, turn_delay_s),

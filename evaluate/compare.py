@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.benchmarks import BENCHMARKS
-from evaluate.core import Benchmark, Row, Subset, Verdict
+from evaluate.core import Benchmark, Metric, Row, Subset, Verdict
 from evaluate.records import json_rows, read_json, subset_folder
-from evaluate.statistics import Difference, paired_bootstrap
+from evaluate.statistics import Difference, Weights, paired_bootstrap
 
 
 @dataclass(frozen=True)
@@ -57,22 +57,19 @@ def _compared(
         by.append(made["by"])
     if by[0] != by[1]:
         return None, f"scored by {' and '.join(by[0])} in one, {' and '.join(by[1])} in the other"
-    found = []
-    for metric in (m for m in subset.metrics if m.name in by[0]):
-        one, two = ({_item(r): _verdict(r, metric.name) for r in json_rows(f / "scores.jsonl")}
-                    for f in folders)
-        both = [(one[k], two[k]) for k in one if k in two]
-        if not both:
-            return None, "no item was answered in both"
-        first, second = map(list, zip(*both, strict=True))
-        weights = {row.part: 1.0} if row.part else metric.weights(first)
-        difference = paired_bootstrap(first, second, weights, metric.scale)
-        if difference is None:
-            return None, "nothing to count in both"
-        found.append(difference)
-    if len(found) > 1:
-        return None, "the mean of several scorers"
-    return found[0], ""
+    one, two = ({_item(r): r for r in json_rows(folder / "scores.jsonl")} for folder in folders)
+    both = [(one[key], two[key]) for key in one if key in two]
+    if not both:
+        return None, "no item was answered in both"
+    metrics = [metric for metric in subset.metrics if metric.name in by[0]]
+    weights: Weights = {}
+    for metric in metrics:
+        verdicts = [_verdict(r, metric.name) for r, _ in both]
+        own = {row.part: 1.0} if row.part else metric.weights(verdicts)
+        weights |= {f"{metric.name}/{part}": w / len(metrics) for part, w in own.items()}
+    first, second = ([_verdicts(rows[i], metrics) for rows in both] for i in range(2))
+    difference = paired_bootstrap(first, second, weights, metrics[0].scale)
+    return difference, "" if difference else "nothing to count in both"
 
 
 def _item(row: dict[str, Any]) -> tuple[str, str]:
@@ -82,6 +79,14 @@ def _item(row: dict[str, Any]) -> tuple[str, str]:
 
 def _verdict(row: dict[str, Any], metric: str) -> Verdict:
     return Verdict({name: (n, d) for name, (n, d) in row.get(metric, {}).get("parts", {}).items()})
+
+
+def _verdicts(row: dict[str, Any], metrics: list[Metric]) -> Verdict:
+    """What several scorers say of an item, side by side."""
+    return Verdict({
+        f"{metric.name}/{part}": terms
+        for metric in metrics for part, terms in _verdict(row, metric.name).parts.items()
+    })
 
 
 def pairs_as_markdown(pairs: list[Pair]) -> list[str]:

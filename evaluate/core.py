@@ -190,6 +190,7 @@ class Row:
         part: one part of the metric only.
         note: printed when another choice than the first was taken.
         fallback_complete: whether another choice is a full value too.
+        unlike: why no run's value can be compared with the paper's, where none can.
     """
 
     group: str
@@ -198,6 +199,7 @@ class Row:
     part: str | None = None
     note: str = ""
     fallback_complete: bool = True
+    unlike: str = ""
 
 
 @dataclass(frozen=True)

@@ -21,13 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import soundfile
-
 from evaluate.core import Answer, NotScored
 from evaluate.exchange import read_rows
 from evaluate.metrics import AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
 from evaluate.records import appending, json_rows
-from funaudiochat.audio import load_audio
+from funaudiochat.audio import load_audio_and_rate
 from funaudiochat.chat_protocol import sound_part
 from funaudiochat.errors import FunAudioChatError
 
@@ -399,7 +397,7 @@ def request_of(
     if sounds:
         try:
             content = [{"type": "text", "text": text}, *map(_sound_part, sounds)]
-        except (FunAudioChatError, soundfile.LibsndfileError) as error:
+        except FunAudioChatError as error:
             raise Unanswered(f"the judge cannot hear it: {error}") from error
     system = [] if task.system is None else [{"role": "system", "content": task.system}]
     sampling = {
@@ -414,7 +412,7 @@ def request_of(
 
 def _sound_part(path: Path) -> dict[str, Any]:
     """A sound as the interface takes it, which knows WAV and MP3 only."""
-    rate_hz = soundfile.info(path).samplerate
-    return sound_part(load_audio(path, rate_hz), rate_hz, "PCM_16")
+    wave, rate_hz = load_audio_and_rate(path)
+    return sound_part(wave, round(rate_hz), "PCM_16")
 
 

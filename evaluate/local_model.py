@@ -107,7 +107,7 @@ class LocalModel:
         if room < self.max_new_tokens and len(prompts) > 1:
             # The longest prompt would shorten the others' answers.
             raise FunAudioChatError("too long for a batch")
-        offers_tools = any("<tools>" in prompt.system for prompt in prompts)
+        offers_tools = any(prompt.offers_tools for prompt in prompts)
         options = replace(
             self._options(speech, offers_tools), max_new_tokens=min(self.max_new_tokens, room)
         )

@@ -7,14 +7,12 @@ qa-metrics 0.2.17 pins scikit-learn 1.3.2 and numpy below 2, which the toolkit d
 so it is asked through ``--pedant-python``; ``pedant_worker.py`` runs there.
 """
 
-import json
-import subprocess
 from pathlib import Path
 
-from evaluate.core import Answer, NotScored
+from evaluate.core import Answer
+from evaluate.isolated import run_isolated
 
 VOICEBENCHS_VERSION = "0.2.17"
-_WORKER = Path(__file__).with_name("pedant_worker.py")
 _TIMEOUT_S = 3600
 
 
@@ -39,15 +37,7 @@ def pedant_verdicts(
         }
         for answer in answers
     ]
-    # -I: this folder's modules must not stand in for those of the standard library.
-    command = [str(python), "-I", str(_WORKER), *([str(models)] if models else [])]
-    try:
-        done = subprocess.run(
-            command, input=json.dumps(rows), capture_output=True, text=True, timeout=_TIMEOUT_S
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotScored(f"PEDANT does not run: {error}") from error
-    if done.returncode:
-        raise NotScored(f"PEDANT failed: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+    found = run_isolated(
+        "PEDANT", python, "pedant_worker.py", [str(models)] if models else [], rows, _TIMEOUT_S
+    )
     return found["verdicts"], found["version"]

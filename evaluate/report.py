@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.benchmarks import BENCHMARKS
+from evaluate.comparability import alike, unlike
 from evaluate.compare import Pair, compare, pairs_as_markdown, table_line
 from evaluate.core import Benchmark
 from evaluate.judges import PAPERS_JUDGES
@@ -25,7 +26,6 @@ from funaudiochat.errors import FunAudioChatError
 
 _PAPER_COLOR = "#c03b2b"
 _BEST_RATING = 5.0
-PAPERS_TOOLS = {"speech recognition": "whisper-large-v3", "embedder": "NV-Embed-v2"}
 _HIGHEST = 100.0  # of a value that is made of several
 # How many sets a row of the tables is about.
 _ROW_SUBSETS = Counter(
@@ -47,6 +47,7 @@ class Cell:
 
     Attributes:
         unlike: why the value cannot be compared with the paper's; empty where it can.
+        alike: else, what makes it comparable.
     """
 
     value: float | None = None
@@ -59,6 +60,7 @@ class Cell:
     reason: str = "not run"
     notes: list[str] = field(default_factory=list)
     unlike: list[str] = field(default_factory=list)
+    alike: list[str] = field(default_factory=list)
 
     @property
     def comparable(self) -> bool:
@@ -177,7 +179,7 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
     if summary["expected"] and summary["items"] > summary["expected"]:
         notes.append(f"more items than the published set, which has {summary['expected']}")
     if summary["expected"] is None:
-        notes.append("how many items the published set has is not known; n is all that were found")
+        notes.append("count unknown: n is all that were found, not what the published set has")
     if summary.get("cut"):
         notes.append(f"{summary['cut']} answers were cut at the limit of tokens")
     if long := summary.get("longer_than_reference"):
@@ -209,36 +211,8 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
     return Cell(
         row["value"], row["low"], row["high"], row["standard_error"], row["n"],
         whole if row.get("part") is None else None, row["complete"], "", notes,
-        _unlike(row, summary),
+        unlike(row, summary), alike(row, summary),
     )
-
-
-def _unlike(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
-    """Why a value is not made as the paper's was."""
-    reasons = []
-    if not row["complete"]:
-        reasons.append("partial data")
-    if summary["expected"] and summary["items"] > summary["expected"]:
-        reasons.append("more items than the published set")
-    if row.get("note"):
-        reasons.append(row["note"])
-    if summary.get("longer_than_reference"):
-        reasons.append(f"questions over {REFERENCE_HEARS_S:g} s heard in full")
-    if len(summary["settings"]) > 1:
-        reasons.append("answers of several settings")
-    for name in row["by"]:
-        metric = summary["metrics"][name]
-        for who, models in metric["judges"].items():
-            if not all(PAPERS_JUDGES[who] in model for model in models):
-                reasons.append(f"another {who}")
-        if "ours" in metric["judge_prompts"].values():
-            reasons.append("judge prompts of our own")
-        if metric["judge_replies_per_item"] > 1:
-            reasons.append("several judge replies an item")
-        for kind, which in metric.get("tools", {}).items():
-            if (papers := PAPERS_TOOLS.get(kind)) and papers not in which:
-                reasons.append(f"another {kind}")
-    return list(dict.fromkeys(reasons))
 
 
 def _other_values(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
@@ -285,7 +259,7 @@ def _pooled(first: Cell, second: Cell) -> Cell:
     of = (first.of or 0) + (second.of or 0)
     return Cell(
         value, low, high, error, n, of, complete, "", [*first.notes, *second.notes],
-        list(dict.fromkeys([*first.unlike, *second.unlike])),
+        list(dict.fromkeys([*first.unlike, *second.unlike])), [*first.alike, *second.alike],
     )
 
 
@@ -296,9 +270,10 @@ def _overall(group: str, cells: dict[str, Cell]) -> Cell:
         return Cell(reason="needs every row above, in full")
     factors = paper()["overall"][group].get("factors", {})
     value = table_value(group, values, factors)
-    unlike = {name: cell.unlike for name, cell in cells.items() if cell.unlike}
+    others = [name for name, cell in cells.items() if cell.unlike]
     made = Cell(
-        value, complete=True, reason="", unlike=[f"{', '.join(unlike)} cannot be"] if unlike else []
+        value, complete=True, reason="", alike=["every row above can be"],
+        unlike=[f"{', '.join(others)} cannot be"] if others else [],
     )
     errors = [(factors.get(name, 1), cell.standard_error) for name, cell in cells.items()]
     if all(error is not None for _, error in errors):
@@ -377,13 +352,7 @@ def markdown(
             for cell in cells
             if cell.value is None and cell.reason
         }
-        unlike = {
-            f"{row}: not comparable with the paper: {'; '.join(cell.unlike)}": None
-            for row, (_, cells) in table.rows.items()
-            for cell in cells
-            if cell.value is not None and cell.unlike
-        }
-        notes = [*reasons, *unlike, *table.notes]
+        notes = [*reasons, *_compared(table), *table.notes]
         if notes:
             lines += ["", *(f"- {_one_line(note)}" for note in notes)]
     lines += pairs_as_markdown(pairs or [])
@@ -391,6 +360,17 @@ def markdown(
     if others:
         lines += ["", f"Tables of the paper without a score here: {'; '.join(others)}."]
     return "\n".join(lines) + "\n"
+
+
+def _compared(table: Table) -> list[str]:
+    """Of each value why it can or cannot be compared with the paper's; rows alike in one line."""
+    rows: dict[str, list[str]] = {}
+    for row, (_, cells) in table.rows.items():
+        for cell in (c for c in cells if c.value is not None):
+            said = "not comparable" if cell.unlike else "comparable"
+            why = f"{said} with the paper: {'; '.join(cell.unlike or cell.alike)}"
+            rows.setdefault(why, []).append(row)
+    return [f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in rows.items()]
 
 
 def _values(cell: Cell, published: float | None) -> list[str]:

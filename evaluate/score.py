@@ -23,6 +23,7 @@ from evaluate.judges import Judges
 from evaluate.metrics import JudgeTask
 from evaluate.pedant import VOICEBENCHS_VERSION, pedant_verdicts
 from evaluate.records import (
+    Prediction,
     answers_of,
     load_predictions,
     read_json,
@@ -73,15 +74,21 @@ class Tools:
 
     def utmos(self, answers: list[Answer]) -> list[float | Unheard | None]:
         if self.opinion is None:
-            raise NotScored("needs the UTMOS weights: --utmos FILE")
+            raise NotScored(
+                "needs the UTMOS weights: --utmos FILE, utmos_scripted.pt (see evaluate/README.md)"
+            )
         self.used["UTMOS"] = self.opinion.name
         return self.opinion.scores(answers)
 
     def embed(self, texts: list[str]) -> np.ndarray:
         if self.embedder is None:
-            raise NotScored("needs an embedder: --embedder FOLDER of nvidia/NV-Embed-v2")
+            raise NotScored(
+                "needs an embedder: --embedder FOLDER of nvidia/NV-Embed-v2, and --embedder-python "
+                "(see evaluate/README.md)"
+            )
+        vectors = self.embedder.embed(texts)
         self.used["embedder"] = self.embedder.name
-        return self.embedder.embed(texts)
+        return vectors
 
     def pedant(self, answers: list[Answer]) -> list[bool]:
         if self.pedant_python is None:
@@ -128,6 +135,7 @@ def score_subset(
         "longer_than_reference": sum(
             p.error is None and (p.heard_s or 0) > REFERENCE_HEARS_S for p in predictions
         ),
+        "shortened": _shortened(run, predictions),
         "settings": sorted({p.settings_hash for p in predictions}),
         "metrics": metrics,
         "rows": [
@@ -142,6 +150,19 @@ def score_subset(
     )
     write_json(folder / "summary.json", summary)
     return summary
+
+
+def _shortened(run: Path, predictions: list[Prediction]) -> int:
+    """How many answers are to questions of which less was heard than the reference hears."""
+    known = read_json(run / "run.json")["settings"] if (run / "run.json").is_file() else {}
+    limits = {hash_: settings.get("longest_question_s") for hash_, settings in known.items()}
+    return sum(
+        p.error is None
+        and (limit := limits.get(p.settings_hash)) is not None
+        and limit < REFERENCE_HEARS_S
+        and (p.heard_s or 0) >= limit - 0.001
+        for p in predictions
+    )
 
 
 def _score(
@@ -225,7 +246,9 @@ def _row(
     Args:
         partial: whether an item of the published set has no answer.
     """
-    made: dict[str, Any] = {"group": row.group, "row": row.name, "part": row.part}
+    made: dict[str, Any] = {
+        "group": row.group, "row": row.name, "part": row.part, "unlike": row.unlike,
+    }
     for place, names in enumerate(row.choices):
         if not all(name in estimates for name in names):
             continue

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-import soundfile
 
-from funaudiochat.audio import load_audio
+from funaudiochat.audio import load_audio, load_audio_and_rate
 from funaudiochat.chat_protocol import (
     api_address,
     greedy_fields,
@@ -32,6 +30,7 @@ from funaudiochat.chat_protocol import (
 )
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.plain_text import protect, protect_system
+from funaudiochat.tool_calls import WithoutCalls
 from utils.constant import AUDIO_TEMPLATE
 
 if TYPE_CHECKING:
@@ -56,6 +55,11 @@ class Prompt:
         if self.instruction is None:
             return AUDIO_TEMPLATE
         return f"{AUDIO_TEMPLATE}\n{self.instruction}"
+
+    @property
+    def offers_tools(self) -> bool:
+        """Whether the model may call tools."""
+        return "<tools>" in self.system
 
 
 @dataclass(frozen=True)
@@ -184,22 +188,23 @@ class ServerModel:
                 return "the server gave no sound; it answers with text only"
             try:
                 wave, rate_hz = _decode(message.audio.data)
-            except (FunAudioChatError, RuntimeError, ValueError) as error:
+            except (FunAudioChatError, ValueError) as error:
                 return f"the server's sound cannot be read: {error}"
             text = text or message.audio.transcript
         tokens = reply.usage.completion_tokens if reply.usage else None
         cut = reply.choices[0].finish_reason == "length"
-        return Produced(text.strip(), text, wave, rate_hz, tokens, cut=cut)
+        shown = text if prompt.offers_tools else WithoutCalls().push(text, last=True)
+        return Produced(shown.strip(), text, wave, rate_hz, tokens, cut=cut)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         assert prompt.wave is not None
         content = [sound_part(prompt.wave)]
         if prompt.instruction is not None:
-            content.append({"type": "text", "text": prompt.instruction})
+            content.append({"type": "text", "text": protect(None, prompt.instruction)})
         request: dict[str, Any] = {
             "model": self.model,
             "messages": [
-                {"role": "system", "content": prompt.system},
+                {"role": "system", "content": protect_system(None, prompt.system)},
                 {"role": "user", "content": content},
             ],
             "seed": prompt.seed,
@@ -213,9 +218,8 @@ class ServerModel:
 
 
 def _decode(data: str) -> tuple[np.ndarray, int]:
-    content = base64.b64decode(data)
-    rate_hz = soundfile.info(io.BytesIO(content)).samplerate
-    return load_audio(content, rate_hz), rate_hz
+    wave, rate_hz = load_audio_and_rate(base64.b64decode(data))
+    return wave, round(rate_hz)
 
 
 def read_wave(audio: Path | bytes | None, longest_s: float | None = None) -> np.ndarray:

@@ -106,7 +106,8 @@ def _whisper(folder: Path, device: str) -> Any:
     if not (folder / "config.json").is_file():
         raise FunAudioChatError(
             f"{folder} is no folder of a Whisper checkpoint; --asr names one of "
-            "openai/whisper-large-v3"
+            "openai/whisper-large-v3: hf download openai/whisper-large-v3 --local-dir "
+            "whisper-large-v3"
         )
     import torch
     from transformers import pipeline
@@ -125,7 +126,10 @@ class OpinionScore:
 
     def __init__(self, weights: Path, run: Path, device: str = "auto") -> None:
         if not weights.is_file():
-            raise FunAudioChatError(f"no file {weights}; --utmos names the scripted UTMOS weights")
+            raise FunAudioChatError(
+                f"no file {weights}; --utmos names utmos_scripted.pt of Blinorot/UTMOS-PyTorch: "
+                "hf download Blinorot/UTMOS-PyTorch utmos_scripted.pt --local-dir utmos"
+            )
         try:
             from utmos_pytorch import UTMOSScoreScripted
         except ModuleNotFoundError as error:

@@ -65,6 +65,26 @@ def load_audio(
         UserWarning: all samples are silence, or channels cancel each other.
     """
     _check_rate(sample_rate_hz, "the sample rate asked for")
+    return _load(source, sample_rate_hz, max_seconds)[0]
+
+
+def load_audio_and_rate(
+    source: AudioSource, *, max_seconds: float | None = None
+) -> tuple[np.ndarray, float]:
+    """Read audio as :func:`load_audio` does, but at the rate it has.
+
+    Returns:
+        Mono float32 ``[samples]``, and their rate in Hz.
+
+    Raises:
+        AudioError: as :func:`load_audio`.
+    """
+    return _load(source, None, max_seconds)
+
+
+def _load(
+    source: AudioSource, wanted_hz: int | None, max_seconds: float | None
+) -> tuple[np.ndarray, float]:
     name = _name(source)
     max_seconds = math.inf if max_seconds is None else max_seconds
     if isinstance(source, Mapping):
@@ -85,14 +105,14 @@ def load_audio(
         )
     if duration_s > max_seconds:
         raise _too_long(name, duration_s, max_seconds)
-    if rate_hz != sample_rate_hz:
-        samples = soxr.resample(samples, rate_hz, sample_rate_hz, quality="VHQ")
+    if wanted_hz is not None and rate_hz != wanted_hz:
+        samples, rate_hz = soxr.resample(samples, rate_hz, wanted_hz, quality="VHQ"), wanted_hz
     # Averaging and filtering keep NaN and infinity, and may overflow themselves, so look last.
     if not np.isfinite(samples).all():
         raise AudioError(f"{name} holds NaN or infinite samples; repair or re-export it")
     if np.abs(samples).max() < SILENCE_PEAK:
-        warnings.warn(f"{name} is all silence", stacklevel=2)
-    return samples
+        warnings.warn(f"{name} is all silence", stacklevel=3)
+    return samples, rate_hz
 
 
 def save_wav(path: str | os.PathLike[str], samples: Any, sample_rate_hz: int) -> None:

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from funaudiochat import hub
 from funaudiochat.audio import load_audio, save_wav
+from funaudiochat.capabilities import load_capabilities
 from funaudiochat.errors import FunAudioChatError
 
 # What needs torch or transformers is imported where it is used: a help text or a mistyped flag
@@ -194,9 +195,12 @@ def chat(
     """Talk: type a text or the path of a sound file; /reset forgets, /quit ends."""
     from funaudiochat.conversation import Sampling
 
-    if isinstance(sys.stdin, io.TextIOWrapper):
-        sys.stdin.reconfigure(errors="replace")  # bytes that are not UTF-8 end no conversation
+    able = load_capabilities(hub.resolve_model(model_path))
     talk = _load(model_path, tts_path, speech, device=device, voice=voice)
+    if able.description:
+        console.print(able.description, markup=False)
+    if able.examples:
+        console.print("Ask, for example:", *able.examples, sep="\n  ", markup=False)
     sampling, waves = Sampling(greedy=greedy, max_new_tokens=max_new_tokens), 0
     while True:
         try:
@@ -212,17 +216,15 @@ def chat(
             question = Path(line) if Path(line).suffix and os.path.isfile(line) else line
             try:
                 reply = _show(talk.stream(question, speech=speech, sampling=sampling))
+                if reply.wave is not None and np.size(reply.wave):
+                    waves += 1
+                    output.mkdir(parents=True, exist_ok=True)
+                    save_wav(output / f"answer_{waves}.wav", reply.wave, reply.sample_rate_hz)
+                    console.print(str(output / f"answer_{waves}.wav"), markup=False)
             except FunAudioChatError as error:
                 console.print(str(error), style="red", markup=False)
-                continue
             except KeyboardInterrupt:  # the history keeps what was shown
                 console.print("\ninterrupted", style="yellow")
-                continue
-            if reply.wave is not None and np.size(reply.wave):
-                waves += 1
-                output.mkdir(parents=True, exist_ok=True)
-                save_wav(output / f"answer_{waves}.wav", reply.wave, reply.sample_rate_hz)
-                console.print(str(output / f"answer_{waves}.wav"), markup=False)
 
 
 @app.command()
@@ -264,6 +266,9 @@ def train(
 @train_app.command("plan")
 def plan(
     config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
+    fields: Annotated[
+        list[str] | None, typer.Argument(help="key=value, in place of the config's.")
+    ] = None,
     gpus: Annotated[int, typer.Option(min=1, help="GPUs in all nodes together.")] = 1,
     gpu_memory: Annotated[str, typer.Option(help="Of one GPU, for example 80GiB.")] = "80GiB",
     model: Annotated[
@@ -274,10 +279,25 @@ def plan(
     """Say how much memory a config takes on each GPU, and which batch fits."""
     from training.plan import plan_file
 
-    lines, fits = plan_file(config, gpus, gpu_memory, model, audio_seconds)
+    lines, fits = plan_file(config, fields or [], gpus, gpu_memory, model, audio_seconds)
     for line in lines:
         console.print(line, markup=False)
     raise typer.Exit(0 if fits else 1)
+
+
+@train_app.command("merge-adapter")
+def merge_adapter(
+    adapter: Annotated[Path, typer.Argument(help="Folder of a run with finetuning_type: lora.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    base: Annotated[
+        Path | None, typer.Option(help="Model it was trained on; the one it names by default.")
+    ] = None,
+) -> None:
+    """Merge a LoRA adapter into its base, as a folder that --model-path takes."""
+    from training.adapters import merge_adapter as run
+
+    base = run(adapter, out, base)
+    console.print(f"merged {adapter} into {base}: {out}", markup=False)
 
 
 @train_app.command("check-data")
@@ -286,7 +306,7 @@ def check_data(
     model_path: Annotated[
         Path | None, typer.Option(help="Folder of the model to train; counts tokens.")
     ] = None,
-    cutoff_len: Annotated[int, typer.Option(help="Longest row, in tokens.")] = 4096,
+    cutoff_len: Annotated[int, typer.Option(help="Longest row, in tokens.")] = 2048,
     png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
     show: Annotated[int, typer.Option(help="How many problems to print.")] = 50,
 ) -> None:
@@ -438,6 +458,9 @@ if eval_app is None:
 
 def main() -> None:
     """Entry point: an error of ours is one line, never a traceback."""
+    for stream in (sys.stdin, sys.stdout):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # bytes that are no text end nothing
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         app()

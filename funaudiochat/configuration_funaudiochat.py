@@ -8,6 +8,7 @@ from typing import Any
 from transformers import CONFIG_MAPPING, PretrainedConfig
 
 from funaudiochat.errors import CheckpointError
+from funaudiochat.hub import refuse_adapter
 
 
 class FunAudioChatAudioEncoderConfig(PretrainedConfig):
@@ -121,6 +122,7 @@ class FunAudioChatConfig(PretrainedConfig):
             CheckpointError: there is none, it is damaged, or it is another model's.
         """
         folder = pretrained_model_name_or_path
+        refuse_adapter(folder)
         try:
             fields, _ = cls.get_config_dict(folder)
         except OSError as error:

@@ -30,7 +30,6 @@ from funaudiochat.generation_funaudiochat import (
     stream,
 )
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
-from funaudiochat.plain_text import protect, protect_answer, protect_system
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
 from funaudiochat.tool_calls import (
@@ -39,13 +38,21 @@ from funaudiochat.tool_calls import (
     parse_tool_calls,
     result_text,
 )
+from funaudiochat.turns import (
+    Turn,
+    call_problems,
+    drop_oldest,
+    dropped_rounds,
+    missing_results,
+    recent,
+    tool_names,
+)
 from utils.constant import (
     AUDIO_TEMPLATE,
     DEFAULT_S2M_GEN_KWARGS,
     DEFAULT_S2M_PROMPT,
     DEFAULT_S2T_PROMPT,
     FUNCTION_CALLING_PROMPT,
-    MAX_HISTORY_TURNS,
 )
 
 _SAMPLE_RATE_HZ = 16000
@@ -54,7 +61,6 @@ _SAMPLING_LIMITS = {
     "temperature": 100.0, "top_p": 1.0, "repetition_penalty": 100.0, "max_new_tokens": 1 << 20,
 }
 SAMPLING_VALUES = ("temperature", "top_p", "top_k", "repetition_penalty")
-_TOOL_RESULT = ("<tool_response>\n", "\n</tool_response>")
 _ANSWER_SHARE = 4  # of the context: a quarter is kept for the answer while rounds can give way
 
 
@@ -143,7 +149,8 @@ class Reply:
         wave: float32 [samples], None without speech or detokenizer.
         sample_rate_hz: of the wave.
         tool_calls: well-formed calls in the text.
-        problems: what is wrong with malformed ones, and how many rounds a full context dropped.
+        problems: which calls are malformed or of a tool that was not offered, and how many rounds a
+            full context dropped.
         timings: when things happened.
     """
 
@@ -178,14 +185,6 @@ class Finished:
 Event = TextPiece | SpeechGroup | Sound | Finished
 
 
-@dataclass
-class _Turn:
-    role: str
-    content: str
-    wave: np.ndarray | None = None
-    markup: bool = False  # holds the tags of a tool call or result, which are control tokens
-
-
 def resolve_device(device: str) -> torch.device:
     """``auto`` is the first of CUDA, MPS and CPU that is there.
 
@@ -215,7 +214,7 @@ class Conversation:
 
     def __init__(self, system: str | None = None) -> None:
         self.system = system
-        self._history: list[_Turn] = []
+        self._history: list[Turn] = []
         self._tools: list[dict[str, Any]] = []
 
     def reset(self) -> None:
@@ -234,13 +233,9 @@ class Conversation:
 
         See :meth:`stream` for arguments and errors.
         """
-        before = self._history, self._tools
-        try:
-            events = self.stream(audio_or_text, instruction, tools, speech, sampling, None)
-            return _last_reply(events)
-        except BaseException:  # nothing was given, so nothing was said
-            self._history, self._tools = before
-            raise
+        return self._whole(
+            self.stream(audio_or_text, instruction, tools, speech, sampling, None)
+        )
 
     def stream(
         self,
@@ -255,6 +250,7 @@ class Conversation:
 
         The history always holds what was given so far, so an answer that is interrupted or
         fails stays in it to that point, and a question that nothing was given for does not.
+        Calls of the answer before that got no result are told to the model as failed.
 
         Args:
             audio_or_text: a text, or a sound as :func:`funaudiochat.audio.load_audio` takes it:
@@ -271,26 +267,23 @@ class Conversation:
         Raises:
             AudioError: the sound cannot be used, or the conversation exceeds the context.
         """
+        results = missing_results(self._history)
         if isinstance(audio_or_text, str):
             content = audio_or_text if instruction is None else f"{audio_or_text}\n{instruction}"
-            turn = _Turn("user", content)
+            turn = Turn("user", content, results=results)
         else:
             wave = load_audio(audio_or_text, _SAMPLE_RATE_HZ, max_seconds=self._max_seconds())
-            content = AUDIO_TEMPLATE if instruction is None else f"{AUDIO_TEMPLATE}\n{instruction}"
-            turn = _Turn("user", content, wave)
-        self._tools = tools or []
-        return self._answer(turn, speech and not tools, sampling, schedule)
+            turn = Turn("user", instruction or "", wave, results)
+        return self._answer(turn, tools or [], speech and not tools, sampling, schedule)
 
     def tool_result(
         self, result: Any, speech: bool = True, sampling: Sampling = Sampling()  # noqa: B008
     ) -> Reply:
-        """Give the result of the call the model asked for -> its answer."""
-        before = self._history
-        try:
-            return _last_reply(self.stream_tool_result(result, speech, sampling, None))
-        except BaseException:  # nothing was given, so nothing was said
-            self._history = before
-            raise
+        """Give the result of the call the model asked for -> its answer.
+
+        What kept a call from being run is a result too: give ``{"error": ...}``.
+        """
+        return self._whole(self.stream_tool_result(result, speech, sampling, None))
 
     def stream_tool_result(
         self,
@@ -300,8 +293,8 @@ class Conversation:
         schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
     ) -> Iterator[Event]:
         """:meth:`tool_result` as it is made; events and arguments are those of :meth:`stream`."""
-        turn = _Turn("user", result_text(result).join(_TOOL_RESULT), markup=True)
-        return self._answer(turn, speech, sampling, schedule)
+        turn = Turn("user", results=(result_text(result),))
+        return self._answer(turn, self._tools, speech, sampling, schedule)
 
     def branch(self) -> Self:
         """A conversation that goes on from here and leaves this one as it is; models are shared."""
@@ -310,44 +303,57 @@ class Conversation:
     def correct_answer(self, heard: str) -> None:
         """Replace the last answer in the history by what of it was heard."""
         if self._history:
-            self._history = [*self._history[:-1], _Turn("assistant", heard)]
+            self._history = [*self._history[:-1], Turn("assistant", heard)]
 
     def _max_seconds(self) -> float | None:
         """Longest sound that can be asked with."""
         raise NotImplementedError
 
     def _answer(
-        self, turn: _Turn, speech: bool, sampling: Sampling, schedule: ChunkSchedule | None
+        self,
+        turn: Turn,
+        tools: list[dict[str, Any]],
+        speech: bool,
+        sampling: Sampling,
+        schedule: ChunkSchedule | None,
     ) -> Iterator[Event]:
         """Answer a turn after those of the history, and remember both."""
         raise NotImplementedError
 
-    def _system(self, speech: bool) -> str:
-        if self._offers_tools(speech):
-            definitions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in self._tools)
-            return FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
-        return self.system or (DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT)
+    def _whole(self, events: Iterator[Event]) -> Reply:
+        """Take an answer to its end; where that fails nothing was given, so nothing was said."""
+        before = self._history, self._tools
+        try:
+            return _last_reply(events)
+        except BaseException:
+            self._history, self._tools = before
+            raise
 
-    def _offers_tools(self, speech: bool) -> bool:
-        return bool(self._tools) and not speech
+    def _system(self, tools: list[dict[str, Any]], speech: bool) -> Turn:
+        if tools and not speech:
+            definitions = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
+            prompt = FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
+        else:
+            prompt = self.system or (DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT)
+        return Turn("system", prompt)
 
-    def _turns(self, turn: _Turn, speech: bool) -> list[_Turn]:
-        """The prompt: system turn, history as far as the model was trained with it, new turn."""
-        history = self._history[-2 * MAX_HISTORY_TURNS :]
-        return [_Turn("system", self._system(speech)), *history, turn]
-
-    def _recorder(self, history: list[_Turn], turn: _Turn, speech: bool) -> Callable[[str], None]:
+    def _recorder(
+        self, history: list[Turn], turn: Turn, tools: list[dict[str, Any]], speech: bool
+    ) -> Callable[[str], Turn]:
         """Return a function that remembers the turn with its answer so far, after a history.
 
-        It does nothing once the conversation was reset or asked something else.
+        It gives the answer's turn, and remembers nothing once the conversation was reset or asked
+        something else.
         """
-        last, markup = self._history, self._offers_tools(speech)
+        last, offered = self._history, frozenset() if speech else tool_names(tools)
 
-        def remember(answer: str) -> None:
+        def remember(answer: str) -> Turn:
             nonlocal last
+            said = Turn("assistant", answer, offered=offered)
             if self._history is last:
-                said = _Turn("assistant", answer, markup=markup)
-                last = self._history = [*history, turn, said][-2 * MAX_HISTORY_TURNS :]
+                last = self._history = recent([*history, turn, said])
+                self._tools = tools
+            return said
 
         return remember
 
@@ -433,28 +439,25 @@ class VoiceChat(Conversation):
     def _max_seconds(self) -> float:
         return self.model.config.text_config.max_position_embeddings / _GROUPS_PER_SECOND
 
-    def _prompt(self, turn: _Turn, speech: bool) -> dict[str, Tensor]:
-        """Build the model's inputs; a context that is full loses its oldest rounds.
+    def _fit(
+        self, system: Turn, history: list[Turn], turn: Turn
+    ) -> tuple[dict[str, Tensor], list[Turn]]:
+        """Build the model's inputs -> these, and the history without the rounds that gave way.
 
         Raises:
             AudioError, FunAudioChatError: the question alone exceeds the context.
         """
-        system, *history, turn = self._turns(turn, speech)
         limit = self.model.config.text_config.max_position_embeddings
         while True:
             inputs = self._inputs([system, *history, turn])
             length = inputs["input_ids"].shape[1]
             if length < (limit - limit // _ANSWER_SHARE if history else limit):
-                break
+                return inputs, history
             if not history:
                 raise self._too_long(turn, length, limit)
-            history = history[2:]
-            while history and history[0].markup:  # the result of a call that is dropped
-                history = history[2:]
-        self._kept = history
-        return dict(inputs.to(self.model.device))
+            history = drop_oldest(history)
 
-    def _too_long(self, turn: _Turn, length: int, limit: int) -> FunAudioChatError:
+    def _too_long(self, turn: Turn, length: int, limit: int) -> FunAudioChatError:
         if turn.wave is None:
             return FunAudioChatError(
                 f"the text needs {length} positions and the model has {limit}: ask with a "
@@ -466,30 +469,24 @@ class VoiceChat(Conversation):
             f"{self._max_seconds():.0f} s"
         )
 
-    def _inputs(self, turns: list[_Turn]) -> Any:
+    def _inputs(self, turns: list[Turn]) -> dict[str, Tensor]:
+        """Build the model's inputs of a prompt, on its device."""
+        messages = []
+        for turn in turns:
+            for words, wave in turn.messages(self.processor.tokenizer):
+                if wave is not None:
+                    words = f"{AUDIO_TEMPLATE}\n{words}" if words else AUDIO_TEMPLATE
+                messages.append({"role": turn.role, "content": words})
         text = self.processor.apply_chat_template(
-            [{"role": t.role, "content": self._content(t)} for t in turns],
-            add_generation_prompt=True,
-            tokenize=False,
+            messages, add_generation_prompt=True, tokenize=False
         )
         waves = [t.wave for t in turns if t.wave is not None]
-        return self.processor(text=text, audio=waves, return_tensors="pt")
+        inputs = self.processor(text=text, audio=waves, return_tensors="pt")
+        return dict(inputs.to(self.model.device))
 
-    def _content(self, turn: _Turn) -> str:
-        """Return a turn's content for the template: words protected, our own markup not."""
-        tokenizer, text = self.processor.tokenizer, turn.content
-        if turn.role == "system":
-            return protect_system(tokenizer, text)
-        if turn.wave is not None:
-            return AUDIO_TEMPLATE + protect(tokenizer, text.removeprefix(AUDIO_TEMPLATE))
-        if turn.markup and turn.role == "assistant":
-            return protect_answer(tokenizer, text)
-        if turn.markup:
-            begin, end = _TOOL_RESULT
-            return protect(tokenizer, text[len(begin) : -len(end)]).join(_TOOL_RESULT)
-        return protect(tokenizer, text)
-
-    def _options(self, prompt: int, speech: bool, sampling: Sampling) -> GenerationOptions:
+    def _options(
+        self, prompt: int, speech: bool, sampling: Sampling, calls: bool = False
+    ) -> GenerationOptions:
         tokenizer = self.processor.tokenizer
         settings = copy.deepcopy(self.model.generation_config)
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -516,21 +513,25 @@ class VoiceChat(Conversation):
             disable_speech=not speech,
             force_text_abos=speech,
         )
-        if not self._offers_tools(speech):
+        if not calls:
             options = replace(options, suppressed_ids=tool_call_ids(tokenizer))
         room = self.model.config.text_config.max_position_embeddings - prompt
         return replace(options, max_new_tokens=min(options.max_new_tokens, room))
 
     def _answer(
-        self, turn: _Turn, speech: bool, sampling: Sampling, schedule: ChunkSchedule | None
+        self,
+        turn: Turn,
+        tools: list[dict[str, Any]],
+        speech: bool,
+        sampling: Sampling,
+        schedule: ChunkSchedule | None,
     ) -> Iterator[Event]:
         began, timings = time.monotonic(), Timings()
-        before = len(self._turns(turn, speech)) - 2
-        self._kept = self._history[-2 * MAX_HISTORY_TURNS :]
-        inputs = self._prompt(turn, speech)
-        kept = self._kept
-        remember = self._recorder(kept, turn, speech)
-        options = self._options(inputs["input_ids"].shape[1], speech, sampling)
+        before = recent(self._history)
+        inputs, kept = self._fit(self._system(tools, speech), before, turn)
+        remember = self._recorder(kept, turn, tools, speech)
+        calls = bool(tools) and not speech
+        options = self._options(inputs["input_ids"].shape[1], speech, sampling, calls)
         generator = None
         if sampling.seed is not None:
             generator = torch.Generator(self.model.device).manual_seed(sampling.seed)
@@ -563,19 +564,16 @@ class VoiceChat(Conversation):
             if len(samples):
                 timings.first_sound_s = timings.first_sound_s or time.monotonic() - began
                 yield Sound(samples)
-        remember(text)
+        said = remember(text)
         timings.total_s = time.monotonic() - began
-        calls, problems = parse_tool_calls(text)
-        if dropped := (before - len(kept)) // 2:
-            problems.append(f"the context was full: the {dropped} oldest rounds were dropped")
         yield Finished(
             Reply(
                 text=text,
                 codes=torch.cat(codes) if codes else torch.empty(0, dtype=torch.long),
                 wave=np.concatenate(waves) if voice is not None else None,
                 sample_rate_hz=0 if self.detokenizer is None else self.detokenizer.sample_rate_hz,
-                tool_calls=calls,
-                problems=problems,
+                tool_calls=parse_tool_calls(text)[0],
+                problems=call_problems(said) + dropped_rounds(kept, before),
                 timings=timings,
             )
         )

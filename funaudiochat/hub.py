@@ -110,8 +110,9 @@ def resolve_pair(
 ) -> tuple[Path, Path]:
     """Folders of a language model and of the detokenizer that knows its codes.
 
-    Without a detokenizer's folder the shipped Nano gets its own and every other model the official
-    one: codes of another speech tokenizer would be noise.
+    Without a detokenizer's folder a model gets the one that its ``config.json`` names as
+    ``detokenizer``, as that of Nano and of what is trained from it does, and every other model the
+    official one: codes of another speech tokenizer would be noise.
 
     Raises:
         CheckpointError: there is no such folder; the message says how to get it.
@@ -119,13 +120,36 @@ def resolve_pair(
     model = resolve_model(model_path)
     if tts_path is not None:
         return model, resolve_tts(tts_path)
-    if model.resolve() == NANO_MODEL:
+    name = _detokenizer_of(model)
+    if name == NANO_TTS.name:
         return model, _existing(NANO_TTS)
-    return model, _whole(TTS, _existing(models_folder() / TTS.name))
+    folder = _existing(models_folder() / name)
+    return model, _whole(TTS, folder) if name == TTS.name else folder
+
+
+def _detokenizer_of(model: Path) -> str:
+    """Return the name of the detokenizer's folder; a damaged config is told when it is loaded."""
+    try:
+        fields = json.loads((model / "config.json").read_text())
+    except (OSError, ValueError):
+        fields = {}
+    name = fields.get("detokenizer") if isinstance(fields, dict) else None
+    return name if isinstance(name, str) else TTS.name
+
+
+def refuse_adapter(folder: str | Path) -> None:
+    """Raise CheckpointError, with the command that merges it, if a folder is a LoRA adapter."""
+    folder = Path(folder)
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise CheckpointError(
+            f"{folder} is a LoRA adapter without its base model; merge them with `funaudiochat "
+            f"train merge-adapter {folder} --out FOLDER` and give that FOLDER"
+        )
 
 
 def _resolve(path: str | Path | None, repository: Repository, nano: Path) -> Path:
     if path is not None:
+        refuse_adapter(path)
         return _existing(Path(path))
     official = models_folder() / repository.name
     return _whole(repository, official) if official.is_dir() else _existing(nano)

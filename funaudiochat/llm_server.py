@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
+from itertools import chain
 from typing import Any
 
 import httpx
@@ -29,16 +31,21 @@ from funaudiochat.conversation import (
     Reply,
     Sampling,
     Timings,
-    _Turn,
 )
 from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.errors import ServerError
 from funaudiochat.generation_funaudiochat import TextPiece
-from funaudiochat.tool_calls import parse_tool_calls
-from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_GEN_KWARGS
+from funaudiochat.tool_calls import WithoutCalls, parse_tool_calls
+from funaudiochat.turns import Turn, call_problems, drop_oldest, dropped_rounds, recent
+from utils.constant import DEFAULT_S2M_GEN_KWARGS
 
 _CONNECT_TIMEOUT_S = 10
 _DATA, _DONE = "data:", "[DONE]"  # a space may follow the colon
+_TOO_LONG = re.compile("context|too (long|large|many tokens)|max_(model_)?len", re.IGNORECASE)
+
+
+class _ContextFull(ServerError):
+    """A server's refusal of a conversation that is longer than its model's context."""
 
 
 def sampled_fields(
@@ -129,7 +136,8 @@ class LlmServer:
             yield
         except httpx.HTTPStatusError as error:
             answer = error.response
-            raise ServerError(
+            full = answer.status_code in (400, 413, 422) and _TOO_LONG.search(answer.text)
+            raise (_ContextFull if full else ServerError)(
                 f"{answer.url} refused with status {answer.status_code}: {answer.text[:500]}"
             ) from error
         except httpx.TimeoutException as error:
@@ -167,32 +175,75 @@ class ServerChat(Conversation):
         return self.server.max_seconds
 
     def _answer(
-        self, turn: _Turn, speech: bool, sampling: Sampling, schedule: ChunkSchedule | None
+        self,
+        turn: Turn,
+        tools: list[dict[str, Any]],
+        speech: bool,
+        sampling: Sampling,
+        schedule: ChunkSchedule | None,
     ) -> Iterator[Event]:
         if speech:
             raise ServerError("a server answers with text only; ask with speech=False")
         began, timings, text = time.monotonic(), Timings(), ""
-        messages = [_message(each) for each in self._turns(turn, speech)]
-        remember = self._recorder(self._history, turn, speech)
-        with closing(self.server.stream(messages, sampling)) as pieces:
-            for piece in pieces:
-                timings.first_text_s = timings.first_text_s or time.monotonic() - began
-                text += piece
-                remember(text)
-                yield TextPiece(piece)
-        remember(text)
+        before = recent(self._history)
+        pieces, kept = self._begin(self._system(tools, speech), before, turn, sampling)
+        remember = self._recorder(kept, turn, tools, speech)
+        words = WithoutCalls()
+        with closing(pieces):
+            for piece in chain(pieces, [None]):
+                given = piece or ""
+                if not tools:
+                    given = words.push(given, last=piece is None)
+                if given:
+                    timings.first_text_s = timings.first_text_s or time.monotonic() - began
+                    text += given
+                    remember(text)
+                    yield TextPiece(given)
+        if words.found and not text.strip():
+            raise ServerError("the model only called a tool, and none was offered; ask otherwise")
+        said = remember(text)
         timings.total_s = time.monotonic() - began
-        calls, problems = parse_tool_calls(text)
-        codes = torch.empty(0, dtype=torch.long)
+        problems = call_problems(said) + dropped_rounds(kept, before)
+        if words.found:
+            problems.append("a tool call was left out of the answer: no tool was offered")
+        calls, codes = parse_tool_calls(text)[0], torch.empty(0, dtype=torch.long)
         yield Finished(Reply(text, codes, None, 0, calls, problems, timings))
 
+    def _begin(
+        self, system: Turn, history: list[Turn], turn: Turn, sampling: Sampling
+    ) -> tuple[Generator[str], list[Turn]]:
+        """Ask -> the answer's pieces, and the history without the rounds that gave way.
 
-def _message(turn: _Turn) -> dict[str, Any]:
-    if turn.wave is None:
-        return {"role": turn.role, "content": turn.content}
-    # The server puts the placeholder, and a line break before a text that follows.
-    parts = [sound_part(turn.wave)]
-    instruction = turn.content.removeprefix(AUDIO_TEMPLATE).removeprefix("\n")
-    if instruction:
-        parts.append({"type": "text", "text": instruction})
-    return {"role": turn.role, "content": parts}
+        Only the server can count tokens, so the oldest round is left out when it refuses.
+        """
+        while True:
+            turns = [system, *history, turn]
+            pieces = self.server.stream([m for t in turns for m in _messages(t)], sampling)
+            try:
+                return _begun(pieces), history
+            except _ContextFull:
+                if not history:
+                    raise
+                history = drop_oldest(history)
+
+
+def _begun(pieces: Generator[str]) -> Generator[str]:
+    """Wait for the first piece -> all pieces."""
+    first = next(pieces, "")
+
+    def every() -> Generator[str]:
+        with closing(pieces):
+            yield first
+            yield from pieces
+
+    return every()
+
+
+def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
+    for words, wave in turn.messages(None):
+        if wave is None:
+            yield {"role": turn.role, "content": words}
+            continue
+        # The server puts the placeholder, and a line break before a text that follows.
+        text = [{"type": "text", "text": words}] if words else []
+        yield {"role": turn.role, "content": [sound_part(wave), *text]}

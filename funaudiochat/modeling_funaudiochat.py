@@ -137,6 +137,36 @@ def _check_extent(model: nn.Module, stored: int) -> None:
         )
 
 
+def _check_shared_weights(model: Any, device_map: Any = None) -> None:
+    """Raise FunAudioChatError where weights that two parts share are not kept in memory.
+
+    Offloaded weights are found by name or address, of which shared ones have two or none.
+
+    Args:
+        device_map: of a model that is yet to be loaded; only one with names says where.
+    """
+    shared = sorted({name for pair in model.all_tied_weights_keys.items() for name in pair})
+    if device_map is None:
+        away = [name for name in shared if model.get_parameter(name).is_meta]
+    else:
+        away = [name for name in shared if _place_of(name, device_map) == "disk"]
+    if away:
+        modules = ", ".join(name.removesuffix(".weight") for name in shared)
+        raise FunAudioChatError(
+            f"device_map leaves {', '.join(away)} on the disk, or on the CPU beside a GPU; weights "
+            f"that two parts share cannot be used from there. Write a device_map that gives "
+            f"{modules} the device that computes; everything else may lie on the disk"
+        )
+
+
+def _place_of(name: str, device_map: Any) -> Any:
+    """Return where a device map puts a parameter, None if it does not say."""
+    if not isinstance(device_map, dict):
+        return None
+    parts = [part for part in device_map if not part or f"{name}.".startswith(f"{part}.")]
+    return device_map[max(parts, key=len)] if parts else None
+
+
 @dataclass
 class _MergedAudio:
     """What merging the audios of a batch yields, for the backbone and for the losses."""
@@ -203,6 +233,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             CheckpointError: not a Fun-Audio-Chat folder, or tensors are missing, too many,
                 damaged, no floats or of another shape, or ``generation_config.json`` is wrong;
                 the message names them.
+            FunAudioChatError: ``device_map`` puts weights that two parts share on the disk.
         """
         folder = pretrained_model_name_or_path
         if config is None:
@@ -217,7 +248,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             if not hasattr(config, "quantization_config"):
                 stored, strange = _stored(folder)
                 with torch.device("meta"):
-                    _check_extent(cls(config), stored)
+                    planned = cls(config)
+                _check_extent(planned, stored)
+                _check_shared_weights(planned, kwargs.get("device_map") or {})
             loaded: Any = super().from_pretrained(
                 folder, *args, config=config, output_loading_info=True, **kwargs
             )
@@ -226,7 +259,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 f"the weights in {folder} cannot be read ({error}); a file is missing or was cut "
                 "off: download the folder again with `funaudiochat download`"
             ) from error
-        except CheckpointError:
+        except FunAudioChatError:
             raise
         except ImportError as error:
             raise FunAudioChatError(
@@ -254,7 +287,15 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 f"the weights in {folder} do not fit its config.json. Tensors {'; '.join(problems)}"
                 ". Check that both come from the same checkpoint"
             )
+        if kwargs.get("device_map"):
+            _check_shared_weights(model)
         return (model, info) if output_loading_info else model
+
+    @property
+    def device(self) -> torch.device:
+        """The device that inputs belong on; a part on the disk has none."""
+        here = (p.device for p in self.parameters() if not p.is_meta)
+        return next(here, super().device)
 
     @torch.no_grad()
     def generate(  # type: ignore[override]

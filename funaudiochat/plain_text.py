@@ -7,7 +7,8 @@ A prompt is one string: a chat template and our own code write ``<|im_end|>`` or
 it and mean the control token, while the same characters in somebody's words are only characters.
 :func:`protect` escapes the words before they enter the prompt, :func:`encode` takes the escapes
 out again and gives their characters the ids of ordinary text. A prompt without escapes is encoded
-as the tokenizer alone does.
+as the tokenizer alone does. Where the tokenizer is a server's, nothing can be escaped: what spells
+a token is broken apart by a character that nobody sees.
 """
 
 from __future__ import annotations
@@ -29,6 +30,15 @@ _TRAINED_PROMPTS = (
     (DEFAULT_S2M_PROMPT, ""),
     (DEFAULT_S2T_PROMPT, ""),
 )
+_INVISIBLE = "\u200b"
+# The forms of control tokens in the families of tokenizers that checkpoints have, and the prompts.
+_KNOWN_TOKENS = "|".join(
+    [
+        r"<\|[^\s<>|]*\|>",
+        r"</?(?:tool_call|tool_response|think|s|unk|pad)>",
+        *(re.escape(part) for prompt in _TRAINED_PROMPTS for part in prompt if part),
+    ]
+)
 
 
 def protect(tokenizer: Any, text: str) -> str:
@@ -36,8 +46,14 @@ def protect(tokenizer: Any, text: str) -> str:
 
     Put the result into a prompt, and encode that with :func:`encode` or the processor. A text
     without such characters is returned as it is, but for lone surrogates, which become U+FFFD.
+
+    Args:
+        tokenizer: None for a text that a server's tokenizer will read: what may be one of its
+            tokens gets an invisible character behind its first.
     """
     text = _SURROGATE.sub("\ufffd", text)
+    if tokenizer is None:
+        return re.sub(f"(?={_KNOWN_TOKENS}).", rf"\g<0>{_INVISIBLE}", text)
     found = re.compile(f"{_MARK}|(?={_added_tokens(tokenizer)}).", re.DOTALL)
     return found.sub(lambda match: f"{_MARK}{ord(match[0][0]):x};", text)
 

@@ -25,6 +25,7 @@ from transformers.processing_utils import ProcessorMixin
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.plain_text import encode_batch, encode_text, protect
+from funaudiochat.precision import float32_only
 
 CODES_PER_SECOND = 25
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
@@ -391,6 +392,7 @@ class FunAudioChatProcessor(ProcessorMixin):
             mask[row, : len(values)] = 1
         return ids, mask
 
+    @float32_only()
     def _mel_features(
         self, waves: list[np.ndarray], padding: str
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -15,9 +15,6 @@ from pathlib import PurePath
 from typing import Any
 from uuid import UUID
 
-import numpy as np
-import torch
-
 from funaudiochat.errors import FunAudioChatError
 
 CALL_OPENS, CALL_CLOSES = "<tool_call>", "</tool_call>"
@@ -49,6 +46,36 @@ def parse_tool_calls(text: str) -> tuple[list[ToolCall], list[str]]:
     found = [each for _, _, each in find_tool_calls(text)]
     calls = [each for each in found if isinstance(each, ToolCall)]
     return calls, [each for each in found if isinstance(each, str)]
+
+
+class WithoutCalls:
+    """Gives a text, taken in pieces, without its tool calls, well-formed or not.
+
+    Attributes:
+        found: there was a call.
+    """
+
+    def __init__(self) -> None:
+        self.found = False
+        self._held = ""
+
+    def push(self, piece: str, last: bool = False) -> str:
+        """Take a piece -> the text that is now certain to be no part of a call."""
+        self._held += piece
+        given = ""
+        while block := next(find_tool_calls(self._held), None):
+            start, end, call = block
+            given, self._held = given + self._held[:start], self._held[start:]
+            if not last and not isinstance(call, ToolCall):
+                return given  # more of it may come
+            self.found, self._held = True, self._held[end - start :]
+        length = len(self._held)
+        tail = range(max(0, length - len(CALL_OPENS) + 1), length)
+        keep = next((at for at in tail if CALL_OPENS.startswith(self._held[at:])), length)
+        if last:
+            keep = length
+        given, self._held = given + self._held[:keep], self._held[keep:]
+        return given
 
 
 def result_text(result: Any) -> str:
@@ -105,8 +132,6 @@ def _levels(value: Any) -> int:
 
 def _json_value(value: Any) -> Any:
     match value:
-        case np.ndarray() | np.generic() | torch.Tensor():
-            return value.tolist()
         case set() | frozenset():
             return sorted(value, key=str)
         case bytes() | bytearray():
@@ -117,6 +142,8 @@ def _json_value(value: Any) -> Any:
             return value.value
         case Decimal() | UUID() | PurePath():
             return str(value)
+    if callable(to_list := getattr(value, "tolist", None)):  # arrays, their scalars, tensors
+        return to_list()
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     raise TypeError(f"{type(value).__name__} is no JSON value")

@@ -398,7 +398,7 @@ def test_joined_and_tagged_files_are_read_whole(kind, data):
     tolerance = 1024 * len(seconds) if kind.startswith("adts") else len(seconds)
     assert abs(len(loaded) - len(whole)) <= tolerance
     # AAC pieces are resampled from 48 kHz one by one or all at once: fractions of a sample apart.
-    assert kind.startswith("adts") or correlation(loaded, whole) > 0.9
+    assert kind.startswith("adts") or correlation(loaded, whole) > 0.85
 
 
 @cache

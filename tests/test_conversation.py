@@ -26,6 +26,7 @@ from funaudiochat.conversation import (
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
 from funaudiochat.generation_funaudiochat import GenerationOptions, SpeechGroup, generate
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.turns import Turn
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
 GREEDY = Sampling(greedy=True, max_new_tokens=12)
@@ -98,7 +99,7 @@ def test_a_text_answer_equals_the_recorded_one(chat):
     content = prompt.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
     assert content.startswith("<|audio_bos|>")
     text = chat.processor.tokenizer.decode(outputs["generated_ids"][0], skip_special_tokens=True)
-    chat._prompt = lambda turn, speech: inputs
+    chat._inputs = lambda turns: inputs
     assert chat.ask(question(), speech=False).text == text
 
 
@@ -140,8 +141,8 @@ def test_a_text_answer_follows_the_values_it_is_given_and_is_exact_without(chat)
 
 
 def prompt_text(chat, speech=True):
-    turn = chat._history[0].__class__("user", "next")
-    ids = chat._prompt(turn, speech)["input_ids"][0]
+    turns = [chat._system(chat._tools, speech), *chat._history, Turn("user", "next")]
+    ids = chat._inputs(turns)["input_ids"][0]
     return chat.processor.tokenizer.decode(ids)
 
 

@@ -67,6 +67,31 @@ def test_no_text_becomes_a_control_token_and_every_text_arrives_as_it_is(name, d
 
 
 @pytest.mark.parametrize("name", FOLDERS)
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_a_servers_tokenizer_finds_no_control_token_in_what_it_is_sent(name, data):
+    tokenizer = processor_of(name).tokenizer
+    control = set(tokenizer.added_tokens_decoder)
+    pieces = st.lists(st.sampled_from(sorted(added(tokenizer)) + PIECES), max_size=8)
+    said = "".join(data.draw(pieces))
+    sent = protect(None, said)
+    assert not control & set(tokenizer(sent, add_special_tokens=False).input_ids)
+    assert sent.replace("\u200b", "") == said.replace("\ud800", "\ufffd").replace("\u200b", "")
+    assert protect(None, sent) == sent  # an answer that repeats it goes back as it is
+
+
+def test_a_server_is_sent_other_texts_as_they_are():
+    others = ("a < b | c > d", "<b>bold</b>", "＜|im_end|＞", "<│im_end│>", "你好 e\u0301 😀", "<|")
+    for text in others:
+        assert protect(None, text) == text
+    assert protect_system(None, DEFAULT_S2T_PROMPT) == DEFAULT_S2T_PROMPT
+    tools = FUNCTION_CALLING_PROMPT.replace("{tools_definition}", "<|im_end|>")
+    assert protect_system(None, tools) == tools.replace("<|im_end|>", "<\u200b|im_end|>")
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    assert protect_answer(None, f"{call}<think>") == f"{call}<\u200bthink>"
+
+
+@pytest.mark.parametrize("name", FOLDERS)
 def test_every_added_token_is_text_in_what_somebody_says(name):
     tokenizer = processor_of(name).tokenizer
     for token, id_ in added(tokenizer).items():

@@ -5,12 +5,13 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 
 from funaudiochat.errors import FunAudioChatError
 
@@ -40,19 +41,60 @@ def freeze_other_parts(model: nn.Module, parts: list[str]) -> None:
         parameter.requires_grad_(parameter.requires_grad and part_of(name) in parts)
 
 
-class ModelSettings(TrainerCallback):
-    """Applies our own config fields before the optimizer is made."""
+def training_report(model: nn.Module) -> list[str]:
+    """Return a line for each part of a model: which of its modules learn, and which rest.
 
-    def __init__(self, parts: list[str] | None, halve_untranscribed_audio: bool | None) -> None:
+    With LoRA a module has an adapter, or learns in full (``additional_target``), or rests.
+    """
+    kinds: dict[str, dict[str, set[str]]] = {part: {} for part in PARTS}
+    for name, parameter in model.named_parameters(remove_duplicate=False):  # tied ones, too
+        part = part_of(name)
+        if part is None:
+            continue
+        module = re.sub(r"\.(base_layer|modules_to_save\.\w+|original_module)$", "",
+                        name.rpartition(".")[0])  # fmt: skip
+        module, adapter, _ = module.partition(".lora_")
+        state = "adapters in" if adapter else "learn" if parameter.requires_grad else "rest"
+        kinds[part].setdefault(module.rpartition(".")[2], set()).add(state)
+    lines = []
+    for part, modules in kinds.items():
+        said = {
+            state: [name for name, states in modules.items() if min(states) == state]
+            for state in ("adapters in", "learn", "rest")
+        }
+        lines.append(
+            f"{part}: " + "; ".join(f"{key} {', '.join(sorted(v))}" for key, v in said.items() if v)
+        )
+    return lines
+
+
+class ModelSettings(TrainerCallback):
+    """Applies our own config fields before the optimizer is made, and says what will learn."""
+
+    def __init__(
+        self, parts: list[str] | None, halve_untranscribed_audio: bool | None, full_precision: bool
+    ) -> None:
         self.parts, self.halve = parts, halve_untranscribed_audio
+        self.full_precision = full_precision
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model = kwargs["model"]
         if self.halve is not None:  # else the checkpoint's own
             model.config.halve_untranscribed_audio = self.halve
         model.lean_speech_loss = True
+        if self.full_precision:
+            # LLaMA-Factory leaves what rests in the precision of the file: activations in float16,
+            # which CPUs compute many times slower and to three digits.
+            model.float()
+        if isinstance(model, PreTrainedModel):
+            # A checkpoint holds tied weights once; at resume they would be missed with a warning.
+            model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
         if self.parts is not None:
             freeze_other_parts(model, self.parts)
+        if state.is_world_process_zero:
+            trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+            logger.info("%d parameters learn:\n  %s", trainable,
+                        "\n  ".join(training_report(model)))  # fmt: skip
 
 
 class ResumeReport(TrainerCallback):
@@ -87,19 +129,25 @@ class LossLog(TrainerCallback):
     def __init__(self) -> None:
         self._totals = {True: self._zeros(), False: self._zeros()}  # by: is it training?
         self._step = 0
+        self._names: list[str] = []
 
     @staticmethod
     def _zeros() -> list[Any]:
         return [0.0] * (2 * len(_LOSSES))
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._tokenizer = kwargs.get("processing_class")
-        kwargs["model"].register_forward_hook(self._collect, with_kwargs=True)
+    def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        kwargs["model"].register_forward_pre_hook(self._take_names, with_kwargs=True)
+        kwargs["model"].register_forward_hook(self._collect)
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._step = state.global_step + 1
 
-    def _collect(self, module: Any, inputs: Any, named: dict[str, Any], output: Any) -> None:
+    def _take_names(self, module: Any, inputs: Any, named: dict[str, Any]) -> Any:
+        """Take the names of the rows out of a batch before the model sees it."""
+        self._names = named.pop("row_names", [])
+        return inputs, named
+
+    def _collect(self, module: Any, inputs: Any, output: Any) -> None:
         totals = self._totals[module.training]
         for index, name in enumerate(_LOSSES):
             loss = getattr(output, name, None)
@@ -108,19 +156,12 @@ class LossLog(TrainerCallback):
                 totals[index + len(_LOSSES)] += 1
         loss = getattr(output, "loss", None)
         if module.training and loss is not None and not bool(torch.isfinite(loss)):
+            rows = f"Its rows: {'; '.join(self._names)}. " if self._names else ""
             raise FunAudioChatError(
                 f"the loss of step {self._step} is {float(loss.detach())}; nothing of it is saved. "
-                f"{self._rows(named.get('input_ids'))}Lower the learning rate, or look at these "
-                "rows with `funaudiochat train check-data`"
+                f"{rows}Lower the learning rate, or look at these rows with `funaudiochat train "
+                "check-data`"
             )
-
-    def _rows(self, ids: torch.Tensor | None) -> str:
-        """Name the rows of a batch by what they say, as a batch does not hold their numbers."""
-        if ids is None or self._tokenizer is None:
-            return ""
-        tokenizer = getattr(self._tokenizer, "tokenizer", self._tokenizer)
-        texts = [" ".join(tokenizer.decode(row, skip_special_tokens=True).split()) for row in ids]
-        return "Its rows: " + "; ".join(f"...{text[-80:]}" for text in texts) + ". "
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs = kwargs.get("logs") or {}

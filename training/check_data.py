@@ -21,8 +21,10 @@ from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOK
 
 CODES = 6561
 DELAY_CODES = 10
+# Other tools round to a token at either end of an audio.
+TOLERATED_TOKENS = 2
 # A wave may be cut to whole codes at either end, and its codes be cut or filled to a whole group.
-TOLERATED_CODES = 2 + GROUP_SIZE - 1
+TOLERATED_CODES = TOLERATED_TOKENS + GROUP_SIZE - 1
 # What the template writes where a row has no system prompt, as the original does.
 DEFAULT_SYSTEM = "You are a helpful assistant."
 _CODE = re.compile(r"\[AU(\d+)\]")
@@ -67,7 +69,7 @@ class DataChecker:
         cutoff_len: longest row in tokens, LLaMA-Factory's field of that name.
     """
 
-    def __init__(self, tokenizer: Any = None, cutoff_len: int = 4096) -> None:
+    def __init__(self, tokenizer: Any = None, cutoff_len: int = 2048) -> None:
         self.tokenizer, self.cutoff_len = tokenizer, cutoff_len
         self.summary = Summary()
         self._number = 0
@@ -176,14 +178,22 @@ class DataChecker:
         if isinstance(seconds, str):
             return 0, {"path": seconds}
         self.summary.question_seconds.append(seconds)
-        wanted, problems = int(seconds * TOKEN_FPS), {}
+        wanted = int(seconds * TOKEN_FPS)
+        problems: dict[str, str] = {}
         token = fields.get("token")
-        if token and token != AUDIO_PAD_TOKEN * wanted:
-            problems["token"] = (
-                f"must be {AUDIO_PAD_TOKEN} {wanted} times for {seconds:.2f} s, and has "
-                f"{str(token).count(AUDIO_PAD_TOKEN)}; leave it out to have it made"
-            )
-        return wanted, problems
+        if not token:
+            return wanted, problems
+        stated = str(token).count(AUDIO_PAD_TOKEN)
+        unlike = abs(stated - seconds * TOKEN_FPS) > TOLERATED_TOKENS
+        told = (
+            f"must be {AUDIO_PAD_TOKEN} {wanted} times for {seconds:.2f} s, and has {stated}; "
+            "leave it out to have it made"
+        )
+        if unlike or token != AUDIO_PAD_TOKEN * stated:
+            problems["token"] = told
+        elif stated != wanted:
+            self._warn("token", f"{told}; training takes it")
+        return stated, problems
 
     def _answer(self, fields: dict[str, Any]) -> tuple[int, dict[str, str]]:
         """Number of codes of an assistant's entry, the delay among them, and key -> problem."""
@@ -245,7 +255,7 @@ class DataChecker:
         return [token for part in parts for token in self.tokenizer(part, **options)["input_ids"]]
 
 
-def check_file(path: Path, tokenizer: Any = None, cutoff_len: int = 4096) -> Summary:
+def check_file(path: Path, tokenizer: Any = None, cutoff_len: int = 2048) -> Summary:
     """Check every row of a JSONL file.
 
     Raises:

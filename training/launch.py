@@ -16,6 +16,7 @@ Environment: ``NPROC_PER_NODE`` (default: GPUs, else 1), ``NNODES``, ``NODE_RANK
 import importlib
 import importlib.machinery
 import importlib.util
+import json
 import logging
 import os
 import re
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 import yaml
+from transformers.integrations import get_reporting_integration_callbacks
 
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
@@ -104,6 +106,21 @@ def prepare_llamafactory(skip_bad_rows: bool = False) -> None:
     register(skip_bad_rows)
 
 
+# Loggers of transformers that print whole configurations and every file that is read.
+_WORDY = (
+    "configuration_utils", "feature_extraction_utils", "generation.configuration_utils",
+    "modelcard", "modeling_utils", "processing_utils", "tokenization_utils_base",
+)  # fmt: skip
+
+
+def _quiet_loading() -> None:
+    """Leave half a thousand lines of configurations out of the log; warnings stay."""
+    for name in _WORDY:
+        logging.getLogger(f"transformers.{name}").setLevel(logging.WARNING)
+    # It names every layer that no tensor parallelism shards, where none was asked for.
+    logging.getLogger("transformers.integrations.tensor_parallel").setLevel(logging.ERROR)
+
+
 def _stream_rows(config: dict[str, Any]) -> None:
     """Set what ``streaming`` needs: a worker to read, and batches that each process makes itself.
 
@@ -124,17 +141,35 @@ def train(config: dict[str, Any]) -> None:
     plot = config.pop("plot_loss", False)
     if config.get("streaming"):
         _stream_rows(config)
-    prepare_llamafactory(config.pop("skip_bad_rows", False))
+    skip_bad_rows = config.pop("skip_bad_rows", False)
+    prepare_llamafactory(skip_bad_rows)
+    _quiet_loading()
     from llamafactory.train.tuner import run_exp
 
-    run_exp(dict(config), callbacks=[ModelSettings(parts, halve), LossLog(), ResumeReport()])
+    # The trainer's own would run before text and speech loss are in the log.
+    reporters = [kind() for kind in get_reporting_integration_callbacks(config.get("report_to"))]
+    config["report_to"] = "none"
+    lower = ("bf16", "fp16", "pure_bf16", "quantization_bit")
+    settings = ModelSettings(parts, halve, not any(config.get(name) for name in lower))
+    run_exp(config, callbacks=[settings, LossLog(), ResumeReport(), *reporters])
+    if skip_bad_rows and config.get("streaming"):
+        from training.plugin.rows import streamed_skips
+
+        logger.warning("skip_bad_rows: %d rows skipped, each time they came", streamed_skips())
     if int(os.environ.get("RANK", 0)) == 0:
         output = Path(config["output_dir"])
         # LLaMA-Factory saves the tokenizer last, without the files other readers need.
         FunAudioChatProcessor.from_pretrained(config["model_name_or_path"]).save_pretrained(output)
         if plot:
             draw_losses(output)
-        logger.info("done: %s", output.resolve())
+        adapter = (output / "adapter_config.json").is_file()
+        logger.info(
+            "done: %d steps; %s: %s",
+            json.loads((output / "trainer_state.json").read_text())["global_step"],
+            "an adapter, for `funaudiochat train merge-adapter`" if adapter
+            else "a checkpoint folder, for --model-path",
+            output.resolve(),
+        )  # fmt: skip
 
 
 def config_problems(config: dict[str, Any]) -> list[str]:
@@ -167,11 +202,12 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     reports = config.get("report_to") or []
     for name in [reports] if isinstance(reports, str) else reports:
         if name == "tensorboard" and missing("tensorboard"):
-            problems.append("report_to: pip install tensorboard, or write report_to=none")
-    absent = missing("nltk", "jieba", "rouge_chinese")
-    if config.get("predict_with_generate") and absent:
-        packages = " ".join(absent).replace("_", "-")
-        problems.append(f"predict_with_generate needs more packages: pip install {packages}")
+            problems.append("report_to: run `make train-setup`, or write report_to=none")
+    if config.get("predict_with_generate"):
+        problems.append(
+            "predict_with_generate: LLaMA-Factory scores answers of text alone, and this model "
+            "gives text and speech; leave it out, and score the result with `funaudiochat eval`"
+        )
     return problems
 
 
@@ -187,7 +223,7 @@ def main() -> None:
         sys.exit("\n".join(f"error: {problem}" for problem in problems))
     if not os.environ.get(_WORKER):  # once for all workers
         for folder in set_torn_aside(config):
-            logger.warning("%s is not whole; training resumes from the one before it", folder)
+            logger.warning("%s is not whole; the one before it, if any, is resumed from", folder)
     processes = int(os.environ.get("NPROC_PER_NODE") or max(1, torch.cuda.device_count()))
     nodes = int(os.environ.get("NNODES") or 1)
     if os.environ.get(_WORKER) or processes * nodes == 1:

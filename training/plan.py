@@ -318,6 +318,30 @@ def _adapter_parameters(model: nn.Module, rank: int, targets: list[str]) -> int:
     )
 
 
+def _quantized_savings(model: nn.Module, config: dict[str, Any], compute_bytes: int) -> int:
+    """Bytes that ``quantization_bit`` takes off: the linear layers of the backbone are stored so.
+
+    Raises:
+        FunAudioChatError: bitsandbytes has no such width, or it does not go with the sharding.
+    """
+    bits = config.get("quantization_bit")
+    if bits is None:
+        return 0
+    if bits not in (4, 8):
+        raise FunAudioChatError(f"quantization_bit is {bits}; bitsandbytes knows 4 and 8")
+    if config.get("finetuning_type", "lora") != "lora":
+        raise FunAudioChatError("quantized weights do not train; write finetuning_type: lora")
+    # A scale for each 64 values of 4 bits, itself in 8 bits; one for each row of 8-bit values.
+    stored_bytes = 4 / 8 + (1 / 64 if config.get("double_quantization", True) else 1 / 16)
+    stored_bytes = 1.0 if bits == 8 else stored_bytes
+    weights = sum(
+        module.weight.numel()
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.startswith("language_model.model.")
+    )
+    return int(weights * (compute_bytes - stored_bytes))
+
+
 def make_plan(
     config: dict[str, Any],
     model_config: FunAudioChatConfig,
@@ -337,7 +361,8 @@ def make_plan(
         audio_seconds: sound of the questions of a row.
 
     Raises:
-        FunAudioChatError: a file that the config names cannot be read.
+        FunAudioChatError: a file that the config names cannot be read, or its quantization cannot
+            be planned.
     """
     sharding = read_sharding(config, folder)
     half = bool(config.get("bf16") or config.get("fp16"))
@@ -353,6 +378,12 @@ def make_plan(
     else:
         trainable = _count(p for p in model.parameters() if p.requires_grad)
         frozen = every - trainable
+    saved = _quantized_savings(model, config, 2 if half else 4)
+    if saved and sharding.stage == 3:
+        raise FunAudioChatError(
+            f"quantization_bit with {sharding.name} is not planned; write deepspeed=null, or "
+            "configs/ds_z2.json"
+        )
     layers = model.language_model.model.layers
     # FSDP gathers what no layer holds, and two layers, one of them ahead of time.
     in_layers = sum(
@@ -367,11 +398,13 @@ def make_plan(
         audio_seconds,
         not config.get("disable_gradient_checkpointing", False),
     )
+    static = static_bytes(sharding, trainable, frozen, unit, gpus, half)
+    static["parameters"] -= saved
     return Plan(
         sharding=sharding,
         trainable=trainable,
         frozen=frozen,
-        **static_bytes(sharding, trainable, frozen, unit, gpus, half),
+        **static,
         row=row,
         rows=int(config.get("per_device_train_batch_size", 1)),
         gpu_memory=gpu_memory,
@@ -379,20 +412,26 @@ def make_plan(
 
 
 def plan_file(
-    path: Path, gpus: int, gpu_memory: str, model: Path | None, audio_seconds: float
+    path: Path,
+    overrides: list[str],
+    gpus: int,
+    gpu_memory: str,
+    model: Path | None,
+    audio_seconds: float,
 ) -> tuple[list[str], bool]:
     """Plan a config file -> the report's lines, and whether its batch fits.
 
     Args:
+        overrides: ``key=value``, as the launcher takes them.
         model: config.json, or its folder; the config's own model if None.
         gpu_memory: see :func:`parse_size`. Paths in the config are relative to ``training/``,
             as for ``run_shell/run.sh``.
 
     Raises:
-        FunAudioChatError: a file is missing or damaged.
+        FunAudioChatError: a file is missing or damaged, or an override is no ``key=value``.
     """
-    config, folder = read_config(str(path), []), Path(__file__).parent
-    source = model or folder / config["model_name_or_path"]
+    config, folder = read_config(str(path), overrides), Path(__file__).parent
+    source = model or folder / str(config.get("model_name_or_path"))
     plan = make_plan(
         config, _model_config(source), folder, gpus, parse_size(gpu_memory), audio_seconds
     )

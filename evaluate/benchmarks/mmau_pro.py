@@ -166,12 +166,14 @@ BENCHMARK = Benchmark(
     folder="MMAU-Pro",
     layout="gamma-lab-umd/MMAU-Pro: test.parquet, and data.zip unpacked to data/",
     needs=(
-        "embedder NV-Embed-v2 (--embedder), judge Qwen2.5-7B-Instruct "
+        "embedder NV-Embed-v2 (--embedder, --embedder-python), judge Qwen2.5-7B-Instruct "
         "(--judge 'open judge=openai:MODEL@URL'), nltk"
     ),
     notes=(
         "only items with one sound, as in the paper; it does not state how many those are",
         "an aspect that the judge does not name counts 3",
+        "of the checks of followed instructions, placeholders, titles, bullets and two responses "
+        "are IFEval's, as MMAU-Pro's own rules for them are not known here",
     ),
     hub=(HubData("gamma-lab-umd/MMAU-Pro", layouts=(("test*.parquet", "data.zip"),)),),
     manual=(
@@ -182,11 +184,12 @@ BENCHMARK = Benchmark(
             "test",
             _load,
             (
-                Metric("all", _only(*_KINDS), weights=by_count, libraries=("nltk",)),
+                Metric("all", _only(*_KINDS), weights=by_count, libraries=("nltk",), version=2),
                 Metric("closed questions", _only(_KINDS[0]), weights=by_count),
                 Metric("open questions", _only(_KINDS[1]), weights=by_count),
                 Metric(
-                    "instructions", _only(_KINDS[2]), weights=by_count, libraries=("nltk",)
+                    "instructions", _only(_KINDS[2]), weights=by_count, libraries=("nltk",),
+                    version=2,
                 ),
             ),
             (Row("Audio understanding", "MMAU-Pro (one-audio items)", (("all",),)),),

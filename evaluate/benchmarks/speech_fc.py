@@ -108,7 +108,12 @@ BENCHMARK = Benchmark(
         Subset(
             name,
             partial(_load, name),
-            (Metric("calls", each(partial(_score, rules)), step=0.1 * (rules == "acebench")),),
+            (
+                Metric(
+                    "calls", each(partial(_score, rules)), step=0.1 * (rules == "acebench"),
+                    version=1 + (rules == "acebench"),
+                ),
+            ),
             (Row("SpeechFCEval", row, (("calls",),)),),
             count,
         )

@@ -4,7 +4,9 @@
 """Function calls by the rules of ACEBench, as the paper's scorer applies them.
 
 They are lenient in ways that are kept: numbers and booleans at the top level are not compared,
-texts need only contain the expected ones, and one call may serve two expectations.
+texts need only contain the expected ones, and one call may serve two expectations. And they are
+strict where it surprises: nothing meets an expected ``[]`` or ``{}``, and a call without arguments
+only a function without any schema.
 """
 
 import re
@@ -24,6 +26,13 @@ from evaluate.scorers.tool_calls import (
 )
 
 _REPEAT = re.compile(r"_\d+$")
+# Types of ACEBench's own beside those of JSON schema; no value is an "enum", so that only the
+# type of the expectation counts there.
+_TYPES: dict[str, type] = {
+    **PYTHON_TYPES, "int": int, "list": list, "objectArray": list, "list(string)": list,
+    "list(enum)": list, "enum": enumerate,
+}
+_CONTAINERS = ("array", "tuple", "list(string)", "list(enum)", "object", "objectArray")
 
 
 def check(tools: list[dict[str, Any]], expected: Any, reply: str) -> CallVerdict:
@@ -63,7 +72,7 @@ def _calls_error(tools: list[Any], expected: dict[str, Any], calls: list[Call]) 
         function = next(f for tool in tools if (f := function_of(tool))["name"] in key)
         error: str | None = None
         for call in calls:
-            error = _call_error(function.get("parameters") or {}, name, values, call)
+            error = _call_error(function, name, values, call)
             if error is None:
                 break
         if error is not None:
@@ -72,13 +81,20 @@ def _calls_error(tools: list[Any], expected: dict[str, Any], calls: list[Call]) 
 
 
 def _call_error(
-    schema: dict[str, Any], name: str, expected: dict[str, Any], call: Call
+    function: dict[str, Any], name: str, expected: dict[str, Any], call: Call
 ) -> str | None:
     if call.name != name:
         return "simple_function_checker:unclear"
-    properties = schema.get("properties") or {}
-    if not properties or not call.arguments:
-        return "wrong_param" if properties or call.arguments else None
+    schema = function.get("parameters") or {}
+    if not schema or not call.arguments:
+        return "wrong_param" if schema or call.arguments else None
+    properties = schema["properties"]
+    if expected == properties:
+        return None
+    if not expected:
+        return "wrong_param"
+    if call.name != function["name"]:
+        return "wrong_function_name"
     if any(parameter not in call.arguments for parameter in schema.get("required") or ()):
         return "lack_args"
     for parameter, value in call.arguments.items():
@@ -92,17 +108,16 @@ def _call_error(
 
 def _value_error(schema: dict[str, Any], expected: Any, value: Any) -> str | None:
     declared = schema["type"]
-    wanted: Any = PYTHON_TYPES[declared]
-    if declared == "boolean" and value in ("true", "false"):
-        value = value == "true"
-    if declared == "float" and type(value) is int:
-        value = float(value)
+    wanted: Any = _TYPES[declared]
+    item_type = _item_type(schema)
+    value = _truth(float(value) if declared == "float" and type(value) is int else value)
     if type(value) is not wanted:
-        return None if type(value) is type(expected) else "type_error:simple"
-    if wanted is list and not expected:
-        # The published check of the elements' type looks for one expected element that fits.
-        return "type_error:nested"
-    if type(expected) is not wanted:
+        # An expectation of another type than the declared one stands for whatever is of its type.
+        same = expected != "" and (type(value) is type(expected) or value == expected)
+        return None if same else "type_error"
+    if item_type is not None and not any(_fit(value, item_type, one) for one in expected):
+        return "type_error"  # and so is every value where nothing is expected
+    if expected != "" and type(expected) is not wanted:
         return None
     if wanted is str:
         contained = standardise(expected) in standardise(value)
@@ -110,14 +125,35 @@ def _value_error(schema: dict[str, Any], expected: Any, value: Any) -> str | Non
     if wanted is dict:
         return _dict_error(value, expected)
     if wanted is list:
-        return _list_error(schema, expected, value)
+        return _list_error(item_type, expected, value)
     return None
 
 
-def _list_error(schema: dict[str, Any], expected: list[Any], values: list[Any]) -> str | None:
-    if PYTHON_TYPES[schema["items"]["type"]] is dict:
-        if any(not isinstance(value, dict) for value in values):
-            return "type_error:nested"
+def _item_type(schema: dict[str, Any]) -> Any:
+    """The type that a container's elements are checked for, None where none is."""
+    declared = schema["type"]
+    if declared not in _CONTAINERS:
+        return None
+    items = schema.get("items")
+    if isinstance(items, dict) and "type" in items:
+        return _TYPES[items["type"]]
+    return next((_TYPES[name] for name in ("string", "enum") if name in declared), dict)
+
+
+def _fit(values: Any, item_type: Any, expected: Any) -> bool:
+    """Whether values have the declared type; only lists of lists are looked into."""
+    return not isinstance(expected, list) or all(
+        type(_truth(value)) in (item_type, list) or value == expected for value in values
+    )
+
+
+def _truth(value: Any) -> Any:
+    """``"true"`` and ``"false"``, in small letters only, as what they say."""
+    return value == "true" if value in ("true", "false") else value
+
+
+def _list_error(item_type: Any, expected: list[Any], values: list[Any]) -> str | None:
+    if item_type is dict:
         if len(values) != len(expected):
             return "value_error:list_dict_count"
         errors = (_dict_error(v, e) for v, e in zip(values, expected, strict=True))
@@ -126,17 +162,17 @@ def _list_error(schema: dict[str, Any], expected: list[Any], values: list[Any]) 
     return None if same else "value_error:list/tuple"
 
 
-def _dict_error(value: dict[str, Any], expected: dict[str, Any]) -> str | None:
-    if len(value) != len(expected):
+def _dict_error(value: Any, expected: dict[str, Any]) -> str | None:
+    if not isinstance(value, dict) or len(value) != len(expected.keys()):
         return "value_error"
     for key, given in value.items():
         if key not in expected:
-            return "value_error:dict_key"
-        wanted = expected[key]
-        if isinstance(given, dict) and isinstance(wanted, dict):
+            return "value_error"
+        wanted, given = expected[key], _truth(given)
+        if isinstance(wanted, dict):
             error = _dict_error(given, wanted)
             if error is not None:
                 return error
-        elif standardise(str(wanted)) not in standardise(str(given)):
-            return "value_error:dict_value"
+        elif str(standardised(wanted)) not in str(standardised(given)):
+            return "value_error"
     return None

@@ -1,7 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""MMAU-Pro's 27 checks of followed instructions."""
+"""MMAU-Pro's 27 checks of followed instructions.
+
+Their rules are published as code without a licence. What is known of them here are recorded
+verdicts, that sections are counted exactly and that highlights may run over lines; where neither
+says anything, placeholders, titles, bullets and two responses follow IFEval, from which the tasks
+come.
+"""
 
 import re
 from collections.abc import Callable
@@ -46,6 +52,16 @@ def _differ(parts: list[str]) -> bool:
     return len(parts) == 2 and parts[0].lower() != parts[1].lower()
 
 
+def _two_responses(text: str) -> bool:
+    """Two that differ; an empty one is let pass at the ends only."""
+    parts = [part.strip() for part in text.split("******")]
+    return all(parts[1:-1]) and _differ([part for part in parts if part])
+
+
+def _titled(text: str) -> bool:
+    return any(title.strip("<>").strip() for title in re.findall(r"<<[^\n]+>>", text))
+
+
 def _quoted(text: str) -> bool:
     return len(text) > 1 and text.startswith('"') and text.endswith('"')
 
@@ -59,14 +75,14 @@ _CHECKS: dict[str, Callable[[str, _Kwargs], bool]] = {
     ),
     "Number Paragraphs": lambda r, k: len(_parts(r, "***")) == int(k["N"]),
     "Postscript": lambda r, k: _letters(k["postscript_marker"]) in _letters(r),
-    "Number Placeholder": lambda r, k: len(re.findall(r"\[[^\[\]]*\]", r)) >= int(k["N"]),
-    "Number Bullets": lambda r, k: len(re.findall(r"(?m)^[ \t]*\*\s", r)) == int(k["N"]),
-    "Title": lambda r, k: re.search(r"<<[^<>\n]+>>", r) is not None,
+    "Number Placeholder": lambda r, k: len(re.findall(r"\[.*?\]", r)) >= int(k["N"]),
+    "Number Bullets": lambda r, k: len(re.findall(r"(?m)^\s*\*[^*].*$", r)) == int(k["N"]),
+    "Title": lambda r, k: _titled(r),
     "Minimum Number Highlighted Section": lambda r, k: (
         len(re.findall(r"\*[^*]+\*", r)) >= int(k["N"])
     ),
     "Multiple Sections": lambda r, k: len(_parts(r, k["section_splitter"])) == int(k["N"]),
-    "Two Responses": lambda r, k: _differ(_parts(r, "******")),
+    "Two Responses": lambda r, k: _two_responses(r),
     "All Uppercase": lambda r, k: r.isupper(),
     "All Lowercase": lambda r, k: r.islower(),
     "Start Checker": lambda r, k: _plain(r).startswith(_plain(k["start_phrase"])),

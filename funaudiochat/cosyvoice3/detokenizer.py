@@ -22,6 +22,7 @@ from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowState
 from funaudiochat.cosyvoice3.hift import F0_LEFT_FRAMES, F0_RIGHT_FRAMES, Hift, exact_dtype
 from funaudiochat.cosyvoice3.pieces import pieces
 from funaudiochat.errors import VoiceError
+from funaudiochat.precision import float32_only
 
 NOISE_FRAMES = 15000
 SHORTEST_LAST_S = 2
@@ -90,6 +91,7 @@ class CosyVoice3Detokenizer:
 
     code_rate_hz = 25
 
+    @float32_only()
     def __init__(self, flow: Flow, hift: Hift) -> None:
         self.flow, self.hift = flow, hift
         self.sample_rate_hz = hift.config.sample_rate_hz
@@ -100,6 +102,7 @@ class CosyVoice3Detokenizer:
         self._noise = noise.to(self.device)
 
     @classmethod
+    @float32_only()
     def from_pretrained(
         cls, folder: str | Path, device: str | torch.device = "cpu"
     ) -> CosyVoice3Detokenizer:
@@ -113,6 +116,7 @@ class CosyVoice3Detokenizer:
         return cls(flow, load_hift(folder, hift_config).to(device))
 
     @torch.no_grad()
+    @float32_only()
     def decode(
         self,
         codes: Sequence[int] | Tensor,
@@ -170,6 +174,7 @@ class CosyVoice3Detokenizer:
         )
 
     @torch.no_grad()
+    @float32_only()
     def vocode(self, state: VocoderState, mel: Tensor, final: bool) -> Tensor:
         """The next mel frames [1, M, L] of a reply -> the samples [S] that are ready.
 
@@ -240,6 +245,7 @@ class DetokenizerStream:
     Every code becomes exactly 960 samples, whatever the pushes are.
     """
 
+    @float32_only()
     def __init__(
         self,
         detokenizer: CosyVoice3Detokenizer,
@@ -256,6 +262,7 @@ class DetokenizerStream:
             FlowState() if schedule is None else detokenizer.flow.new_state(schedule),
         )
 
+    @float32_only()
     def push(self, codes: Sequence[int] | Tensor) -> Tensor:
         """The next codes [T], possibly none -> samples [S] that became ready, possibly none."""
         if self.state.finished:
@@ -269,6 +276,7 @@ class DetokenizerStream:
             waves.append(self._decode_chunk(final=False))
         return torch.cat(waves)
 
+    @float32_only()
     def finish(self) -> Tensor:
         """End the reply -> its last samples [S]."""
         if self.state.finished:

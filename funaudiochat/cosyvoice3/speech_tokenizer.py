@@ -13,6 +13,7 @@ from transformers.audio_utils import mel_filter_bank
 from funaudiochat.audio import load_audio
 from funaudiochat.cosyvoice3.pieces import pieces
 from funaudiochat.errors import CheckpointError
+from funaudiochat.precision import float32_only
 
 FILE_NAME = "speech_tokenizer_v3.onnx"
 SAMPLE_RATE_HZ = 16000
@@ -21,6 +22,7 @@ _N_FFT, _HOP, _MELS = 400, 160, 128
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
+@float32_only()
 def log_mel(wave: np.ndarray) -> np.ndarray:
     """Whisper's log-mel of one segment: [samples] at 16 kHz -> float32 [128, samples // 160].
 

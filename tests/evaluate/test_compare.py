@@ -11,6 +11,7 @@ import pytest
 from test_run import ask, rows
 
 from evaluate.benchmarks import select
+from evaluate.comparability import alike, unlike
 from evaluate.compare import compare
 from evaluate.core import points
 from evaluate.exchange import import_predictions
@@ -62,6 +63,24 @@ def test_two_runs_are_compared_over_the_items_of_both(mini, tmp_path):
     assert "| VoiceBench (S2T) | AdvBench | b - a | +100.00 | +100.00 to +100.00 | 2 |" in text
 
 
+def test_a_mean_of_two_scorers_is_compared_too(mini, tmp_path):
+    pair, = select("voicebench/sd-qa")
+    for name, rights in (("a", [(1, 0), (0, 0), (1, 1)]), ("b", [(1, 1), (0, 1), (1, 1)])):
+        given((mini, tmp_path / name), pair, ["x"] * 3)
+        folder = tmp_path / name / "voicebench" / "sd-qa"
+        scored = [
+            {"id": str(i), "judge": {"parts": {"": [judge, 1]}},
+             "pedant": {"parts": {"": [pedant, 1]}}}
+            for i, (judge, pedant) in enumerate(rights)
+        ]
+        (folder / "scores.jsonl").write_text("".join(json.dumps(r) + "\n" for r in scored))
+        summary = json.loads((folder / "summary.json").read_text())
+        summary["rows"][0] |= {"value": 50, "by": ["judge", "pedant"]}
+        (folder / "summary.json").write_text(json.dumps(summary))
+    (found,) = compare([tmp_path / "a", tmp_path / "b"], ["a", "b"])
+    assert found.found.value == pytest.approx(100 / 3) and found.found.count == 3
+
+
 def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_path):
     summary = given((mini, tmp_path), select("mmau")[0], ["A person"] * 2)
     text = markdown(build_tables([tmp_path]), [tmp_path])
@@ -82,6 +101,38 @@ def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_pat
         (table,) = build_tables([tmp_path])
         _, (cell,) = table.rows["MMAU v05.15.25 test-mini"]
         assert (cell.comparable, cell.unlike) == (not reason, [reason] if reason else [])
+        text = markdown(build_tables([tmp_path]), [tmp_path])
+        made = f"not comparable with the paper: {reason}" if reason else (
+            "comparable with the paper: all 2 items; the paper's judge, gpt-4o-mini-2024-07-18, "
+            "with the prompts given"
+        )
+        assert f"- MMAU v05.15.25 test-mini: {made}\n" in text
+
+
+@pytest.mark.parametrize(("name", "word"), [
+    ("vstyle/en", "count unknown, so whether the data is whole cannot be told"),
+    ("mmau-pro/test", "count unknown, so whether the data is whole cannot be told"),
+    ("common-voice/zh", "the paper does not state the version of its data"),
+    ("mmsu", "how the paper read answers such as (B)falling is not published"),
+    ("speech-fc/SpeechFC_BFCL_Single", ""),
+    ("librispeech/test-clean", ""),
+])
+def test_whole_data_scored_by_rules_is_comparable_where_the_paper_says_how(name, word):
+    (_, subset), = select(name)
+    row = subset.rows[0]
+    count = subset.count or 20
+    made = {"complete": True, "note": "", "unlike": row.unlike, "by": list(row.choices[0])}
+    metric = {"judges": {}, "judge_prompts": {}, "judge_replies_per_item": 0, "note": ""}
+    summary = {"items": count, "expected": subset.count, "settings": ["x"],
+               "metrics": dict.fromkeys(made["by"], metric)}
+    assert unlike(made, summary) == ([word] if word else [])
+    assert alike(made, summary) == [f"all {count} items", "scored by rules alone"]
+    for change, reason in (
+        ({"cut": 2}, "answers cut at the limit of tokens (2)"),
+        ({"shortened": 3}, "questions not heard to their end (3)"),
+        ({"settings": ["x", "y"]}, "answers of several settings"),
+    ):
+        assert reason in unlike(made, summary | change)
 
 
 def test_ratings_have_an_axis_of_their_own(mini, tmp_path):
@@ -145,6 +196,7 @@ def test_cut_answers_and_long_questions_are_counted(model, mini, tmp_path):
     assert outcome.cut == sum(row["cut"] for row in found)
     summary = score_subset(*select("mmsu")[0], tmp_path, Tools())
     assert summary["cut"] == outcome.cut and not summary["longer_than_reference"]
+    assert summary["shortened"] == 2  # fewer seconds than the reference hears
     for row in found:
         row |= {"cut": True, "heard_s": 31.0}
     path = tmp_path / "mmsu" / "all" / "predictions.jsonl"

@@ -1,10 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A thousand made answers for each rule, with the verdict that follows from how each was made.
+"""A thousand made answers for each rule, with verdicts that no scorer of ours has given.
 
-Beside the verdicts of the original scorers, which are few, these are many: a change that moves any
-of them is a change of the rule.
+They follow from how each answer was made or, for ACEBench, are those of another implementation of
+its checker; each file says which. Beside the verdicts of the original scorers, which are few, these
+are many: a change that moves any of them is a change of the rule.
 """
 
 import json
@@ -18,10 +19,7 @@ from evaluate.scorers import acebench, choices, judge_replies, mmau_pro
 GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
 
 
-def ace(declared, expected, given):
-    schema = {"type": declared, "items": {"type": "string"}} if declared == "array" else {
-        "type": declared
-    }
+def ace(schema, expected, given):
     tool = {"name": "f", "parameters": {"properties": {"x": schema}}}
     call = json.dumps({"name": "f", "arguments": {"x": given}})
     return acebench.check([tool], {"f": {"x": expected}}, f"<tool_call>{call}</tool_call>").valid

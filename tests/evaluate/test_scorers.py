@@ -12,7 +12,7 @@ import pytest
 from evaluate.benchmarks import select
 from evaluate.core import Verdict
 from evaluate.scorers import acebench, bfcl, choices, judge_replies, mmau_pro, texts, vstyle
-from evaluate.scorers.tool_calls import read_calls
+from evaluate.scorers.tool_calls import CallVerdict, read_calls
 from evaluate.scorers.turn_taking import TurnLimits, turn_is_taken, voiced_stretches
 from evaluate.statistics import estimate
 
@@ -184,6 +184,37 @@ def test_calls_that_crash_the_reference_are_wrong():
     for tools, expected in (([], {"f": {"x": "a"}}), ([tool], []), ([tool], {"f": None})):
         assert not acebench.check(tools, expected, call).valid
     assert acebench.check([tool], [{"f": {"x": "a"}}, {"f": None}], call).valid  # one suffices
+
+
+@pytest.mark.parametrize(("parameters", "expected", "given", "error"), [
+    ({}, {}, {}, "correct"),
+    ({}, {}, {"x": 1}, "wrong_param"),
+    # Only a function without any schema may be called without arguments.
+    ({"type": "object", "properties": {}}, {}, {}, "wrong_param"),
+    ({"properties": {"x": {"type": "integer"}}}, {}, {"x": 1}, "wrong_param"),
+    ({"properties": {"x": {"type": "integer"}}}, {"x": 2023}, {"x": 2023.0}, "correct"),
+    ({"properties": {"x": {"type": "boolean"}}}, {"x": True}, {"x": "true"}, "correct"),
+    ({"properties": {"x": {"type": "boolean"}}}, {"x": True}, {"x": "True"}, "type_error"),
+    ({"properties": {"x": {"type": "array", "items": {"type": "string"}}}},
+     {"x": []}, {"x": []}, "type_error"),
+    ({"properties": {"x": {"type": "object"}}}, {"x": {}}, {"x": {}}, "type_error"),
+    ({"properties": {"x": {"type": "object"}}}, {"x": {"a": {"b": 1}}}, {"x": {"a": "{'b': 1}"}},
+     "value_error"),
+])
+def test_acebench_is_strict_where_its_own_checker_is(parameters, expected, given, error):
+    call = json.dumps({"name": "f", "arguments": given})
+    tool = {"name": "f", "parameters": parameters}
+    found = acebench.check([tool], {"f": expected}, f"<tool_call>{call}</tool_call>")
+    assert found == CallVerdict(error == "correct", error)
+
+
+def test_acebench_takes_the_first_tool_whose_name_is_in_the_expected_one():
+    tools = [{"name": name, "parameters": {"properties": {"x": {"type": "integer"}}}}
+             for name in ("get", "get_all")]
+    call = '<tool_call>{"name": "get_all", "arguments": {"x": 1}}</tool_call>'
+    verdicts = [acebench.check(t, {"get_all": {"x": 1}}, call).error_type
+                for t in (tools, tools[::-1])]
+    assert verdicts == ["wrong_function_name", "correct"]
 
 
 def test_huge_replies_are_read():

@@ -3,15 +3,20 @@
 
 """What listens, embeds and judges beside the model, on small stand-ins of their libraries."""
 
+import base64
+import io
 import json
 import threading
 import time
+import venv
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+import transformers
 from test_run import ask, rows
 from test_score import answer
 from whisper_folder import build_whisper
@@ -23,6 +28,7 @@ from evaluate.exchange import import_predictions
 from evaluate.judges import Judges
 from evaluate.records import appending, fingerprint, json_rows
 from evaluate.score import Tools, score_subset
+from evaluate.sources import Prompt, ServerModel
 from evaluate.speech import OpinionScore, Transcriber
 from funaudiochat.errors import FunAudioChatError
 
@@ -152,9 +158,7 @@ def test_a_broken_turn_of_a_duplex_model_has_no_verdict(mini, tmp_path):
 
 
 def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        "transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules")
-    )
+    monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = tmp_path / "embedder"
     folder.mkdir()
     (folder / "stand_in.py").write_text(_EMBEDDER)
@@ -163,7 +167,8 @@ def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monke
     torch.save({"weight": torch.ones(1)}, folder / "pytorch_model.bin")
     embedder = Embedder(folder, "cpu")
     vectors = embedder.embed([f"{'a' * i}b" for i in range(20)])
-    assert vectors.shape == (20, 2) and embedder.name == "embedder"
+    assert vectors.shape == (20, 2)
+    assert embedder.name == f"embedder (transformers {transformers.__version__})"
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
     assert vectors[3] == pytest.approx(np.array([4, 3]) / 5)
     answers = [answer("aab", id_=str(i), category="speech", choices=["xyz", "aaz"], answer="aaz")
@@ -172,10 +177,70 @@ def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monke
     metric = next(m for m in subset.metrics if m.name == "closed questions")
     tools = Tools(embedder=embedder)
     assert [v.parts for v in metric.scorer(answers, tools)] == [{"speech": (1.0, 1.0)}] * 5
-    assert tools.used == {"embedder": "embedder"}
+    assert tools.used == {"embedder": embedder.name}
+    with pytest.raises(FunAudioChatError, match="no folder of a model"):
+        Embedder(tmp_path)
+
+
+_OLD_TORCH = """
+class cuda:
+    is_available = staticmethod(lambda: False)
+
+
+class Tensor:
+    def __init__(self, rows):
+        self.rows = rows
+
+    float = cpu = lambda self: self
+
+    def tolist(self):
+        return self.rows
+"""
+_OLD_TRANSFORMERS = """
+import importlib.util
+import torch
+
+__version__ = "4.42.4"
+
+
+class AutoModel:
+    @classmethod
+    def from_pretrained(cls, folder, trust_remote_code):
+        own = [n for n in ("funaudiochat", "evaluate", "numpy") if importlib.util.find_spec(n)]
+        assert trust_remote_code and not own, f"found {own}"
+        return cls()
+
+    def to(self, device):
+        assert device == "cpu"
+        return self
+
+    def eval(self):
+        return self
+
+    def encode(self, texts, max_length):
+        return torch.Tensor([[3.0 * len(text), 4.0 * len(text)] for text in texts])
+"""
+
+
+def test_the_embedder_runs_with_the_packages_of_its_own_environment_alone(tmp_path):
+    """A real environment that has packages of these names only, and none of the toolkit's."""
+    home = tmp_path / "env"
+    venv.create(home, with_pip=False, symlinks=True)
+    (site,) = home.glob("lib/python*/site-packages")
+    (site / "torch.py").write_text(_OLD_TORCH)
+    (site / "transformers.py").write_text(_OLD_TRANSFORMERS)
+    folder = tmp_path / "NV-Embed-v2"
+    folder.mkdir()
     (folder / "config.json").write_text("{}")
-    with pytest.raises(FunAudioChatError, match="no model with encode"):
-        Embedder(folder)
+    embedder = Embedder(folder, "auto", home / "bin" / "python")
+    assert embedder.embed(["a", "bb", "a"]) == pytest.approx(np.array([[0.6, 0.8]] * 3))
+    assert embedder.name == "NV-Embed-v2 (transformers 4.42.4)"
+    (site / "transformers.py").write_text("raise ImportError('another version is needed')")
+    assert len(embedder.embed(["a", "bb"])) == 2  # what is known is not asked for again
+    with pytest.raises(NotScored, match="another version is needed"):
+        embedder.embed(["new"])
+    with pytest.raises(NotScored, match="the embedder does not run"):
+        Embedder(folder, "auto", tmp_path / "nowhere").embed(["x"])
 
 
 def test_open_answers_are_not_rated_beyond_the_scale(tmp_path):
@@ -262,3 +327,68 @@ def test_whisper_and_a_missing_judge_say_what_they_need(tmp_path):
         Transcriber(str(tmp_path), tmp_path)
     with pytest.raises(NotScored, match="--embedder"):
         Tools().embed(["x"])
+
+
+def spoken_file(path, codec, container):
+    """A second of a tone at 48 kHz; such files hold a little more than that."""
+    av = pytest.importorskip("av", reason="PyAV is missing: pip install 'funaudiochat[media]'")
+    tone = (0.3 * np.sin(np.arange(48_000) / 20)).astype(np.float32)[None]
+    with av.open(str(path), "w", format=container) as file:
+        stream = file.add_stream(codec, rate=48_000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+        frame.sample_rate = 48_000
+        resampler = av.AudioResampler(stream.format, stream.layout, 48_000, stream.frame_size)
+        for part in [*resampler.resample(frame), *resampler.resample(None)]:
+            file.mux(stream.encode(part))
+        file.mux(stream.encode(None))
+    return path
+
+
+@pytest.mark.parametrize(("codec", "container"), [("libopus", "webm"), ("aac", "mp4")])
+def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
+    server, tmp_path, codec, container
+):
+    """What the toolkit reads elsewhere is read here too, as it is and joined to itself."""
+    sound = spoken_file(tmp_path / "reply", codec, container)
+    joined = tmp_path / "joined.flac"
+    soundfile.write(joined, np.full(24_000, 0.1), 24_000)
+    joined.write_bytes(2 * joined.read_bytes())
+    judge = server(lambda request: "[[4]]")
+    (_, subset), = select("vstyle/en")
+    answers = [
+        replace(answer(id_=str(i), ability="empathy/anger", instruct_text="Go."), sound=path)
+        for i, path in enumerate((sound, joined))
+    ]
+    judges = Judges.from_specs([f"audio judge=openai:gemini@{judge.url}"], tmp_path)
+    verdicts = subset.metrics[0].scorer(answers, Tools(judges=judges))
+    assert [v.parts for v in verdicts] == [{"empathy/anger": (4.0, 1.0)}] * 2
+    found = [
+        soundfile.info(io.BytesIO(base64.b64decode(r["messages"][0]["content"][1]
+                                                   ["input_audio"]["data"])))
+        for r in judge.requests
+    ]
+    lengths = {info.samplerate: info.frames / info.samplerate for info in found}
+    assert lengths == {48_000: pytest.approx(1, abs=0.05), 24_000: 2}
+
+    for path, rate_hz, seconds in ((sound, 48_000, 1), (joined, 24_000, 2)):
+        data = base64.b64encode(path.read_bytes()).decode()
+        speaker = server(lambda request, data=data: {
+            "audio": {"id": "1", "data": data, "expires_at": 0, "transcript": "Hello."}
+        })
+        prompt = Prompt("s", None, np.zeros(16_000, np.float32), speech=True, seed=0)
+        (given,) = ServerModel(speaker.url).answer([prompt])
+        assert given.rate_hz == rate_hz and len(given.wave) / rate_hz == pytest.approx(
+            seconds, abs=0.05
+        )
+
+
+def test_the_readme_names_what_the_tools_beside_the_model_need():
+    text = (Path(__file__).parents[2] / "evaluate" / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "pip install qa-metrics==0.2.17 regex scikit-learn==1.3.2",
+        "hf download openai/whisper-large-v3",
+        "hf download Blinorot/UTMOS-PyTorch utmos_scripted.pt",
+        "nv-embed/bin/pip install transformers==4.42.4",
+        "--embedder-python nv-embed/bin/python",
+    ):
+        assert words in text

@@ -70,7 +70,7 @@ def test_a_good_file_has_no_problems_and_a_summary_with_a_picture(tmp_path, wave
     ("changes", "field", "says"),
     [
         ({"question": {"path": "nowhere.wav"}}, "audio[0].path", "no such file"),
-        ({"question": {"token": "<|audio_pad|>" * 25}}, "audio[0].token", "26 times for 1.05 s"),
+        ({"question": {"token": "<|audio_pad|>" * 23}}, "audio[0].token", "26 times for 1.05 s"),
         ({"answer": {"token": DELAY + "[AU6561]"}}, "audio[1].token", "code 6561"),
         ({"answer": {"token": DELAY}}, "audio[1].token", "[AU0000]"),
         ({"answer": {"token": DELAY + "[AU0001] x"}}, "audio[1].token", "x"),

@@ -14,6 +14,7 @@ from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from training.callbacks import PARTS, part_of
+from training.check_data import DataChecker
 from training.launch import read_config
 
 TRAINING = Path(__file__).parents[2] / "training"
@@ -34,6 +35,15 @@ def test_files_and_data_sets_that_a_config_names_are_there(path):
         json.loads((TRAINING / config["deepspeed"]).read_text())
     known = json.loads((TRAINING / "data" / "dataset_info.json").read_text())
     assert config["dataset"] in known
+
+
+def test_the_default_config_takes_rows_as_the_originals_does_and_check_data_counts_so():
+    config = read_config(str(TRAINING / "configs" / "sft.yaml"), [])
+    assert config["cutoff_len"] == 2048 == DataChecker().cutoff_len
+    assert config["packing"] and config["neat_packing"]  # each row attended alone
+    told = (TRAINING / "configs" / "sft.yaml").read_text().split("model_name_or_path")[0]
+    for difference in ("batch", "epochs", "schedule", "evaluation"):
+        assert f"# - {difference}: " in told
 
 
 def test_every_parameter_belongs_to_a_part(model):

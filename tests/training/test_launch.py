@@ -16,78 +16,25 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-import yaml
 from build_tiny_folders import MODEL, build
-from build_tiny_recipe import WORDS, codes_of, write_data
+from build_tiny_recipe import WORDS, codes_of
 from safetensors.torch import load_file
-from starting_folders import CODES, write_all
+from starting_folders import CODES
+from tiny_runs import (
+    ROOT,
+    TINY,
+    changed,
+    log_of,
+    needs_llamafactory,
+    run_script,
+    train_here,
+    weights_of,
+)
 
 from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
-from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
-from training.init_model import init_model
 
-ROOT = Path(__file__).parents[2]
-TINY = ROOT / "training" / "configs" / "tiny"
-
-pytestmark = pytest.mark.skipif(
-    importlib.util.find_spec("llamafactory") is None,
-    reason="needs llamafactory: `make train-setup`",
-)
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("recipe")
-    write_data(folder / "data")
-    return {"data": folder / "data", **write_all(folder / "sources")}
-
-
-@pytest.fixture(scope="module")
-def start(sources):
-    """A fresh joint checkpoint."""
-    out = sources["data"].parent / "init"
-    init_model(*(sources[part] for part in ("llm", "audio_encoder", "head")), out, CODES)
-    return out
-
-
-def run(script: str, folder: Path, *fields: str, **environment: str) -> str:
-    """Run a shell script of training/ -> its output; its logs go to the folder."""
-    done = subprocess.run(
-        ["bash", ROOT / "training" / "run_shell" / script, *fields],
-        cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-        env={**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(folder / "logs"),
-             "MASTER_PORT": "29541", "OMP_NUM_THREADS": "1", **environment},
-    )
-    assert done.returncode == 0, done.stdout[-4000:]
-    assert list((folder / "logs").iterdir())
-    return done.stdout
-
-
-def train_here(sources, start, out: Path, **fields) -> Path:
-    """Train in this process: what a worker does, without its start-up."""
-    from training.launch import train
-
-    config = yaml.safe_load((TINY / "sft.yaml").read_text())
-    config |= {"model_name_or_path": str(start), "dataset_dir": str(sources["data"])}
-    config |= {"output_dir": str(out), "max_steps": 2, "logging_steps": 1, "plot_loss": False}
-    train(config | fields)
-    return out
-
-
-def log_of(folder: Path) -> list[dict]:
-    history = json.loads((folder / "trainer_state.json").read_text())["log_history"]
-    return [entry for entry in history if "loss" in entry]
-
-
-def weights_of(folder: Path) -> dict[str, torch.Tensor]:
-    return FunAudioChatForConditionalGeneration.from_pretrained(folder).state_dict()
-
-
-def changed(before: Path, after: Path) -> set[str]:
-    first, second = weights_of(before), weights_of(after)
-    assert first.keys() == second.keys()
-    return {key for key in first if not torch.equal(first[key], second[key])}
+pytestmark = needs_llamafactory
 
 
 def assert_answers_by_heart(folder: Path, sources, tmp_path, monkeypatch, capsys) -> None:
@@ -123,7 +70,7 @@ def test_eight_examples_are_learned_by_heart_and_answered_exactly(
     sources, start, tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "out"
-    run("run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
+    run_script("run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
         f"output_dir={out}", CONFIG_FILE=str(TINY / "sft.yaml"))
     log = log_of(out)
     assert log[-1]["loss"] < 0.02 * log[0]["loss"]
@@ -144,7 +91,7 @@ def test_the_whole_recipe_runs_by_one_command_and_goes_on_where_it_was_stopped(
         "SAVES": str(saves),
     }  # fmt: skip
     data = f"dataset_dir={sources['data']}"
-    assert "== core_cocktail_stage2" in run("core_cocktail.sh", tmp_path, data, **settings)
+    assert "== core_cocktail_stage2" in run_script("core_cocktail.sh", tmp_path, data, **settings)
     frozen = changed(saves / "init", saves / "prealign")
     assert frozen and not any(key.startswith("language_model.") for key in frozen)
     stage1, merged = saves / "core_cocktail_stage1", saves / "merged"
@@ -159,7 +106,7 @@ def test_the_whole_recipe_runs_by_one_command_and_goes_on_where_it_was_stopped(
     (stage2 / "model.safetensors").unlink()
     torn = stage2 / "checkpoint-9999"
     torn.mkdir()
-    output = run("core_cocktail.sh", tmp_path, data, **settings)
+    output = run_script("core_cocktail.sh", tmp_path, data, **settings)
     assert "== core_cocktail_stage2" in output and "== core_cocktail_stage1" not in output
     assert f"Resuming training from {last}" in output and not torn.exists()
     after = weights_of(stage2)
@@ -182,11 +129,11 @@ def test_two_processes_train_packed_rows_and_two_nodes_go_on_from_their_checkpoi
     sources, start, tmp_path
 ):
     def train_on_two(out: Path, **environment: str) -> None:
-        run("run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
-            f"output_dir={out}", "max_steps=4", "logging_steps=1", "neat_packing=true",
-            "packing=true", "cutoff_len=256", "per_device_train_batch_size=2",
-            "save_strategy=steps", "save_steps=2", "overwrite_output_dir=false",
-            CONFIG_FILE=str(TINY / "sft.yaml"), **environment)
+        run_script("run.sh", tmp_path, f"model_name_or_path={start}",
+            f"dataset_dir={sources['data']}", f"output_dir={out}", "max_steps=4",
+            "logging_steps=1", "neat_packing=true", "packing=true", "cutoff_len=256",
+            "per_device_train_batch_size=2", "save_strategy=steps", "save_steps=2",
+            "overwrite_output_dir=false", CONFIG_FILE=str(TINY / "sft.yaml"), **environment)
 
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train_on_two(whole, NPROC_PER_NODE="2")
@@ -218,17 +165,17 @@ def test_zero_2_on_two_processes_gives_the_losses_of_plain_ddp(sources, start, t
     losses = []
     for name, fields in (("ddp", []), ("zero", ["deepspeed=configs/ds_z2.json"])):
         out = tmp_path / name
-        run("run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
-            f"output_dir={out}", "max_steps=3", "logging_steps=1", *fields,
-            "per_device_train_batch_size=2", CONFIG_FILE=str(TINY / "sft.yaml"),
-            NPROC_PER_NODE="2")
+        run_script("run.sh", tmp_path, f"model_name_or_path={start}",
+            f"dataset_dir={sources['data']}", f"output_dir={out}", "max_steps=3",
+            "logging_steps=1", *fields, "per_device_train_batch_size=2",
+            CONFIG_FILE=str(TINY / "sft.yaml"), NPROC_PER_NODE="2")
         losses.append([entry["loss"] for entry in log_of(out)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
 
 def test_only_the_named_parts_change(sources, start, tmp_path):
     parts = ["adapter", "refined_head"]
-    moved = changed(start, train_here(sources, start, tmp_path, train_parts=parts))
+    moved = changed(start, train_here(sources["data"], start, tmp_path, train_parts=parts))
     assert not any(key.startswith(("language_model.", "continuous_audio_tower.layers"))
                    for key in moved)
     assert {"audio_invert_tower.pre_matching.weight", "audio_tower.embed_tokens.weight",
@@ -236,35 +183,21 @@ def test_only_the_named_parts_change(sources, start, tmp_path):
 
 
 def test_freeze_training_changes_the_last_layers_only(sources, start, tmp_path):
-    out = train_here(sources, start, tmp_path, finetuning_type="freeze", freeze_trainable_layers=1)
+    out = train_here(sources["data"], start, tmp_path, finetuning_type="freeze",
+                     freeze_trainable_layers=1)
     moved = changed(start, out)
     assert moved and all("language_model.model.layers.2." in key for key in moved)
-
-
-def test_an_adapter_is_trained_in_the_named_parts_and_can_be_merged(sources, start, tmp_path):
-    from peft import PeftModel
-
-    out = train_here(sources, start, tmp_path / "lora", finetuning_type="lora", lora_rank=4,
-                     lora_target="all", train_parts=["shared_llm"], max_steps=10)
-    assert log_of(out)[-1]["loss"] < log_of(out)[0]["loss"]
-    adapter = load_file(out / "adapter_model.safetensors")
-    assert adapter and not (out / "model.safetensors").exists()
-    moved = {key for key, value in adapter.items() if "lora_B" in key and value.any()}
-    assert moved and all(".language_model." in key for key in moved)
-    base = FunAudioChatForConditionalGeneration.from_pretrained(start)
-    PeftModel.from_pretrained(base, out).merge_and_unload().save_pretrained(tmp_path / "merged")
-    assert len(changed(start, tmp_path / "merged")) == len(moved)
 
 
 def test_a_run_resumed_from_a_checkpoint_ends_bit_equal(sources, start, tmp_path):
     fields = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3,
               "per_device_train_batch_size": 2, "overwrite_output_dir": False}
-    whole = train_here(sources, start, tmp_path / "whole", **fields)
+    whole = train_here(sources["data"], start, tmp_path / "whole", **fields)
     resumed = tmp_path / "resumed"
     (whole / "checkpoint-3").rename(tmp_path / "kept")
     resumed.mkdir()
     (tmp_path / "kept").rename(resumed / "checkpoint-3")
-    train_here(sources, start, resumed, **fields)
+    train_here(sources["data"], start, resumed, **fields)
     first, second = (weights_of(folder) for folder in (whole, resumed))
     assert all(torch.equal(first[key], second[key]) for key in first)
     losses = [[entry["loss"] for entry in log_of(folder)] for folder in (whole, resumed)]
@@ -273,7 +206,7 @@ def test_a_run_resumed_from_a_checkpoint_ends_bit_equal(sources, start, tmp_path
 
 def test_gradient_checkpointing_gives_the_same_losses(sources, start, tmp_path):
     runs = [
-        train_here(sources, start, tmp_path / str(off), disable_gradient_checkpointing=off,
+        train_here(sources["data"], start, tmp_path / str(off), disable_gradient_checkpointing=off,
                    max_steps=3)
         for off in (True, False)
     ]
@@ -282,7 +215,7 @@ def test_gradient_checkpointing_gives_the_same_losses(sources, start, tmp_path):
 
 
 def test_bfloat16_trains(sources, start, tmp_path):
-    out = train_here(sources, start, tmp_path, bf16=True, max_steps=20,
+    out = train_here(sources["data"], start, tmp_path, bf16=True, max_steps=20,
                      disable_gradient_checkpointing=False)
     log = log_of(out)
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
@@ -291,7 +224,7 @@ def test_bfloat16_trains(sources, start, tmp_path):
 def test_saved_folders_have_the_published_layout_and_load_in_the_examples(
     sources, start, tmp_path, monkeypatch, capsys
 ):
-    out = train_here(sources, start, tmp_path / "out", save_strategy="steps", save_steps=2)
+    out = train_here(sources["data"], start, tmp_path / "out", save_strategy="steps", save_steps=2)
     published = {path.name for path in MODEL.iterdir()}
     for folder in (out, out / "checkpoint-2"):
         assert published <= {path.name for path in folder.iterdir()}

@@ -5,6 +5,7 @@
 
 import gc
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,9 @@ import torch
 from build_tiny_folders import MODEL
 from build_tiny_recipe import write_data
 from safetensors import safe_open
+from typer.testing import CliRunner
 
+from funaudiochat.cli import app
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
@@ -126,6 +129,56 @@ def test_adapters_train_little(tmp_path):
                   if key.startswith("language_model.") and key.endswith("q_proj.weight")]
     assert plan.trainable == sum(4 * (rows + columns) for rows, columns in layers)
     assert plan.frozen == whole
+
+
+def test_quantized_layers_of_the_backbone_take_their_bits(tmp_path):
+    config = FunAudioChatConfig.from_pretrained(MODEL)
+    fields = {"finetuning_type": "lora", "lora_rank": 4, "cutoff_len": 64, "bf16": True}
+
+    def parameters(**more):
+        return make_plan(fields | more, config, tmp_path, 1, GIB).parameters
+
+    with safe_open(MODEL / "model.safetensors", "pt") as file:
+        linear = sum(
+            file.get_tensor(key).numel() for key in file.keys()
+            if key.startswith("language_model.model.layers.") and key.endswith("proj.weight")
+        )
+    assert linear > 1e4
+    whole = parameters()
+    assert whole - parameters(quantization_bit=8) == linear * (2 - 1)
+    # NF4: blocks of 64 values share a scale, of 8 bits or, unless that is quantized too, of 32.
+    assert whole - parameters(quantization_bit=4) == int(linear * (2 - 0.5 - 1 / 64))
+    single = parameters(quantization_bit=4, double_quantization=False)
+    assert whole - single == int(linear * (2 - 0.5 - 4 / 64))
+    for more, told in (
+        ({"quantization_bit": 3}, "bitsandbytes knows 4 and 8"),
+        ({"quantization_bit": 4, "finetuning_type": "full"}, "finetuning_type: lora"),
+        ({"quantization_bit": 4, "fsdp": "full_shard"}, "with FSDP is not planned"),
+    ):
+        with pytest.raises(FunAudioChatError, match=told):
+            parameters(**more)
+
+
+def test_the_command_takes_the_overrides_of_the_launcher():
+    def plan(*fields):
+        return CliRunner().invoke(
+            app, ["train", "plan", str(CONFIGS / "qlora.yaml"), *fields,
+                  "--model", str(CONFIGS / "model_8b.json")],
+        )  # fmt: skip
+
+    def gib(output, name):
+        return float(re.search(rf"{name} .*?(\d+\.\d\d)$", output, re.MULTILINE)[1])
+
+    four, none = plan(), plan("quantization_bit=null")
+    eight = plan("quantization_bit=8", "per_device_train_batch_size=2")
+    assert [done.exit_code for done in (four, eight, none)] == [0, 0, 0]
+    assert "(1 rows)" in four.output and "(2 rows)" in eight.output
+    four, eight, none = (gib(done.output, "parameters") for done in (four, eight, none))
+    # The 8B backbone holds 6.946 B parameters in linear layers.
+    assert none - four == pytest.approx(6.946e9 * (2 - 0.5 - 1 / 64) / GIB, rel=0.01)
+    assert none - eight == pytest.approx(6.946e9 / GIB, rel=0.01)
+    wrong = plan("quantization_bit")
+    assert "must have the form key=value" in str(wrong.exception)
 
 
 def test_the_command_prints_the_plan_and_fails_if_nothing_fits():

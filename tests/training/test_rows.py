@@ -6,6 +6,7 @@
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from unicodedata import normalize
 
 import numpy as np
 import pytest
+import soundfile
 import yaml
 from build_tiny_folders import MODEL
 from hypothesis import given, settings
@@ -65,7 +67,8 @@ def encoder(processor, template="funaudiochat", cutoff_len=4096, skip=False):
     from llamafactory.data.template import TEMPLATES
 
     arguments = SimpleNamespace(
-        cutoff_len=cutoff_len, mask_history=False, train_on_prompt=False, packing=False
+        cutoff_len=cutoff_len, mask_history=False, train_on_prompt=False, packing=False,
+        streaming=False,
     )
     return loader._get_dataset_processor(
         arguments, "sft", TEMPLATES[template], processor.tokenizer, processor
@@ -169,6 +172,13 @@ def train(data: Path, out: Path, **fields) -> int:
     return json.loads((out / "trainer_state.json").read_text())["global_step"]
 
 
+def write_rows(folder: Path, lines: list[str]) -> None:
+    """Write a file of rows as data set ``tiny``."""
+    (folder / "tiny.jsonl").write_text("\n".join(lines) + "\n")
+    info = ROOT / "training" / "data" / "dataset_info.json"
+    (folder / "dataset_info.json").write_text(info.read_text())
+
+
 def test_a_run_skips_and_counts_bad_rows_or_ends_with_their_names(folder, tmp_path, caplog):
     from funaudiochat.errors import FunAudioChatError
 
@@ -179,25 +189,69 @@ def test_a_run_skips_and_counts_bad_rows_or_ends_with_their_names(folder, tmp_pa
     bad = [row(AUDIO_TEMPLATE, audio=[{"path": str(tmp_path / name), **pads}])
            for name in ("short.wav", "gone.wav")]  # fmt: skip
     lines = [*map(json.dumps, [*good, *bad, row("long " * 3000)]), "{broken", json.dumps(good[0])]
-    (tmp_path / "tiny.jsonl").write_text("\n".join(lines) + "\n")
-    info = ROOT / "training" / "data" / "dataset_info.json"
-    (tmp_path / "dataset_info.json").write_text(info.read_text())
+    write_rows(tmp_path, lines)
     out = tmp_path / "out"
     with pytest.raises(FunAudioChatError, match=r"tiny\.jsonl, row 6: is not a JSON object"):
         train(tmp_path, out)
     assert train(tmp_path, out, skip_bad_rows=True) == 2
-    assert "skip_bad_rows: 3 of 6 rows skipped" in caplog.text
+    assert "skip_bad_rows: 4 of 7 rows skipped" in caplog.text
     del lines[4:6]
-    (tmp_path / "tiny.jsonl").write_text("\n".join(lines) + "\n")
+    write_rows(tmp_path, lines)
     with pytest.raises(FunAudioChatError, match=r"tiny\.jsonl, row [34]: .*(short|gone)\.wav"):
         train(tmp_path, out, max_steps=6)
 
 
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"packing": True, "neat_packing": True, "cutoff_len": 200}, "2 of 8 rows skipped"),
+        ({"packing": True, "cutoff_len": 200}, "2 of 8 rows skipped"),
+        ({"streaming": True, "preprocessing_num_workers": None, "dataloader_num_workers": 1},
+         r"[2-9] rows skipped"),
+    ],
+    ids=["neat packing", "packing", "streaming"],
+)  # fmt: skip
+def test_bad_rows_are_skipped_and_counted_packed_and_streamed(
+    folder, tmp_path, caplog, fields, told
+):
+    heard = row(AUDIO_TEMPLATE, audio=[{"path": str(folder / "q.wav")}])
+    gone = row(AUDIO_TEMPLATE, audio=[{"path": str(tmp_path / "gone.wav")}])
+    lines = list(map(json.dumps, [heard, gone, *[row("typed")] * 5]))
+    write_rows(tmp_path, [lines[0], "{broken", *lines[1:]])
+    assert train(tmp_path, tmp_path / "out", skip_bad_rows=True, **fields) == 2
+    assert re.search(f"skip_bad_rows: {told}", caplog.text)
+
+
+@pytest.mark.parametrize("kind", ["wav", "flac"])
+def test_a_shortened_file_among_many_is_found_by_check_data_as_by_training(
+    tmp_path, kind, caplog
+):
+    from funaudiochat.errors import FunAudioChatError
+
+    soundfile.write(tmp_path / f"whole.{kind}", 0.1 * np.sin(np.arange(32000)), 16000)
+    whole = (tmp_path / f"whole.{kind}").read_bytes()
+    (tmp_path / f"half.{kind}").write_bytes(whole[: len(whole) // 2])
+
+    def heard(name, tokens):
+        entry = {"path": str(tmp_path / f"{name}.{kind}"), "token": "<|audio_pad|>" * tokens}
+        return json.dumps(row(AUDIO_TEMPLATE, audio=[entry]))
+
+    lines = [heard("whole", tokens) for tokens in (50, 49, 52, 48, 50, 50)]
+    lines[2:2] = [heard("half", 50)]
+    write_rows(tmp_path, lines)
+    summary = check_file(tmp_path / "tiny.jsonl")
+    assert {problem.row for problem in summary.problems} == {3}
+    assert {warning.row for warning in summary.warnings} == {2, 4, 5}  # training takes them
+    with pytest.raises(FunAudioChatError, match=rf"tiny\.jsonl, row 3: .*half\.{kind}"):
+        train(tmp_path, tmp_path / "out", max_steps=8, preprocessing_num_workers=1)
+    caplog.clear()
+    train(tmp_path, tmp_path / "out", skip_bad_rows=True, preprocessing_num_workers=1)
+    assert "skip_bad_rows: 1 of 7 rows skipped" in caplog.text
+
+
 def test_rows_can_be_streamed(folder, tmp_path):
     rows = [row(AUDIO_TEMPLATE, audio=[{"path": str(folder / "q.wav")}]), row("typed")] * 4
-    (tmp_path / "tiny.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    info = ROOT / "training" / "data" / "dataset_info.json"
-    (tmp_path / "dataset_info.json").write_text(info.read_text())
+    write_rows(tmp_path, list(map(json.dumps, rows)))
     assert train(tmp_path, tmp_path / "out", streaming=True, preprocessing_num_workers=None) == 2
 
 
@@ -205,9 +259,7 @@ def test_rows_can_be_streamed(folder, tmp_path):
 def test_two_processes_with_two_workers_each_stream_rows(folder, tmp_path):
     heard = {"path": str(folder / "q.wav")}
     rows = [row(f"{AUDIO_TEMPLATE}{n * ' typed'}", audio=[heard]) for n in range(8)]
-    (tmp_path / "tiny.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
-    info = ROOT / "training" / "data" / "dataset_info.json"
-    (tmp_path / "dataset_info.json").write_text(info.read_text())
+    write_rows(tmp_path, list(map(json.dumps, rows)))
     command = [
         sys.executable, "-m", "training.launch", ROOT / "training" / "configs" / "tiny/sft.yaml",
         f"model_name_or_path={MODEL}", f"dataset_dir={tmp_path}", f"output_dir={tmp_path / 'out'}",

@@ -6,48 +6,34 @@
 import importlib.util
 import json
 import logging
+import re
+import shutil
 
 import pytest
 import torch
 import yaml
-from build_tiny_recipe import write_data
-from starting_folders import CODES, write_all
-from test_launch import ROOT, TINY, train_here
+from tiny_runs import (
+    ROOT,
+    TINY,
+    log_of,
+    needs_llamafactory,
+    run_script,
+    train_here,
+    weights_of,
+)
 
 from funaudiochat.errors import FunAudioChatError
 from training.callbacks import PARTS
 from training.checkpoints import is_whole, set_torn_aside
-from training.init_model import init_model
 from training.launch import config_problems, read_config
-
-needs_llamafactory = pytest.mark.skipif(
-    importlib.util.find_spec("llamafactory") is None,
-    reason="needs llamafactory: `make train-setup`",
-)
-
-
-@pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("runs")
-    write_data(folder / "data")
-    return {"data": folder / "data", **write_all(folder / "sources")}
-
-
-@pytest.fixture(scope="module")
-def start(sources):
-    """A fresh joint checkpoint that asks for the scale of answering, as Nano does."""
-    out = sources["data"].parent / "init"
-    init_model(*(sources[part] for part in ("llm", "audio_encoder", "head")), out, CODES)
-    config = json.loads((out / "config.json").read_text())
-    (out / "config.json").write_text(json.dumps(config | {"halve_untranscribed_audio": False}))
-    return out
 
 
 @pytest.fixture(scope="module")
 def run(sources, start, tmp_path_factory):
     """Two steps, each saved and evaluated."""
     return train_here(
-        sources, start, tmp_path_factory.mktemp("out") / "run", save_strategy="steps", save_steps=1,
+        sources["data"], start, tmp_path_factory.mktemp("out") / "run", save_strategy="steps",
+        save_steps=1, halve_untranscribed_audio=None,
         eval_dataset="tiny", overwrite_output_dir=False, eval_strategy="steps", eval_steps=1,
     )  # fmt: skip
 
@@ -89,7 +75,9 @@ def test_the_default_config_on_a_cpu_names_every_cause_and_what_to_write(tmp_pat
         assert config_problems(mended) == []
         if importlib.util.find_spec("tensorboard") is None:
             (told,) = config_problems(mended | {"report_to": "tensorboard"})
-            assert "pip install tensorboard" in told
+            assert "make train-setup" in told
+        (told,) = config_problems(mended | {"predict_with_generate": True})
+        assert told.startswith("predict_with_generate: ") and "funaudiochat eval" in told
 
 
 @needs_llamafactory
@@ -115,8 +103,6 @@ def test_each_loss_stands_in_its_own_record(run):
 @needs_llamafactory
 @pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "model.safetensors"])
 def test_a_run_goes_on_from_the_last_whole_checkpoint(run, tmp_path, torn):
-    import shutil
-
     output = shutil.copytree(run, tmp_path / "run")
     assert is_whole(output / "checkpoint-1") and is_whole(output / "checkpoint-2")
     assert set_torn_aside({"output_dir": str(output)}) == []
@@ -128,15 +114,45 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint(run, tmp_path, torn):
 
 
 @needs_llamafactory
+@pytest.mark.slow
+@pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "model.safetensors"])
+def test_a_run_torn_in_mid_save_is_resumed_by_the_same_command(
+    sources, start, run, tmp_path, torn
+):
+    out = shutil.copytree(run, tmp_path / "run")
+    for path in (out / "model.safetensors", out / "trainer_state.json"):
+        path.unlink()  # written at the end
+    path = out / "checkpoint-2" / torn
+    if torn.endswith("json"):
+        path.unlink()
+    else:
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    log = run_script(
+        "run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
+        f"output_dir={out}", "max_steps=2", "logging_steps=1", "save_strategy=steps",
+        "save_steps=1", "plot_loss=false", "overwrite_output_dir=false", "eval_dataset=tiny",
+        "eval_strategy=steps", "eval_steps=1", CONFIG_FILE=str(TINY / "sft.yaml"),
+    )  # fmt: skip
+    assert "torn-checkpoint-2 is not whole" in log
+    assert f"Resuming training from {out / 'checkpoint-1'}" in log
+    assert [record["loss"] for record in log_of(out)] == [record["loss"] for record in log_of(run)]
+    before, after = weights_of(run), weights_of(out)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    # The log is short, raises no false alarm, and ends with what was made and where.
+    assert "missing keys" not in log and '"hidden_size"' not in log and "input_ids" not in log
+    lines = log.strip().splitlines()
+    assert len(lines) < 150  # of about 500 with all configurations
+    assert lines[-1].endswith(f"done: 2 steps; a checkpoint folder, for --model-path: {out}")
+
+
+@needs_llamafactory
 def test_a_changed_learning_rate_or_batch_size_at_resume_is_told(
     sources, start, run, tmp_path, caplog
 ):
-    import shutil
-
     output = shutil.copytree(run, tmp_path / "run")
     batch = yaml.safe_load((TINY / "sft.yaml").read_text())["per_device_train_batch_size"]
     with caplog.at_level(logging.WARNING, "training"):
-        train_here(sources, start, output, max_steps=3, learning_rate=0.5,
+        train_here(sources["data"], start, output, max_steps=3, learning_rate=0.5,
                    overwrite_output_dir=False, per_device_train_batch_size=batch + 1)  # fmt: skip
     told = [record.getMessage() for record in caplog.records if "resumed" in record.getMessage()]
     assert "learning_rate=0.5 does not act" in told[0]
@@ -144,11 +160,27 @@ def test_a_changed_learning_rate_or_batch_size_at_resume_is_told(
 
 
 @needs_llamafactory
-def test_a_loss_of_nan_ends_the_run_and_saves_nothing(sources, start, tmp_path):
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_loss_of_nan_ends_the_run_with_step_and_rows_and_saves_nothing(
+    sources, start, tmp_path, packing
+):
+    rows = (sources["data"] / "tiny.jsonl").read_text().splitlines()
+    for name in ("first.jsonl", "second.jsonl"):  # rows are found by file and line
+        (tmp_path / "data" / "tiny").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data" / "tiny" / name).write_text("\n\n" + "\n".join(rows[:2]) + "\n")
+    info = (sources["data"] / "dataset_info.json").read_text()
+    (tmp_path / "data" / "dataset_info.json").write_text(info.replace("tiny.jsonl", "tiny"))
     out = tmp_path / "out"
-    with pytest.raises(FunAudioChatError, match=r"loss of step \d+ is nan.*Its rows: "):
-        train_here(sources, start, out, learning_rate=1e30, max_steps=6, max_grad_norm=0,
-                   warmup_steps=0, warmup_ratio=0, lr_scheduler_type="constant")  # fmt: skip
+    with pytest.raises(FunAudioChatError, match=r"loss of step [2-6] is nan") as ended:
+        train_here(
+            tmp_path / "data", start, out, learning_rate=1e30, max_steps=6, max_grad_norm=0,
+            warmup_steps=0, warmup_ratio=0, lr_scheduler_type="constant", packing=packing,
+            neat_packing=packing, cutoff_len=400,
+        )  # fmt: skip
+    (told,) = re.findall("Its rows: (.*?)\\. Lower", str(ended.value))
+    assert sorted(told.split("; ")) == [
+        "first.jsonl, row 3", "first.jsonl, row 4", "second.jsonl, row 3", "second.jsonl, row 4",
+    ]
     assert not list(out.rglob("model.safetensors"))
 
 
@@ -167,3 +199,17 @@ def test_a_batch_without_spoken_answers_does_not_run_the_head():
     output = model(**inputs)
     assert not runs and output.speech_loss is None
     torch.testing.assert_close(output.loss, output.text_loss)
+
+
+@needs_llamafactory
+@pytest.mark.skipif(
+    importlib.util.find_spec("tensorboard") is None, reason="needs tensorboard: `make train-setup`"
+)
+def test_a_run_writes_for_tensorboard(sources, start, tmp_path, monkeypatch):
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    assert "tensorboard" in (ROOT / "requirements-train.txt").read_text().split()
+    train_here(sources["data"], start, tmp_path / "out", max_steps=1, report_to="tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    board = EventAccumulator(str(tmp_path / "board")).Reload()
+    assert {"train/loss", "train/text_loss", "train/speech_loss"} <= set(board.Tags()["scalars"])

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from web_clients import running, spying
 
 from web_demo.server.engine import Models
+from web_demo.server.vad import load_network
 
 settings.register_profile(
     "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
@@ -29,6 +30,15 @@ def folders(tmp_path_factory):
     voices = {name: torch.randn(192, generator=generator) for name in ("anna", "ben")}
     save_file(voices, tts / "voices.safetensors")
     return model, tts
+
+
+@pytest.fixture(scope="session")
+def network():
+    """The network that detects voices."""
+    found = load_network()
+    if found is None:
+        pytest.skip("silero-vad is not installed")
+    return found
 
 
 @pytest.fixture(scope="session")

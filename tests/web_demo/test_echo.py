@@ -14,7 +14,7 @@ import soundfile
 import soxr
 
 from web_demo.server.listener import Heard, Listener
-from web_demo.server.vad import VoiceActivity, load_network
+from web_demo.server.vad import VoiceActivity
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 CHUNK = 640  # 40 ms of the microphone
@@ -25,14 +25,6 @@ REPLY = (
     "The weather today is sunny and warm, with a light wind from the west. In the evening some "
     "clouds may come. The capital of France is Paris, and it lies on the river Seine."
 )
-
-
-@pytest.fixture(scope="module")
-def network():
-    found = load_network()
-    if found is None:
-        pytest.skip("silero-vad is not installed")
-    return found
 
 
 def read(path, rate_hz=16000):

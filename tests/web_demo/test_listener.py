@@ -10,18 +10,10 @@ import pytest
 import soundfile
 
 from web_demo.server.listener import PREROLL_MS, Heard, Listener
-from web_demo.server.vad import VoiceActivity, load_network
+from web_demo.server.vad import VoiceActivity
 
 ROOT = Path(__file__).parents[2]
 CHUNK = 640  # 40 ms
-
-
-@pytest.fixture(scope="module")
-def network():
-    found = load_network()
-    if found is None:
-        pytest.skip("silero-vad is not installed")
-    return found
 
 
 def push(listener, samples):

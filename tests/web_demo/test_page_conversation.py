@@ -12,7 +12,7 @@ import soundfile
 import sounds
 import sphn
 import torch
-from test_page import type_in, visit, wait_s
+from test_page import speak, type_in, visit, wait_s
 from test_talks import forever
 from web_clients import running, scripted, tone
 
@@ -106,14 +106,14 @@ def test_what_the_user_said_is_written_down_unless_switched_off(browser, models,
     microphone = sounds.microphone(tmp_path / "said.wav", said, silence_s=0)
     with running(scripted(models, script)) as server:
         page = visit(browser, server.url, microphone)
+        speak(page)
         wait_s(page, 2)
         page.press("Done, send it")
         assert page.see(".turn .you > p") == "What is the capital of France?"
         page.press("Settings")
         page.call("uncheck", "dialog >> role=switch[name='Write down what I say']")
         page.press("Close")
-        page.press("Speak")
-        page.see(".is-listening")
+        speak(page)
         wait_s(page, 2)
         page.press("Done, send it")
         page.see(".turn:last-child .bot >> text=as I said")

@@ -37,7 +37,7 @@ def speaking(tmp_path: Path) -> Path:
 def start(browser: browsers.Browser, url: str, **options: object) -> browsers.Page:
     page = browser.open(url, **options)
     page.press("Start talking")
-    page.see("text=Speak, then press to send")
+    page.see("text=Press to speak")
     return page
 
 
@@ -51,6 +51,7 @@ def test_a_spoken_question_is_answered_in_sound_and_text(browser, server, url, s
     page.see("text=A server is there")
     page.call("check", "role=radio[name=/Brief/]")
     page.press("Start talking")
+    page.press("Speak")
     page.see("text=Speak, then press to send")
     page.wait_until(f"performance.now() > {page.evaluate('performance.now()')} + 3500")
     page.press("Done, send it")
@@ -116,6 +117,7 @@ def test_an_interruption_is_silent_at_once_though_the_server_goes_on(
 def test_a_denied_microphone_is_explained_and_not_needed(browser, server, url, tmp_path):
     page = browser.open(url, deny=True)
     page.press("Start talking")
+    page.press("Speak")
     assert "Set “Microphone” to “Allow”" in page.see("role=alert")
     page.press("Go on without a microphone")
     page.wait_until("document.querySelector('.composer button')?.disabled === false")

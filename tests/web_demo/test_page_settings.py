@@ -5,28 +5,18 @@
 
 import re
 import threading
+from dataclasses import replace
 
 import browser as browsers
 import numpy as np
 import pytest
 import sounds
-from test_page import speaking, type_in, visit  # noqa: F401
+from test_page import NOTE_MICROPHONES, prefer, speak, speaking, type_in, visit  # noqa: F401
 from web_clients import TIMEOUT_S, running, scripted
 
+from funaudiochat.capabilities import Capabilities
+
 pytestmark = browsers.MARKS
-
-# Notes the microphones that are opened, which the page keeps to itself.
-NOTE_MICROPHONES = """{
-  const media = navigator.mediaDevices;
-  const open = media.getUserMedia.bind(media);
-  window.tracks = [];
-  media.getUserMedia = async wanted => {
-    const stream = await open(wanted);
-    tracks.push(stream.getAudioTracks()[0]);
-    return stream;
-  };
-}"""
-
 
 def choose(page: browsers.Page, label: str, number: int) -> str:
     """Take the device of that number (0 is the default one); return its id."""
@@ -41,6 +31,7 @@ def choose(page: browsers.Page, label: str, number: int) -> str:
 
 def test_the_devices_that_are_chosen_are_used(browser, server, asked, speaking):  # noqa: F811
     page = visit(browser, server.url, speaking, transcribe=False)
+    speak(page)
     page.evaluate(NOTE_MICROPHONES)
     page.press("Settings")
     for number in (1, 2):
@@ -62,6 +53,7 @@ def test_the_devices_that_are_chosen_are_used(browser, server, asked, speaking):
 def test_devices_that_are_gone_give_way_to_the_default_ones(browser, server):
     page = visit(browser, server.url, inputId="gone", outputId="gone")
     assert "The chosen loudspeaker is not there" in page.see(".banner[role=alert]")
+    speak(page)
     type_in(page, "Hello")
     page.see("role=button[name='Speak']")
     assert page.evaluate("heard.loudUntilS") > 0
@@ -98,6 +90,62 @@ def test_volume_is_how_loud_a_reply_is(browser, models):
     assert silent < 0.001 * loud
 
 
+def test_a_model_offers_what_it_can_do_and_its_examples_are_questions_to_tap(browser, models):
+    def script(question):
+        yield f"You asked: {question}"
+        yield [1] * 5
+
+    able = Capabilities("A small model.", ("en",), ("brief",), (), ("Who are you?", "And I?"))
+    with running(replace(scripted(models, script), capabilities=able)) as server:
+        page = browser.open(server.url)
+        prefer(page, persona="tutor", systemPrompt="Teach.", language="zh")
+        assert "A small model." in page.see(".about") and "英语" in page.see(".about")
+        assert page.evaluate("document.querySelectorAll('.persona').length") == 2
+        page.press("Who are you?")
+        page.see(".turn .bot >> text=You asked: Who are you?")
+        page.see(".is-idle")
+        page.press("And I?")
+        page.see(".turn:last-child .bot >> text=You asked: And I?")
+        [session] = server.demo.sessions
+        assert not session.talk.settings.system_prompt
+    with running(replace(models, capabilities=Capabilities(personas=()))) as server:
+        page = browser.open(server.url)
+        page.see("text=is ready")
+        assert page.evaluate("document.querySelector('.personas, .examples, .about')") is None
+
+
+# What lies outside the window, or in a second line of the header.
+OUTSIDE = """(selector => [...document.querySelectorAll(selector)].filter(element => {
+  const { left, right, bottom } = element.getBoundingClientRect();
+  return left < 0 || right > innerWidth || bottom > innerHeight;
+}).map(element => element.outerHTML))"""
+HEADER_LINES = """new Set([...document.querySelectorAll('.bar .row > .button')]
+  .map(button => button.getBoundingClientRect().top)).size"""
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "language"), [(360, 640, "zh"), (360, 640, "en"), (390, 844, "en")]
+)
+def test_a_phone_shows_what_matters_without_scrolling(browser, models, width, height, language):
+    able = Capabilities(
+        "A small English demo model that knows little else than what it is asked below.", ("en",),
+        examples=("What is the capital of France?", "What is two plus three?"),
+    )
+    with running(replace(models, capabilities=able)) as server:
+        page = browser.open(
+            server.url, context={"viewport": {"width": width, "height": height}}
+        )
+        prefer(page, language=language)
+        page.see(".server-line.good")
+        assert page.evaluate(f"{OUTSIDE}('.bar .row > .button, .button.big')") == []
+        assert page.evaluate(HEADER_LINES) == 1
+        page.call("click", ".button.big")
+        page.see(".is-idle")
+        kinds = ".bar .row > .button, #main-button, .composer button, .lane-name, .stage-settings"
+        assert page.evaluate(f"{OUTSIDE}('{kinds}')") == []
+        assert page.evaluate(HEADER_LINES) == 1
+
+
 def test_chinese_is_one_press_away_and_stays(browser, server):
     page = browser.open(server.url)
     page.press("中文")
@@ -107,7 +155,7 @@ def test_chinese_is_one_press_away_and_stays(browser, server):
     page.see("text=已就绪")
     assert page.evaluate("document.documentElement.lang") == "zh-CN"
     page.press("开始对话")
-    page.see(".is-listening")
+    page.see(".is-idle")
     page.press("设置")
     page.see("dialog")
     words = page.evaluate(
@@ -161,7 +209,7 @@ def test_nothing_moves_for_those_who_want_no_motion(browser, models, tmp_path, m
         try:
             page = browser.open(server.url, microphone, context={"reducedMotion": motion})
             page.press("Start talking")
-            page.see(".is-listening")
+            speak(page)
             different, highest = page.evaluate(BARS)
             page.press("Done, send it")
             page.see(".dots")

@@ -8,7 +8,7 @@ import browser as browsers
 import numpy as np
 import pytest
 import sounds
-from test_page import type_in, visit, wait_s
+from test_page import speak, type_in, visit, wait_s
 from web_clients import running
 
 from funaudiochat import hub
@@ -40,6 +40,7 @@ def test_two_spoken_turns_are_answered_rightly_in_text_and_sound(browser, nano, 
     spoken = sounds.question(sounds.MICROPHONE_HZ)  # "What is the capital of France?"
     microphone = sounds.microphone(tmp_path / "said.wav", spoken, silence_s=30)
     page = visit(browser, nano.url, microphone, maxNewTokens=None, seed=1)
+    speak(page)
     wait_s(page, 3)
     page.press("Done, send it")
     page.see("role=button[name='Speak']", 120)

@@ -5,9 +5,12 @@
 
 import asyncio
 import json
+from dataclasses import replace
 
 import aiohttp
 from web_clients import TIMEOUT_S, Page, ReferencePage, running, scripted
+
+from funaudiochat.capabilities import Capabilities
 
 
 def brief(question):
@@ -121,3 +124,38 @@ def test_health_figures_info_and_a_page_that_says_how_to_build_it(models, tmp_pa
 
     with running(scripted(models, brief), page=tmp_path / "dist") as server:
         asyncio.run(talk(server))
+
+
+def test_the_page_is_told_what_the_model_can_do_and_only_its_tools_are_offered(models):
+    able = Capabilities("Small.", ("en",), (), ("get_time", "fly"), ("What time is it?",))
+    asked = []
+
+    def script(question):
+        asked.append(question)
+        yield "Noon."
+        yield [1] * 5
+
+    async def talk(server, told):
+        status, body = await get(server, "/api/info")
+        assert status == 200
+        async with Page(server) as page:
+            ready = await page.event("ready")
+            for info in (json.loads(body), ready):
+                names = [tool["name"] for tool in info.pop("tools")]
+                assert {key: info[key] for key in told} == told
+            await page.set(tools=True)
+            await page.send(2, "What time is it?")
+            await page.event("turn_end", reason="done")
+        return names
+
+    told = {"description": "Small.", "languages": ["en"], "personas": [],
+            "examples": ["What time is it?"]}  # fmt: skip
+    small = replace(scripted(models, script), capabilities=able)
+    with running(small) as server:
+        assert asyncio.run(talk(server, told)) == ["get_time"]
+    assert asked[0] == ("tools", "What time is it?")
+    asked.clear()
+    with running(replace(small, capabilities=Capabilities(tools=()))) as server:
+        unknown = {"description": None, "languages": None, "personas": None, "examples": []}
+        assert asyncio.run(talk(server, unknown)) == []
+    assert asked == ["What time is it?"]

@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[2]
 
 
 class Process:
-    """What `Page` needs of a server in another process."""
+    """What `Page` needs of a server in another process, and what it logged before it opened."""
 
-    def __init__(self, process, url):
-        self.process, self.url = process, url
+    def __init__(self, process, url, log):
+        self.process, self.url, self.log = process, url, log
 
 
 @contextmanager
@@ -39,9 +39,13 @@ def started(folders, *flags):
         cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
     )
     try:
-        lines = (json.loads(line) for line in process.stderr if line.startswith("{"))
-        url = next(line["message"] for line in lines if line["message"].startswith("open "))
-        yield Process(process, url.removeprefix("open "))
+        log = []
+        for line in process.stderr:
+            if line.startswith("{"):
+                log.append(json.loads(line)["message"])
+                if log[-1].startswith("open "):
+                    break
+        yield Process(process, log[-1].removeprefix("open "), log)
     finally:
         if process.poll() is None:
             process.kill()
@@ -80,7 +84,7 @@ def test_sigterm_with_replies_running_ends_the_process_within_the_drain_time(fol
             # On 9917b43 it took 37 s with a drain of 10.
             await asyncio.to_thread(server.process.wait, 25)
 
-    with started(folders, "--drain-seconds", "3") as server:
+    with started(folders, "--drain-seconds", "3", "--max-sessions", "3") as server:
         asyncio.run(talk(server))
 
 

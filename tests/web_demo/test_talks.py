@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pytest
 import soundfile
 from sounds import question
 from web_clients import (
@@ -25,7 +26,7 @@ from web_clients import (
     until,
 )
 
-from web_demo.server import demo, session, speaker
+from web_demo.server import demo, session, speaker, tools
 from web_demo.server.engine import Models
 
 ROOT = Path(__file__).parents[2]
@@ -436,6 +437,47 @@ def test_a_tool_is_called_run_and_its_result_spoken(models):
         asyncio.run(talk(server))
     assert [q[0] for q in questions[:2]] == ["tools", "result"]
     assert questions[2:] == [("tools", "hi"), "hi"]
+
+
+@pytest.mark.parametrize(
+    ("written", "error"),
+    [
+        ('{"name": "set_light", "arguments": {}}</tool_call>', "no function named set_light"),
+        ('{"name": "get_weather"}</tool_call>', "malformed"),
+        ('{"name": "get_weather", "arg', "not closed"),
+        ('{"name": "get_battery", "arguments": {}}</tool_call>', "RuntimeError: the battery"),
+    ],
+)
+def test_a_call_that_cannot_be_run_is_told_to_the_model_before_it_speaks(
+    models, monkeypatch, written, error
+):
+    def fails():
+        raise RuntimeError("the battery is gone")
+
+    monkeypatch.setitem(tools.FUNCTIONS, "get_battery", fails)
+    questions = []
+
+    def script(question):
+        questions.append(question)
+        if question == ("tools", "please"):
+            yield "<tool_call>"
+            yield written
+        else:
+            yield "I could not do that."
+            yield [1] * 5
+
+    async def talk(server):
+        async with Page(server) as page:
+            await page.set(tools=True)
+            await page.send(2, "please")
+            end = await page.event("turn_end")
+            assert (end["reason"], end["text"]) == ("done", "I could not do that.")
+            assert end["audio_ms"] == 200
+
+    with running(scripted(models, script)) as server:
+        asyncio.run(talk(server))
+    assert [kind for kind, _ in questions] == ["tools", "result"]
+    assert error in questions[1][1]["error"]
 
 
 def test_a_text_and_a_file_are_other_ways_to_ask(server, asked):

@@ -44,6 +44,7 @@ log = logging.getLogger(__name__)
 WORK = Path(__file__).with_name("work")
 SAMPLES_PER_CODE = 960  # at 24 kHz
 DIALOGUES = 16000  # of the training split
+CONVERSATIONS = 2000  # of two to eight questions
 SCRAMBLED = 8000  # scrambled questions, which have no answer
 HELD_OUT_SIZE = 300  # dialogues of every split but training
 JOE_SHARE = 0.25  # of the sentences also spoken by the second answer voice
@@ -142,14 +143,15 @@ def answer_parts(domain: Domain, counts: dict[str, int], read_aloud: int) -> dic
     def said(split: str) -> list[str]:
         dialogues = (domain.dialogue(split, i) for i in range(counts[split]))
         messages = [m for d in dialogues for m in d.messages]
-        return [m.text for m in messages if m.role == "assistant" and m.spoken]
+        return [m.text for m in messages if m.role == "assistant" and m.spoken and not m.cut]
 
     texts = {
         "train": domain.answers("train")
         + said("train")
+        + said("conversation")
         + list(map(domain.read_aloud, range(read_aloud))),
         "valid": domain.answers("valid"),
-        "test": domain.answers("test") + said("test_tool"),
+        "test": domain.answers("test") + said("test_tool") + said("test_conversation"),
     }
     parts: dict[str, str] = {}
     for part, sentences in texts.items():
@@ -203,6 +205,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="output folder")
     parser.add_argument("--train", type=int, default=DIALOGUES, help="training dialogues")
     parser.add_argument(
+        "--conversations", type=int, default=CONVERSATIONS, help="of two to eight questions"
+    )
+    parser.add_argument(
         "--scrambled", type=int, default=SCRAMBLED, help="scrambled questions, to hear words"
     )
     parser.add_argument("--read-aloud", type=int, default=2500, help="further sentences")
@@ -214,6 +219,7 @@ def main() -> None:
     domain = Domain(seed=args.seed)
     counts = {split: HELD_OUT_SIZE for split in SPLITS}
     counts |= {"train": args.train, "scrambled": args.scrambled}
+    counts["conversation"] = args.conversations
     if args.only in (None, "answers"):
         make_answers(domain, counts, args.read_aloud, args.work, args.jobs)
     for split, count in reversed(counts.items()):

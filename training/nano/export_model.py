@@ -7,11 +7,13 @@
 """
 
 import argparse
+import shutil
 from pathlib import Path
 
 import torch
 from transformers import GenerationConfig
 
+from funaudiochat import capabilities
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.nano.data import WORK
@@ -19,6 +21,7 @@ from training.nano.export import FOLDER as DETOKENIZER
 from training.nano.export import write_checksums
 
 FOLDER = DETOKENIZER.with_name("Fun-Audio-Chat-Nano")
+DEMO = Path(__file__).with_name(capabilities.FILE_NAME)  # what Nano can do
 # With the reference's penalty for repeated codes and its temperature of 0.8, half as many words
 # again are wrong (training/nano/README.md).
 SPEECH_SAMPLING = {"temperature": 0.3, "repetition_penalty": 1.0}
@@ -31,6 +34,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write")
     args = parser.parse_args()
     model = FunAudioChatForConditionalGeneration.from_pretrained(args.model, dtype=torch.float16)
+    model.config.detokenizer = DETOKENIZER.name  # for whatever is trained from this folder, too
     known = model.generation_config
     model.generation_config = GenerationConfig(
         eos_token_id=known.eos_token_id,
@@ -39,6 +43,7 @@ def main() -> None:
     )
     model.save_pretrained(args.output)
     FunAudioChatProcessor.from_pretrained(args.model).save_pretrained(args.output)
+    shutil.copy(DEMO, args.output)
     write_checksums(args.output)
 
 

@@ -47,7 +47,7 @@ from training.whisper_encoder import WhisperEncoder
 from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 
 # Room for every word of the domain: a transcript must not outlast its speech at 5 Hz.
-TEXT_TOKENS = 2000
+TEXT_TOKENS = 4000
 # Of the code embeddings. At the usual 0.02 AdamW's steps, which are alike for rows seen and unseen,
 # would wash out within a hundred of them what the codes' digits say.
 CODE_DEVIATION = 0.2
@@ -78,10 +78,11 @@ def _texts(work: Path, dialogues: int) -> Iterator[str]:
     """What the model reads or writes, of so many dialogues."""
     domain = Domain()
     for index in range(dialogues):
-        for message in domain.dialogue("train", index).messages:
-            yield message.text
-            if message.role == "user":
-                yield "".join(words(message.text))
+        for split in ("train", "conversation"):
+            for message in domain.dialogue(split, index).messages:
+                yield message.text
+                if message.role == "user":
+                    yield "".join(words(message.text))
     yield from (record["text"] for record in read_jsonl(work / "answers.jsonl"))
     # Often enough to become long tokens.
     yield from [TRANSCRIBE, tool_prompt(domain.spec["tools"])] * 300

@@ -37,35 +37,44 @@ TRANSCRIBE = "Please help me transcribe the audio."
 SAY = "Say: "
 VOICE = "heart"
 DELAY_CODES = 10
-# A tool prompt offers so many tools, the right one among them; which ones is drawn per dialogue.
-MOST_TOOLS = 3
 # The most pauses before, between and after the words of a question that stands for a heard one.
 MOST_PAUSES = 3
 # Typed rows need no recording, so there are more of them than of the recorded dialogues.
 TYPED_DIALOGUES = 48_000
+# Typed conversations: every whole answer in them is a row with all turns before it.
+TYPED_CONVERSATIONS = 8_000
 # Further typed dialogues, of which only these intents are taken: sums have to be done often.
 DRILLED_DIALOGUES = 60_000
-DRILLED = ("plus", "minus", "times", "bigger", "next_number", "previous_number")
+DRILLED = (
+    "plus", "plus_large", "minus", "minus_large", "times", "times_large", "divide", "bigger",
+    "bigger_large", "smaller", "next_number", "previous_number", "double", "half", "hour_later",
+    "spell",
+)  # fmt: skip
 # Share of the rows of each kind in each stage; rows with a tool prompt are long.
 STAGES = {
     "text": {
         "text": 0.7, "text_tools": 0.15, "words": 0.9, "words_tools": 0.2,
         "words_transcribe": 0.15, "say": 0.5, "text_drill": 0.35, "words_drill": 0.45,
+        "text_conversation": 0.25, "words_conversation": 0.35, "text_tools_conversation": 0.1,
+        "words_tools_conversation": 0.15,
     },
     "prealign": {
         "text_talk": 0.3, "words_talk": 0.2, "say_aloud": 1.0, "words": 0.1, "text": 0.05,
-        "text_tools": 0.03, "words_tools": 0.03,
+        "text_tools": 0.03, "words_tools": 0.03, "text_talk_conversation": 0.1,
     },
     # First of all to hear, which takes the longest to learn; rows without speech are cheap.
     "stage1": {
         "ask": 1.0, "ask_tools": 1.0, "transcribe": 0.5, "transcribe_scrambled": 0.7, "talk": 0.1,
         "say_aloud": 0.25, "text": 0.1, "words": 0.1, "text_tools": 0.12, "words_tools": 0.12,
+        "ask_conversation": 0.5, "ask_tools_conversation": 0.5, "transcribe_conversation": 0.2,
+        "words_conversation": 0.1,
     },
     "stage2": {
         "talk": 1.0, "ask": 0.5, "ask_tools": 0.7, "transcribe": 0.1, "transcribe_scrambled": 0.1,
         "say_aloud": 0.6, "text_talk": 0.12, "text": 0.2, "words": 0.1, "text_tools": 0.1,
         "say": 0.1, "text_drill": 0.35, "words_drill": 0.45, "text_tools_drill": 0.05,
-        "words_tools_drill": 0.05,
+        "words_tools_drill": 0.05, "talk_conversation": 0.3, "ask_conversation": 0.3,
+        "ask_tools_conversation": 0.3, "words_conversation": 0.1,
     },
     "ablation": {"talk": 0.5, "ask": 0.5},
 }  # fmt: skip
@@ -82,7 +91,9 @@ def _tools() -> dict[str, str]:
                 "parameters": {
                     "type": "object",
                     "properties": {key: {"type": kind} for key, kind in tool["parameters"].items()},
-                    "required": list(tool["parameters"]),
+                    "required": [
+                        key for key in tool["parameters"] if key not in tool.get("optional", [])
+                    ],
                 },
             }
         )
@@ -99,21 +110,6 @@ def tool_prompt(names: Iterable[str]) -> str:
     """The function-calling prompt with these tools of the domain."""
     definitions = "\n".join(map(tool_definition, names))
     return FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
-
-
-def offered_tools(record: dict[str, Any]) -> list[str]:
-    """Names of the tools in a dialogue's system prompt."""
-    rng = Random(record["id"])
-    names = rng.sample(list(_tools()), rng.randint(1, MOST_TOOLS))
-    called = [
-        name
-        for name in _tools()
-        for message in record["messages"]
-        if message["role"] == "assistant" and f'"name": "{name}"' in message["text"]
-    ]
-    if called and called[0] not in names:
-        names[rng.randrange(len(names))] = called[0]
-    return names
 
 
 def _entry(**fields: Any) -> str:
@@ -162,17 +158,16 @@ def _turn(role: str, content: str) -> dict[str, str]:
 def _turns_before_answers(
     record: dict[str, Any], question: Callable[[str], str]
 ) -> Iterator[tuple[list[dict[str, str]], dict[str, Any], str]]:
-    """Every answer of a dialogue: the turns before it, its message, and its system prompt."""
+    """Every whole answer: the turns before it, its message, and the prompt with tools or none."""
     turns: list[dict[str, str]] = []
-    called = False
+    tools = tool_prompt(record["tools"]) if record["tools"] else ""
     for message in record["messages"]:
         text = message["text"]
         if message["role"] == "assistant":
-            offered = record["tools"] and not called
-            yield turns, message, tool_prompt(offered_tools(record)) if offered else ""
+            if not message.get("cut"):
+                yield turns, message, tools
             turns = [*turns, _turn("assistant", text)]
         elif message["role"] == "tool":
-            called = True
             turns = [*turns, _turn("user", f"<tool_response>\n{text}\n</tool_response>")]
         else:
             turns = [*turns, _turn("user", question(text))]
@@ -264,12 +259,15 @@ def say_rows(text: str, codes: list[int]) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def make_rows(
-    work: Path, dialogues: int = TYPED_DIALOGUES, drilled: int = DRILLED_DIALOGUES
+    work: Path,
+    dialogues: int = TYPED_DIALOGUES,
+    conversations: int = TYPED_CONVERSATIONS,
+    drilled: int = DRILLED_DIALOGUES,
 ) -> None:
     """Write the rows of all stages and the ``dataset_info.json`` that LLaMA-Factory reads.
 
-    Typed rows are made of so many dialogues, and are all there is before there are recordings;
-    of so many further ones, those of :data:`DRILLED` intents.
+    Typed rows are made of so many dialogues and conversations, and are all there is before there
+    are recordings; of so many further dialogues, those of :data:`DRILLED` intents.
     """
     spoken = read_jsonl(work / "answers.jsonl")
     answers = [r for r in spoken if r["voice"] == VOICE and r["part"] == "train"]
@@ -282,10 +280,14 @@ def make_rows(
             rows.extend(typed_rows(record, codes))
         elif record["intent"].partition("+")[0] in DRILLED:
             rows.extend((f"{kind}_drill", row) for kind, row in typed_rows(record, {}))
+    for index in range(conversations):
+        record = domain.dialogue("conversation", index).as_record()
+        rows.extend((f"{kind}_conversation", row) for kind, row in typed_rows(record, codes))
     for record in read_jsonl(work / "dialogues" / "train.jsonl"):
         rows.extend(heard_rows(record, codes, work))
-    for record in read_jsonl(work / "dialogues" / "scrambled.jsonl"):
-        rows.extend((f"{kind}_scrambled", row) for kind, row in heard_rows(record, codes, work))
+    for split in ("conversation", "scrambled"):
+        for record in read_jsonl(work / "dialogues" / f"{split}.jsonl"):
+            rows.extend((f"{kind}_{split}", row) for kind, row in heard_rows(record, codes, work))
     for answer in answers:
         rows.extend(say_rows(answer["text"], answer["row_codes"]))
     folder = work / "rows"

@@ -25,7 +25,8 @@ from training.nano.domain import Domain
 from training.nano.export import FOLDER as DETOKENIZER
 from training.nano.export_model import FOLDER as MODEL
 from training.nano.judge import hear, judge_available, score
-from training.nano.rows import offered_tools, tool_definition
+from training.nano.rows import tool_definition
+from training.nano.wordings import holds_keys
 from training.nano.words import normalized_words
 
 Record = dict[str, Any]
@@ -53,15 +54,26 @@ def is_right(chat: VoiceChat, record: Record, work: Path) -> bool:
     return written_answers(chat, record, work)[-1] == _answers(record)[-1]
 
 
+def says_right(text: str, answer: Record) -> bool:
+    """Whether a text, written or heard, holds what a right answer has to say.
+
+    Args:
+        answer: the assistant's message of a dialogue; without ``keys`` its words have to be said.
+    """
+    if answer["keys"]:
+        return holds_keys(text, answer["keys"])
+    return normalized_words(text) == normalized_words(answer["text"])
+
+
 def is_right_typed(chat: VoiceChat, record: Record, work: Path) -> bool:
     """The same of typed questions."""
     return written_answers(chat, record, work, typed=True)[-1] == _answers(record)[-1]
 
 
 def is_right_call(chat: VoiceChat, record: Record, work: Path) -> bool:
-    """Whether the one tool call is written exactly."""
+    """Whether the call, or the answer of one without the tool for it, is written exactly."""
     chat.reset()
-    tools = [json.loads(tool_definition(name)) for name in offered_tools(record)]
+    tools = [json.loads(tool_definition(name)) for name in record["tools"]]
     question = work / _questions(record)[0]["audio"]
     return chat.ask(question, tools=tools, speech=False).text == _answers(record)[0]
 
@@ -80,15 +92,18 @@ def score_speech(
     replies = [spoken_reply(chat, record, work, sampling) for record in records]
     heard = [hear(r.wave, r.sample_rate_hz) if r.seconds else "" for r in replies]
     own = score([r.text if normalized_words(r.text) else "nothing" for r in replies], heard)
-    right = [
-        normalized_words(h) == normalized_words(_answers(record)[0])
-        for h, record in zip(heard, records, strict=True)
+    answers = [next(m for m in r["messages"] if m["role"] == "assistant") for r in records]
+    exact = [
+        normalized_words(h) == normalized_words(answer["text"])
+        for h, answer in zip(heard, answers, strict=True)
     ]
+    keyed = [says_right(h, answer) for h, answer in zip(heard, answers, strict=True)]
     timed = [r for r in replies if r.seconds and r.timings.first_sound_s is not None]
     return {
         "items": len(records),
         "wer_percent": round(own.wer_percent, 1),
-        "right_as_heard_percent": round(100 * sum(right) / len(right), 1),
+        "right_as_heard_percent": round(100 * sum(exact) / len(exact), 1),
+        "keys_as_heard_percent": round(100 * sum(keyed) / len(keyed), 1),
         "first_sound_ms": round(1000 * median(r.timings.first_sound_s or 0 for r in timed)),
         "real_time_factor": round(median(r.timings.total_s / r.seconds for r in timed), 3),
     }
@@ -131,6 +146,7 @@ def main() -> None:
     share("text, slot values", is_right, "test_slot")
     share("text, follow-ups", is_right, "test_follow_up")
     share("tool calls", is_right_call, "test_tool")
+    share("no call without its tool", is_right_call, "test_no_tool")
     share("typed, wordings", is_right_typed, "test_paraphrase")
     if args.before:
         who = VoiceChat.from_pretrained(args.before, device="cpu")

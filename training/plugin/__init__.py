@@ -22,15 +22,13 @@ from llamafactory.extras.constants import AUDIO_PLACEHOLDER
 
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, FunAudioChatError
-from training.check_data import DEFAULT_SYSTEM
+from training.check_data import DEFAULT_SYSTEM, TOLERATED_TOKENS
 from training.plugin.rows import REMEDY, check_rows
 from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 
 NAME = "funaudiochat"
 # For rows that spell control tokens in their own text, as Nano's typed stand-ins for audio do.
 CONTROL_NAME = f"{NAME}_control"
-# Other tools round to a token at either end.
-TOLERATED_TOKENS = 2
 # Lone surrogates stand for the control tokens of an audio between plugin and template: a data set
 # holds UTF-8, in which there are none, so no text of a row can spell them.
 _BOS, _GROUP, _EOS = map(chr, range(0xDC00, 0xDC03))
@@ -142,14 +140,17 @@ class FunAudioChatPlugin(BasePlugin):
         audlens: Sequence[int],
         batch_ids: Sequence[list[int]],
         processor: Any,
-    ) -> dict[str, torch.Tensor]:
+    ) -> dict[str, Any]:
         """Codes, mel features and aligned transcripts of all audios (rules 25-28).
+
+        ``row_names`` are the names of the rows, which come as images.
 
         Raises:
             AudioError: an audio cannot be read; it names the rows of the batch.
         """
+        named: dict[str, Any] = {"row_names": list(images)} if images else {}
         if not audios:
-            return {}
+            return named
         entries = [read_entry(audio) if isinstance(audio, str) else audio for audio in audios]
         try:
             inputs = processor.encode_audios(entries, audio_padding="longest", transcripts=True)
@@ -157,7 +158,7 @@ class FunAudioChatPlugin(BasePlugin):
             for entry in entries:
                 _name_row(entry, processor)
             raise AudioError(f"{error}; {REMEDY}") from error
-        return {name: torch.as_tensor(value) for name, value in inputs.items()}
+        return named | {name: torch.as_tensor(value) for name, value in inputs.items()}
 
 
 def read_entry(entry: Any) -> dict[str, Any]:

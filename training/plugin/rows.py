@@ -10,6 +10,7 @@ about. Its functions are replaced by ones that do the same and look.
 import copy
 import json
 import logging
+import multiprocessing
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -17,12 +18,14 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from typing import Any
 
+from datasets import concatenate_datasets
 from datasets.exceptions import DatasetGenerationError
 from llamafactory.data import converter, loader
 from llamafactory.data.processor import (
     PackedSupervisedDatasetProcessor,
     SupervisedDatasetProcessor,
 )
+from llamafactory.extras.constants import IGNORE_INDEX
 
 from funaudiochat.errors import FunAudioChatError
 
@@ -35,6 +38,10 @@ _get_converter = converter.get_dataset_converter
 _preprocess = loader._get_preprocessed_dataset
 _skip_bad_rows = False
 _read_audio: Callable[[Any, Any], None]
+# Lines that are not JSON, of the files loaded since rows were last counted.
+_lines_skipped = 0
+# Rows skipped while they stream, by the processes that read them, which are forks of this one.
+_streamed_skips = multiprocessing.Value("q")
 
 
 class _RowChecks:
@@ -59,7 +66,13 @@ class _RowChecks:
                 if not self.skip_bad_rows:
                     raise FunAudioChatError(f"{name}: {error}; {REMEDY}") from error
                 logger.warning("%s is skipped: %s", name, error)
+                if self.data_args.streaming:
+                    with _streamed_skips.get_lock():
+                        _streamed_skips.value += 1
                 continue
+            # LLaMA-Factory carries the images of a row along with it, packed or not; there are
+            # none, so that its name travels there, into the batch (``row_names``).
+            row["_images"] = [name]
             if row["_audios"]:
                 # Lets an error while training name the row.
                 row["_audios"] = [
@@ -101,6 +114,12 @@ class _RowChecks:
                 _read_audio(entry, self.processor)
         return ids, labels
 
+    def print_data_example(self: Any, example: dict[str, list[int]]) -> None:
+        """Print a row as the model gets it, and what of it is learned, without the token ids."""
+        learned = [token for token in example["labels"] if token != IGNORE_INDEX]
+        for title, ids in (("inputs", example["input_ids"]), ("labels", learned)):
+            print(f"{title}:\n{self.tokenizer.decode(ids)}".replace(self.tokenizer.pad_token, ""))
+
     def _encode_data_example(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
         """Return what the row in turn was encoded to when it was checked."""
         return self._encoded.popleft()
@@ -135,33 +154,50 @@ def _good_lines(path: Path) -> Iterator[tuple[int, str]]:
 
 
 def load_numbered(*args: Any, data_files: Any = None, **kwargs: Any) -> Any:
-    """Load a data set like ``datasets.load_dataset``, with the names of its rows in a column."""
-    rows: list[str] | None = None
+    """Load a data set like ``datasets.load_dataset``, with the names of its rows in a column.
+
+    Names are the file's and the number of the row: of the line in a JSONL file.
+    """
+    global _lines_skipped
+    if data_files and len(data_files) > 1:
+        return concatenate_datasets(
+            [load_numbered(*args, data_files=[file], **kwargs) for file in data_files]
+        )
+    file = Path(data_files[0]) if data_files else None
+    numbers: list[int] | None = None
     try:
         dataset = _load_dataset(*args, data_files=data_files, **kwargs)
     except DatasetGenerationError as error:
-        if kwargs.get("path") != "json" or not data_files:
+        if kwargs.get("path") != "json" or file is None:
             raise
-        rows = []
         with NamedTemporaryFile("w", suffix=".jsonl", encoding="utf-8") as good:
-            for file in map(Path, data_files):
-                for number, line in _good_lines(file):
-                    good.write(line)
-                    rows.append(f"{file.name}, row {number}")
+            numbers = []
+            for number, line in _good_lines(file):
+                good.write(line)
+                numbers.append(number)
             good.flush()
             try:
                 dataset = _load_dataset(*args, data_files=[good.name], **kwargs)
             except DatasetGenerationError:
                 raise FunAudioChatError(
-                    f"{', '.join(map(str, data_files))}: the rows do not have the same fields and "
-                    f"kinds of values ({error.__cause__ or error}); {REMEDY.split(',')[0]}"
+                    f"{file}: the rows do not have the same fields and kinds of values "
+                    f"({error.__cause__ or error}); {REMEDY.split(',')[0]}"
                 ) from error
+        _lines_skipped += len(_filled_lines(file)) - len(numbers)
     if not hasattr(dataset, "add_column") or kwargs.get("streaming"):
         return dataset
-    if rows is None:
-        name = Path(data_files[0]).name if data_files and len(data_files) == 1 else args or "data"
-        rows = [f"{name}, row {number}" for number in range(1, len(dataset) + 1)]
-    return dataset.add_column(_ROW, rows)
+    if numbers is None and file and kwargs.get("path") == "json":
+        numbers = _filled_lines(file)
+    if numbers is None or len(numbers) != len(dataset):  # a JSON list, Parquet, the hub
+        numbers = list(range(1, len(dataset) + 1))
+    name = file.name if file else str(kwargs.get("path") or "data")
+    return dataset.add_column(_ROW, [f"{name}, row {number}" for number in numbers])
+
+
+def _filled_lines(path: Path) -> list[int]:
+    """Return the numbers of the lines that are not blank."""
+    with path.open("rb") as lines:
+        return [number for number, line in enumerate(lines, 1) if line.strip()]
 
 
 class _NumberedConverter:
@@ -180,11 +216,19 @@ def _numbered_converter(*args: Any, **kwargs: Any) -> Any:
 
 def _counted(dataset: Any, data_args: Any, *args: Any, **kwargs: Any) -> Any:
     """Preprocess a data set, and say how many of its rows were skipped."""
+    global _lines_skipped
     processed = _preprocess(dataset, data_args, *args, **kwargs)
-    if _skip_bad_rows and dataset is not None and not (data_args.streaming or data_args.packing):
-        logger.warning("skip_bad_rows: %d of %d rows skipped", len(dataset) - len(processed),
-                       len(dataset))
+    if _skip_bad_rows and dataset is not None and not data_args.streaming:
+        rows = len(dataset) + _lines_skipped
+        kept = sum(map(len, processed["images"]))  # their names; packed rows hold several
+        logger.warning("skip_bad_rows: %d of %d rows skipped", rows - kept, rows)
+        _lines_skipped = 0
     return processed
+
+
+def streamed_skips() -> int:
+    """Return how many rows the workers of this process skipped while they streamed."""
+    return _streamed_skips.value
 
 
 def check_rows(skip_bad_rows: bool, read_audio: Callable[[Any, Any], None]) -> None:

@@ -14,7 +14,12 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from web_demo.server import tools, vad
+from web_demo.server import vad
+from web_demo.server.capacity import (
+    UNMEASURED_SESSIONS,
+    measure_real_time_factor,
+    sessions_for,
+)
 from web_demo.server.engine import Engine, Models
 from web_demo.server.lobby import Lobby, Place
 from web_demo.server.metrics import Metrics
@@ -39,7 +44,7 @@ class Options:
     token: str | None = None
     allowed_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
-    max_sessions: int = 4
+    max_sessions: int | None = None  # as many as :meth:`Demo.measure` finds
     queue_size: int = 16
     max_utterance_seconds: float = 60.0
     max_message_bytes: int = 16 * 2**20
@@ -67,7 +72,7 @@ class Demo:
         self.models, self.options = models, options
         self._defaults = Settings(answer=models.answers[0])
         self.engine = Engine(models, models.at_once)
-        self.lobby = Lobby(options.max_sessions, options.queue_size)
+        self.lobby = Lobby(options.max_sessions or UNMEASURED_SESSIONS, options.queue_size)
         self.sessions: set[Session] = set()
         self.metrics = Metrics(
             lambda: self.lobby.talking, lambda: self.lobby.waiting, lambda: self.engine.jobs
@@ -80,9 +85,28 @@ class Demo:
         self.draining = False
         self._parked: dict[str, tuple[Talk, asyncio.TimerHandle]] = {}
 
+    async def measure(self) -> None:
+        """Admit as many sessions as this machine answers in real time, if no option says how many.
+
+        Call it before anybody connects: an overloaded machine stutters for everyone.
+        """
+        if self.options.max_sessions is not None:
+            return
+        try:
+            factor = await measure_real_time_factor(self.engine)
+        except Exception:
+            logger.exception("the models failed on a first question")
+            return
+        self.lobby.max_sessions = sessions_for(factor)
+        measured = "not measured" if factor is None else f"measured {factor:.2f}"
+        logger.info(
+            "real-time factor %s: %d talk at once (--max-sessions says otherwise)",
+            measured, self.lobby.max_sessions,
+        )
+
     def info(self) -> dict[str, Any]:
         """What a page shows and keeps to; PROTOCOL.md, section 6."""
-        options = self.options
+        options, able = self.options, self.models.capabilities
         defaults = self._defaults.model_copy(update={"voice": self.models.voice}).model_dump()
         return {
             "protocol": PROTOCOL,
@@ -92,7 +116,11 @@ class Demo:
             "voices": list(self.models.voices),
             "answers": self.models.answers,
             "vad": self.network is not None,
-            "tools": tools.DEFINITIONS,
+            "tools": self.models.tools,
+            "description": able.description,
+            "languages": able.languages,
+            "personas": able.personas,
+            "examples": able.examples,
             "default_system_prompt": trained_prompt(self._defaults.answer == "speech"),
             "defaults": defaults,
             "recording": self.recordings is not None,
@@ -168,7 +196,7 @@ class Demo:
         """Keep a conversation for a page that comes back; the oldest give way to new ones."""
         if talk.turns == 0 or self.draining:
             return
-        while len(self._parked) >= 4 * self.options.max_sessions:
+        while len(self._parked) >= 4 * self.lobby.max_sessions:
             self._parked.pop(next(iter(self._parked)))[1].cancel()
         timer = asyncio.get_running_loop().call_later(
             RESUME_S, self._parked.pop, talk.resume, None

@@ -27,6 +27,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from funaudiochat.capabilities import Capabilities, load_capabilities
 from funaudiochat.conversation import Conversation, Event, Finished, VoiceChat
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer, DetokenizerStream
 from funaudiochat.cosyvoice3.voices import (
@@ -35,6 +36,7 @@ from funaudiochat.cosyvoice3.voices import (
     installed_voices,
 )
 from funaudiochat.llm_server import LlmServer, ServerChat
+from web_demo.server import tools
 from web_demo.server.settings import Answer
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,7 @@ class Models:
         voices: name -> [192].
         voice: name of the default one.
         at_once: answers stepped at the same time.
+        capabilities: what the page offers of this model.
     """
 
     name: str
@@ -64,6 +67,7 @@ class Models:
     voices: dict[str, Tensor]
     voice: str | None
     at_once: int = 1
+    capabilities: Capabilities = Capabilities()
 
     @classmethod
     def load(
@@ -74,6 +78,7 @@ class Models:
         Raises:
             CheckpointError, VoiceError: a folder or the voice cannot be used.
         """
+        capabilities = load_capabilities(model_path)
         chat = VoiceChat.from_pretrained(
             model_path, tts_path, device=device, tts_device=tts_device, voice=voice
         )
@@ -89,6 +94,7 @@ class Models:
             chat.detokenizer,
             voices,
             default,
+            capabilities=capabilities,
         )
 
     @classmethod
@@ -105,6 +111,12 @@ class Models:
     def answers(self) -> list[Answer]:
         """Kinds of answers there are, the usual one first."""
         return ["text"] if self.detokenizer is None else ["speech", "text"]
+
+    @property
+    def tools(self) -> list[dict[str, Any]]:
+        """Definitions of the demo's tools that the model can call."""
+        known = self.capabilities.tools
+        return [tool for tool in tools.DEFINITIONS if known is None or tool["name"] in known]
 
     def begin_voice(self, name: str | None) -> DetokenizerStream:
         """Sound of one answer, in a voice or the default one."""

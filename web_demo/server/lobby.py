@@ -6,10 +6,15 @@
 import asyncio
 import hmac
 import secrets
+import time
+from collections import deque
+from collections.abc import Callable
 from enum import Enum
 from itertools import count
+from statistics import fmean
 
 TICKET_TIMEOUT_S = 30.0
+LAST_TALKS, FEWEST_TALKS = 20, 3  # whose lengths tell how long one waits
 
 
 def same_secret(given: str, known: str) -> bool:
@@ -35,12 +40,14 @@ class Place:
     Attributes:
         number: of the session, for the log and the queue's endpoints.
         changed: set when state or position changed.
+        began_at: when the conversation began, by the lobby's clock.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
         self.state = State.WAITING
         self.changed = asyncio.Event()
+        self.began_at = 0.0
 
 
 class Ticket:
@@ -64,10 +71,15 @@ class Lobby:
     """Hands out ``max_sessions`` places; up to ``queue_size`` connections wait, and tickets too."""
 
     def __init__(
-        self, max_sessions: int, queue_size: int, ticket_timeout_s: float = TICKET_TIMEOUT_S
+        self,
+        max_sessions: int,
+        queue_size: int,
+        ticket_timeout_s: float = TICKET_TIMEOUT_S,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.max_sessions, self.queue_size = max_sessions, queue_size
-        self._ticket_timeout_s = ticket_timeout_s
+        self._ticket_timeout_s, self._clock = ticket_timeout_s, clock
+        self._lengths_s: deque[float] = deque(maxlen=LAST_TALKS)
         self._numbers = count(1)
         self._talking: set[Place] = set()
         self._waiting: list[Place] = []
@@ -104,9 +116,21 @@ class Lobby:
         """1 for the next; 0 for who does not wait."""
         return self._waiting.index(place) + 1 if place in self._waiting else 0
 
+    def wait_s(self, place: Place) -> float | None:
+        """Estimate how long a place still waits; None before enough talks have ended.
+
+        Talks last as long as the last ones did, on average, so that of n places one becomes free in
+        every n-th part of that.
+        """
+        if len(self._lengths_s) < FEWEST_TALKS:
+            return None
+        return self.position(place) * fmean(self._lengths_s) / self.max_sessions
+
     def leave(self, place: Place) -> None:
         """Give the place up."""
         place.state = State.GONE
+        if place in self._talking:
+            self._lengths_s.append(self._clock() - place.began_at)
         self._talking.discard(place)
         if place in self._waiting:
             self._waiting.remove(place)
@@ -171,7 +195,7 @@ class Lobby:
         while self._waiting and len(self._talking) < self.max_sessions:
             place = self._waiting.pop(0)
             self._talking.add(place)
-            place.state = State.READY
+            place.state, place.began_at = State.READY, self._clock()
             place.changed.set()
         for place in self._waiting:
             place.changed.set()

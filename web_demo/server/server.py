@@ -80,7 +80,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="origin of pages served elsewhere, may be repeated; * for all")
     add("--allowed-host", action="append", default=[], metavar="NAME",
         help="name that the server is reached by, such as a reverse proxy's; may be repeated")
-    add("--max-sessions", type=int, default=defaults.max_sessions, help="talks at once")
+    add("--max-sessions", type=int,
+        help="talks at once; default: as many as a measurement at the start finds that this "
+        "machine can answer in real time")
     add("--queue-size", type=int, default=defaults.queue_size, help="talkers who may wait")
     add("--max-utterance-seconds", type=float, default=defaults.max_utterance_seconds,
         help="longest question")
@@ -121,7 +123,7 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         not args.save_recordings.is_dir()
     ):
         parser.error(f"--save-recordings: {args.save_recordings} is a file, not a folder")
-    if args.max_sessions < 1 or args.queue_size < 0:
+    if (args.max_sessions is not None and args.max_sessions < 1) or args.queue_size < 0:
         parser.error("--max-sessions is at least 1, --queue-size at least 0")
     for name in ("max_utterance_seconds", "max_message_bytes", "idle_seconds"):
         if getattr(args, name) <= 0:
@@ -201,8 +203,9 @@ async def serve(
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     assert runner.server is not None
-    options, http = app[DEMO].options, runner.server
-    limits = connection_limits(options.max_sessions + options.queue_size)
+    await app[DEMO].measure()
+    lobby, http = app[DEMO].lobby, runner.server
+    limits = connection_limits(lobby.max_sessions + lobby.queue_size)
     listening = [
         await asyncio.get_running_loop().create_server(
             lambda: LimitedHandler(http, limits, access_log=None), sock=bound, ssl=tls, backlog=128

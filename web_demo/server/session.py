@@ -139,9 +139,15 @@ class Session:
         told = None
         while self._place.state is State.WAITING:
             self._place.changed.clear()
-            position = self._demo.lobby.position(self._place)
-            if told != (told := (position, self._demo.lobby.waiting)):
-                await self._outbox.event("queue", position=position, size=told[1])
+            lobby = self._demo.lobby
+            wait_s = lobby.wait_s(self._place)
+            now = {
+                "position": lobby.position(self._place),
+                "size": lobby.waiting,
+                "wait_s": None if wait_s is None else round(wait_s),
+            }
+            if told != (told := now):
+                await self._outbox.event("queue", **now)
             await self._place.changed.wait()
         self._active_at = time.monotonic()
         await self._outbox.send(HANDSHAKE)

@@ -7,12 +7,15 @@ Definitions are those Fun-Audio-Chat-Nano was trained with.
 """
 
 import hashlib
+import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 from funaudiochat.conversation import ToolCall
+
+logger = logging.getLogger(__name__)
 
 CONDITIONS = ("sunny", "cloudy", "rainy", "windy", "snowy")
 
@@ -73,3 +76,6 @@ def run(call: ToolCall) -> dict[str, Any]:
         return function(**{key: str(value) for key, value in call.arguments.items()})
     except TypeError:
         return {"error": f"{call.name} does not take the arguments {sorted(call.arguments)}"}
+    except Exception as error:  # a service's own kinds
+        logger.exception("the tool %s failed", call.name)
+        return {"error": f"{call.name} failed ({type(error).__name__}: {error})"}

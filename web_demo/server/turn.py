@@ -19,10 +19,10 @@ from funaudiochat.conversation import (
     Finished,
     SpeechGroup,
     TextPiece,
-    ToolCall,
     VoiceChat,
 )
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.tool_calls import CALL_OPENS, ToolCall, find_tool_calls
 from web_demo.server import tools
 from web_demo.server.engine import Engine, Job
 from web_demo.server.metrics import Metrics
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 QUEUE_CHUNKS = 64
 STEP_S = 0.2  # a written answer is read about as fast as a spoken one is heard
-CALL_OPENS = "<tool_call>"
 MODEL_FAILED = "the model failed on this turn; the talk goes on, please ask again"
 
 Question = tuple[np.ndarray, int] | str  # samples and their rate, or a text
@@ -136,7 +135,8 @@ class Turn:
                 self.before = None  # or each turn would keep all that came before it
             self._parent = self.talk.chat
             self._chat = self._parent.branch()
-            if not (self.settings.tools and await self._call_tool()):
+            offered = self.settings.tools and self.engine.models.tools
+            if not (offered and await self._call_tool()):
                 await self._give(self._ask)
             self.answer = self.speaker.text
             self._adopt()
@@ -270,21 +270,21 @@ class Turn:
         exact = replace(sampling, text_greedy=True)  # a call is JSON: chance only breaks it
         job = await self._submit(
             lambda: branch.stream(
-                self.question, tools=tools.DEFINITIONS, speech=False, sampling=exact
+                self.question, tools=self.engine.models.tools, speech=False, sampling=exact
             )
         )
-        text, reply = "", None
+        text, finished = "", False
         async for event in job:
             if isinstance(event, Finished):
-                reply = event.reply
+                finished = True
             elif isinstance(event, TextPiece):
                 text += event.text
                 opening = text.lstrip()[: len(CALL_OPENS)]
                 if not CALL_OPENS.startswith(opening):
                     return False
-        if reply is None or not reply.tool_calls:
+        results = [await self._run_tool(call) for _, _, call in find_tool_calls(text)]
+        if not finished or not results:
             return False
-        results = [await self._run_tool(call) for call in reply.tool_calls]
         self._chat = branch
         result = results[0] if len(results) == 1 else results
         system = self.settings.system(self.speech)
@@ -296,7 +296,10 @@ class Turn:
         await self._give(begin)
         return True
 
-    async def _run_tool(self, call: ToolCall) -> dict[str, Any]:
+    async def _run_tool(self, call: ToolCall | str) -> dict[str, Any]:
+        """Run a call, and show it on the page; what is wrong with one is its result."""
+        if isinstance(call, str):
+            return {"error": call}
         await self.outbox.event(
             "tool_call", turn=self.number, name=call.name, arguments=call.arguments
         )

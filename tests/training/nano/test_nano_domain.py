@@ -5,11 +5,18 @@
 
 import json
 import re
+from collections import defaultdict
 
 import pytest
 
-from training.nano.domain import SPLITS, Domain, fill, variants
+from training.nano.domain import SPLITS, Domain, fill, sound
+from training.nano.intents import TRAINING, Dialogue
+from training.nano.rows import tool_definition, typed_rows
+from training.nano.talk import CONVERSATION_TURNS
+from training.nano.wordings import PARTS, holds_keys, variants
 from training.nano.words import normalized_words, number_words, with_article
+
+ROWS = 6  # of an intent whose every wording is filled with; there are three million questions
 
 
 @pytest.fixture(scope="module")
@@ -17,9 +24,19 @@ def domain() -> Domain:
     return Domain()
 
 
-def _texts(domain: Domain, split: str, count: int, role: str) -> set[str]:
-    dialogues = (domain.dialogue(split, i) for i in range(count))
+@pytest.fixture(scope="module")
+def drawn(domain: Domain) -> dict[str, list[Dialogue]]:
+    """Some dialogues of every split."""
+    counts = {split: 300 for split in SPLITS} | {"train": 5000, "conversation": 1000}
+    return {split: [domain.dialogue(split, i) for i in range(n)] for split, n in counts.items()}
+
+
+def _texts(dialogues: list[Dialogue], role: str) -> set[str]:
     return {m.text for d in dialogues for m in d.messages if m.role == role and m.spoken}
+
+
+def _asked(domain: Domain, *parts: str) -> set[str]:
+    return {sound(text) for part in parts for text in domain.questions(part, "train", ROWS)}
 
 
 def test_a_dialogue_depends_on_seed_split_and_index_alone(domain: Domain) -> None:
@@ -31,81 +48,135 @@ def test_a_dialogue_depends_on_seed_split_and_index_alone(domain: Domain) -> Non
 
 
 @pytest.mark.parametrize("wording", ["valid", "test"])
-def test_held_out_wordings_never_occur_in_training(domain: Domain, wording: str) -> None:
-    training = {t.lower() for part in ("train", "valid", "test")
-                for t in domain.questions("train", part)}  # fmt: skip
-    training |= {t.lower() for t in _texts(domain, "train", 4000, "user")}
-    held_out = {t.lower() for t in domain.questions(wording, "train")}
+def test_held_out_wordings_never_occur_in_training(
+    domain: Domain, drawn: dict[str, list[Dialogue]], wording: str
+) -> None:
+    training = _asked(domain, "train")
+    for split in ("train", "conversation"):
+        training |= set(map(sound, _texts(drawn[split], "user")))
+    held_out = _asked(domain, wording)
     assert len(held_out) > 1000
     assert not held_out & training
 
 
 def test_validation_and_test_wordings_differ(domain: Domain) -> None:
-    assert not set(domain.questions("valid", "train")) & set(domain.questions("test", "train"))
+    assert not _asked(domain, "valid") & _asked(domain, "test")
+
+
+def test_every_intent_has_thirty_training_wordings_and_two_kinds_held_out(domain: Domain) -> None:
+    turns = domain.spec["turns"].items()
+    wordings = {n: i.wordings for n, i in domain.intents.items()}
+    wordings |= {name: turn["wordings"] for name, turn in turns}
+    assert len(wordings) > 140
+    for name, parts in wordings.items():
+        said = [sound(wording) for part in PARTS for wording in parts[part]]
+        assert len(set(map(sound, parts["train"]))) >= 30, name
+        assert list(parts["valid"]) and list(parts["test"]), name
+        assert len(said) == len(set(said)), name
+
+
+def test_a_question_has_one_answer_and_one_intent_answers_it(domain: Domain) -> None:
+    answers = defaultdict(set)
+    for intent in domain.intents.values():
+        for part in PARTS:
+            for wording in intent.wordings[part]:
+                for row in intent.rows["train"][:ROWS]:
+                    question = sound(fill(wording, row))
+                    answer = intent.tool or fill(intent.spec["answer"], row)
+                    answers[question].add(answer)
+    assert {q: a for q, a in answers.items() if len(a) > 1} == {}
 
 
 @pytest.mark.parametrize(("split", "part"), [("valid_slot", "valid"), ("test_slot", "test")])
-def test_held_out_answers_occur_nowhere_in_training(domain: Domain, split: str, part: str) -> None:
-    trained = _texts(domain, "train", 6000, "assistant") | set(domain.answers("train"))
-    asked = _texts(domain, split, 300, "assistant")
+def test_held_out_answers_occur_nowhere_in_training(
+    domain: Domain, drawn: dict[str, list[Dialogue]], split: str, part: str
+) -> None:
+    trained = set(domain.answers("train"))
+    for name in TRAINING:
+        trained |= _texts(drawn[name], "assistant")
+    asked = _texts(drawn[split], "assistant")
     assert asked <= set(domain.answers(part))
     assert not asked & trained
     assert not set(domain.answers(part)) & trained
 
 
-def test_words_of_held_out_answers_are_known_from_training(domain: Domain) -> None:
+def test_answers_are_short_and_hold_their_keys(
+    domain: Domain, drawn: dict[str, list[Dialogue]]
+) -> None:
+    for split in SPLITS:
+        for dialogue in drawn[split]:
+            for message in dialogue.messages:
+                assert holds_keys(message.text, message.keys), message
+                if message.intent:
+                    assert message.role == "user"
+    for intent in domain.intents.values():
+        if not intent.tool and not intent.name.startswith("read_"):
+            answer = intent.answer(intent.rows["train"][0]).text
+            assert 2 <= len(answer.split()) <= 15, answer
+    assert holds_keys("It's Paris!", ["paris"]) and not holds_keys("Parish.", ["paris"])
+
+
+def test_words_of_held_out_answers_are_known_from_training(
+    domain: Domain, drawn: dict[str, list[Dialogue]]
+) -> None:
     known = {w for t in domain.answers("train") for w in normalized_words(t)}
-    known |= {w for t in _texts(domain, "train", 6000, "assistant") for w in normalized_words(t)}
+    known |= {w for t in _texts(drawn["train"], "assistant") for w in normalized_words(t)}
+    known |= {w for i in range(2500) for w in normalized_words(domain.read_aloud(i))}
     for part in ("valid", "test"):
         assert {w for t in domain.answers(part) for w in normalized_words(t)} <= known
 
 
-def test_tool_replies_of_the_test_split_are_new_where_results_vary(domain: Domain) -> None:
-    training = _texts(domain, "train", 6000, "assistant")
-    varied = [d for d in (domain.dialogue("test_tool", i) for i in range(200))
-              if d.intent in ("weather", "clock", "battery")]  # fmt: skip
+def test_tool_replies_of_the_test_split_are_new_where_results_vary(
+    drawn: dict[str, list[Dialogue]],
+) -> None:
+    training = _texts(drawn["train"] + drawn["conversation"], "assistant")
+    varied = [d for d in drawn["test_tool"] if d.intent in ("weather", "clock", "battery")]
     assert len(varied) > 20
     assert not {d.messages[-1].text for d in varied} & training
 
 
-def test_every_intent_has_five_training_wordings_and_two_kinds_held_out(domain: Domain) -> None:
-    for name, intent in domain.intents.items():
-        assert len([v for t in intent.spec["train"] for v in variants(t)]) >= 5, name
-        assert intent.spec["valid"] and intent.spec["test"], name
-
-
-def test_texts_are_grammatical_in_articles_capitals_and_slots(domain: Domain) -> None:
-    texts = set(domain.questions("train", "train")) | set(domain.questions("test", "train"))
+def test_texts_are_grammatical_in_articles_capitals_and_slots(
+    domain: Domain, drawn: dict[str, list[Dialogue]]
+) -> None:
+    texts = {t for part in PARTS for t in domain.questions(part, "train", 2)}
     texts |= set(domain.answers("train")) | {domain.read_aloud(i) for i in range(500)}
     for split in SPLITS.keys() - {"scrambled"}:
-        texts |= _texts(domain, split, 300, "user") | _texts(domain, split, 300, "assistant")
+        for role in ("user", "assistant"):
+            whole = [d for d in drawn[split] if not any(m.cut for m in d.messages)]
+            texts |= _texts(whole, role)
     for text in texts:
-        assert not re.search(r"\b[Aa] [aeiou]", text), text
-        assert not re.search(r"\b[Aa]n [^aeiouh]", text), text
-        assert not re.search(r"[{}()|_\d]|  ", text), text
+        assert not re.search(r"(\ba|^A) (?!us|um|uh|er,)[aeiou]", text), text
+        assert not re.search(r"(\ba|^A)n [^aeiouhAEIOU]", text), text
+        assert not re.search(r"[{}()|_\d]|  |,,|please, please", text), text
         assert text[0].isupper() and text[-1] in ".?!", text
+        for sign in ".?!":
+            assert f"{sign}," not in text and f"{sign}{sign}" not in text, text
 
 
 def test_arithmetic_is_right(domain: Domain) -> None:
     numbers = {number_words(n): n for n in range(200)}
-    signs = {"plus": int.__add__, "minus": int.__sub__, "times": int.__mul__}
+    signs = {
+        "plus": int.__add__, "minus": int.__sub__, "times": int.__mul__,
+        "divided by": int.__floordiv__,
+    }  # fmt: skip
     checked = 0
     for text in domain.answers("train") + domain.answers("test"):
-        found = re.fullmatch(r"([a-z ]+) (plus|minus|times) ([a-z ]+) is ([a-z ]+)\.", text.lower())
+        sign = "plus|minus|times|divided by"
+        found = re.fullmatch(rf"([a-z ]+) ({sign}) ([a-z ]+) is ([a-z ]+)\.", text.lower())
         if found:
             left, sign, right, result = found.groups()
             assert signs[sign](numbers[left], numbers[right]) == numbers[result], text
             checked += 1
-    assert checked > 500
+    assert checked > 10_000
 
 
-def test_a_second_turn_answers_about_the_row_it_names(domain: Domain) -> None:
+def test_a_second_turn_answers_about_the_row_it_names(drawn: dict[str, list[Dialogue]]) -> None:
     seen = set()
-    for index in range(4000):
-        dialogue = domain.dialogue("train", index)
-        base, _, kind = dialogue.intent.partition("+")
-        if not kind:
+    for dialogue in drawn["train"]:
+        questions = [m for m in dialogue.messages if m.role == "user"]
+        if len(questions) == 1:
             continue
+        base, _, kind = questions[1].intent.rpartition("+")
         seen.add(kind)
         first, second = dialogue.messages[1].text, dialogue.messages[3].text
         if kind == "repeat":
@@ -120,29 +191,155 @@ def test_a_second_turn_answers_about_the_row_it_names(domain: Domain) -> None:
     assert seen == {"repeat", "recall", "follow_up", "correction"}
 
 
-def test_scrambled_questions_are_pieces_of_training_questions(domain: Domain) -> None:
-    def words(text: str) -> str:
-        return f" {' '.join(word.strip('.,?!') for word in text.lower().split())} "
+def test_conversations_have_two_to_eight_questions_and_some_interrupted_answers(
+    domain: Domain, drawn: dict[str, list[Dialogue]]
+) -> None:
+    lengths, kinds, cuts = set(), set(), []
+    for dialogue in drawn["conversation"] + drawn["test_conversation"]:
+        messages = dialogue.messages
+        questions = [m.intent for m in messages if m.role == "user"]
+        lengths.add(len(questions))
+        kinds |= {name.rpartition("+")[2] for name in questions}
+        assert (
+            dialogue.intent.replace("+", " ").split()
+            == " ".join(questions).replace("+", " ").split()
+        )
+        assert messages[-1].role == "assistant" and not messages[-1].cut
+        for message, then in zip(messages, messages[1:], strict=False):
+            if message.cut:
+                cuts.append(message.text)
+                assert message.role == "assistant" and then.role == "user"
+            assert (message.role, then.role) != ("user", "user")
+    assert lengths == set(range(CONVERSATION_TURNS[0], CONVERSATION_TURNS[1] + 1)) == {*range(2, 9)}
+    assert {"repeat", "recall", "follow_up", "correction", "weather", "distress"} <= kinds
+    assert len(cuts) > 100
+    replies = [i.spec["reply"].split("{")[0] for i in domain.intents.values() if i.tool]
+    starts = "\n".join(["", *domain.answers("train"), ""])
+    for text in cuts[:60]:
+        of_a_reply = any(text.startswith(r) or r.startswith(text) for r in replies)
+        assert f"\n{text} " in starts or of_a_reply, text
 
-    questions = set(domain.questions("train", "train"))
-    asked = "|".join(map(words, questions))
-    scrambled = [domain.dialogue("scrambled", i) for i in range(300)]
-    assert {len(dialogue.messages) for dialogue in scrambled} == {1}
-    texts = {dialogue.messages[0].text for dialogue in scrambled}
-    assert len(texts) > 280 and not texts & questions
+
+def test_an_interrupted_answer_is_history_and_never_learned(
+    drawn: dict[str, list[Dialogue]], tmp_path
+) -> None:
+    dialogue = next(d for d in drawn["conversation"] if any(m.cut for m in d.messages))
+    cut = next(m.text for m in dialogue.messages if m.cut)
+    rows = [row for _, row in typed_rows(dialogue.as_record(), {})]
+    learned = [row["messages"][-1]["content"] for row in rows]
+    history = [m["content"] for row in rows for m in row["messages"][:-1]]
+    assert cut in history and cut not in learned
+
+
+def test_training_questions_are_partly_hesitant_and_corrected(
+    domain: Domain, drawn: dict[str, list[Dialogue]]
+) -> None:
+    said = {sound(d.messages[0].text): d for d in drawn["train"] if d.intent == "capital"}
+    patterns = {re.compile(re.sub(r"\\{country(:s)?\\}", ".+", re.escape(sound(w))))
+                for w in domain.intents["capital"].wordings["train"]}  # fmt: skip
+    odd = [text for text in said if not any(p.fullmatch(text) for p in patterns)]
+    assert 0.1 < len(odd) / len(said) < 0.4
+    countries = [row["country"] for row in domain.intents["capital"].rows["train"]]
+    slips = 0
+    for dialogue in said.values():
+        question, answer = dialogue.messages[0].text, dialogue.messages[1].text
+        named = sorted((question.rfind(c), c) for c in countries if c in question)
+        slips += len(named) > 1
+        assert named[-1][1] in answer, question
+    assert slips
+
+
+def test_scrambled_questions_are_pieces_of_training_questions(
+    domain: Domain, drawn: dict[str, list[Dialogue]]
+) -> None:
+    known = {
+        word
+        for intent in domain.intents.values()
+        for wording in intent.wordings["train"]
+        for word in sound(re.sub(r"\{.*?\}", " ", wording)).split()
+    }
+    known |= {
+        word
+        for intent in domain.intents.values()
+        for row in intent.rows["train"]
+        for value in row.values()
+        if not isinstance(value, dict)
+        for word in sound(number_words(value) if isinstance(value, int) else value).split()
+    } | {"an", "hours"}
+    assert {len(dialogue.messages) for dialogue in drawn["scrambled"]} == {1}
+    texts = _texts(drawn["scrambled"], "user")
+    assert len(texts) > 280
     for text in texts:
-        assert text[0].isupper() and all(f" {word} " in asked for word in words(text).split())
+        assert text[0].isupper()
+        assert {word.removesuffix("'s").rstrip("'") for word in sound(text).split()} <= known | {
+            word.removesuffix("'s").rstrip("'") for word in known
+        }, text
 
 
-def test_tool_dialogues_call_an_offered_tool_then_speak_the_result(domain: Domain) -> None:
-    for index in range(200):
-        dialogue = domain.dialogue("test_tool", index)
+def _call(dialogue: Dialogue) -> list[dict]:
+    found = [re.fullmatch(r"<tool_call>\n(.*)\n</tool_call>", m.text) for m in dialogue.messages]
+    return [json.loads(call[1]) for call in found if call]
+
+
+def test_calls_are_valid_and_only_of_tools_that_are_offered(
+    domain: Domain, drawn: dict[str, list[Dialogue]]
+) -> None:
+    kinds = {"string": str, "integer": int}
+    called, refused = set(), set()
+    for split in SPLITS:
+        for dialogue in drawn[split]:
+            assert set(dialogue.tools) <= set(domain.spec["tools"])
+            assert len(dialogue.tools) <= 3 and len(set(dialogue.tools)) == len(dialogue.tools)
+            for call in _call(dialogue):
+                assert call["name"] in dialogue.tools
+                schema = json.loads(tool_definition(call["name"]))["parameters"]
+                assert set(schema["required"]) <= set(call["arguments"]) <= {*schema["properties"]}
+                for name, value in call["arguments"].items():
+                    assert type(value) is kinds[schema["properties"][name]["type"]]
+                called.add(call["name"])
+            first = domain.intents.get(dialogue.messages[0].intent)
+            if first and first.tool and first.tool not in dialogue.tools:
+                answer = dialogue.messages[1]
+                assert answer.cut or answer.text == first.spec["without"]
+                refused.add(first.tool)
+    assert called == refused == set(domain.spec["tools"])
+
+
+def test_questions_outside_the_domain_are_refused_and_call_nothing(
+    domain: Domain, drawn: dict[str, list[Dialogue]], tmp_path
+) -> None:
+    outside = [i for n, i in domain.intents.items() if n.startswith("outside_")]
+    questions = {sound(q) for i in outside for q in i.wordings["train"]}
+    refusals = {i.spec["answer"] for i in outside}
+    assert len(outside) > 25 and len(questions) > 1000 and len(refusals) > 8
+    offered = 0
+    for dialogue in drawn["train"]:
+        if dialogue.messages[0].intent.startswith("outside_"):
+            assert dialogue.messages[1].text in refusals and not _call(dialogue)
+            offered += bool(dialogue.tools)
+    assert offered > 50  # not even if there are tools
+    for dialogue in drawn["test_no_tool"]:
+        assert not _call(dialogue) and dialogue.messages[-1].keys == ["cannot"]
+        rows = [row for _, row in typed_rows(dialogue.as_record(), {})]
+        assert not any("<tools>" in row["system"] and dialogue.intent == "" for row in rows)
+        assert all("<tool_call>" not in m["content"] for row in rows for m in row["messages"])
+
+
+def test_tool_dialogues_call_then_speak_the_result(drawn: dict[str, list[Dialogue]]) -> None:
+    for dialogue in drawn["test_tool"]:
         _, call, result, reply = dialogue.messages
-        body = re.fullmatch(r"<tool_call>\n(.*)\n</tool_call>", call.text)
-        assert body and not call.spoken
-        parsed = json.loads(body[1])
-        assert set(parsed["arguments"]) == set(domain.spec["tools"][parsed["name"]]["parameters"])
+        assert _call(dialogue) and not call.spoken
         assert dialogue.tools and json.loads(result.text) and reply.spoken
+
+
+def test_coffee_orders_have_the_slots_of_their_words(drawn: dict[str, list[Dialogue]]) -> None:
+    orders = [d for d in drawn["train"] if d.intent == "order_coffee" and _call(d)]
+    assert len(orders) > 50
+    for dialogue in orders:
+        (call,) = _call(dialogue)
+        text = re.sub(r" (um|uh|er|hmm),", "", dialogue.messages[0].text).lower()
+        assert call["name"] == "order_coffee" and "coffeeDrink" in call["arguments"]
+        assert all(value in text for value in call["arguments"].values()), text
 
 
 def test_unknown_split_is_refused(domain: Domain) -> None:

@@ -39,7 +39,7 @@ def assistant(text: str, spoken: bool = True) -> dict:
 RECORDED = {"audio": "q.wav", "phones": "ab"}
 FOLLOW_UP = {
     "id": "train-1",
-    "tools": False,
+    "tools": [],
     "messages": [
         user("One plus one?"),
         assistant("Two."),
@@ -49,7 +49,7 @@ FOLLOW_UP = {
 }
 TOOL = {
     "id": "train-2",
-    "tools": True,
+    "tools": ["set_timer", "get_weather"],
     "messages": [
         user("What is the weather in Rome?"),
         assistant(CALL, spoken=False),
@@ -72,7 +72,7 @@ def work(tmp_path_factory) -> Path:
     save_wav(folder / "q.wav", noise, 16000)  # 1.03 s
     lines = "".join(json.dumps(record) + "\n" for record in (FOLLOW_UP, TOOL))
     (folder / "dialogues" / "train.jsonl").write_text(lines)
-    scrambled = {"id": "scrambled-0", "tools": False, "messages": [user("Left blue two.")]}
+    scrambled = {"id": "scrambled-0", "tools": [], "messages": [user("Left blue two.")]}
     (folder / "dialogues" / "scrambled.jsonl").write_text(8 * (json.dumps(scrambled) + "\n"))
     answers = [
         {"voice": voice, "part": part, "text": text, "row_codes": codes, **RECORDED}
@@ -107,9 +107,11 @@ def test_a_spoken_answer_is_ten_delay_codes_then_its_codes_and_history_is_text(w
 
 
 def test_a_tool_is_called_from_a_prompt_that_offers_it_and_its_result_is_spoken(work):
-    (call,) = of_kind(TOOL, "ask_tools", work)
+    call, reply = of_kind(TOOL, "ask_tools", work)
     assert '"name": "get_weather", "description"' in call["system"]
     assert call["messages"][-1]["content"] == CALL
+    assert reply["system"] == call["system"]  # as long as nothing is spoken
+    assert reply["messages"][-1]["content"] == "It is sunny in Rome."
     (spoken,) = of_kind(TOOL, "talk", work)
     assert spoken["system"] == DEFAULT_S2M_PROMPT
     result = '<tool_response>\n{"sky": "sunny"}\n</tool_response>'
@@ -123,7 +125,7 @@ def test_answers_without_codes_are_not_spoken(work):
 
 
 def test_rows_of_all_stages_leave_out_what_is_held_out(work):
-    make_rows(work, dialogues=5, drilled=40)
+    make_rows(work, dialogues=5, conversations=5, drilled=40)
     info = json.loads((work / "rows" / "dataset_info.json").read_text())
     text = "".join((work / "rows" / entry["file_name"]).read_text() for entry in info.values())
     assert list(info) == ["text", "prealign", "stage1", "stage2", "ablation"]
@@ -136,7 +138,7 @@ def test_rows_of_all_stages_leave_out_what_is_held_out(work):
 
 def test_sums_are_drilled_in_typed_rows(work):
     def sums(drilled: int) -> int:
-        make_rows(work, dialogues=5, drilled=drilled)
+        make_rows(work, dialogues=5, conversations=0, drilled=drilled)
         rows = map(json.loads, (work / "rows" / "stage2.jsonl").open())
         typed = [row["messages"][-1]["content"] for row in rows if not row["audio"]]
         return sum(" plus " in answer or " minus " in answer for answer in typed)

@@ -8,7 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 
-from training.nano.score import is_right, is_right_call, is_right_typed, written_answers
+from training.nano.score import (
+    is_right,
+    is_right_call,
+    is_right_typed,
+    says_right,
+    written_answers,
+)
 
 CALL = '<tool_call>\n{"name": "get_time", "arguments": {"city": "Rome"}}\n</tool_call>'
 
@@ -70,6 +76,14 @@ def test_a_tool_call_is_right_if_written_exactly_and_its_tool_is_offered(answer,
         ("tool", "{}", ""),
         ("assistant", "It is noon in Rome.", ""),
     )
+    record["tools"] = ["set_timer", "get_time"]
     chat = ScriptedChat(answer)
     assert is_right_call(chat, record, Path("work")) is right
-    assert "get_time" in [tool["name"] for tool in chat.tools]
+    assert [tool["name"] for tool in chat.tools] == ["set_timer", "get_time"]
+
+
+def test_an_answer_is_right_by_its_keys_or_by_all_its_words():
+    keyed = {"text": "The capital of Italy is Rome.", "keys": ["Rome"]}
+    assert says_right("it is rome", keyed) and not says_right("It is Romeo.", keyed)
+    whole = {"text": "Red apple.", "keys": []}
+    assert says_right("red apple", whole) and not says_right("A red apple", whole)

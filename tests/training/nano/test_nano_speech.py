@@ -13,7 +13,8 @@ import soundfile
 import torch
 
 from training.nano.domain import Domain
-from training.nano.sentences import SHARES, SLOTS, Sentences, open_text, order, plain
+from training.nano.drawn import SLOTS, order
+from training.nano.sentences import SHARES, Sentences, open_text, plain
 from training.nano.speech import (
     LONGEST_SILENCE_S,
     REAL_RENDERINGS,
@@ -47,8 +48,7 @@ def test_sentences_are_numbered_of_all_kinds_and_heard_in_letters(sentences):
 
 
 def test_only_training_wordings_and_rows_are_asked(sentences):
-    known = {plain(text) for text in sentences.domain.questions("test", "train")}
-    known -= {plain(text) for text in sentences.domain.questions("train", "train")}
+    known = {plain(text) for text in sentences.domain.questions("test", "train", most=40)}
     asked = {s.heard for i in range(1500) if (s := sentences[i]).kind == "question"}
     assert len(asked) > 200 and not asked & known
 

@@ -115,6 +115,9 @@ async function take(browser, url, view, language) {
     opened.send(Buffer.of(0, 0, 0));
     metadata(opened, { event: "ready", ...INFO, session: "a", resume: "b", resumed: false, settings: {} });
     metadata(opened, { event: "listening", on: true, hands_free: false });
+    opened.onMessage((data) => {
+      if (data[0] === 3 && data[1] === 0) metadata(opened, { event: "listening", on: true, hands_free: false });
+    });
   });
   const name = language === "zh" ? `${view}-zh` : view;
   const shot = (what) => page.screenshot({ path: here(`${what}-${name}.jpg`), type: "jpeg", quality: 75 });
@@ -125,6 +128,7 @@ async function take(browser, url, view, language) {
     navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", "NotAllowedError"));
   });
   await page.click(".button.big");
+  await page.click("#main-button");
   await page.waitForSelector(".mic-help");
   await shot("denied");
   await page.evaluate(() => {

@@ -6,6 +6,7 @@ import type { Problem } from "./components/microphone";
 import { StartPage } from "./components/start-page";
 import { TEXTS, TextContext } from "./i18n/text";
 import { Session } from "./session/session";
+import { microphoneProblem } from "./session/state";
 import { loadSettings, saveSettings, type Settings } from "./settings";
 
 const TOKEN = "funaudiochat.token";
@@ -43,18 +44,18 @@ export function App() {
     return () => window.removeEventListener("pagehide", leave);
   }, [session]);
 
-  const start = async (withoutMicrophone: boolean) => {
+  const start = async (withoutMicrophone: boolean, firstQuestion?: string) => {
     setStarting(true);
     try {
       const created = await Session.create(settings);
-      const { microphone } = created.state;
-      if (microphone !== "on" && !withoutMicrophone) {
+      const missing = microphoneProblem(created.state);
+      if (missing !== null && !withoutMicrophone) {
         created.end();
-        setProblem(microphone as Problem);
+        setProblem(missing as Problem);
         return;
       }
       setProblem(null);
-      created.connect(token);
+      created.connect(token, firstQuestion);
       setSession(created);
     } catch {
       setProblem("unsupported");
@@ -72,7 +73,7 @@ export function App() {
           settings={settings}
           onChange={change}
           problem={problem}
-          onAgain={() => void start(session.state.microphone !== "on")}
+          onAgain={() => void start(microphoneProblem(session.state) !== null)}
           onAgainWithout={() => void start(true)}
           onBack={() => setSession(null)}
         />
@@ -85,7 +86,7 @@ export function App() {
           starting={starting}
           problem={problem}
           onProblem={setProblem}
-          onStart={() => void start(false)}
+          onStart={(question) => void start(false, question)}
           onStartWithout={() => void start(true)}
         />
       )}

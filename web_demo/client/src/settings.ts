@@ -2,6 +2,11 @@
 // SPDX-License-Identifier: Apache-2.0
 /** What the user has chosen, kept in this browser. */
 
+import type { ServerInfo } from "./protocol/events";
+
+export const PERSONAS = ["default", "companion", "tutor", "storyteller", "brief", "custom"] as const;
+export type Persona = (typeof PERSONAS)[number];
+
 export interface Settings {
   language: "en" | "zh";
   theme: "system" | "light" | "dark";
@@ -95,8 +100,13 @@ function storage(): Storage | null {
   }
 }
 
+/** Personas that the server's model can play; the first is the model itself. */
+export const playable = (server: Pick<ServerInfo, "personas"> | null) =>
+  PERSONAS.filter((persona) => persona === "default" || (server?.personas?.includes(persona) ?? true));
+
 /** The metadata message that makes the server follow `settings`. */
-export function serverSettings(settings: Settings, server: { voices: string[]; vad: boolean }) {
+export function serverSettings(settings: Settings, server: Pick<ServerInfo, "voices" | "vad" | "personas">) {
+  const plays = playable(server).some((persona) => persona === settings.persona);
   const chosen = {
     temperature: settings.temperature,
     top_p: settings.topP,
@@ -107,7 +117,7 @@ export function serverSettings(settings: Settings, server: { voices: string[]; v
     text_greedy: settings.sampleText ? false : null,
   };
   return {
-    system_prompt: settings.systemPrompt.trim(),
+    system_prompt: plays ? settings.systemPrompt.trim() : "",
     ...(server.voices.includes(settings.voice) && { voice: settings.voice }),
     answer: settings.answer,
     tools: settings.tools,

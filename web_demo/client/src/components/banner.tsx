@@ -61,7 +61,10 @@ function LinkBanner({ link, full, session }: { link: Link; full: boolean; sessio
       return (
         <div className="banner" role="status">
           <span className="position" aria-hidden="true">{link.position}</span>
-          <p>{text.link.queued(link.position, link.size)}</p>
+          <p>
+            {text.link.queued(link.position, link.size)}
+            <small>{text.link.wait(link.waitS === null ? null : Math.max(1, Math.round(link.waitS / 60)))}</small>
+          </p>
         </div>
       );
     case "waiting":

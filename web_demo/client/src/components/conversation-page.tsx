@@ -3,6 +3,7 @@
 import { useEffect, useState, useSyncExternalStore } from "react";
 import { useText } from "../i18n/text";
 import type { Session } from "../session/session";
+import { microphoneProblem } from "../session/state";
 import type { Settings } from "../settings";
 import { Banners } from "./banner";
 import { Composer } from "./composer";
@@ -12,6 +13,7 @@ import { LatencyCard } from "./latency";
 import { LookButtons } from "./look";
 import { MicrophoneHelp, type Problem } from "./microphone";
 import { SettingsDialog } from "./settings-dialog";
+import { Examples } from "./start-page";
 import { Stage } from "./stage";
 import { Transcript } from "./transcript";
 
@@ -62,14 +64,15 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
   const text = useText();
   const state = useSyncExternalStore(session.subscribe, session.snapshot);
   const [settingsOpen, setSettingsOpen] = useState(false);
-  const [without, setWithout] = useState(state.microphone !== "on");
+  const noMicrophone = microphoneProblem(state);
+  const [without, setWithout] = useState(noMicrophone !== null);
   const over = state.link.kind === "ended";
   useSpaceBar(session);
   useWakeLock(!over);
   useEffect(() => {
     if (state.microphone === "on") setWithout(false);
   }, [state.microphone]);
-  const missing = !over && state.microphone !== "on" && state.microphone !== "off" && !without;
+  const missing = !over && noMicrophone !== null && !without;
   return (
     <div className="talk">
       <a className="skip" href="#transcript-title">
@@ -113,8 +116,8 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
           {missing && (
             <div className="card">
               <MicrophoneHelp
-                problem={state.microphone as Problem}
-                onRetry={() => void session.openMicrophone()}
+                problem={noMicrophone as Problem}
+                onRetry={() => session.listen()}
                 onWithout={() => setWithout(true)}
               />
             </div>
@@ -126,6 +129,9 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
           )}
           <Transcript state={state} captions={settings.captions} />
           {!over && <Composer session={session} state={state} />}
+          {state.link.kind === "open" && (
+            <Examples questions={state.server?.examples ?? []} disabled={false} onAsk={(question) => session.ask(question)} />
+          )}
           {!over && state.turns.length > 0 && (
             <button type="button" className="button quiet forget" onClick={() => session.forget()}>
               {text.forget}

@@ -58,7 +58,7 @@ function Answers({ settings, server, onChange }: GroupProps & { server: ServerIn
   return (
     <section>
       <h3>{text.groups.voice}</h3>
-      <Personas settings={settings} onChange={onChange} modelPrompt={server.default_system_prompt ?? ""} />
+      <Personas {...{ settings, server, onChange }} />
       {server.voices.length > 0 && (
         <Choice
           label={text.voice}

@@ -5,7 +5,7 @@
 import { useEffect, useRef } from "react";
 
 import { useText } from "../i18n/text";
-import { phaseOf, type State } from "../session/state";
+import { microphoneProblem, phaseOf, type State } from "../session/state";
 import type { Session } from "../session/session";
 import type { Settings } from "../settings";
 import { Slider, Switch } from "./controls";
@@ -43,9 +43,9 @@ export function Stage({ session, state, settings, onChange }: Props) {
   const hint = (state.handsFree && handsFreeHints[phase]) || text.hints[phase];
   const vad = state.server?.vad ?? false;
   const heard = state.listening && state.microphone === "on";
-  // A microphone that was never there cannot be pressed: the words say what can be done.
-  const typing = action === "speak" && state.microphone !== "on" && state.microphone !== "off";
-  const disabled = action === "wait" || (state.microphone !== "on" && action !== "interrupt");
+  // A microphone that cannot be opened cannot be pressed: the words say what can be done.
+  const typing = (action === "speak" || action === "unmute") && microphoneProblem(state) !== null;
+  const disabled = action === "wait" || typing;
   const button = useRef<HTMLButtonElement>(null);
   // A button loses the focus while it is disabled: the keyboard finds it again when nothing else took it.
   useEffect(() => {

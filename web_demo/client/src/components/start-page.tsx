@@ -2,15 +2,16 @@
 // SPDX-License-Identifier: Apache-2.0
 import { useEffect, useState } from "react";
 import { useText } from "../i18n/text";
+import type { ServerInfo } from "../protocol/events";
 import { askServer, type Reachable } from "../session/connection";
-import type { Settings } from "../settings";
+import { type Persona, playable, type Settings } from "../settings";
 import { Choice, Field } from "./controls";
 import { LookButtons } from "./look";
 import { MicrophoneCheck, MicrophoneHelp, type Problem } from "./microphone";
 import { Mark } from "./icons";
 
-const PERSONAS = ["default", "companion", "tutor", "storyteller", "brief", "custom"] as const;
 const ASK_AGAIN_MS = 5000;
+const EXAMPLES = 4;
 
 interface Props {
   settings: Settings;
@@ -20,7 +21,8 @@ interface Props {
   starting: boolean;
   problem: Problem | null;
   onProblem: (problem: Problem | null) => void;
-  onStart: () => void;
+  /** With a question, it is the first that is asked. */
+  onStart: (question?: string) => void;
   onStartWithout: () => void;
 }
 
@@ -64,6 +66,8 @@ export function StartPage(props: Props) {
           <h1>{text.tagline}</h1>
           <p>{text.intro}</p>
           <HeroArt />
+          {info && <About info={info} language={settings.language} />}
+          {info && <Examples questions={(info.examples ?? []).slice(0, EXAMPLES)} disabled={starting} onAsk={props.onStart} />}
         </div>
         <form
           className="card start-form"
@@ -72,17 +76,7 @@ export function StartPage(props: Props) {
             props.onStart();
           }}
         >
-          {problem && <MicrophoneHelp problem={problem} onRetry={props.onStart} onWithout={props.onStartWithout} />}
-          <Personas settings={settings} onChange={onChange} modelPrompt={info?.default_system_prompt ?? ""} />
-          {info && info.voices.length > 0 && (
-            <Choice
-              label={text.voice}
-              value={info.voices.includes(settings.voice) ? settings.voice : String(info.defaults.voice ?? "")}
-              options={info.voices.map((voice) => ({ value: voice, label: voice }))}
-              onChange={(voice) => onChange({ voice })}
-            />
-          )}
-          <MicrophoneCheck settings={settings} onChange={onChange} onProblem={props.onProblem} />
+          {problem && <MicrophoneHelp problem={problem} onRetry={() => props.onStart()} onWithout={props.onStartWithout} />}
           {(refused === "bad_token" || props.token) && (
             <Field label={text.token} hint={text.tokenHint}>
               {(id, hint) => (
@@ -101,6 +95,16 @@ export function StartPage(props: Props) {
             {starting ? text.starting : text.startTalking}
           </button>
           <ServerLine server={server} />
+          {server && <Personas settings={settings} onChange={onChange} server={info} />}
+          {info && info.voices.length > 0 && (
+            <Choice
+              label={text.voice}
+              value={info.voices.includes(settings.voice) ? settings.voice : String(info.defaults.voice ?? "")}
+              options={info.voices.map((voice) => ({ value: voice, label: voice }))}
+              onChange={(voice) => onChange({ voice })}
+            />
+          )}
+          <MicrophoneCheck settings={settings} onChange={onChange} onProblem={props.onProblem} />
         </form>
       </main>
     </div>
@@ -126,15 +130,57 @@ function ServerLine({ server }: { server: Reachable | null }) {
   );
 }
 
+/** What the model is, and the languages it answers in. */
+function About({ info, language }: { info: ServerInfo; language: Settings["language"] }) {
+  const text = useText();
+  if (!info.description && !info.languages) return null;
+  const names = new Intl.DisplayNames(language === "zh" ? "zh-CN" : "en", { type: "language" });
+  return (
+    <p className="about">
+      <strong>{info.model}</strong> {info.description && <span lang={info.languages?.[0]}>{info.description} </span>}
+      {info.languages && text.answersIn(info.languages.map((tag) => names.of(tag) ?? tag).join(", "))}
+    </p>
+  );
+}
+
+interface ExamplesProps {
+  questions: string[];
+  disabled: boolean;
+  onAsk: (question: string) => void;
+}
+
+/** Questions that the model answers well, to tap. */
+export function Examples({ questions, disabled, onAsk }: ExamplesProps) {
+  const text = useText();
+  if (questions.length === 0) return null;
+  return (
+    <section className="examples" aria-label={text.examples}>
+      <span aria-hidden="true">{text.examples}</span>
+      <ul>
+        {questions.map((question) => (
+          <li key={question}>
+            <button type="button" className="button" disabled={disabled} onClick={() => onAsk(question)}>
+              {question}
+            </button>
+          </li>
+        ))}
+      </ul>
+    </section>
+  );
+}
+
 interface PersonasProps {
   settings: Settings;
   onChange: (change: Partial<Settings>) => void;
-  modelPrompt: string;
+  server: ServerInfo | null;
 }
 
-export function Personas({ settings, onChange, modelPrompt }: PersonasProps) {
+/** Nothing where the model plays no persona but its own. */
+export function Personas({ settings, onChange, server }: PersonasProps) {
   const text = useText();
-  const choose = (persona: (typeof PERSONAS)[number]) => {
+  const personas = playable(server);
+  if (personas.length === 1) return null;
+  const choose = (persona: Persona) => {
     if (persona === "custom") onChange({ persona });
     else onChange({ persona, systemPrompt: persona === "default" ? "" : text.prompts[persona] });
   };
@@ -142,7 +188,7 @@ export function Personas({ settings, onChange, modelPrompt }: PersonasProps) {
     <fieldset className="personas">
       <legend>{text.who}</legend>
       <div className="persona-grid">
-        {PERSONAS.map((persona) => (
+        {personas.map((persona) => (
           <label key={persona} className="persona">
             <input
               type="radio"
@@ -155,7 +201,7 @@ export function Personas({ settings, onChange, modelPrompt }: PersonasProps) {
           </label>
         ))}
       </div>
-      {settings.persona !== "default" && (
+      {settings.persona !== "default" && personas.some((persona) => persona === settings.persona) && (
         <Field label={text.instructions} hint={text.instructionsHint}>
           {(id, hint) => (
             <textarea
@@ -163,7 +209,8 @@ export function Personas({ settings, onChange, modelPrompt }: PersonasProps) {
               aria-describedby={hint}
               rows={3}
               maxLength={4000}
-              placeholder={modelPrompt}
+              readOnly={!personas.includes("custom")}
+              placeholder={server?.default_system_prompt ?? ""}
               value={settings.systemPrompt}
               onChange={(event) => onChange({ persona: "custom", systemPrompt: event.target.value })}
             />

@@ -5,7 +5,9 @@
 export const en = {
   name: "Fun-Audio-Chat",
   tagline: "Speak, and be answered.",
-  intro: "A spoken conversation with a large audio language model: it hears you, thinks, and talks back.",
+  intro: "A spoken conversation with an audio language model: it hears you, thinks, and talks back.",
+  answersIn: (languages: string) => `Answers in ${languages}.`,
+  examples: "Ask, for example:",
   skip: "Skip to the conversation",
   appearance: "Appearance",
   themes: { system: "As the system", light: "Light", dark: "Dark" },
@@ -183,6 +185,10 @@ export const en = {
       position <= 1
         ? "You are next: the conversation starts when a place is free."
         : `You are number ${position} of ${size} in the queue. The conversation starts by itself.`,
+    wait: (minutes: number | null) =>
+      minutes === null
+        ? "How long that takes is not known yet."
+        : `Going by the last conversations, in about ${minutes} ${minutes === 1 ? "minute" : "minutes"}.`,
     waiting: (seconds: number) => `The connection was lost. Trying again in ${seconds} s.`,
     full: (seconds: number) => `All places are taken, also those in the queue. Trying again in ${seconds} s.`,
     retryNow: "Try now",

@@ -6,7 +6,9 @@ import type { Text } from "./en";
 export const zh: Text = {
   name: "Fun-Audio-Chat",
   tagline: "开口，即有回应。",
-  intro: "与语音大模型对话：它听你说，思考，再用声音回答你。",
+  intro: "与语音语言模型对话：它听你说，思考，再用声音回答你。",
+  answersIn: (languages: string) => `用${languages}回答。`,
+  examples: "可以这样问：",
   skip: "跳到对话",
   appearance: "外观",
   themes: { system: "跟随系统", light: "浅色", dark: "深色" },
@@ -173,6 +175,7 @@ export const zh: Text = {
     connecting: "正在连接…",
     queued: (position: number, size: number) =>
       position <= 1 ? "下一个就是你：一有空位对话便会开始。" : `你在队列中排第 ${position} 位（共 ${size} 位），轮到时对话会自动开始。`,
+    wait: (minutes: number | null) => (minutes === null ? "还不知道要等多久。" : `按最近的对话估计，大约还要 ${minutes} 分钟。`),
     waiting: (seconds: number) => `连接中断，${seconds} 秒后重试。`,
     full: (seconds: number) => `位置和队列都已满，${seconds} 秒后重试。`,
     retryNow: "立即重试",

@@ -36,6 +36,10 @@ const INFO = {
   tools: (value: unknown): value is { name: string; description?: string }[] =>
     Array.isArray(value) && value.every((tool) => obj(tool) && str(tool.name)),
   default_system_prompt: optional(orNull(str)),
+  description: optional(orNull(str)),
+  languages: optional(orNull(strings)),
+  personas: optional(orNull(strings)),
+  examples: optional(strings),
   defaults: obj,
   recording: bool,
   limits: obj,
@@ -46,7 +50,7 @@ const INFO = {
 };
 
 const EVENTS = {
-  queue: { position: num, size: num },
+  queue: { position: num, size: num, wait_s: optional(orNull(num)) },
   ready: { ...INFO, session: optional(orNull(str)), resume: optional(orNull(str)), resumed: optional(bool), settings: obj },
   settings: { settings: obj },
   listening: { on: bool, hands_free: bool },

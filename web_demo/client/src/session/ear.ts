@@ -71,21 +71,31 @@ export class Ear {
     return this.encoder.flush();
   }
 
-  /** Says a file as if it were spoken; rejects if the browser cannot read it. */
-  async readFile(file: Blob): Promise<void> {
+  /**
+   * Says a file as if it were spoken; rejects if the browser cannot read it. Returns whether it was
+   * said to its end: opening the microphone stops it.
+   */
+  async readFile(file: Blob): Promise<boolean> {
     this.reading = true;
+    const { openings } = this;
+    if (this.streamRateHz !== this.rateHz) this.beginStream();
     try {
       const samples = await readSoundFile(file, this.rateHz);
       const frameSamples = Math.round(this.rateHz / 50);
-      for (let at = 0; at < samples.length && this.open; at += frameSamples) {
+      for (let at = 0; at < samples.length && this.goesOn(openings); at += frameSamples) {
         const frame = new Float32Array(frameSamples);
         frame.set(samples.subarray(at, at + frameSamples));
         this.pass(frame);
         if ((at / frameSamples) % 5 === 4) await new Promise((resume) => setTimeout(resume, 100 / FILE_SPEED));
       }
+      return this.goesOn(openings);
     } finally {
       this.reading = false;
     }
+  }
+
+  private goesOn(openings: number): boolean {
+    return this.open && openings === this.openings;
   }
 
   close(): void {

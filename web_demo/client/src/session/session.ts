@@ -35,6 +35,7 @@ export class Session {
   private askedAtMs: number | null = null;
   private saidPlayedAtMs = 0;
   private freshClip = { user: true, assistant: true };
+  private firstQuestion = "";
 
   private constructor(
     private settings: Settings,
@@ -49,20 +50,26 @@ export class Session {
     this.ear.onBroken = () => this.notice("encoder_failed");
   }
 
-  /** To be called from a click or key press. `state.microphone` tells whether it could be opened. */
+  /**
+   * To be called from a click or key press. Beginning a hands-free talk asks for the microphone:
+   * `state.microphone` tells whether it could be opened. Otherwise the button asks for it.
+   */
   static async create(settings: Settings): Promise<Session> {
     const session = new Session(settings, await Mouth.create());
     if (!session.mouth.player.running) session.notice("output_silent");
-    await session.openMicrophone();
+    if (settings.handsFree) await session.openMicrophone();
     return session;
   }
 
-  connect(token: string): void {
+  /** @param firstQuestion is asked when the talk begins. */
+  connect(token: string, firstQuestion = ""): void {
+    this.firstQuestion = firstQuestion;
     this.connection = new Connection(token, {
       onMessage: (message) => this.receive(message),
       onConnecting: () => this.change({ kind: "link", link: { kind: "connecting" } }),
       onWaiting: (attempt, delayMs, code) => {
         this.mouth.endReply();
+        this.closeMicrophone();
         this.change({ kind: "link", link: { kind: "waiting", attempt, delayMs } });
         if (code) this.notice(code);
       },
@@ -89,17 +96,17 @@ export class Session {
     else if (phase !== "offline") this.listen();
   }
 
-  /** Begins to listen; an answer that is on its way or playing stops. */
+  /** Opens the microphone and listens; an answer that is on its way or playing stops. */
   listen(): void {
-    void this.mouth.player.resume();
-    this.interrupt();
-    this.control("start");
+    this.begin();
+    if (this.state.microphone !== "on") void this.openMicrophone();
   }
 
   /** The question is complete (push to talk), or the microphone is muted (hands-free). */
   async finish(): Promise<void> {
     this.askedAtMs = performance.now();
     this.ear.open = false;
+    this.closeMicrophone();
     if (!this.state.handsFree) this.change({ kind: "complete" });
     try {
       await this.ear.flush();
@@ -110,6 +117,7 @@ export class Session {
   }
 
   ask(text: string): void {
+    this.putMicrophoneAside();
     this.interrupt();
     this.change({ kind: "asked", source: "text", question: text, nowMs: performance.now() });
     this.connection?.send({ type: "text", text });
@@ -120,6 +128,7 @@ export class Session {
     const limit = this.state.server?.limits.message_bytes;
     if (typeof limit === "number" && file.size + 1 > limit) return this.notice("file_too_large");
     const data = new Uint8Array(await file.arrayBuffer());
+    this.putMicrophoneAside();
     this.interrupt();
     this.change({ kind: "asked", source: "file", question: file.name, nowMs: performance.now() });
     this.connection?.send({ type: "file", data });
@@ -127,6 +136,7 @@ export class Session {
 
   /** Forgets the conversation, here and on the server. */
   forget(): void {
+    this.putMicrophoneAside();
     this.hush();
     this.control("restart");
     this.change({ kind: "forget" });
@@ -140,15 +150,26 @@ export class Session {
     this.change({ kind: "dismiss", id });
   }
 
-  /** Follows changed settings; opens the microphone anew if its own have changed. */
+  /** Follows changed settings; opens the microphone anew if its own have changed while it is open. */
   async apply(settings: Settings): Promise<void> {
     const before = this.settings;
     this.settings = settings;
     this.mouth.player.setVolume(settings.volume);
     if (settings.outputId !== before.outputId) this.chooseOutput();
     this.tellSettings(before);
+    if (settings.handsFree !== before.handsFree) return this.followHandsFree();
     const keys = ["inputId", "echoCancellation", "noiseSuppression"] as const;
-    if (keys.some((key) => settings[key] !== before[key])) await this.openMicrophone();
+    const { microphone } = this.state;
+    if (microphone === "off" || keys.every((key) => settings[key] === before[key])) return;
+    if (microphone === "on" || settings.handsFree) await this.openMicrophone();
+    else this.change({ kind: "microphone", microphone: "off" }); // another device may do: the button tries it
+  }
+
+  /** A hands-free talk listens all the time; otherwise the button opens the microphone. */
+  private async followHandsFree(): Promise<void> {
+    const { link, microphone, server } = this.state;
+    if (!this.settings.handsFree || !server?.vad) this.closeMicrophone();
+    else if (link.kind === "open" && microphone === "off") await this.openMicrophone();
   }
 
   private tellSettings(before: Settings): void {
@@ -159,7 +180,7 @@ export class Session {
     this.connection?.send({ type: "metadata", data });
   }
 
-  async openMicrophone(): Promise<void> {
+  private async openMicrophone(): Promise<void> {
     const { inputId: deviceId, echoCancellation, noiseSuppression } = this.settings;
     try {
       const opened = await this.ear.openMicrophone({ deviceId, echoCancellation, noiseSuppression });
@@ -168,6 +189,16 @@ export class Session {
       const problem = error instanceof MicrophoneError ? error.problem : "busy";
       this.change({ kind: "microphone", microphone: problem });
     }
+  }
+
+  private closeMicrophone(): void {
+    this.ear.closeMicrophone();
+    if (this.state.microphone === "on") this.change({ kind: "microphone", microphone: "off" });
+  }
+
+  /** A question asked in another way takes the place of one that was being spoken. */
+  private putMicrophoneAside(): void {
+    if (!this.state.handsFree) this.closeMicrophone();
   }
 
   /** The talk as a WAV file; null, and a notice, if the browser cannot make it. */
@@ -202,6 +233,12 @@ export class Session {
     this.fromReference((reference) => reference.sent(action));
   }
 
+  private begin(): void {
+    void this.mouth.player.resume();
+    this.interrupt();
+    this.control("start");
+  }
+
   private interrupt(): void {
     const { answering, sounding, asking } = this.state;
     if (answering !== null || sounding) this.sayPlayed();
@@ -225,13 +262,15 @@ export class Session {
 
   /** A server without files is told its content as if it were spoken. */
   private async sayFile(file: File): Promise<void> {
-    this.listen(); // what was said before is no part of it
+    this.putMicrophoneAside();
+    this.begin(); // what was said before is no part of it
+    this.change({ kind: "complete" });
     try {
-      await this.ear.readFile(file);
+      if (await this.ear.readFile(file)) await this.finish();
     } catch {
-      return this.notice("file_unreadable");
+      this.change({ kind: "hushed" });
+      this.notice("file_unreadable");
     }
-    await this.finish();
   }
 
   // What the server and the loudspeaker say
@@ -278,6 +317,9 @@ export class Session {
   private onEvent(event: ServerEvent): void {
     let nowMs = performance.now();
     switch (event.event) {
+      case "queue":
+        this.closeMicrophone(); // nobody listens yet
+        break;
       case "ready":
         window.clearTimeout(this.eventsTimer);
         this.eventsTimer = 0;
@@ -311,6 +353,13 @@ export class Session {
         break;
     }
     this.change({ kind: "server", event, nowMs });
+    if (event.event === "ready") this.onReady();
+  }
+
+  private onReady(): void {
+    void this.followHandsFree();
+    if (this.firstQuestion && !this.reference) this.ask(this.firstQuestion);
+    this.firstQuestion = "";
   }
 
   private onText(text: string): void {

@@ -46,7 +46,7 @@ export interface Notice {
 export type Link =
   | { kind: "off" }
   | { kind: "connecting" }
-  | { kind: "queued"; position: number; size: number }
+  | { kind: "queued"; position: number; size: number; waitS: number | null }
   | { kind: "open" }
   | { kind: "waiting"; attempt: number; delayMs: number }
   | { kind: "ended"; code: string };
@@ -110,8 +110,12 @@ export function phaseOf(state: State): Phase {
   const begun = state.turns.at(-1)?.latency.soundMs !== undefined; // a stall is no thinking
   if (state.sounding || (state.answering !== null && begun)) return "speaking";
   if (state.asking || state.answering !== null) return "thinking";
-  return state.listening ? "listening" : "idle";
+  return state.listening && state.microphone === "on" ? "listening" : "idle";
 }
+
+/** Why the microphone could not be opened; null if it could, or was not asked for yet. */
+export const microphoneProblem = ({ microphone }: State): string | null =>
+  microphone === "on" || microphone === "off" ? null : microphone;
 
 const MAX_NOTICES = 4;
 
@@ -180,7 +184,7 @@ function withoutEnded(state: State, event: ServerEvent): State {
 function onServer(state: State, event: ServerEvent, nowMs: number): State {
   switch (event.event) {
     case "queue":
-      return { ...state, link: { kind: "queued", position: event.position, size: event.size } };
+      return { ...state, link: { kind: "queued", position: event.position, size: event.size, waitS: event.wait_s ?? null } };
     case "ready":
       return { ...state, link: { kind: "open" }, server: event, answering: null, userSpeaking: false };
     case "listening":

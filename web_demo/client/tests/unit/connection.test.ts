@@ -43,6 +43,7 @@ class Socket {
 
 let status = 200;
 let told: unknown[][] = [];
+let asked: string[] = [];
 
 function connect(): Connection {
   return new Connection("secret", {
@@ -60,7 +61,7 @@ beforeEach(() => {
   vi.spyOn(Math, "random").mockReturnValue(0.5);
   const online = new EventTarget();
   vi.stubGlobal("window", {
-    location: { href: "https://host/" },
+    location: { href: "https://host/", origin: "https://host" },
     setTimeout: (work: () => void, ms: number) => setTimeout(work, ms),
     clearTimeout: (timer: number) => clearTimeout(timer),
     addEventListener: online.addEventListener.bind(online),
@@ -68,8 +69,11 @@ beforeEach(() => {
     dispatchEvent: online.dispatchEvent.bind(online),
   });
   vi.stubGlobal("WebSocket", Socket);
-  vi.stubGlobal("fetch", async () => new Response("{}", { status }));
-  [status, told, Socket.all] = [200, [], []];
+  vi.stubGlobal("fetch", async (url: URL) => {
+    asked.push(url.href);
+    return new Response("{}", { status });
+  });
+  [status, told, asked, Socket.all] = [200, [], [], []];
 });
 
 afterEach(() => {
@@ -92,6 +96,20 @@ describe("a connection", () => {
     expect(told.at(-1)).toEqual(["waiting", 2, 1000, undefined]);
     window.dispatchEvent(new Event("online"));
     expect(Socket.all).toHaveLength(3);
+  });
+
+  it.each([
+    ["https://host/voice/", "host/voice/"],
+    ["https://host:8443/a/b/index.html?lang=en#x", "host:8443/a/b/"],
+    ["http://127.0.0.1:11236/", "127.0.0.1:11236/"],
+  ])("goes beside the page, wherever a proxy serves it: %s", async (href, base) => {
+    window.location.href = href;
+    connect();
+    const secure = href.startsWith("https") ? "s" : "";
+    expect(last().url.href).toBe(`ws${secure}://${base}api/simplex?protocol=2&token=secret`);
+    last().onclose({ code: 1006 });
+    await vi.advanceTimersByTimeAsync(0);
+    expect(asked).toEqual([`http${secure}://${base}api/info?token=secret&origin=https%3A%2F%2Fhost`]);
   });
 
   it.each([

@@ -10,7 +10,7 @@ import { zh } from "../../src/i18n/zh";
 import { backoffMs } from "../../src/session/connection";
 import { asJson, asText } from "../../src/session/export";
 import { INITIAL, reduce } from "../../src/session/state";
-import { DEFAULTS, readSettings, serverSettings } from "../../src/settings";
+import { DEFAULTS, playable, readSettings, serverSettings } from "../../src/settings";
 
 describe("settings", () => {
   it("survive storage, and whatever else is stored there", () => {
@@ -35,6 +35,17 @@ describe("settings", () => {
       sampling: { top_k: 20, text_greedy: false },
     });
     expect(serverSettings(chosen, { voices: ["ben"], vad: true })).toMatchObject({ voice: "ben", hands_free: true });
+  });
+
+  it("send no persona that the model cannot play, and offer none", () => {
+    const tutor = { ...DEFAULTS, persona: "tutor", systemPrompt: "Teach." };
+    const prompt = (personas?: string[] | null) =>
+      serverSettings(tutor, { voices: [], vad: false, personas }).system_prompt;
+    expect([prompt(), prompt(null), prompt(["tutor"]), prompt(["brief"]), prompt([])]).toEqual(["Teach.", "Teach.", "Teach.", "", ""]);
+    expect(playable({ personas: [] })).toEqual(["default"]);
+    expect(playable({ personas: ["brief"] })).toEqual(["default", "brief"]);
+    expect(playable({})).toEqual(playable(null));
+    expect(playable(null)).toHaveLength(6);
   });
 });
 

@@ -5,6 +5,7 @@ import type { ServerEvent } from "../../src/protocol/events";
 import type { Message } from "../../src/protocol/messages";
 import type { ConnectionHandlers } from "../../src/session/connection";
 import { Session } from "../../src/session/session";
+import { phaseOf } from "../../src/session/state";
 import { DEFAULTS } from "../../src/settings";
 
 /** What stands on the session's three sides: loudspeaker, microphone, socket. */
@@ -14,6 +15,7 @@ const world = vi.hoisted(() => ({
   handlers: null as unknown as ConnectionHandlers,
   running: true,
   openings: [] as ((opened: boolean) => void)[],
+  closings: 0,
   flush: () => Promise.resolve(),
 }));
 
@@ -35,6 +37,7 @@ vi.mock("../../src/session/ear", () => ({
   Ear: class {
     open = false;
     openMicrophone = () => new Promise<boolean>((resolve) => world.openings.push(resolve));
+    closeMicrophone = () => world.closings++;
     flush = () => world.flush();
     beginStream() {}
     close() {}
@@ -70,20 +73,23 @@ const settingsSent = () =>
     .map((message) => (message.type === "metadata" ? (message.data as { voice?: string }).voice : undefined))
     .filter((voice) => voice !== undefined);
 
-async function talking(voice = "anna"): Promise<Session> {
-  const creating = Session.create({ ...DEFAULTS, voice });
-  await vi.waitFor(() => expect(world.openings).toHaveLength(1));
-  world.openings[0]!(true);
-  const session = await creating;
-  session.connect("");
+async function talking(voice = "anna", firstQuestion = ""): Promise<Session> {
+  const session = await Session.create({ ...DEFAULTS, voice });
+  session.connect("", firstQuestion);
   world.handlers.onMessage({ type: "handshake" } as Message);
   return session;
+}
+
+/** The microphone that was asked for last opens. */
+async function opens(session: Session): Promise<void> {
+  world.openings.at(-1)!(true);
+  await vi.waitFor(() => expect(session.state.microphone).toBe("on"));
 }
 
 beforeEach(() => {
   vi.useFakeTimers();
   vi.stubGlobal("window", { setTimeout, clearTimeout });
-  Object.assign(world, { heard: [], sent: [], openings: [], flush: () => Promise.resolve() });
+  Object.assign(world, { heard: [], sent: [], openings: [], closings: 0, flush: () => Promise.resolve() });
 });
 
 afterEach(() => {
@@ -120,6 +126,8 @@ describe("a conversation", () => {
   it("tells the server its last settings last, however long the microphone takes to open", async () => {
     const session = await talking();
     event(READY);
+    session.listen();
+    await opens(session);
     const opening = session.apply({ ...DEFAULTS, voice: "anna", inputId: "other", endSilenceMs: 700 });
     void session.apply({ ...DEFAULTS, voice: "ben", inputId: "other", endSilenceMs: 700 });
     world.openings[1]!(true);
@@ -145,4 +153,100 @@ describe("a conversation", () => {
     expect(await session.wav()).toBeNull();
     expect(session.state.notices.map(({ code }) => code)).toEqual(["wav_failed"]);
   });
+});
+
+const listening = (on: boolean, handsFree = false) => event({ event: "listening", on, hands_free: handsFree });
+
+describe("the microphone", () => {
+  it("is opened by the button, and closed when the question is complete", async () => {
+    const session = await talking();
+    event(READY);
+    listening(true); // as every connection begins
+    expect(world.openings).toHaveLength(0);
+    expect(phaseOf(session.state)).toBe("idle");
+    session.toggle();
+    expect(world.sent.at(-1)).toEqual({ type: "control", action: "start" });
+    listening(true);
+    expect(phaseOf(session.state)).toBe("idle"); // it may take a while to open
+    await opens(session);
+    expect(phaseOf(session.state)).toBe("listening");
+    await session.finish();
+    expect(world.sent.at(-1)).toEqual({ type: "control", action: "pause" });
+    expect(session.state.microphone).toBe("off");
+    expect(world.openings).toHaveLength(1);
+  });
+
+  it.each([
+    ["a typed question", (session: Session) => session.ask("Why?")],
+    ["a sound file", (session: Session) => session.askFile(new File(["x"], "x.wav"))],
+    ["a lost connection", () => world.handlers.onWaiting(1, 500)],
+    ["forgetting", (session: Session) => session.forget()],
+  ])("is closed by %s", async (_, act) => {
+    const session = await talking();
+    event(READY);
+    session.listen();
+    await opens(session);
+    await act(session);
+    expect(session.state.microphone).toBe("off");
+  });
+
+  it("is not left open when a typed question comes before it has opened", async () => {
+    const session = await talking();
+    event(READY);
+    session.listen();
+    const closings = world.closings;
+    session.ask("Why?");
+    expect(world.closings).toBe(closings + 1);
+  });
+
+  it("is asked for by beginning a hands-free talk, but not while it waits in the queue", async () => {
+    const creating = Session.create({ ...DEFAULTS, handsFree: true });
+    await vi.waitFor(() => expect(world.openings).toHaveLength(1));
+    world.openings[0]!(true);
+    const session = await creating;
+    session.connect("");
+    event({ event: "queue", position: 1, size: 1 });
+    expect(session.state.microphone).toBe("off");
+    event(READY);
+    expect(world.openings).toHaveLength(2);
+    await opens(session);
+    listening(true, true);
+    expect(phaseOf(session.state)).toBe("listening");
+    session.ask("Why?");
+    expect(session.state.microphone).toBe("on"); // it may interrupt the answer
+    await session.apply({ ...DEFAULTS, handsFree: false });
+    expect(session.state.microphone).toBe("off");
+    void session.apply({ ...DEFAULTS, handsFree: true });
+    expect(world.openings).toHaveLength(3);
+  });
+
+  it("is closed where a talk was to be hands-free and the server has no voice detection", async () => {
+    const creating = Session.create({ ...DEFAULTS, handsFree: true });
+    await vi.waitFor(() => expect(world.openings).toHaveLength(1));
+    world.openings[0]!(true);
+    const session = await creating;
+    session.connect("");
+    event({ ...READY, vad: false });
+    expect(session.state.microphone).toBe("off");
+  });
+});
+
+describe("a loudspeaker that is not there", () => {
+  it("is told of, and the talk begins", async () => {
+    world.running = false;
+    const session = await talking();
+    world.running = true;
+    event(READY);
+    expect(session.state.notices.map(({ code }) => code)).toEqual(["output_silent"]);
+    expect(session.state.link.kind).toBe("open");
+  });
+});
+
+it("asks the example that was tapped when the talk begins, once", async () => {
+  await talking("anna", "What is two plus three?");
+  const asked = () => world.sent.filter(({ type }) => type === "text");
+  expect(asked()).toEqual([]);
+  event(READY);
+  event(READY); // back after a lost connection
+  expect(asked()).toEqual([{ type: "text", text: "What is two plus three?" }]);
 });

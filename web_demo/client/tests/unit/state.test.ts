@@ -13,7 +13,8 @@ const asked = (turn: number, nowMs = 0): Change =>
   server({ event: "turn_start", turn, source: "voice", seconds: 2 }, nowMs);
 const ended = (turn: number, text: string, reason: "done" | "interrupted" | "error" = "done"): Change =>
   server({ event: "turn_end", turn, reason, text });
-const connected = after([server(READY), listening(true)]);
+const open: Change = { kind: "microphone", microphone: "on" };
+const connected = after([server(READY), open, listening(true)]);
 
 describe("a conversation's state", () => {
   it("says whose turn it is at every point of a spoken turn", () => {
@@ -21,7 +22,8 @@ describe("a conversation's state", () => {
       [{ kind: "link", link: { kind: "connecting" } }, "offline"],
       [server({ event: "queue", position: 1, size: 1 }), "offline"],
       [server(READY), "idle"],
-      [listening(true), "listening"],
+      [listening(true), "idle"], // the microphone is closed
+      [open, "listening"],
       [server({ event: "speech_start" }), "hearing"],
       [server({ event: "speech_end" }), "listening"],
       [{ kind: "complete" }, "thinking"],
@@ -37,6 +39,12 @@ describe("a conversation's state", () => {
       state = reduce(state, change);
       expect(phaseOf(state)).toBe(phase);
     }
+  });
+
+  it("knows the place in the queue, and how long one waits if the server knows", () => {
+    const queued = (wait_s?: number | null) => after([server({ event: "queue", position: 2, size: 3, wait_s })]).link;
+    expect(queued(90)).toEqual({ kind: "queued", position: 2, size: 3, waitS: 90 });
+    expect([queued(null), queued()]).toEqual(Array(2).fill({ kind: "queued", position: 2, size: 3, waitS: null }));
   });
 
   it("does not go on thinking when nothing was heard", () => {

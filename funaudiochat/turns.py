@@ -1,0 +1,115 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""Turns of a conversation: what they hold, what a prompt makes of them, which of them it keeps."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from funaudiochat.plain_text import protect, protect_answer, protect_system
+from funaudiochat.tool_calls import ToolCall, find_tool_calls
+from utils.constant import MAX_HISTORY_TURNS
+
+_RESULT_MARKUP = ("<tool_response>\n", "\n</tool_response>")
+
+
+@dataclass(frozen=True)
+class Turn:
+    """What somebody said.
+
+    Attributes:
+        role: "system", "user" or "assistant".
+        content: the words.
+        wave: float32 [samples] at 16 kHz, which the words go with.
+        results: of the calls in the turn before, as text; a message of their own.
+        offered: names of the tools that this answer could call; without them a call is words.
+    """
+
+    role: str
+    content: str = ""
+    wave: np.ndarray | None = None
+    results: tuple[str, ...] = ()
+    offered: frozenset[str] = frozenset()
+
+    def messages(self, tokenizer: Any) -> Iterator[tuple[str, np.ndarray | None]]:
+        """Yield text and sound of each message of a prompt: words protected, our markup not.
+
+        Args:
+            tokenizer: that reads the prompt, None where a server has it; see
+                :func:`funaudiochat.plain_text.protect`.
+        """
+        if self.role == "system":
+            yield protect_system(tokenizer, self.content), None
+        elif self.offered:
+            yield protect_answer(tokenizer, self.content), None
+        else:
+            if self.results:
+                results = [protect(tokenizer, r).join(_RESULT_MARKUP) for r in self.results]
+                yield "\n".join(results), None
+            if not self.results or self.content or self.wave is not None:
+                yield protect(tokenizer, self.content), self.wave
+
+
+def tool_names(tools: Sequence[dict[str, Any]]) -> frozenset[str]:
+    """Return the names in function definitions, bare or in OpenAI's envelope."""
+    return frozenset(str(tool.get("function", tool).get("name")) for tool in tools)
+
+
+def call_problems(turn: Turn) -> list[str]:
+    """Say what is wrong with the calls of an answer: malformed, or of a tool not offered."""
+    found = [each for _, _, each in find_tool_calls(turn.content)]
+    return [
+        f"there is no tool named {each.name}; offered were: {', '.join(sorted(turn.offered))}"
+        if isinstance(each, ToolCall)
+        else each
+        for each in found
+        if not isinstance(each, ToolCall) or turn.offered and each.name not in turn.offered
+    ]
+
+
+def missing_results(history: Sequence[Turn]) -> tuple[str, ...]:
+    """Return a failure for every call of the last answer, which nobody gave a result for.
+
+    A model that reads its own call and nothing after it takes the call for done.
+    """
+    if not history or not history[-1].offered:
+        return ()
+    found = [each for _, _, each in find_tool_calls(history[-1].content)]
+    failures = call_problems(history[-1])
+    failures += [
+        f"{each.name} was not run"
+        for each in found
+        if isinstance(each, ToolCall) and each.name in history[-1].offered
+    ]
+    return tuple(json.dumps({"error": text}, ensure_ascii=False) for text in failures)
+
+
+def recent(history: Sequence[Turn]) -> list[Turn]:
+    """Return the rounds that the model was trained to look back on."""
+    return _begin(history[-2 * MAX_HISTORY_TURNS :])
+
+
+def drop_oldest(history: Sequence[Turn]) -> list[Turn]:
+    """Return a history without its first round, and without the results of calls in that."""
+    return _begin(history[2:])
+
+
+def dropped_rounds(kept: Sequence[Turn], before: Sequence[Turn]) -> list[str]:
+    """Say how many rounds of a history gave way to a full context, if any."""
+    rounds = (len(before) - len(kept)) // 2
+    return [f"the context was full: the {rounds} oldest rounds were dropped"] if rounds else []
+
+
+def _begin(history: Sequence[Turn]) -> list[Turn]:
+    turns = list(history)
+    while turns and turns[0].results and turns[0].wave is None and not turns[0].content:
+        del turns[:2]
+    if turns and turns[0].results:
+        turns[0] = replace(turns[0], results=())
+    return turns

@@ -1,0 +1,141 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""LoRA: what is trained, and what the adapter's folder is good for."""
+
+import runpy
+import shutil
+import sys
+
+import pytest
+import spoken_answers
+from build_tiny_folders import MODEL
+from safetensors.torch import load_file
+from tiny_runs import ROOT, changed, log_of, needs_llamafactory, train_here
+from typer.testing import CliRunner
+
+from funaudiochat.cli import app
+from funaudiochat.conversation import Sampling, VoiceChat
+from funaudiochat.errors import CheckpointError
+from funaudiochat.hub import NANO_MODEL, NANO_TTS, resolve_pair
+from training.adapters import merge_adapter
+from training.callbacks import PARTS
+
+pytestmark = needs_llamafactory
+
+
+@pytest.fixture(scope="module")
+def adapter(sources, start, tmp_path_factory):
+    """An adapter of the shared language model."""
+    return train_here(
+        sources["data"], start, tmp_path_factory.mktemp("lora") / "out", finetuning_type="lora",
+        lora_rank=4, lora_target="all", train_parts=["shared_llm"], max_steps=10,
+    )  # fmt: skip
+
+
+def example(script: str, monkeypatch, *arguments) -> None:
+    """Run an example script in this process."""
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments), "--device", "cpu"])
+    runpy.run_path(str(ROOT / "examples" / script), run_name="__main__")
+
+
+def test_an_adapter_is_trained_in_the_named_parts_and_merged_by_one_command(
+    sources, start, adapter, tmp_path, monkeypatch, capsys
+):
+    assert log_of(adapter)[-1]["loss"] < log_of(adapter)[0]["loss"]
+    weights = load_file(adapter / "adapter_model.safetensors")
+    assert weights and not (adapter / "model.safetensors").exists()
+    moved = {key for key, value in weights.items() if "lora_B" in key and value.any()}
+    assert moved and all(".language_model." in key for key in moved)
+    out = tmp_path / "merged"
+    done = CliRunner().invoke(app, ["train", "merge-adapter", str(adapter), "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in MODEL.iterdir()} <= {path.name for path in out.iterdir()}
+    assert len(changed(start, out)) == len(moved)
+    example("infer_s2t.py", monkeypatch, "--audio", sources["data"] / "0.wav",
+            "--model-path", out)  # fmt: skip
+    assert capsys.readouterr().out
+
+
+def test_what_learns_and_what_rests_is_told_before_the_first_step(
+    sources, start, tmp_path, caplog
+):
+    with caplog.at_level("INFO", "training"):
+        train_here(sources["data"], start, tmp_path / "lora", finetuning_type="lora", max_steps=1)
+    (told,) = [text for text in caplog.messages if "parameters learn:" in text]
+    lines = dict(line.strip().split(": ", 1) for line in told.splitlines()[1:])
+    projections = "down_proj, gate_proj, "
+    assert set(lines) == set(PARTS)
+    for part in ("shared_llm", "refined_head"):
+        adapted, resting = lines[part].split("; rest ")
+        assert adapted.startswith(f"adapters in {projections}")
+        assert "lm_head" in resting.split(", ")
+    assert "embed_tokens" in lines["shared_llm"].split("; rest ")[1].split(", ")
+    assert "embed_tokens" in lines["adapter"].split("; rest ")[1].split(", ")
+    caplog.clear()
+    with caplog.at_level("INFO", "training"):
+        train_here(sources["data"], start, tmp_path / "part", train_parts=["adapter"], max_steps=1)
+    (told,) = [text for text in caplog.messages if "parameters learn:" in text]
+    lines = dict(line.strip().split(": ", 1) for line in told.splitlines()[1:])
+    assert lines["adapter"].startswith("learn ") and "rest" not in lines["adapter"]
+    assert lines["mel_encoder"].startswith("rest ") and lines["shared_llm"].startswith("rest ")
+
+
+@pytest.mark.slow
+def test_ten_spoken_answers_are_learned_by_adapters_on_nano_text_and_tokens(tmp_path):
+    spoken_answers.write_data(tmp_path / "data")
+    out = train_here(
+        tmp_path / "data", NANO_MODEL, tmp_path / "out", finetuning_type="lora", lora_rank=16,
+        learning_rate=5e-3, max_steps=40, per_device_train_batch_size=10,
+        halve_untranscribed_audio=None,
+    )  # fmt: skip
+    merge_adapter(out, tmp_path / "merged")
+    chat = VoiceChat.from_pretrained(tmp_path / "merged", device="cpu")
+    sampling = Sampling(greedy=True, repetition_penalty=1.0, max_new_tokens=20)
+    replies = []
+    for index in range(10):
+        chat.reset()
+        reply = chat.ask(tmp_path / "data" / f"{index}.wav", sampling=sampling)
+        replies.append((reply.text, reply.codes.tolist()))
+    assert replies == spoken_answers.answers()
+
+
+def test_an_adapter_given_as_a_model_names_the_command_that_merges_it(
+    sources, adapter, monkeypatch
+):
+    said = f"funaudiochat train merge-adapter {adapter} --out"
+    for script in ("infer_s2t.py", "infer_s2s.py"):
+        with pytest.raises(SystemExit, match="is a LoRA adapter") as ended:
+            example(script, monkeypatch, "--audio", sources["data"] / "0.wav",
+                    "--model-path", adapter)  # fmt: skip
+        assert said in str(ended.value) and "\n" not in str(ended.value)
+    with pytest.raises(CheckpointError, match=said):
+        VoiceChat.from_pretrained(adapter, device="cpu")
+
+
+def test_what_cannot_be_merged_is_told(adapter, start, tmp_path):
+    for out in (adapter, start):
+        with pytest.raises(CheckpointError, match="written over"):
+            merge_adapter(adapter, out)
+    with pytest.raises(CheckpointError, match="no readable adapter_config.json"):
+        merge_adapter(start, tmp_path / "out")
+    moved = shutil.copytree(adapter, tmp_path / "adapter")
+    config = moved / "adapter_config.json"
+    config.write_text(config.read_text().replace(str(start), str(tmp_path / "gone")))
+    with pytest.raises(CheckpointError, match="which is not there; give --base"):
+        merge_adapter(moved, tmp_path / "out")
+    with pytest.raises(CheckpointError, match="cannot be merged into"):
+        merge_adapter(moved, tmp_path / "out", NANO_MODEL)
+    assert merge_adapter(moved, tmp_path / "out", start) == start
+
+
+def test_a_folder_trained_from_nano_speaks_with_nanos_detokenizer(
+    sources, tmp_path, monkeypatch, capsys
+):
+    out = train_here(sources["data"], NANO_MODEL, tmp_path / "out", max_steps=1,
+                     per_device_train_batch_size=2, learning_rate=1e-6)  # fmt: skip
+    assert resolve_pair(out, None) == (out, NANO_TTS)
+    example("infer_s2s.py", monkeypatch, "--model-path", out, "--output", tmp_path, "--greedy",
+            "--max-new-tokens", 8)  # fmt: skip
+    assert "s of sound" in capsys.readouterr().out
+    assert (tmp_path / "answer_1.wav").is_file()

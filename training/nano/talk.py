@@ -1,0 +1,157 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The turns of a dialogue: questions, answers, calls, and what only makes sense after others."""
+
+import json
+from random import Random
+from typing import TYPE_CHECKING
+
+from training.nano.intents import (
+    SPLITS,
+    TRAINING,
+    Dialogue,
+    Intent,
+    Message,
+    call_arguments,
+    unit_hash,
+)
+from training.nano.wordings import Row, fill, insert, sound, variants
+
+if TYPE_CHECKING:
+    from training.nano.domain import Domain
+
+CONVERSATION_TURNS = (2, 8)  # questions of a conversation
+# Of the turns after the first: about the one before, if that can be asked of something else or not.
+RELATED_SHARE, REPEATED_SHARE = 0.45, 0.1
+RECALL_SHARE = 0.15  # of the turns after a name was told
+CUT_SHARE = 0.12  # of a conversation's answers but the last: interrupted
+HELD_OUT_RESULTS = 0.15  # of what a tool may return to each call
+CALL_SHARE = 0.4  # of the turns with tools offered: need one of these
+
+
+class Talk:
+    """Adds turns to a dialogue.
+
+    Args:
+        domain: what can be asked.
+        dialogue: with its split and the tools that are offered.
+        rng: every draw comes from it.
+    """
+
+    def __init__(self, domain: "Domain", dialogue: Dialogue, rng: Random) -> None:
+        self.domain, self.dialogue, self.rng = domain, dialogue, rng
+        self.wording = SPLITS[dialogue.split][0]
+        self.last: tuple[Intent, Row, Message] | None = None  # of the last turn that asked anew
+        self.told: tuple[Intent, Row] | None = None  # who said a name, and which
+
+    @property
+    def related_share(self) -> float:
+        """How often the next turn is about the last."""
+        assert self.last
+        return RELATED_SHARE if "mention" in self.last[0].spec else REPEATED_SHARE
+
+    def converse(self, turns: int) -> None:
+        """So many questions with their answers; some answers are interrupted."""
+        for turn in range(turns):
+            if self.told and self.rng.random() < RECALL_SHARE:
+                self._recall(*self.told)
+            elif turn and self.rng.random() < self.related_share:
+                self.go_on()
+            else:
+                intent = self._any_intent()
+                self.ask(intent, self.rng.choice(intent.rows["train"]))
+            answer = self.dialogue.messages[-1]
+            words = answer.text.split()
+            if turn + 1 < turns and len(words) > 1 and self.rng.random() < CUT_SHARE:
+                kept = words[: self.rng.randint(1, len(words) - 1)]
+                self.dialogue.messages[-1] = Message("assistant", " ".join(kept), cut=True)
+
+    def _any_intent(self) -> Intent:
+        intents = list(self.domain.intents.values())
+        if self.dialogue.tools and self.rng.random() < CALL_SHARE:
+            intents = [i for i in intents if i.tool in self.dialogue.tools]
+        return self.rng.choices(intents, [i.weight for i in intents])[0]
+
+    def ask(self, intent: Intent, row: Row) -> None:
+        """A question that needs no other before it, and its answer."""
+        template = intent.wordings[self.wording].pick(self.rng)
+        if self.dialogue.split in TRAINING:
+            said = self._delivered(template, intent, row)
+            template = template if sound(said) in intent.held_out else said
+        self._add(intent, row, fill(template, row), intent.name)
+
+    def _delivered(self, template: str, intent: Intent, row: Row) -> str:
+        """The wording as people say it, perhaps with a slip about another row."""
+        slip, spec = "", intent.spec
+        if "mention" in spec and (other := self.rng.choice(intent.rows["train"])) != row:
+            mention = self.rng.choice(variants(spec["mention"]))
+            slip = f"{insert(template, other)}\n{mention}"
+        framed = any(kind in spec for kind in self.domain.spec["frames"])
+        return self.domain.delivery.say(template, slip, framed, self.rng)
+
+    def _add(self, intent: Intent, row: Row, question: str, name: str) -> None:
+        """A question about a row; the call, the result and the reply, if its tool is offered."""
+        messages = self.dialogue.messages
+        messages.append(Message("user", question, intent=name))
+        if intent.tool in self.dialogue.tools:
+            call = json.dumps({"name": intent.tool, "arguments": call_arguments(intent, row)})
+            result = self._result(intent, row)
+            messages += [
+                Message("assistant", f"<tool_call>\n{call}\n</tool_call>", spoken=False),
+                Message("tool", json.dumps(result), spoken=False),
+            ]
+            answer = Message("assistant", fill(intent.spec["reply"], row | result))
+        elif intent.tool:
+            answer = Message("assistant", intent.spec["without"], keys=["cannot"])
+        else:
+            answer = intent.answer(row)
+        messages.append(answer)
+        self.last = intent, row, answer
+        if "recall" in intent.spec:
+            self.told = intent, row
+
+    def _result(self, intent: Intent, row: Row) -> Row:
+        """What the tool returns; the results of the test splits are held out."""
+        if intent.results == [{}]:
+            return {"status": "ok"}
+        held_out = self.dialogue.split not in TRAINING
+        named = call_arguments(intent, row)
+        while True:
+            result = self.rng.choice(intent.results)
+            if held_out == (unit_hash(named, result) < HELD_OUT_RESULTS):
+                return result
+
+    def go_on(self) -> None:
+        """A turn about the last: another row, a correction, the same again, or a memory."""
+        assert self.last
+        intent, row, answer = self.last
+        spec = intent.spec
+        kinds = ["repeat"]
+        if "mention" in spec:
+            kinds += ["follow_up", "follow_up", "correction"]
+        if "recall" in spec:
+            kinds += ["recall"] * 4
+        kind = self.rng.choice(kinds)
+        if kind == "recall":
+            self._recall(intent, row)
+            return
+        template = self.domain.spec["turns"][kind]["wordings"][self.wording].pick(self.rng)
+        if kind == "repeat":
+            self.dialogue.messages += [Message("user", fill(template, row), intent=kind), answer]
+            return
+        before = row
+        while row == before:
+            row = self.rng.choice(intent.rows["train"])
+        further = spec.get("follow_ups", [])
+        if kind == "follow_up" and further and self.wording == "train" and self.rng.random() < 0.3:
+            template = self.rng.choice(further)
+        mention = self.rng.choice(variants(spec["mention"]))
+        question = fill(template.replace("{mention}", mention), row)
+        self._add(intent, row, question, f"{intent.name}+{kind}")
+
+    def _recall(self, intent: Intent, row: Row) -> None:
+        """A question for the name that was told."""
+        template = self.domain.spec["turns"]["recall"]["wordings"][self.wording].pick(self.rng)
+        answer = Message("assistant", fill(intent.spec["recall"], row), keys=[row["name"]])
+        self.dialogue.messages += [Message("user", fill(template, row), intent="recall"), answer]
