@@ -178,7 +178,8 @@ class DataChecker:
         if isinstance(seconds, str):
             return 0, {"path": seconds}
         self.summary.question_seconds.append(seconds)
-        wanted, problems = int(seconds * TOKEN_FPS), {}
+        wanted = int(seconds * TOKEN_FPS)
+        problems: dict[str, str] = {}
         token = fields.get("token")
         if not token:
             return wanted, problems
