@@ -16,6 +16,7 @@ from typing import Any
 
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, FunAudioChatError
+from funaudiochat.plain_text import encode_text
 from training.speech_tokens import GROUP_SIZE, SAMPLE_RATE_HZ
 from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 
@@ -225,7 +226,7 @@ class DataChecker:
         if not text or not isinstance(text, str):
             problems["text"] = "is empty; the text of the answer is learned beside its codes"
         elif self.tokenizer is not None:
-            words = len(self._ids(text))
+            words = len(encode_text(self.tokenizer, text))
             if words > room:
                 problems["text"] = f"has {words} tokens for {room} groups of codes: it would be cut"
         return DELAY_CODES + len(codes), problems
@@ -239,8 +240,8 @@ class DataChecker:
         for turn in turns:
             # The control tokens of a turn and of its placeholders; no text makes one.
             total += 2 + 2 * turn["content"].count(AUDIO_TEMPLATE) * (turn["role"] != "system")
-            total += len(self._ids(f"{turn['role']}\n{turn['content']}", turn["role"] != "system"))
-            total += len(self._ids("\n"))
+            total += len(self._ids(f"{turn['role']}\n{turn['content']}", turn["role"]))
+            total += len(self._ids("\n", turn["role"]))
         self.summary.tokens.append(total)
         if total > self.cutoff_len:
             yield "", (
@@ -248,9 +249,12 @@ class DataChecker:
                 "leave it out with skip_bad_rows"
             )
 
-    def _ids(self, text: str, placeholders: bool = False) -> list[int]:
-        """Ids of a text, whose control tokens are text, without its placeholders."""
-        parts = text.split(AUDIO_TEMPLATE) if placeholders else [text]
+    def _ids(self, text: str, role: str) -> list[int]:
+        """Ids of a text in a turn, whose control tokens are text, without its placeholders."""
+        if role == "user":
+            return [i for part in text.split(AUDIO_TEMPLATE)
+                    for i in encode_text(self.tokenizer, part)]  # fmt: skip
+        parts = text.split(AUDIO_TEMPLATE) if role == "assistant" else [text]
         options = {"add_special_tokens": False, "split_special_tokens": True}
         return [token for part in parts for token in self.tokenizer(part, **options)["input_ids"]]
 

@@ -18,10 +18,12 @@ import pytest
 import soundfile
 import yaml
 from build_tiny_folders import MODEL
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from funaudiochat.audio import save_wav
+from funaudiochat.plain_text import encode as encode_prompt
+from funaudiochat.plain_text import protect
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.check_data import check_file
 from utils.constant import AUDIO_TEMPLATE
@@ -117,6 +119,38 @@ def test_text_never_becomes_a_control_token(processor, folder, system, question,
     (folder / "one.jsonl").write_text(json.dumps(written) + "\n")
     summary = check_file(folder / "one.jsonl", processor.tokenizer)
     assert summary.tokens == [len(ids)] and summary.problems == []
+
+
+@settings(max_examples=20, deadline=None, derandomize=True)
+@given(words=TEXTS, tags=st.lists(st.sampled_from(
+    ["<tool_call>", "</tool_call>", "<think>", "</think>", "<|im_end|>", "<|AUDIO|>"]), min_size=1),
+    heard=st.booleans())  # fmt: skip
+def test_what_a_user_says_has_the_ids_of_a_conversation(processor, folder, words, tags, heard):
+    said = words.join(tags) + tags[0]
+    assume(AUDIO_TEMPLATE not in said)
+    audio = heard * [{"path": str(folder / "q.wav"), "token": "<|audio_pad|>" * 26}]
+    asked = heard * f"{AUDIO_TEMPLATE}\n" + said
+    (ids,) = encode(processor, row(asked, "", audio, system="Help."))["input_ids"]
+    content = heard * f"{AUDIO_TEMPLATE}\n" + protect(processor.tokenizer, said)
+    messages = [{"role": "system", "content": "Help."}, {"role": "user", "content": content}]
+    prompt = processor.apply_chat_template(messages, add_generation_prompt=True)
+    conversation = processor(text=prompt, audio=audio)["input_ids"][0]
+    assert ids[: len(conversation)] == conversation
+
+
+def test_a_tools_result_is_text_and_the_answers_calls_are_tokens(processor):
+    tokenizer = processor.tokenizer
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    messages = [("user", "Call."), ("assistant", call), ("observation", call), ("assistant", call)]
+    dialogue = {**row(), "messages": [{"role": r, "content": c} for r, c in messages]}
+    (ids,) = encode(processor, dialogue)["input_ids"]
+    opens, start = (tokenizer.convert_tokens_to_ids(t) for t in ("<tool_call>", "<|im_start|>"))
+    turns = "".join("C" if i == opens else "|" for i in ids if i in (opens, start))
+    assert turns == "|||C||C"  # system, user, assistant's call, result, assistant's call
+    result = f"user\n<tool_response>\n{protect(tokenizer, call)}\n</tool_response>"
+    expected = encode_prompt(tokenizer, f"<|im_start|>{result}<|im_end|>\n")
+    at = len(ids) - ids[::-1].index(start) - 1
+    assert ids[at - len(expected) : at] == expected
 
 
 def test_rows_without_a_system_prompt_get_that_of_the_original(processor):

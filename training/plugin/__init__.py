@@ -4,7 +4,8 @@
 """The ``funaudiochat`` template and multimodal plugin of LLaMA-Factory.
 
 Text of a row is text: only the whole placeholder of an audio (``utils.constant.AUDIO_TEMPLATE``) in
-a message becomes control tokens, and only the template writes the others.
+a message becomes control tokens, and only the template writes the others. In what a user or a tool
+says, not even tokens that are not special (``<tool_call>``) are spelled, as in a conversation.
 """
 
 import json
@@ -12,6 +13,7 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +24,7 @@ from llamafactory.extras.constants import AUDIO_PLACEHOLDER
 
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import AudioError, FunAudioChatError
+from funaudiochat.plain_text import encode, protect
 from training.check_data import DEFAULT_SYSTEM, TOLERATED_TOKENS
 from training.plugin.rows import REMEDY, check_rows
 from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
@@ -31,8 +34,12 @@ NAME = "funaudiochat"
 CONTROL_NAME = f"{NAME}_control"
 # Lone surrogates stand for the control tokens of an audio between plugin and template: a data set
 # holds UTF-8, in which there are none, so no text of a row can spell them.
-_BOS, _GROUP, _EOS = map(chr, range(0xDC00, 0xDC03))
+# Two more enclose what a user or a tool says, which is encoded as in a conversation.
+_BOS, _GROUP, _EOS, _WORDS_OPEN, _WORDS_CLOSE = map(chr, range(0xDC00, 0xDC05))
 _MARKS = {_BOS: "<|audio_bos|>", _GROUP: "<|AUDIO|>", _EOS: "<|audio_eos|>"}
+_AUDIOS = re.compile(f"([{_BOS}{_GROUP}{_EOS}]+)")
+_WORDS = re.compile(f"{_WORDS_OPEN}(.*?){_WORDS_CLOSE}", re.DOTALL)
+_SAID = f"{_WORDS_OPEN}{{{{content}}}}{_WORDS_CLOSE}"
 
 
 @dataclass
@@ -51,7 +58,12 @@ class FunAudioChatTemplate(Template):
             if not isinstance(element, str):
                 ids += super()._convert_elements_to_ids(tokenizer, [element])
                 continue
-            for part in re.split(f"([{_BOS}{_GROUP}{_EOS}]+)", element):
+            if self.control_tokens_in_text:
+                element = _WORDS.sub(r"\1", element)
+            elif _WORDS_OPEN in element:
+                ids += encode(tokenizer, _WORDS.sub(partial(_spelled, tokenizer), element))
+                continue
+            for part in _AUDIOS.split(element):
                 if part and part[0] in _MARKS:
                     ids += tokenizer.convert_tokens_to_ids([_MARKS[mark] for mark in part])
                 else:
@@ -61,6 +73,14 @@ class FunAudioChatTemplate(Template):
                         split_special_tokens=not self.control_tokens_in_text,
                     )
         return ids
+
+
+def _spelled(tokenizer: Any, words: re.Match[str]) -> str:
+    """Return what somebody says for a prompt: text protected, audios as control tokens."""
+    return "".join(
+        "".join(_MARKS[mark] for mark in part) if index % 2 else protect(tokenizer, part)
+        for index, part in enumerate(_AUDIOS.split(words[1]))
+    )
 
 
 class ControlTemplate(FunAudioChatTemplate):
@@ -231,12 +251,12 @@ def register(skip_bad_rows: bool = False) -> None:
     for name, template in ((NAME, FunAudioChatTemplate), (CONTROL_NAME, ControlTemplate)):
         register_template(
             name=name,
-            format_user=UserFormatter(slots=user("{{content}}")),
+            format_user=UserFormatter(slots=user(_SAID)),
             format_assistant=StringFormatter(slots=answer),
             format_system=StringFormatter(slots=[start, "system\n{{content}}", end, "\n"]),
             format_function=FunctionFormatter(slots=answer, tool_format="qwen"),
             format_observation=StringFormatter(
-                slots=user("<tool_response>\n{{content}}\n</tool_response>")
+                slots=user(f"<tool_response>\n{_SAID}\n</tool_response>")
             ),
             format_tools=ToolFormatter(tool_format="qwen"),
             default_system=DEFAULT_SYSTEM,
