@@ -81,7 +81,6 @@ def test_sigterm_with_replies_running_ends_the_process_within_the_drain_time(fol
             server.process.send_signal(signal.SIGTERM)
             for page in (one, two, three):
                 await page.event("going_away")
-            # On 9917b43 it took 37 s with a drain of 10.
             await asyncio.to_thread(server.process.wait, 25)
 
     with started(folders, "--drain-seconds", "3", "--max-sessions", "3") as server:
