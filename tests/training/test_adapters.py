@@ -98,8 +98,9 @@ def test_ten_spoken_answers_are_learned_by_adapters_on_nano_text_and_tokens(tmp_
         reply = chat.ask(tmp_path / "data" / f"{index}.wav", sampling=sampling)
         texts += reply.text == text
         tokens += reply.codes.tolist() == codes
-    # Measured 9 and 8: one text has a word that is none ("island." at its beginning).
-    assert texts >= 7 and tokens >= 5, (texts, tokens)  # none at all before
+    # Measured 9 and 8: one text has a word that is none ("island." at its beginning); processors
+    # round differently.
+    assert texts >= 7 and tokens >= 5, (texts, tokens)
 
 
 def test_an_adapter_given_as_a_model_names_the_command_that_merges_it(
