@@ -66,7 +66,7 @@ def test_sigterm_lets_a_reply_end_then_says_goodbye(folders):
             assert await page.until_closed() == 1001
             assert page.events("turn_end")[0]["reason"] == "done"
 
-    with started(folders, "--drain-seconds", "60") as server:
+    with started(folders, "--drain-seconds", "60", "--max-sessions", "2") as server:
         asyncio.run(talk(server))
         assert server.process.wait(TIMEOUT_S) == 0
 
