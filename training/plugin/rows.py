@@ -238,8 +238,9 @@ def check_rows(skip_bad_rows: bool, read_audio: Callable[[Any, Any], None]) -> N
         skip_bad_rows: skip and count them instead of ending.
         read_audio: reads an audio entry with a processor, to see whether that is possible.
     """
-    global _skip_bad_rows, _read_audio
-    _skip_bad_rows, _read_audio = skip_bad_rows, read_audio
+    global _skip_bad_rows, _read_audio, _lines_skipped
+    # A run before this one may have ended between its lines and its rows.
+    _skip_bad_rows, _read_audio, _lines_skipped = skip_bad_rows, read_audio, 0
     loader.load_dataset = load_numbered
     loader._get_preprocessed_dataset = _counted
     loader.SupervisedDatasetProcessor = CheckedProcessor
