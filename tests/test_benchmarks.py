@@ -3,6 +3,7 @@
 
 """The benchmarks measure what they say, and end with their table or with one clear message."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -87,7 +88,8 @@ def test_the_servers_benchmark_takes_a_style_and_shows_why_the_server_did_not_st
     done = subprocess.run(
         [sys.executable, BENCHMARKS / "serving.py", "--style", "markdown",
          "--model-path", missing],
-        capture_output=True, text=True, timeout=300,
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}, capture_output=True, text=True,
+        timeout=300,
     )
     assert done.returncode == 1
     assert "the server did not start" in done.stderr and str(missing) in done.stderr
