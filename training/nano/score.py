@@ -12,7 +12,7 @@ equal word for word, marks included; spoken ones are streamed and heard by ``tra
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -70,10 +70,15 @@ def is_right_typed(chat: VoiceChat, record: Record, work: Path) -> bool:
     return written_answers(chat, record, work, typed=True)[-1] == _answers(record)[-1]
 
 
+def tools_offered(names: Iterable[str]) -> list[Record]:
+    """Definitions of tools of the domain, as a conversation takes them."""
+    return [json.loads(tool_definition(name)) for name in names]
+
+
 def is_right_call(chat: VoiceChat, record: Record, work: Path) -> bool:
     """Whether the call, or the answer of one without the tool for it, is written exactly."""
     chat.reset()
-    tools = [json.loads(tool_definition(name)) for name in record["tools"]]
+    tools = tools_offered(record["tools"])
     question = work / _questions(record)[0]["audio"]
     return chat.ask(question, tools=tools, speech=False).text == _answers(record)[0]
 

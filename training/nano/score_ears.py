@@ -31,6 +31,26 @@ from training.nano.speech import SpeechStore
 log = logging.getLogger(__name__)
 
 
+def people(real_speech: Path) -> dict[str, dict[Path, str]]:
+    """Recordings of people with their texts, by the name of their set; empty ones are left out."""
+    an4 = real_speech / "train" / "an4"
+    rows = [row for row in read_jsonl(an4 / "rows.jsonl") if row["split"] == "test"]
+    sets = {"an4_test": {an4 / row["file"]: row["text"] for row in rows}}
+    if (path := real_speech / "other" / "transcripts.json").exists():
+        found = json.loads(path.read_text("utf-8"))
+        sets["other"] = {path.with_name(f"{name}.flac"): text for name, text in found.items()}
+    return {name: texts for name, texts in sets.items() if texts}
+
+
+def orders(real_speech: Path) -> dict[Path, dict[str, str]]:
+    """Recordings of coffee orders with their slots; none where there are none."""
+    path = real_speech / "orders" / "labels.json"
+    if not path.exists():
+        return {}
+    slots = json.loads(path.read_text("utf-8"))
+    return {path.with_name(f"{name}.flac"): found for name, found in slots.items()}
+
+
 def word_errors(ears: Ears, recordings: Iterable[tuple[Tensor, str]]) -> dict[str, Any]:
     """Word and letter error rates of 16 kHz sounds with texts."""
     pairs = [(text, ears.hear(wave)) for wave, text in recordings]
@@ -66,21 +86,12 @@ def score(ears: Ears, work: Path, real_speech: Path | None) -> dict[str, Any]:
             log.info("%s: %s", name, scores[name])
     if real_speech is None:
         return scores
-    an4 = real_speech / "train" / "an4"
-    rows = [row for row in read_jsonl(an4 / "rows.jsonl") if row["split"] == "test"]
-    texts = {an4 / row["file"]: row["text"] for row in rows}
-    sets = {"an4_test": texts}
-    if (path := real_speech / "other" / "transcripts.json").exists():
-        found = json.loads(path.read_text("utf-8"))
-        sets["other"] = {path.with_name(f"{name}.flac"): text for name, text in found.items()}
-    for name, texts in sets.items():
-        if texts:
-            recordings = ((read_wave(path, WHISPER_HZ), plain(t)) for path, t in texts.items())
-            scores[name] = word_errors(ears, recordings)
-            log.info("%s: %s", name, scores[name])
-    if (path := real_speech / "orders" / "labels.json").exists():
-        slots = json.loads(path.read_text("utf-8"))
-        heard = [ears.hear(read_wave(path.with_name(f"{n}.flac"), WHISPER_HZ)) for n in slots]
+    for name, texts in people(real_speech).items():
+        recordings = ((read_wave(path, WHISPER_HZ), plain(t)) for path, t in texts.items())
+        scores[name] = word_errors(ears, recordings)
+        log.info("%s: %s", name, scores[name])
+    if slots := orders(real_speech):
+        heard = [ears.hear(read_wave(path, WHISPER_HZ)) for path in slots]
         scores["orders"] = slots_found(list(slots.values()), heard) | {
             "recordings": len(slots),
             "examples": list(zip(slots.values(), heard, strict=True))[:8],

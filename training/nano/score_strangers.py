@@ -13,7 +13,7 @@ as ``training.nano.score_ears`` says; without it, people are left out.
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -24,15 +24,15 @@ import numpy as np
 import torch
 import yaml
 
-from funaudiochat.audio import load_audio
 from funaudiochat.conversation import Finished, Reply, Sampling, VoiceChat
 from funaudiochat.generation_funaudiochat import TextPiece
-from training.nano.data import read_jsonl
 from training.nano.export import FOLDER as DETOKENIZER
 from training.nano.export_model import FOLDER as MODEL
 from training.nano.judge import hear, judge_available
 from training.nano.rooms import Scene
-from training.nano.rows import TRANSCRIBE, tool_definition
+from training.nano.rows import TRANSCRIBE
+from training.nano.score import tools_offered
+from training.nano.score_ears import orders, people
 from training.nano.voices import HELD_OUT_VOICES, QUESTION_HZ, available, speak
 from training.nano.wordings import holds_keys
 from training.nano.words import normalized_words
@@ -90,10 +90,6 @@ def sound(question: Question) -> np.ndarray:
 def percent(right: Iterable[bool]) -> float:
     found = list(right)
     return round(100 * sum(found) / len(found), 1)
-
-
-def definitions(names: Iterable[str]) -> list[dict[str, Any]]:
-    return [json.loads(tool_definition(name)) for name in names]
 
 
 class Scores:
@@ -185,7 +181,7 @@ class Scores:
         return self.chat.ask(second.text, speech=False).text
 
     def tools(self, questions: list[Question]) -> None:
-        offered = definitions(sorted({q.kind for q in questions}))
+        offered = tools_offered(sorted({q.kind for q in questions}))
         for way in ("typed", "spoken"):
             asked = [q.text if way == "typed" else (sound(q), QUESTION_HZ) for q in questions]
             replies = [self.ask(question, tools=offered, speech=False) for question in asked]
@@ -193,32 +189,15 @@ class Scores:
 
     def people(self, folder: Path) -> None:
         """Recordings of people: orders, spelled words and numbers, open speech."""
-        orders = folder / "orders" / "labels.json"
-        if orders.exists():
-            slots, offered = json.loads(orders.read_text("utf-8")), definitions(["order_coffee"])
-            right = []
-            for name, wanted in slots.items():
-                wave = load_audio(orders.with_name(f"{name}.flac"), QUESTION_HZ)
-                reply = self.ask((wave, QUESTION_HZ), tools=offered, speech=False)
+        if slots := orders(folder):
+            offered, right = tools_offered(["order_coffee"]), []
+            for path, wanted in slots.items():
+                reply = self.ask(path, tools=offered, speech=False)
                 right.append([call.arguments for call in reply.tool_calls] == [wanted])
             self.note("people: orders with every slot right", percent(right))
-        for name, recordings in (("an4", _an4(folder)), ("other", _other(folder))):
-            if found := list(recordings):
-                self.note(f"people: WER of transcription, {name}", self.errors(found))
-
-
-def _an4(folder: Path) -> Iterator[tuple[Path, str]]:
-    path = folder / "train" / "an4" / "rows.jsonl"
-    for row in read_jsonl(path):
-        if row["split"] == "test":
-            yield path.parent / row["file"], row["text"]
-
-
-def _other(folder: Path) -> Iterator[tuple[Path, str]]:
-    path = folder / "other" / "transcripts.json"
-    if path.exists():
-        for name, text in json.loads(path.read_text("utf-8")).items():
-            yield path.with_name(f"{name}.flac"), text
+        for name, texts in people(folder).items():
+            kind = name.removesuffix("_test")
+            self.note(f"people: WER of transcription, {kind}", self.errors(texts.items()))
 
 
 def main() -> None:
