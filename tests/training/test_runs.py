@@ -140,6 +140,7 @@ def test_a_run_torn_in_mid_save_is_resumed_by_the_same_command(
     assert all(torch.equal(before[key], after[key]) for key in before)
     # The log is short, raises no false alarm, and ends with what was made and where.
     assert "missing keys" not in log and '"hidden_size"' not in log and "input_ids" not in log
+    assert "media_dir" not in log
     lines = log.strip().splitlines()
     assert len(lines) < 150  # of about 500 with all configurations
     assert lines[-1].endswith(f"done: 2 steps; a checkpoint folder, for --model-path: {out}")

@@ -31,7 +31,9 @@ def run_script(script: str, folder: Path, *fields: str, **environment: str) -> s
         ["bash", ROOT / "training" / "run_shell" / script, *fields],
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(folder / "logs"),
-             "MASTER_PORT": "29541", "OMP_NUM_THREADS": "1", **environment},
+             "MASTER_PORT": "29541", "OMP_NUM_THREADS": "1",
+             # Rows are converted anew: a cache of an earlier run would hide what that prints.
+             "HF_DATASETS_CACHE": str(folder / "datasets"), **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]
     assert list((folder / "logs").iterdir())
