@@ -102,21 +102,38 @@ def chat_model() -> FunAudioChatForConditionalGeneration:
     torch.manual_seed(0)
     attention = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}
     head = {
-        "model_type": "qwen3", "hidden_size": 384, "num_hidden_layers": 6,
-        "intermediate_size": 1152, "vocab_size": 8, **attention,
+        "model_type": "qwen3",
+        "hidden_size": 384,
+        "num_hidden_layers": 6,
+        "intermediate_size": 1152,
+        "vocab_size": 8,
+        **attention,
     }
     config = FunAudioChatConfig(
         audio_config={
-            "d_model": 384, "encoder_layers": 6, "encoder_attention_heads": 6,
-            "encoder_ffn_dim": 1536, "output_dim": 640, "codebook_size": 6565,
-            "bos_token_id": 6561, "eos_token_id": 6562, "pad_token_id": 6563,
+            "d_model": 384,
+            "encoder_layers": 6,
+            "encoder_attention_heads": 6,
+            "encoder_ffn_dim": 1536,
+            "output_dim": 640,
+            "codebook_size": 6565,
+            "bos_token_id": 6561,
+            "eos_token_id": 6562,
+            "pad_token_id": 6563,
             "crq_transformer_config": head,
         },
         text_config={
-            "model_type": "qwen3", "hidden_size": 640, "num_hidden_layers": 8,
-            "intermediate_size": 1920, "vocab_size": 4096, "audio_bos_index": 4001,
-            "audio_eos_index": 4002, "sil_index": 4003, "eos_token_id": 4004,
-            "max_position_embeddings": 8192, **attention,
+            "model_type": "qwen3",
+            "hidden_size": 640,
+            "num_hidden_layers": 8,
+            "intermediate_size": 1920,
+            "vocab_size": 4096,
+            "audio_bos_index": 4001,
+            "audio_eos_index": 4002,
+            "sil_index": 4003,
+            "eos_token_id": 4004,
+            "max_position_embeddings": 8192,
+            **attention,
         },
         audio_token_index=4000,
     )
@@ -135,7 +152,8 @@ def detokenizer() -> tuple[CosyVoice3Detokenizer, int]:
         model.eval().requires_grad_(False)
     estimator = flow.decoder.estimator
     dropped = parameters(
-        estimator.time_embed, estimator.norm_out,
+        estimator.time_embed,
+        estimator.norm_out,
         *(block.attn_norm for block in estimator.transformer_blocks),
     )
     used = parameters(flow, hift) - dropped

@@ -109,9 +109,7 @@ def measure(model: CosyVoice3Detokenizer, size: int) -> Report:
     )
     report.add("8 s: streaming over chunk-masked one-shot", masked.share, "", 1.3)
     report.add("8 s: real-time factor, streaming", masked.first_s / 8, "")
-    one_shot = statistics.median(
-        seconds_of(lambda: model.decode(ids, SPEAKER)) for _ in range(3)
-    )
+    one_shot = statistics.median(seconds_of(lambda: model.decode(ids, SPEAKER)) for _ in range(3))
     report.add("8 s: real-time factor, one-shot", one_shot / 8, "")
     long_reply(model, 60, report)
     one_shot = seconds_of(lambda: model.decode(codes(60), SPEAKER))

@@ -26,9 +26,9 @@ from evaluate.local_model import LocalModel
 from evaluate.run import InferOptions, infer
 from evaluate.sources import Prompt, render
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.constants import DEFAULT_S2T_PROMPT
 from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
-from utils.constant import DEFAULT_S2T_PROMPT
 
 BATCH = 8
 TINY = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "tiny_a"
@@ -40,12 +40,18 @@ def checkpoint(folder: Path) -> Path:
     fields = json.loads((TINY / "config.json").read_text())
     head = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}
     fields["text_config"] |= {
-        "hidden_size": 640, "num_hidden_layers": 8, "intermediate_size": 1920, **head,
+        "hidden_size": 640,
+        "num_hidden_layers": 8,
+        "intermediate_size": 1920,
+        **head,
     }
     fields["hidden_size"] = 640
     fields["audio_config"] |= {
-        "d_model": 384, "encoder_layers": 6, "encoder_attention_heads": 6,
-        "encoder_ffn_dim": 1536, "output_dim": 640,
+        "d_model": 384,
+        "encoder_layers": 6,
+        "encoder_attention_heads": 6,
+        "encoder_ffn_dim": 1536,
+        "output_dim": 640,
     }
     torch.manual_seed(0)
     model = FunAudioChatForConditionalGeneration(FunAudioChatConfig(**fields))
@@ -84,7 +90,7 @@ def measure(folder: Path, items: int, steps: int) -> Report:
     """Time `infer` and the bare model on the same questions."""
     waves = questions(folder / "data", items)
     source = LocalModel(checkpoint(folder / "model"), None, device="cpu", max_new_tokens=steps)
-    (benchmark, subset), = select("librispeech/test-clean")
+    ((benchmark, subset),) = select("librispeech/test-clean")
     runs = itertools.count()
 
     def whole() -> None:

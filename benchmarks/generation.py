@@ -16,14 +16,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
-from funaudiochat.generation_funaudiochat import (
-    GenerationOptions,
-    SpeechGroup,
-    generate,
-    prefill,
-    step,
-    stream,
-)
+from funaudiochat.events import SpeechTokens
+from funaudiochat.generation_funaudiochat import GenerationOptions, generate, prefill, step, stream
 from funaudiochat.modeling_common import cache_argument
 
 STEPS = 40
@@ -61,8 +55,11 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 def options(speech: bool) -> GenerationOptions:
     return GenerationOptions(
-        max_new_tokens=STEPS, eos_token_ids=(-1,), pad_token_id=PAD,
-        disable_speech=not speech, force_text_abos=speech,
+        max_new_tokens=STEPS,
+        eos_token_ids=(-1,),
+        pad_token_id=PAD,
+        disable_speech=not speech,
+        force_text_abos=speech,
     )
 
 
@@ -88,7 +85,8 @@ def own_modules(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> floa
     hidden = model.encode(inputs["input_ids"], past_key_values=cache, **audio)
     fine = head.expand(hidden + embed(inputs["input_ids"])) + embed_code(torch.tensor(START_CODE))
     head.crq_transformer(
-        inputs_embeds=head.input_matching(fine), use_cache=True,
+        inputs_embeds=head.input_matching(fine),
+        use_cache=True,
         **cache_argument(head.crq_transformer, head_cache),
     )
     groups = speech.view(-1, GROUP)
@@ -105,7 +103,8 @@ def own_modules(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> floa
         for position in range(GROUP):
             before = fine[:, position : position + 1] + embed_code(codes[position])
             out = head.crq_transformer(
-                inputs_embeds=head.input_matching(before), use_cache=True,
+                inputs_embeds=head.input_matching(before),
+                use_cache=True,
                 **cache_argument(head.crq_transformer, head_cache),
             ).last_hidden_state
             head.lm_head(head.output_matching(out))
@@ -135,7 +134,7 @@ def first_group(model, words, inputs) -> float:
     """Seconds from the inputs to the first codes."""
     start = time.perf_counter()
     for event in stream(model, words, inputs, options(True)):
-        if isinstance(event, SpeechGroup):
+        if isinstance(event, SpeechTokens):
             break
     return time.perf_counter() - start
 

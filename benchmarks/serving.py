@@ -157,8 +157,15 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=40, help="longest answer, 5 a second")
     args, server_flags = parser.parse_known_args()  # what is left goes to the server
     command = [
-        sys.executable, "-m", "web_demo.server.server", "--port", "0", "--log-json",
-        "--max-sessions", str(max(args.talkers)), *server_flags,
+        sys.executable,
+        "-m",
+        "web_demo.server.server",
+        "--port",
+        "0",
+        "--log-json",
+        "--max-sessions",
+        str(max(args.talkers)),
+        *server_flags,
     ]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     assert server.stderr is not None
@@ -181,8 +188,16 @@ async def measure_all(url: str, args: argparse.Namespace) -> None:
     """One turn to warm up, then the table; times in ms, p50 / p95."""
     question = load_audio(args.question, RATE_HZ)
     await talk(url, question, 1, args.steps, Figures())
-    names = ("talkers", "first sound", "server: text", "codes", "sound", "stalls",
-             "interrupt to silence", "real-time factor")
+    names = (
+        "talkers",
+        "first sound",
+        "server: text",
+        "codes",
+        "sound",
+        "stalls",
+        "interrupt to silence",
+        "real-time factor",
+    )
     if args.style == "markdown":
         print("| " + " | ".join(names) + " |\n" + "| ---: " * len(names) + "|")
     for talkers in args.talkers:

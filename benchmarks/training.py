@@ -34,11 +34,11 @@ from common import (
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from funaudiochat.audio import save_wav  # noqa: E402
+from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration  # noqa: E402
 from funaudiochat.register import register_funaudiochat  # noqa: E402
 from training.init_model import speech_tokenizer  # noqa: E402
 from training.launch import prepare_llamafactory  # noqa: E402
-from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "tiny_a"
 ROWS = 4
@@ -56,13 +56,20 @@ def write_rows(folder: Path, count: int) -> None:
         save_wav(path, 0.1 * draw.standard_normal(16000 * QUESTION_SECONDS), 16000)
         codes = draw.integers(0, 6561, 25 * ANSWER_SECONDS)
         token = "<|audio_bos|>" * 10 + "".join(f"[AU{code:04d}]" for code in codes)
-        lines.append(json.dumps({
-            "system": DEFAULT_S2M_PROMPT,
-            "messages": [{"role": role, "content": AUDIO_TEMPLATE}
-                         for role in ("user", "assistant")],
-            "audio": [json.dumps({"path": str(path), "token": "<|audio_pad|>" * 150, "text": ""}),
-                      json.dumps({"token": token, "text": "a short answer"})],
-        }))
+        lines.append(
+            json.dumps(
+                {
+                    "system": DEFAULT_S2M_PROMPT,
+                    "messages": [
+                        {"role": role, "content": AUDIO_TEMPLATE} for role in ("user", "assistant")
+                    ],
+                    "audio": [
+                        json.dumps({"path": str(path), "token": "<|audio_pad|>" * 150, "text": ""}),
+                        json.dumps({"token": token, "text": "a short answer"}),
+                    ],
+                }
+            )
+        )
     (folder / "rows.jsonl").write_text("\n".join(lines) + "\n")
     info = {"rows": {**layout, "file_name": "rows.jsonl"}}
     (folder / "dataset_info.json").write_text(json.dumps(info))
@@ -158,9 +165,11 @@ def spoken_batch(group_size: int) -> dict[str, torch.Tensor]:
         mask[row, : counts[row % 2]] = 1
     frames = 100 * QUESTION_SECONDS
     return {
-        "input_ids": ids.repeat(ROWS, 1), "labels": labels.repeat(ROWS, 1),
+        "input_ids": ids.repeat(ROWS, 1),
+        "labels": labels.repeat(ROWS, 1),
         "attention_mask": torch.ones(ROWS, len(ids), dtype=torch.long),
-        "speech_ids": codes.masked_fill(mask == 0, 6563), "speech_attention_mask": mask,
+        "speech_ids": codes.masked_fill(mask == 0, 6563),
+        "speech_attention_mask": mask,
         "input_features": torch.randn(ROWS, 128, frames),
         "feature_attention_mask": torch.ones(ROWS, frames, dtype=torch.long),
         "feature_exist_mask": torch.tensor([True, False] * ROWS),

@@ -35,10 +35,10 @@ from serving.builders import QUESTIONS  # noqa: E402
 from serving.compare import RATE_HZ, prompt_of, read_sounds  # noqa: E402
 from serving.vllm_server import vllm_server  # noqa: E402
 
-from funaudiochat.conversation import VoiceChat  # noqa: E402
+from funaudiochat.constants import DEFAULT_S2T_PROMPT  # noqa: E402
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate  # noqa: E402
-from funaudiochat.llm_server import sound_part  # noqa: E402
-from utils.constant import DEFAULT_S2T_PROMPT  # noqa: E402
+from funaudiochat.remote_chat import sound_part  # noqa: E402
+from funaudiochat.voice_chat import VoiceChat  # noqa: E402
 
 CONCURRENCY = (1, 8, 32)
 TOKENS = 32  # of every answer
@@ -129,10 +129,14 @@ def main() -> None:
         theirs = [best(partial(server_run, url, waves, n), args.repeats) for n in CONCURRENCY]
     chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
     ours = [best(partial(batch_run, chat, waves, n), args.repeats) for n in CONCURRENCY]
-    print(f"{len(waves)} questions, {sum(map(len, waves)) / RATE_HZ:.0f} s of sound, "
-          f"{TOKENS} tokens an answer")
-    print("| at once | vLLM, answers/s | first text, ms | vLLM, tokens/s "
-          "| our batch, answers/s | our batch, tokens/s |\n|---|---|---|---|---|---|")
+    print(
+        f"{len(waves)} questions, {sum(map(len, waves)) / RATE_HZ:.0f} s of sound, "
+        f"{TOKENS} tokens an answer"
+    )
+    print(
+        "| at once | vLLM, answers/s | first text, ms | vLLM, tokens/s "
+        "| our batch, answers/s | our batch, tokens/s |\n|---|---|---|---|---|---|"
+    )
     for count, server, own in zip(CONCURRENCY, theirs, ours, strict=True):
         print(
             f"| {count} | {server.answers_per_s:.2f} | {server.first_text_ms:.0f} "

@@ -99,9 +99,7 @@ def infer(
     voice: Annotated[str | None, typer.Option(help="Name of a voice.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
-    server: Annotated[
-        str | None, typer.Option(help="URL of an OpenAI-compatible server.")
-    ] = None,
+    server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
     server_model: Annotated[str | None, typer.Option(help="Name of the model there.")] = None,
     api_key: Annotated[
         str | None, typer.Option(envvar="OPENAI_API_KEY", help="Key for the server.")
@@ -135,7 +133,14 @@ def infer(
 
     pairs = select(benchmark)
     options = InferOptions(
-        data, out, batch_size, parse_shard(shard), limit, seed, retry_errors, time_in_prompt,
+        data,
+        out,
+        batch_size,
+        parse_shard(shard),
+        limit,
+        seed,
+        retry_errors,
+        time_in_prompt,
         longest_s,
     )
     if dry_run:
@@ -178,8 +183,12 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
     from evaluate.run import infer as run
 
     columns = (
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(),
-        TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
     )
     failed = 0
     for one, subset in pairs:
@@ -247,9 +256,7 @@ def score(
     judge_replies: Annotated[
         int, typer.Option(min=1, help="Replies an item; 3 is VoiceBench's own form.")
     ] = 1,
-    judge_rate: Annotated[
-        float | None, typer.Option(help="Requests a minute at most.")
-    ] = None,
+    judge_rate: Annotated[float | None, typer.Option(help="Requests a minute at most.")] = None,
     asr: Annotated[
         str | None, typer.Option(help="Folder of a Whisper checkpoint, or file:TEXTS.jsonl.")
     ] = None,
@@ -325,9 +332,7 @@ def report(
 def export(
     run: Run,
     benchmark: Benchmarks,
-    form: Annotated[
-        str, typer.Option("--format", help="speechfc, kimi, voicebench or ours.")
-    ],
+    form: Annotated[str, typer.Option("--format", help="speechfc, kimi, voicebench or ours.")],
     out: Annotated[Path, typer.Option(help="Folder for the files.")],
 ) -> None:
     """Write answers as other scorers read them."""

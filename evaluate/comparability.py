@@ -14,7 +14,8 @@ from evaluate.judges import PAPERS_JUDGES
 from evaluate.score import REFERENCE_HEARS_S
 
 PAPERS_TOOLS = {
-    "speech recognition": "whisper-large-v3", "embedder": "NV-Embed-v2",
+    "speech recognition": "whisper-large-v3",
+    "embedder": "NV-Embed-v2",
     "PEDANT": "qa-metrics 0.2.17",
 }
 
@@ -57,11 +58,13 @@ def alike(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
     metrics = [summary["metrics"][name] for name in row["by"]]
     makers = [
         f"the paper's {who}, {', '.join(models)}, with the prompts given"
-        for metric in metrics for who, models in metric["judges"].items()
+        for metric in metrics
+        for who, models in metric["judges"].items()
     ]
     makers += [
         f"{kind} by {which}"
-        for metric in metrics for kind, which in metric.get("tools", {}).items()
+        for metric in metrics
+        for kind, which in metric.get("tools", {}).items()
     ]
     ours = [f"but for a choice of ours: {metric['note']}" for metric in metrics if metric["note"]]
     return [f"all {summary['items']} items", *(makers or ["scored by rules alone"]), *ours]

@@ -32,14 +32,19 @@ def compare(runs: list[Path], names: list[str]) -> list[Pair]:
     """Every two runs, row by row, over the items that both answered."""
     return [
         Pair(
-            row.group, row.name, names[i], names[k],
+            row.group,
+            row.name,
+            names[i],
+            names[k],
             *_compared(benchmark, subset, row, runs[i], runs[k]),
         )
         for i, k in combinations(range(len(runs)), 2)
         for benchmark in BENCHMARKS.values()
         for subset in benchmark.subsets
-        if all((subset_folder(runs[j], benchmark.name, subset.name) / "summary.json").is_file()
-               for j in (i, k))
+        if all(
+            (subset_folder(runs[j], benchmark.name, subset.name) / "summary.json").is_file()
+            for j in (i, k)
+        )
         for row in subset.rows
     ]
 
@@ -83,18 +88,24 @@ def _verdict(row: dict[str, Any], metric: str) -> Verdict:
 
 def _verdicts(row: dict[str, Any], metrics: list[Metric]) -> Verdict:
     """What several scorers say of an item, side by side."""
-    return Verdict({
-        f"{metric.name}/{part}": terms
-        for metric in metrics for part, terms in _verdict(row, metric.name).parts.items()
-    })
+    return Verdict(
+        {
+            f"{metric.name}/{part}": terms
+            for metric in metrics
+            for part, terms in _verdict(row, metric.name).parts.items()
+        }
+    )
 
 
 def pairs_as_markdown(pairs: list[Pair]) -> list[str]:
     if not pairs:
         return []
     lines = [
-        "", "## Pairwise", "",
-        "Over the items that both runs answered; 95 % by a paired bootstrap.", "",
+        "",
+        "## Pairwise",
+        "",
+        "Over the items that both runs answered; 95 % by a paired bootstrap.",
+        "",
         table_line(["", "", "runs", "difference", "95 %", "n"]),
         table_line(["---"] * 3 + ["---:"] * 3),
     ]

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.statistics import Weights, equal_weights
+from funaudiochat.constants import DEFAULT_S2T_PROMPT
 from funaudiochat.errors import FunAudioChatError
-from utils.constant import DEFAULT_S2T_PROMPT
 
 logger = logging.getLogger(__name__)
 

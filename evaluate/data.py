@@ -74,7 +74,12 @@ def items_of(
         except RowError as error:
             made = {"problem": f"{row.where}: {error}"}
         except (
-            ValueError, TypeError, LookupError, AttributeError, OSError, RecursionError,
+            ValueError,
+            TypeError,
+            LookupError,
+            AttributeError,
+            OSError,
+            RecursionError,
         ) as error:
             made = {"problem": f"{row.where} cannot be read: {error!r}"}
         # Lone surrogates, which JSON may hold, do not survive the files of a run.
@@ -139,9 +144,7 @@ def parquet_rows(paths: list[Path]) -> Iterator[RowOfData]:
     try:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise LayoutError(
-            "Parquet files need pyarrow: pip install 'funaudiochat[eval]'"
-        ) from error
+        raise LayoutError("Parquet files need pyarrow: pip install 'funaudiochat[eval]'") from error
     for path in paths:
         try:
             file = pyarrow.parquet.ParquetFile(path)

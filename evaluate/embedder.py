@@ -55,8 +55,11 @@ class Embedder:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "vectors"
             done = run_isolated(
-                "the embedder", self._python, "embedder_worker.py",
-                [str(self._folder), self._device, str(file)], texts,
+                "the embedder",
+                self._python,
+                "embedder_worker.py",
+                [str(self._folder), self._device, str(file)],
+                texts,
             )
             vectors = np.fromfile(file, dtype=np.float32).reshape(len(texts), -1)
         self.name = f"{self._folder.name} (transformers {done['transformers']})"

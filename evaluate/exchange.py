@@ -37,7 +37,10 @@ from evaluate.run import blank_prediction, note_settings, note_subset, survey
 from funaudiochat.errors import FunAudioChatError
 
 _REPLY_COLUMNS = {
-    "ours": "text", "speechfc": "predict", "kimi": "prediction", "voicebench": "response",
+    "ours": "text",
+    "speechfc": "predict",
+    "kimi": "prediction",
+    "voicebench": "response",
 }
 FORMATS = tuple(_REPLY_COLUMNS)
 
@@ -143,9 +146,7 @@ def _take(
         prediction.audio_out = str(sound.resolve())
 
 
-def _what_differs(
-    prediction: Prediction, item: Item, row: dict[str, Any], form: str
-) -> str | None:
+def _what_differs(prediction: Prediction, item: Item, row: dict[str, Any], form: str) -> str | None:
     """What a row says of its question that the item does not, None if nothing."""
     if form == "voicebench":
         same = str(row.get("prompt")) == item.fields.get("question")
@@ -155,8 +156,9 @@ def _what_differs(
         return next((name for name, own in named if row.get(name, own) != own), None)
     if form == "speechfc":
         columns = ("dataset_key", "utterance")
-        return next((c for c in columns if row.get(c, item.fields.get(c)) != item.fields.get(c)),
-                    None)
+        return next(
+            (c for c in columns if row.get(c, item.fields.get(c)) != item.fields.get(c)), None
+        )
     others = {subset.name for one in BENCHMARKS.values() for subset in one.subsets}
     if row.get("subset") in others - {prediction.subset}:
         return "subset"
@@ -206,9 +208,12 @@ def _exported(prediction: Prediction, form: str) -> dict[str, Any]:
     fields = prediction.fields
     if form == "voicebench":
         row = {
-            "prompt": fields.get("question", ""), "response": prediction.text,
-            "reference": fields.get("reference"), "key": fields.get("key"),
-            "instruction_id_list": fields.get("instructions"), "kwargs": fields.get("kwargs"),
+            "prompt": fields.get("question", ""),
+            "response": prediction.text,
+            "reference": fields.get("reference"),
+            "key": fields.get("key"),
+            "instruction_id_list": fields.get("instructions"),
+            "kwargs": fields.get("kwargs"),
         }
         return {column: value for column, value in row.items() if value is not None}
     if form == "kimi":

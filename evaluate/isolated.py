@@ -12,7 +12,11 @@ from evaluate.core import NotScored
 
 
 def run_isolated(
-    name: str, python: Path, worker: str, arguments: list[str], rows: list[Any],
+    name: str,
+    python: Path,
+    worker: str,
+    arguments: list[str],
+    rows: list[Any],
     timeout_s: float | None = None,
 ) -> Any:
     """Give rows to a worker and read what it prints last.

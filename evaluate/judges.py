@@ -36,8 +36,15 @@ _PUBLISHED_SLOTS = {
     "question": {"prompt", "instruction", "query", "input"},
     "reference": {"ground_truth", "reference_answer", "correct_answer", "gold", "label", "target"},
     "reply": {
-        "prediction", "response", "answer", "model_answer", "model_output", "model_response",
-        "candidate", "output", "hypothesis",
+        "prediction",
+        "response",
+        "answer",
+        "model_answer",
+        "model_output",
+        "model_response",
+        "candidate",
+        "output",
+        "hypothesis",
     },
 }
 # Which judge is which model in the paper or the benchmark's own code.
@@ -218,8 +225,11 @@ class OpenAIJudge:
         client = openai.DefaultHttpxClient(event_hooks={"request": [lambda request: self._wait()]})
         try:
             self._client = openai.OpenAI(
-                api_key=key, base_url=spec.url, max_retries=_TRIES_AFTER_ERRORS,
-                timeout=_TIMEOUT_S, http_client=client,
+                api_key=key,
+                base_url=spec.url,
+                max_retries=_TRIES_AFTER_ERRORS,
+                timeout=_TIMEOUT_S,
+                http_client=client,
             )
         except openai.OpenAIError as error:
             raise FunAudioChatError(f"the judge cannot be used: {error}") from error
@@ -274,8 +284,13 @@ class OpenAIJudge:
         if not getattr(reply, "choices", None):
             raise Unanswered("the judge gave no reply")
         row = {
-            "key": key, "model": reply.model, "benchmark": answer.benchmark,
-            "subset": answer.subset, "id": answer.id, "metric": task.metric, "sample": sample,
+            "key": key,
+            "model": reply.model,
+            "benchmark": answer.benchmark,
+            "subset": answer.subset,
+            "id": answer.id,
+            "metric": task.metric,
+            "sample": sample,
             "reply": reply.choices[0].message.content or "",
         }
         with self._lock, appending(self._cache_path, wait=True) as journal:
@@ -343,9 +358,7 @@ class Judges:
             for who in sorted(self.used)
         }
 
-    def replies(
-        self, task: JudgeTask, answers: list[Answer]
-    ) -> list[tuple[list[str], str]]:
+    def replies(self, task: JudgeTask, answers: list[Answer]) -> list[tuple[list[str], str]]:
         """For each answer its replies, or none and the reason.
 
         Raises:
@@ -383,9 +396,7 @@ class Judges:
         return replies, ""
 
 
-def request_of(
-    task: JudgeTask, prompt: str, answer: Answer, several: bool
-) -> dict[str, Any]:
+def request_of(task: JudgeTask, prompt: str, answer: Answer, several: bool) -> dict[str, Any]:
     """The body of a chat request, without the model's name.
 
     Raises:
@@ -401,7 +412,8 @@ def request_of(
             raise Unanswered(f"the judge cannot hear it: {error}") from error
     system = [] if task.system is None else [{"role": "system", "content": task.system}]
     sampling = {
-        "temperature": _SEVERAL_TEMPERATURE if several else task.temperature, "top_p": task.top_p,
+        "temperature": _SEVERAL_TEMPERATURE if several else task.temperature,
+        "top_p": task.top_p,
     }
     return {
         "messages": [*system, {"role": "user", "content": content}],
@@ -414,5 +426,3 @@ def _sound_part(path: Path) -> dict[str, Any]:
     """A sound as the interface takes it, which knows WAV and MP3 only."""
     wave, rate_hz = load_audio_and_rate(path)
     return sound_part(wave, round(rate_hz), "PCM_16")
-
-

@@ -13,14 +13,10 @@ import torch
 
 from evaluate.records import fingerprint
 from evaluate.sources import Produced, Prompt, render
-from funaudiochat.conversation import (
-    SAMPLING_VALUES,
-    VoiceChat,
-    speech_sampling,
-    tool_call_ids,
-)
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
+from funaudiochat.sampling import SAMPLING_VALUES, speech_sampling
+from funaudiochat.voice_chat import VoiceChat, tool_call_ids
 
 
 class LocalModel:
@@ -63,9 +59,7 @@ class LocalModel:
         tokenizer = self.chat.processor.tokenizer
         ends = self.chat.model.generation_config.eos_token_id
         ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        self._ends = tuple(
-            dict.fromkeys([tokenizer.convert_tokens_to_ids("<|im_end|>"), *ends])
-        )
+        self._ends = tuple(dict.fromkeys([tokenizer.convert_tokens_to_ids("<|im_end|>"), *ends]))
         self._pad = tokenizer.pad_token_id
 
     def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
@@ -95,7 +89,7 @@ class LocalModel:
         chat, speech = self.chat, prompts[0].speech
         inputs = chat.processor(
             text=[render(chat.processor, prompt) for prompt in prompts],
-            audio=[prompt.wave for prompt in prompts],
+            audio=[prompt.audio for prompt in prompts],
             return_tensors="pt",
             padding_side="left",
         ).to(chat.model.device)

@@ -138,8 +138,10 @@ def read_by(rule: Callable[[str], float | bool | None], complaint: str) -> Any:
 
     def read(replies: list[str]) -> Verdict:
         value = rule(replies[0])
-        return invalid(complaint, replies[0][:200]) if value is None else points(
-            value, replies[0][:200]
+        return (
+            invalid(complaint, replies[0][:200])
+            if value is None
+            else points(value, replies[0][:200])
         )
 
     return read

@@ -108,7 +108,9 @@ def _voicebench(root: Path) -> None:
         folder / "ifeval" / "test-00000.parquet",
         [
             {
-                "prompt": prompt, "audio": _embedded(prompt), "key": 1,
+                "prompt": prompt,
+                "audio": _embedded(prompt),
+                "key": 1,
                 "instruction_id_list": ["punctuation:no_comma", "length_constraints:number_words"],
                 "kwargs": [kwargs, {**kwargs, "num_words": 3, "relation": "at least"}],
             }
@@ -118,7 +120,8 @@ def _voicebench(root: Path) -> None:
 
 def _openaudiobench(root: Path) -> None:
     columns = {
-        "alpaca_eval": ("instruction", "output"), "llama_questions": ("Questions", "Answer"),
+        "alpaca_eval": ("instruction", "output"),
+        "llama_questions": ("Questions", "Answer"),
         "reasoning_qa": ("Prompt", "参考答案"),
         "trivia_qa": ("question", "answer_normalized_aliases"),
         "web_questions": ("question", "answers"),
@@ -148,9 +151,13 @@ def _ultraeval(root: Path) -> None:
 def _mmau(root: Path) -> None:
     rows = [
         {
-            "id": f"mini-{i}", "audio_id": f"./test-mini-audios/mini-{i}.wav",
-            "question": "What is heard?", "choices": ["A dog", "A person", "A car"],
-            "answer": "A person", "task": "speech", "difficulty": "easy",
+            "id": f"mini-{i}",
+            "audio_id": f"./test-mini-audios/mini-{i}.wav",
+            "question": "What is heard?",
+            "choices": ["A dog", "A person", "A car"],
+            "answer": "A person",
+            "task": "speech",
+            "difficulty": "easy",
         }
         for i in range(2)
     ]
@@ -164,12 +171,29 @@ def _mmau_pro(root: Path) -> None:
     folder = root / "MMAU-Pro"
     common: dict[str, Any] = {"kwargs": "{}", "task_identifier": None, "choices": None}
     rows: list[dict[str, Any]] = [
-        {**common, "id": "closed", "category": "speech", "question": "Who speaks?",
-         "choices": ["A dog", "A person"], "answer": "A person"},
-        {**common, "id": "open", "category": "open", "question": "Describe it.",
-         "answer": "a question"},
-        {**common, "id": "follow", "category": "instruction following",
-         "question": "Answer without commas.", "answer": "", "task_identifier": "No Commas"},
+        {
+            **common,
+            "id": "closed",
+            "category": "speech",
+            "question": "Who speaks?",
+            "choices": ["A dog", "A person"],
+            "answer": "A person",
+        },
+        {
+            **common,
+            "id": "open",
+            "category": "open",
+            "question": "Describe it.",
+            "answer": "a question",
+        },
+        {
+            **common,
+            "id": "follow",
+            "category": "instruction following",
+            "question": "Answer without commas.",
+            "answer": "",
+            "task_identifier": "No Commas",
+        },
         {**common, "id": "two sounds", "category": "speech", "question": "?", "answer": ""},
     ]
     for row in rows:
@@ -182,9 +206,14 @@ def _mmau_pro(root: Path) -> None:
 def _mmsu(root: Path) -> None:
     rows = [
         {
-            "id": f"mini_{i}", "audio_path": f"audio/mini_{i}.wav", "task_name": "intonation",
-            "question": "How does the tone move?", "choice_a": "rising", "choice_b": "falling",
-            "answer_gt": "rising", "category": "Perception",
+            "id": f"mini_{i}",
+            "audio_path": f"audio/mini_{i}.wav",
+            "task_name": "intonation",
+            "question": "How does the tone move?",
+            "choice_a": "rising",
+            "choice_b": "falling",
+            "answer_gt": "rising",
+            "category": "Perception",
         }
         for i in range(2)
     ]
@@ -221,9 +250,12 @@ def _speech_fc(root: Path) -> None:
             _sound(folder / "wav" / f"{number}.wav", request)
             rows.append(
                 {
-                    "utterance": request, "file_name": f"wav/{number}.wav",
-                    "function": json.dumps([_TOOL]), "time": "",
-                    "ground_truth": json.dumps(expected), "category": subset.name,
+                    "utterance": request,
+                    "file_name": f"wav/{number}.wav",
+                    "function": json.dumps([_TOOL]),
+                    "time": "",
+                    "ground_truth": json.dumps(expected),
+                    "category": subset.name,
                     "dataset_key": f"mini_{number}",
                 }
             )
@@ -238,8 +270,11 @@ def _vstyle(root: Path) -> None:
             _sound(root / "VStyle" / language / "wav" / f"{number}.wav", text, language)
             rows.append(
                 {
-                    "id": f"{language}-{number}", "instruct_id": number, "ability": ability,
-                    "instruct_text": text, "file_name": f"wav/{number}.wav",
+                    "id": f"{language}-{number}",
+                    "instruct_id": number,
+                    "ability": ability,
+                    "instruct_text": text,
+                    "file_name": f"wav/{number}.wav",
                 }
             )
         _json_lines(root / "VStyle" / language / "metadata.jsonl", rows)
@@ -256,7 +291,9 @@ def _duplex(root: Path) -> None:
             soundfile.write(folder / f"{number}.flac", padded, RATE_HZ)
             rows.append(
                 {
-                    "file_name": f"{number}.flac", "question": question, "answer": [answer],
+                    "file_name": f"{number}.flac",
+                    "question": question,
+                    "answer": [answer],
                     "user_end_s": round(len(spoken) / RATE_HZ, 3),
                 }
             )
@@ -279,10 +316,14 @@ _JUDGED = {
     "vstyle": ("Lively. [[4]]", "Flat. [[2]]"),
 }
 _PROMPT_OF_SET = {
-    "alpaca_eval": "rating_1_to_10", "llama_questions": "score_is_correct",
-    "reasoning_qa": "grade_0_to_5", "trivia_qa": "judgment_json",
-    "web_questions": "judgment_json", "alpacaeval_full": "rating_1_to_5",
-    "commoneval": "rating_1_to_5", "sd-qa": "same_answer",
+    "alpaca_eval": "rating_1_to_10",
+    "llama_questions": "score_is_correct",
+    "reasoning_qa": "grade_0_to_5",
+    "trivia_qa": "judgment_json",
+    "web_questions": "judgment_json",
+    "alpacaeval_full": "rating_1_to_5",
+    "commoneval": "rating_1_to_5",
+    "sd-qa": "same_answer",
 }
 _PROMPT_OF_BENCHMARK = {"vstyle": "vstyle", "mmau-pro": "open_answer", "mmau": "chosen_option"}
 
@@ -310,8 +351,17 @@ def _recorded(root: Path) -> None:
 def build(root: Path) -> Path:
     """Write the whole set below ``root``."""
     for write in (
-        _voicebench, _openaudiobench, _ultraeval, _mmau, _mmau_pro, _mmsu, _recognition,
-        _speech_fc, _vstyle, _duplex, _recorded,
+        _voicebench,
+        _openaudiobench,
+        _ultraeval,
+        _mmau,
+        _mmau_pro,
+        _mmsu,
+        _recognition,
+        _speech_fc,
+        _vstyle,
+        _duplex,
+        _recorded,
     ):
         write(root)
     return root

@@ -21,8 +21,9 @@ def place_models(folder: Path) -> None:
     target.mkdir(exist_ok=True)
     for name in ("lr_classifier", "tf-idf_vectorizer"):
         source = folder / name
-        shutil.copy(source if source.exists() else source.with_suffix(".pkl"),
-                    target / f"{name}.pkl")
+        shutil.copy(
+            source if source.exists() else source.with_suffix(".pkl"), target / f"{name}.pkl"
+        )
 
 
 def installed_version() -> str:

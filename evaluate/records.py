@@ -191,7 +191,8 @@ def load_predictions(folder: Path) -> list[Prediction]:
     known = read_json(folder / "subset.json") if (folder / "subset.json").is_file() else {}
     settings, keys = known.get("settings"), known.get("item_keys")
     rows = (
-        row for row in stored_predictions(folder)
+        row
+        for row in stored_predictions(folder)
         if keys is None or not row.item_key or keys.get(row.id) == row.item_key
     )
     return sorted(_best(rows, settings, "id").values(), key=lambda p: p.index)
@@ -216,9 +217,7 @@ def stored_predictions(folder: Path) -> Iterator[Prediction]:
                 raise FunAudioChatError(f"{path} is not of this version: {error}") from error
 
 
-def _best(
-    rows: Iterable[Prediction], settings: str | None, key: str
-) -> dict[str, Prediction]:
+def _best(rows: Iterable[Prediction], settings: str | None, key: str) -> dict[str, Prediction]:
     def rank(row: Prediction) -> tuple[bool, bool]:
         return row.settings_hash == settings, row.error is None
 
@@ -249,8 +248,16 @@ def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer
         question = Path(p.audio) if p.audio else None
         answers.append(
             Answer(
-                p.benchmark, p.subset, p.id, p.fields, p.instruction, text, raw_text, sound,
-                question, p.n_speech_codes == 0,
+                p.benchmark,
+                p.subset,
+                p.id,
+                p.fields,
+                p.instruction,
+                text,
+                raw_text,
+                sound,
+                question,
+                p.n_speech_codes == 0,
             )
         )
     return answers, thoughts

@@ -30,7 +30,9 @@ _HIGHEST = 100.0  # of a value that is made of several
 # How many sets a row of the tables is about.
 _ROW_SUBSETS = Counter(
     (row.group, row.name)
-    for benchmark in BENCHMARKS.values() for subset in benchmark.subsets for row in subset.rows
+    for benchmark in BENCHMARKS.values()
+    for subset in benchmark.subsets
+    for row in subset.rows
 )
 
 
@@ -209,9 +211,17 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
     if "not_scored" in row:
         return Cell(reason=row["not_scored"], notes=notes)
     return Cell(
-        row["value"], row["low"], row["high"], row["standard_error"], row["n"],
-        whole if row.get("part") is None else None, row["complete"], "", notes,
-        unlike(row, summary), alike(row, summary),
+        row["value"],
+        row["low"],
+        row["high"],
+        row["standard_error"],
+        row["n"],
+        whole if row.get("part") is None else None,
+        row["complete"],
+        "",
+        notes,
+        unlike(row, summary),
+        alike(row, summary),
     )
 
 
@@ -258,8 +268,17 @@ def _pooled(first: Cell, second: Cell) -> Cell:
     complete = first.complete and second.complete
     of = (first.of or 0) + (second.of or 0)
     return Cell(
-        value, low, high, error, n, of, complete, "", [*first.notes, *second.notes],
-        list(dict.fromkeys([*first.unlike, *second.unlike])), [*first.alike, *second.alike],
+        value,
+        low,
+        high,
+        error,
+        n,
+        of,
+        complete,
+        "",
+        [*first.notes, *second.notes],
+        list(dict.fromkeys([*first.unlike, *second.unlike])),
+        [*first.alike, *second.alike],
     )
 
 
@@ -272,7 +291,10 @@ def _overall(group: str, cells: dict[str, Cell]) -> Cell:
     value = table_value(group, values, factors)
     others = [name for name, cell in cells.items() if cell.unlike]
     made = Cell(
-        value, complete=True, reason="", alike=["every row above can be"],
+        value,
+        complete=True,
+        reason="",
+        alike=["every row above can be"],
         unlike=[f"{', '.join(others)} cannot be"] if others else [],
     )
     errors = [(factors.get(name, 1), cell.standard_error) for name, cell in cells.items()]
@@ -288,7 +310,8 @@ def _benchmarks_of(group: str) -> list[Benchmark]:
         benchmark
         for benchmark in BENCHMARKS.values()
         if benchmark.subsets[0].rows[0].group == group
-        or group.startswith("VStyle") and benchmark.name == "vstyle"
+        or group.startswith("VStyle")
+        and benchmark.name == "vstyle"
     ]
 
 
@@ -441,9 +464,12 @@ def _by_scale(table: Table) -> list[tuple[str, _Rows, tuple[float, float] | None
     """Title, rows from below, and limits of the axis: ratings of 1 to 5 have one of their own."""
     highest = {
         row.name: metric.highest
-        for benchmark in BENCHMARKS.values() for subset in benchmark.subsets
-        for row in subset.rows if row.group == table.group
-        for metric in subset.metrics if metric.name == row.choices[0][0]
+        for benchmark in BENCHMARKS.values()
+        for subset in benchmark.subsets
+        for row in subset.rows
+        if row.group == table.group
+        for metric in subset.metrics
+        if metric.name == row.choices[0][0]
     }
     rows = list(table.rows.items())[::-1]
     # The last row of VStyle, which no metric gives by itself, has the scale of its parts.
@@ -503,9 +529,7 @@ def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def write_report(
-    runs: list[Path], out: Path, target: str | None = None
-) -> tuple[str, list[Path]]:
+def write_report(runs: list[Path], out: Path, target: str | None = None) -> tuple[str, list[Path]]:
     """Write ``report.md``, ``report.json`` and ``report.png`` -> the Markdown and the files."""
     tables = build_tables(runs, target)
     pairs = compare(runs, run_names(runs))

@@ -338,14 +338,14 @@ def _fill(row: Prediction, answer: Produced, folder: Path) -> None:
     row.text, row.raw_text = answer.text, answer.raw_text
     row.n_text_tokens, row.n_speech_codes = answer.text_tokens, answer.speech_codes
     row.cut = answer.cut
-    if answer.wave is not None and len(answer.wave):
+    if answer.audio is not None and len(answer.audio):
         # Different ids may look the same once unsafe characters are gone, and an id may come to
         # name another question when the data changes.
         named = f"{row.id}{row.item_key}".encode("utf-8", errors="replace")
         mark = hashlib.sha256(named).hexdigest()[:8]
         name = f"audio/{_UNSAFE.sub('_', row.id)[:80]}-{mark}.flac"
         (folder / "audio").mkdir(exist_ok=True)
-        soundfile.write(folder / name, answer.wave, answer.rate_hz, subtype="PCM_16")
+        soundfile.write(folder / name, answer.audio, answer.rate_hz, subtype="PCM_16")
         row.audio_out = name
-    elif answer.wave is not None:
+    elif answer.audio is not None:
         row.n_speech_codes = 0

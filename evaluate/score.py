@@ -61,9 +61,7 @@ class Tools:
         self.used.clear()
         self.judges.start()
 
-    def judge_replies(
-        self, task: JudgeTask, answers: list[Answer]
-    ) -> list[tuple[list[str], str]]:
+    def judge_replies(self, task: JudgeTask, answers: list[Answer]) -> list[tuple[list[str], str]]:
         return self.judges.replies(task, answers)
 
     def transcripts(self, answers: list[Answer]) -> list[str | Unheard]:
@@ -228,7 +226,10 @@ def _verdict_row(verdict: Verdict) -> dict[str, Any]:
 def _estimate_row(found: Estimate) -> dict[str, Any]:
     low, high = found.interval or (None, None)
     row = {
-        "value": found.shown, "low": low, "high": high, "standard_error": found.standard_error,
+        "value": found.shown,
+        "low": low,
+        "high": high,
+        "standard_error": found.standard_error,
     }
     rounded = {k: None if v is None else round(v, 6) for k, v in row.items()}
     return {**rounded, "n": found.count}
@@ -247,7 +248,10 @@ def _row(
         partial: whether an item of the published set has no answer.
     """
     made: dict[str, Any] = {
-        "group": row.group, "row": row.name, "part": row.part, "unlike": row.unlike,
+        "group": row.group,
+        "row": row.name,
+        "part": row.part,
+        "unlike": row.unlike,
     }
     for place, names in enumerate(row.choices):
         if not all(name in estimates for name in names):
@@ -263,8 +267,12 @@ def _row(
             return {**made, **_estimate_row(mean_of([estimates[name] for name in names]))}
         part = metrics[names[0]]["parts"].get(row.part)
         return {**made, **(part or {"not_scored": "no item of it has a score"})}
-    reasons = [metrics[name]["not_scored"] for names in row.choices for name in names
-               if "not_scored" in metrics[name]]
+    reasons = [
+        metrics[name]["not_scored"]
+        for names in row.choices
+        for name in names
+        if "not_scored" in metrics[name]
+    ]
     return {**made, "not_scored": "; ".join(dict.fromkeys(reasons))}
 
 

@@ -28,10 +28,10 @@ from funaudiochat.chat_protocol import (
     served_model,
     sound_part,
 )
+from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.plain_text import protect, protect_system
 from funaudiochat.tool_calls import WithoutCalls
-from utils.constant import AUDIO_TEMPLATE
 
 if TYPE_CHECKING:
     from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
@@ -41,11 +41,11 @@ QUESTION_RATE_HZ = 16_000
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question to a model; ``wave`` is mono float32 [S] at 16 kHz."""
+    """One question to a model; ``audio`` is mono float32 [S] at 16 kHz."""
 
     system: str
     instruction: str | None
-    wave: np.ndarray | None
+    audio: np.ndarray | None
     speech: bool
     seed: int
 
@@ -64,7 +64,7 @@ class Prompt:
 
 @dataclass(frozen=True)
 class Produced:
-    """One answer; ``wave`` is mono float32 [S], None without speech.
+    """One answer; ``audio`` is mono float32 [S], None without speech.
 
     Attributes:
         cut: it ended at the limit of tokens, not by itself.
@@ -72,7 +72,7 @@ class Produced:
 
     text: str
     raw_text: str
-    wave: np.ndarray | None = None
+    audio: np.ndarray | None = None
     rate_hz: int = 0
     text_tokens: int | None = None
     speech_codes: int | None = None
@@ -148,7 +148,9 @@ class ServerModel:
         self._longest_s = longest_sound_s(owner, length)
         self.url, self.concurrent = url, concurrent
         self.description = {
-            "server_model": self.model, "text": "greedy", "max_new_tokens": max_new_tokens,
+            "server_model": self.model,
+            "text": "greedy",
+            "max_new_tokens": max_new_tokens,
         }
         self.speech_description: dict[str, Any] = {}
 
@@ -162,8 +164,8 @@ class ServerModel:
             return list(pool.map(self._ask, prompts))
 
     def _ask(self, prompt: Prompt) -> Produced | str:
-        assert prompt.wave is not None
-        seconds = len(prompt.wave) / QUESTION_RATE_HZ
+        assert prompt.audio is not None
+        seconds = len(prompt.audio) / QUESTION_RATE_HZ
         if self._longest_s is not None and seconds > self._longest_s:
             return f"the sound has {seconds:.1f} s, of which the server hears {self._longest_s:g}"
         try:
@@ -197,8 +199,8 @@ class ServerModel:
         return Produced(shown.strip(), text, wave, rate_hz, tokens, cut=cut)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
-        assert prompt.wave is not None
-        content = [sound_part(prompt.wave)]
+        assert prompt.audio is not None
+        content = [sound_part(prompt.audio)]
         if prompt.instruction is not None:
             content.append({"type": "text", "text": protect(None, prompt.instruction)})
         request: dict[str, Any] = {
@@ -212,7 +214,8 @@ class ServerModel:
         }
         if prompt.speech:
             request |= {
-                "modalities": ["text", "audio"], "audio": {"format": "wav", "voice": "default"},
+                "modalities": ["text", "audio"],
+                "audio": {"format": "wav", "voice": "default"},
             }
         return request
 

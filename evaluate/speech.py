@@ -45,8 +45,12 @@ class Kept:
         except (OSError, FunAudioChatError) as error:
             return Unheard(str(error))
         row = {
-            "benchmark": answer.benchmark, "subset": answer.subset, "id": answer.id,
-            "sha256": digest, "maker": self._maker, "result": result,
+            "benchmark": answer.benchmark,
+            "subset": answer.subset,
+            "id": answer.id,
+            "sha256": digest,
+            "maker": self._maker,
+            "result": result,
         }
         with appending(self._path, wait=True) as journal:
             journal.append([row])
@@ -112,11 +116,13 @@ def _whisper(folder: Path, device: str) -> Any:
     import torch
     from transformers import pipeline
 
-    from funaudiochat.conversation import resolve_device
+    from funaudiochat.device import resolve_device
 
     place = resolve_device(device)
     return pipeline(
-        "automatic-speech-recognition", model=str(folder), device=place,
+        "automatic-speech-recognition",
+        model=str(folder),
+        device=place,
         dtype=torch.float16 if place.type == "cuda" else torch.float32,
     )
 
@@ -133,10 +139,8 @@ class OpinionScore:
         try:
             from utmos_pytorch import UTMOSScoreScripted
         except ModuleNotFoundError as error:
-            raise FunAudioChatError(
-                "UTMOS needs its package: pip install utmos-pytorch"
-            ) from error
-        from funaudiochat.conversation import resolve_device
+            raise FunAudioChatError("UTMOS needs its package: pip install utmos-pytorch") from error
+        from funaudiochat.device import resolve_device
 
         self._device = resolve_device(device)
         self._model = UTMOSScoreScripted(str(weights), str(self._device))

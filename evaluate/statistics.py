@@ -173,9 +173,7 @@ def paired_bootstrap(
     return Difference(float(differences[0]), float(low), float(high), count)
 
 
-def normal_interval(
-    value: float, standard_error: float, highest: float
-) -> tuple[float, float]:
+def normal_interval(value: float, standard_error: float, highest: float) -> tuple[float, float]:
     """95 % interval of a sum of independent scores of 0 to ``highest``."""
     half = _Z * standard_error
     # A judge may rate higher than it was asked to.

@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from funaudiochat.audio import save_wav
-from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.hub import resolve_pair
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 
 TOOLS = [
     {
@@ -56,9 +57,9 @@ def main() -> None:
             result = {"error": f"there is no function named {call.name}"}
         answer = chat.tool_result(result, sampling=sampling)
         print(answer.text)
-        if answer.wave is not None and len(answer.wave):
+        if answer.audio is not None and len(answer.audio):
             args.output.mkdir(parents=True, exist_ok=True)
-            save_wav(args.output / "tool_answer.wav", answer.wave, answer.sample_rate_hz)
+            save_wav(args.output / "tool_answer.wav", answer.audio, answer.sample_rate_hz)
 
 
 if __name__ == "__main__":

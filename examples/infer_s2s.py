@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from funaudiochat.audio import save_wav
-from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.hub import resolve_pair
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument(
@@ -46,12 +47,12 @@ def main() -> None:
     for number, audio in enumerate(args.audio, 1):
         reply = chat.ask(audio, sampling=sampling)
         print(reply.text)
-        if reply.wave is None or not len(reply.wave):
+        if reply.audio is None or not len(reply.audio):
             print("the answer holds no speech")
             continue
         path = args.output / f"answer_{number}.wav"
-        save_wav(path, reply.wave, reply.sample_rate_hz)
-        print(f"{path}: {reply.seconds:.2f} s of sound in {reply.timings.total_s:.2f} s")
+        save_wav(path, reply.audio, reply.sample_rate_hz)
+        print(f"{path}: {reply.seconds:.2f} s of sound in {reply.latency.total_s:.2f} s")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.hub import resolve_model
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--audio", type=Path, default=Path(__file__).with_name("question.wav"))

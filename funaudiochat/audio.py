@@ -36,7 +36,13 @@ MAX_PEAK = 16.0
 EMPTY_CHANNEL, CANCELLED = 0.01, 0.25
 
 AudioSource = (
-    str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | tuple[Any, float]
+    str
+    | os.PathLike[str]
+    | bytes
+    | bytearray
+    | memoryview
+    | BinaryIO
+    | tuple[Any, float]
     | Mapping[str, Any]
 )
 
@@ -350,7 +356,8 @@ def _decode_media(
                     _check_rate(block.sample_rate, f"the sample rate in the header of {name}")
                     samples = block.to_ndarray().reshape(-1, block.layout.nb_channels)
                     if blocks and (rate_hz, blocks[0].shape[1:]) != (
-                        block.sample_rate, samples.shape[1:]
+                        block.sample_rate,
+                        samples.shape[1:],
                     ):
                         raise AudioError(f"{name} is damaged: its rate or channels change midway")
                     rate_hz, frames = block.sample_rate, frames + len(samples)

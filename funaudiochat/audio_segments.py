@@ -30,8 +30,22 @@ _FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 _MATROSKA_START = re.compile(rb"\x1a\x45\xdf\xa3.{1,64}?(webm|matroska)", re.DOTALL)
 _CLUSTER = b"\x1f\x43\xb6\x75"
 _BOXES = {
-    b"moov", b"mdat", b"moof", b"mfra", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta",
-    b"sidx", b"ssix", b"styp", b"emsg", b"prft", b"pdin",
+    b"moov",
+    b"mdat",
+    b"moof",
+    b"mfra",
+    b"free",
+    b"skip",
+    b"wide",
+    b"uuid",
+    b"meta",
+    b"udta",
+    b"sidx",
+    b"ssix",
+    b"styp",
+    b"emsg",
+    b"prft",
+    b"pdin",
 }
 _ZEROS = re.compile(rb"\x00*")
 # kbit/s by (is it MPEG-1, layer), for the header's indices 1 to 14.
@@ -138,9 +152,7 @@ def _available(stated: int, there: int, name: str) -> int:
 
 
 def _warn_of_end(name: str) -> None:
-    warnings.warn(
-        f"{name} breaks off before its end; what is there is read", stacklevel=6
-    )
+    warnings.warn(f"{name} breaks off before its end; what is there is read", stacklevel=6)
 
 
 def _next(pattern: re.Pattern[bytes], data: bytes, start: int) -> int:

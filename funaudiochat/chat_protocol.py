@@ -23,9 +23,7 @@ _VLLM_HEARS_S = 30  # its model of this family encodes no more of a sound
 _POSITIONS_PER_SECOND = 5
 
 
-def sound_part(
-    wave: np.ndarray, rate_hz: int = _RATE_HZ, subtype: str = "FLOAT"
-) -> dict[str, Any]:
+def sound_part(wave: np.ndarray, rate_hz: int = _RATE_HZ, subtype: str = "FLOAT") -> dict[str, Any]:
     """A wave [samples] as a part of a message; as float no sample changes."""
     file = io.BytesIO()
     soundfile.write(file, wave, rate_hz, format="WAV", subtype=subtype)
@@ -38,9 +36,7 @@ def api_address(url: str) -> str:
     return url.rstrip("/").removesuffix("/v1") + "/v1"
 
 
-def greedy_fields(
-    max_tokens: int, owner: str | None, context_length: int | None
-) -> dict[str, Any]:
+def greedy_fields(max_tokens: int, owner: str | None, context_length: int | None) -> dict[str, Any]:
     """Fields of a request for a greedy answer.
 
     Args:

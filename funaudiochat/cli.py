@@ -26,7 +26,8 @@ from funaudiochat.errors import FunAudioChatError
 # What needs torch or transformers is imported where it is used: a help text or a mistyped flag
 # takes no seconds, and `doctor` must run where transformers fails.
 if TYPE_CHECKING:
-    from funaudiochat.conversation import Reply, VoiceChat
+    from funaudiochat.events import Reply
+    from funaudiochat.voice_chat import VoiceChat
 
 try:
     from evaluate.cli import app as eval_app
@@ -85,30 +86,30 @@ def _load(
     model, tts = (
         hub.resolve_pair(model_path, tts_path) if speech else (hub.resolve_model(model_path), None)
     )
-    from funaudiochat.conversation import VoiceChat
+    from funaudiochat.voice_chat import VoiceChat
 
     return VoiceChat.from_pretrained(model, tts, **options)
 
 
 def _show(events: Any) -> "Reply":
     """Print an answer as it comes, with a line of progress, then what it took."""
-    from funaudiochat.conversation import Finished, Sound, TextPiece
+    from funaudiochat.events import AudioChunk, ReplyDone, TextDelta
 
     samples = 0
     with console.status("thinking ...") as status:
         for event in events:
-            if isinstance(event, TextPiece):
+            if isinstance(event, TextDelta):
                 console.print(event.text, end="", markup=False)
-            elif isinstance(event, Sound):
+            elif isinstance(event, AudioChunk):
                 samples += len(event.samples)
                 status.update(f"speaking ... {samples / 24000:.1f} s")
-            elif isinstance(event, Finished):
+            elif isinstance(event, ReplyDone):
                 reply = event.reply
     console.print()
-    times = reply.timings
-    if reply.wave is not None and reply.seconds:
+    times = reply.latency
+    if reply.audio is not None and reply.seconds:
         console.print(
-            f"[dim]{reply.seconds:.2f} s of sound, first after {times.first_sound_s:.2f} s, "
+            f"[dim]{reply.seconds:.2f} s of sound, first after {times.first_audio_s:.2f} s, "
             f"real-time factor {times.total_s / reply.seconds:.2f}[/dim]"
         )
     else:
@@ -137,7 +138,7 @@ def s2t(
 ) -> None:
     """Answer a spoken question with text."""
     (question,) = _read([audio])
-    from funaudiochat.conversation import Sampling
+    from funaudiochat.sampling import Sampling
 
     chat = _load(model_path, None, False, device=device)
     sampling = Sampling(max_new_tokens=max_new_tokens)
@@ -162,20 +163,22 @@ def s2s(
     """Answer spoken questions with text and speech; waves go to the output folder."""
     questions = _read(audio)
     output.mkdir(parents=True, exist_ok=True)
-    from funaudiochat.conversation import Sampling
+    from funaudiochat.sampling import Sampling
 
     chat = _load(model_path, tts_path, True, device=device, tts_device=tts_device, voice=voice)
     sampling = Sampling(
-        greedy=greedy, seed=seed, max_new_tokens=max_new_tokens,
+        greedy=greedy,
+        seed=seed,
+        max_new_tokens=max_new_tokens,
         repetition_penalty=repetition_penalty,
     )
     for number, question in enumerate(questions, 1):
         reply = _show(chat.stream(question, sampling=sampling))
-        if reply.wave is None or not len(reply.wave):
+        if reply.audio is None or not len(reply.audio):
             console.print("the answer holds no speech", style="yellow")
             continue
         target = output / f"answer_{number}.wav"
-        save_wav(target, reply.wave, reply.sample_rate_hz)
+        save_wav(target, reply.audio, reply.sample_rate_hz)
         console.print(str(target), markup=False)
         if play:
             _play(target)
@@ -193,7 +196,7 @@ def chat(
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Talk: type a text or the path of a sound file; /reset forgets, /quit ends."""
-    from funaudiochat.conversation import Sampling
+    from funaudiochat.sampling import Sampling
 
     able = load_capabilities(hub.resolve_model(model_path))
     talk = _load(model_path, tts_path, speech, device=device, voice=voice)
@@ -216,10 +219,10 @@ def chat(
             question = Path(line) if Path(line).suffix and os.path.isfile(line) else line
             try:
                 reply = _show(talk.stream(question, speech=speech, sampling=sampling))
-                if reply.wave is not None and np.size(reply.wave):
+                if reply.audio is not None and np.size(reply.audio):
                     waves += 1
                     output.mkdir(parents=True, exist_ok=True)
-                    save_wav(output / f"answer_{waves}.wav", reply.wave, reply.sample_rate_hz)
+                    save_wav(output / f"answer_{waves}.wav", reply.audio, reply.sample_rate_hz)
                     console.print(str(output / f"answer_{waves}.wav"), markup=False)
             except FunAudioChatError as error:
                 console.print(str(error), style="red", markup=False)

@@ -184,12 +184,24 @@ class FunAudioChatConfig(PretrainedConfig):
 
 
 _AUDIO_SIZES = (
-    "num_mel_bins", "encoder_layers", "encoder_attention_heads", "encoder_ffn_dim", "d_model",
-    "n_window", "output_dim", "group_size", "codebook_size",
+    "num_mel_bins",
+    "encoder_layers",
+    "encoder_attention_heads",
+    "encoder_ffn_dim",
+    "d_model",
+    "n_window",
+    "output_dim",
+    "group_size",
+    "codebook_size",
 )
 _TEXT_SIZES = (
-    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
-    "num_key_value_heads", "head_dim",
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
 )
 # Above any real one: a damaged value must not fill the memory.
 _LARGEST_SIZE, _LARGEST_DEPTH = 1 << 20, 1 << 12

@@ -25,7 +25,13 @@ from funaudiochat.hub import (
 )
 
 _PACKAGES = (
-    "torch", "transformers", "tokenizers", "safetensors", "soundfile", "soxr", "onnxruntime",
+    "torch",
+    "transformers",
+    "tokenizers",
+    "safetensors",
+    "soundfile",
+    "soxr",
+    "onnxruntime",
     "kaldi-native-fbank",
 )
 # Each is asked for by an option only.
@@ -65,7 +71,8 @@ def examine() -> Iterator[Finding]:
             yield Finding(repository.name, "not found", "funaudiochat download")
         elif missing := missing_files(repository, folder):
             yield Finding(
-                repository.name, f"{folder} without {', '.join(missing)}",
+                repository.name,
+                f"{folder} without {', '.join(missing)}",
                 "funaudiochat download, which goes on where it stopped",
             )
         else:
@@ -92,7 +99,9 @@ def _devices() -> Iterator[Finding]:
         yield Finding(
             f"cuda:{index}",
             f"{properties.name}, {total:.0f} GiB",
-            "" if total > 23 else "the 8B checkpoint needs 24 GiB; use device_map or 8-bit weights "
+            ""
+            if total > 23
+            else "the 8B checkpoint needs 24 GiB; use device_map or 8-bit weights "
             "(pip install accelerate bitsandbytes)",
         )
     if not torch.cuda.is_available():

@@ -38,6 +38,7 @@ from transformers import (
 
 from funaudiochat.decoder_stack import Positions, follow
 from funaudiochat.errors import CheckpointError, FunAudioChatError
+from funaudiochat.events import SpeechTokens, TextDelta
 
 if TYPE_CHECKING:  # the model offers `generate`, so it imports this module
     from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
@@ -85,9 +86,7 @@ class GenerationOptions:
     only_crq_sampling: bool = True
 
     @classmethod
-    def from_config(
-        cls, config: Any, prompt_length: int = 0, **speech: bool
-    ) -> GenerationOptions:
+    def from_config(cls, config: Any, prompt_length: int = 0, **speech: bool) -> GenerationOptions:
         """Settings of a checkpoint's ``generation_config.json``, changed by the caller's.
 
         Args:
@@ -166,15 +165,35 @@ class GenerationOptions:
 
 # Settings of transformers that would change the answer; left out, they must not be ignored.
 _UNKNOWN_SETTINGS = (
-    "assistant_early_exit", "begin_suppress_tokens", "constraints", "diversity_penalty",
-    "dola_layers", "encoder_no_repeat_ngram_size", "encoder_repetition_penalty", "epsilon_cutoff",
-    "eta_cutoff", "exponential_decay_length_penalty", "force_words_ids", "forced_bos_token_id",
-    "forced_eos_token_id", "guidance_scale", "max_time", "penalty_alpha",
-    "prompt_lookup_num_tokens", "sequence_bias", "stop_strings", "suppress_tokens", "top_h",
-    "typical_p", "watermarking_config",
+    "assistant_early_exit",
+    "begin_suppress_tokens",
+    "constraints",
+    "diversity_penalty",
+    "dola_layers",
+    "encoder_no_repeat_ngram_size",
+    "encoder_repetition_penalty",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "exponential_decay_length_penalty",
+    "force_words_ids",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "guidance_scale",
+    "max_time",
+    "penalty_alpha",
+    "prompt_lookup_num_tokens",
+    "sequence_bias",
+    "stop_strings",
+    "suppress_tokens",
+    "top_h",
+    "typical_p",
+    "watermarking_config",
 )
 _OTHER_RESULTS = (
-    "return_dict_in_generate", "output_scores", "output_logits", "output_attentions",
+    "return_dict_in_generate",
+    "output_scores",
+    "output_logits",
+    "output_attentions",
     "output_hidden_states",
 )
 _NEUTRAL: tuple[Any, ...] = (None, 0, 1, [])  # also False, 0.0 and 1.0
@@ -316,20 +335,6 @@ class StepOutput:
 
     text_ids: Tensor
     groups: list[Tensor | None]
-
-
-@dataclass(frozen=True)
-class TextPiece:
-    """Text of a running answer; always whole characters."""
-
-    text: str
-
-
-@dataclass(frozen=True)
-class SpeechGroup:
-    """Codes [G] of one step; an end group holds nothing but the end code."""
-
-    codes: Tensor
 
 
 def _choose(scores: Tensor, options: GenerationOptions, generator: Randomness) -> Tensor:
@@ -525,7 +530,10 @@ def _first_scores(
 
 
 def _choose_again(
-    state: DecodingState, scores: Tensor, codes: Tensor, speaking: list[bool],
+    state: DecodingState,
+    scores: Tensor,
+    codes: Tensor,
+    speaking: list[bool],
     options: GenerationOptions,
 ) -> Tensor:
     """The groups of speaking rows chosen anew from scores [B, G, C] (rule 55): [B, G].
@@ -537,7 +545,8 @@ def _choose_again(
     generators = own if isinstance(own, list) else [own] * len(codes)
     rows = [
         _choose(state.code_processors(history.view(group, -1), rows), options, generator)
-        if on else kept
+        if on
+        else kept
         for history, rows, kept, on, generator in zip(
             state.speech, scores, codes, speaking, generators, strict=True
         )
@@ -611,7 +620,7 @@ def stream(
     inputs: dict[str, Tensor],
     options: GenerationOptions,
     generator: torch.Generator | None = None,
-) -> Iterator[TextPiece | SpeechGroup]:
+) -> Iterator[TextDelta | SpeechTokens]:
     """Decode one row, yielding text and speech as they are made; leave the loop to cancel.
 
     The pieces joined are the text ``generate`` gives, without special tokens and those that
@@ -636,10 +645,10 @@ def stream(
             piece = decoder.step(tokenizer.backend_tokenizer, token)
             if piece:
                 emitted += len(piece)
-                yield TextPiece(piece)
+                yield TextDelta(piece)
         if out.groups[0] is not None:
-            yield SpeechGroup(out.groups[0])
+            yield SpeechTokens(out.groups[0])
     # What the decoder still holds back is a character that never became whole.
     rest = tokenizer.backend_tokenizer.decode(said, skip_special_tokens=True)[emitted:]
     if rest:
-        yield TextPiece(rest)
+        yield TextDelta(rest)

@@ -52,7 +52,10 @@ class Repository:
 MODEL = Repository(
     "Fun-Audio-Chat-8B",
     needed=(
-        "config.json", "merges.txt", "model.safetensors.index.json", "processor_config.json",
+        "config.json",
+        "merges.txt",
+        "model.safetensors.index.json",
+        "processor_config.json",
         "vocab.json",
     ),
 )
@@ -62,14 +65,17 @@ TTS = Repository(
     known={
         "cosyvoice3.yaml": (6934, None),
         "flow.pt": (
-            1329116148, "a6fab32a7825e5b0bc855ddd948f8db9370b0a786fbc249caa4595e95b608e4b",
+            1329116148,
+            "a6fab32a7825e5b0bc855ddd948f8db9370b0a786fbc249caa4595e95b608e4b",
         ),
         "hift.pt": (83202622, "b279d7641eb97ae55b3b540cfba4f953c26492a2df758328a89a4d007ab87a65"),
         "speech_tokenizer_v3.onnx": (
-            969451503, "23236a74175dbdda47afc66dbadd5bcb41303c467a57c261cb8539ad9db9208d",
+            969451503,
+            "23236a74175dbdda47afc66dbadd5bcb41303c467a57c261cb8539ad9db9208d",
         ),
         "campplus.onnx": (
-            28303423, "a6ac6a63997761ae2997373e2ee1c47040854b4b759ea41ec48e4e42df0f4d73",
+            28303423,
+            "a6ac6a63997761ae2997373e2ee1c47040854b4b759ea41ec48e4e42df0f4d73",
         ),
     },
 )
@@ -105,9 +111,7 @@ def resolve_tts(path: str | Path | None) -> Path:
     return _resolve(path, TTS, NANO_TTS)
 
 
-def resolve_pair(
-    model_path: str | Path | None, tts_path: str | Path | None
-) -> tuple[Path, Path]:
+def resolve_pair(model_path: str | Path | None, tts_path: str | Path | None) -> tuple[Path, Path]:
     """Folders of a language model and of the detokenizer that knows its codes.
 
     Without a detokenizer's folder a model gets the one that its ``config.json`` names as
@@ -240,7 +244,9 @@ def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
         if any(fnmatch(path, pattern) for pattern in repository.unused):
             continue
         fetch_file(
-            hf_hub_url(name, path, revision=info.sha), folder / path, file.size or 0,
+            hf_hub_url(name, path, revision=info.sha),
+            folder / path,
+            file.size or 0,
             file.lfs.sha256 if file.lfs else None,
         )
 

@@ -25,11 +25,7 @@ from transformers.utils import ModelOutput
 from funaudiochat.audio_encoders import FunAudioChatAudioEncoder, FunAudioChatDiscreteEncoder
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import CheckpointError, FunAudioChatError
-from funaudiochat.generation_funaudiochat import (
-    GenerationOptions,
-    check_generation_file,
-    generate,
-)
+from funaudiochat.generation_funaudiochat import GenerationOptions, check_generation_file, generate
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
     cache_argument,
@@ -392,8 +388,15 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         embeds = text_embeds
         if speech_ids is not None and input_ids.shape[1] > 1 and speech_ids.numel():
             merged = self._merge_audio(
-                input_ids, text_embeds, speech_ids, speech_attention_mask, input_features,
-                feature_attention_mask, feature_exist_mask, text_ids, text_attention_mask,
+                input_ids,
+                text_embeds,
+                speech_ids,
+                speech_attention_mask,
+                input_features,
+                feature_attention_mask,
+                feature_exist_mask,
+                text_ids,
+                text_attention_mask,
             )
             embeds, text_embeds = merged.inputs_embeds, merged.text_embeds
         cache = past_key_values
@@ -422,8 +425,11 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             return output
         if self.training and labels is not None and merged is None:
             return output  # Rule 32: no speech loss, so nothing would read the head's result.
-        if self.lean_speech_loss and self.training and speech_labels is not None and (
-            _alone() and not bool((speech_labels != self.config.ignore_index).any())
+        if (
+            self.lean_speech_loss
+            and self.training
+            and speech_labels is not None
+            and (_alone() and not bool((speech_labels != self.config.ignore_index).any()))
         ):
             return output  # Several workers stay in step instead: their parts may be sharded.
         teacher = self._teacher_embeds(speech_labels) if speech_labels is not None else None
@@ -543,9 +549,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             silent = silent | (ids == pad)
         return ids.masked_fill(silent, text.sil_index)
 
-    def _targets(
-        self, labels: Tensor, merged: _MergedAudio | None
-    ) -> tuple[Tensor, Tensor | None]:
+    def _targets(self, labels: Tensor, merged: _MergedAudio | None) -> tuple[Tensor, Tensor | None]:
         """Text labels [B, L] and, if there is audio, speech labels [B, L*G] (rules 30, 31)."""
         ignore, audio = self.config.ignore_index, self.config.audio_config
         if merged is None:
@@ -562,7 +566,11 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         return text, speech.masked_fill(ends[..., None], audio.eos_token_id).flatten(1)
 
     def _run_backbone(
-        self, embeds: Tensor, mask: Tensor | None, positions: Tensor | None, cache: Any,
+        self,
+        embeds: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+        cache: Any,
         use_cache: bool,
     ) -> Any:
         """Whole rows [B, L, H], packed ones sample by sample -> the backbone's output."""

@@ -18,8 +18,8 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 from funaudiochat.tool_calls import CALL_CLOSES, CALL_OPENS, ToolCall, find_tool_calls
-from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 
 _MARK = "\ufdd0"  # a noncharacter: Unicode reserves it for use inside a program
 _ESCAPED = re.compile(f"{_MARK}([0-9a-f]+);")

@@ -31,7 +31,12 @@ CODES_PER_SECOND = 25
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 _FEATURE_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "n_samples")
 _CALL_KWARGS = (
-    "padding", "padding_side", "truncation", "max_length", "sampling_rate", "audio_padding",
+    "padding",
+    "padding_side",
+    "truncation",
+    "max_length",
+    "sampling_rate",
+    "audio_padding",
 )
 
 # For checkpoints that store no template: ChatML.
@@ -110,8 +115,10 @@ class FunAudioChatProcessor(ProcessorMixin):
         if tokenizer.pad_token_id is None:
             _refuse("tokenizer_config.json", [f"pad_token is {tokenizer.pad_token!r}"])
         tokens = {
-            "audio_token": audio_token, "audio_bos_token": audio_bos_token,
-            "audio_eos_token": audio_eos_token, "audio_pad_token": audio_pad_token,
+            "audio_token": audio_token,
+            "audio_bos_token": audio_bos_token,
+            "audio_eos_token": audio_eos_token,
+            "audio_pad_token": audio_pad_token,
         }
         _refuse(
             "processor_config.json",
@@ -138,8 +145,13 @@ class FunAudioChatProcessor(ProcessorMixin):
     @property
     def model_input_names(self) -> list[str]:
         return [
-            "input_ids", "attention_mask", "speech_ids", "speech_attention_mask",
-            "input_features", "feature_attention_mask", "feature_exist_mask",
+            "input_ids",
+            "attention_mask",
+            "speech_ids",
+            "speech_attention_mask",
+            "input_features",
+            "feature_attention_mask",
+            "feature_exist_mask",
         ]
 
     @classmethod
@@ -393,9 +405,7 @@ class FunAudioChatProcessor(ProcessorMixin):
         return ids, mask
 
     @float32_only()
-    def _mel_features(
-        self, waves: list[np.ndarray], padding: str
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def _mel_features(self, waves: list[np.ndarray], padding: str) -> tuple[np.ndarray, np.ndarray]:
         """Waves -> log-mel [N', mels, F] and frame mask [N', F].
 
         Every 30 s piece of a longer wave gets a mel of its own, loudness floor included, so the
@@ -405,8 +415,11 @@ class FunAudioChatProcessor(ProcessorMixin):
 
         def mel(pieces: list[np.ndarray], padding: str) -> tuple[np.ndarray, np.ndarray]:
             out = self.feature_extractor(
-                pieces, sampling_rate=self.feature_extractor.sampling_rate, padding=padding,
-                return_attention_mask=True, return_tensors="np",
+                pieces,
+                sampling_rate=self.feature_extractor.sampling_rate,
+                padding=padding,
+                return_attention_mask=True,
+                return_tensors="np",
             )
             # With "longest" the mask may be one frame longer than the features.
             frames = min(out.input_features.shape[2], out.attention_mask.shape[1])
@@ -539,9 +552,7 @@ def _write_older_tokenizer_files(tokenizer: Any, folder: Path) -> None:
     }
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n")
     special = {
-        key: config[key]
-        for key in (*_NAMED_TOKENS, "additional_special_tokens")
-        if config.get(key)
+        key: config[key] for key in (*_NAMED_TOKENS, "additional_special_tokens") if config.get(key)
     }
     (folder / "special_tokens_map.json").write_text(json.dumps(special, indent=2) + "\n")
     model = json.loads((folder / "tokenizer.json").read_text())["model"]

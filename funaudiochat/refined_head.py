@@ -98,9 +98,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
             last_codes: [B] the code before.
             positions: of this head, moved on by one.
         """
-        return self._scores(
-            positions.advance(self.input_matching(fine + self._before(last_codes)))
-        )
+        return self._scores(positions.advance(self.input_matching(fine + self._before(last_codes))))
 
     def _before(self, codes: Tensor) -> Tensor:
         codebook = self.lm_head.weight

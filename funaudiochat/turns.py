@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from funaudiochat.constants import MAX_HISTORY_TURNS
 from funaudiochat.plain_text import protect, protect_answer, protect_system
 from funaudiochat.tool_calls import ToolCall, find_tool_calls
-from utils.constant import MAX_HISTORY_TURNS
 
 _RESULT_MARKUP = ("<tool_response>\n", "\n</tool_response>")
 
@@ -26,14 +26,14 @@ class Turn:
     Attributes:
         role: "system", "user" or "assistant".
         content: the words.
-        wave: float32 [samples] at 16 kHz, which the words go with.
+        audio: float32 [samples] at 16 kHz, which the words go with.
         results: of the calls in the turn before, as text; a message of their own.
         offered: names of the tools that this answer could call; without them a call is words.
     """
 
     role: str
     content: str = ""
-    wave: np.ndarray | None = None
+    audio: np.ndarray | None = None
     results: tuple[str, ...] = ()
     offered: frozenset[str] = frozenset()
 
@@ -52,8 +52,8 @@ class Turn:
             if self.results:
                 results = [protect(tokenizer, r).join(_RESULT_MARKUP) for r in self.results]
                 yield "\n".join(results), None
-            if not self.results or self.content or self.wave is not None:
-                yield protect(tokenizer, self.content), self.wave
+            if not self.results or self.content or self.audio is not None:
+                yield protect(tokenizer, self.content), self.audio
 
 
 def tool_names(tools: Sequence[dict[str, Any]]) -> frozenset[str]:
@@ -108,7 +108,7 @@ def dropped_rounds(kept: Sequence[Turn], before: Sequence[Turn]) -> list[str]:
 
 def _begin(history: Sequence[Turn]) -> list[Turn]:
     turns = list(history)
-    while turns and turns[0].results and turns[0].wave is None and not turns[0].content:
+    while turns and turns[0].results and turns[0].audio is None and not turns[0].content:
         del turns[:2]
     if turns and turns[0].results:
         turns[0] = replace(turns[0], results=())

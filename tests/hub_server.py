@@ -53,10 +53,12 @@ class _Handler(http.server.BaseHTTPRequestHandler):
             siblings = [_entry(name, content) for name, content in files.items()]
             return self._json({"id": match["repo"], "sha": COMMIT, "siblings": siblings})
         if match := _TREE.match(path):
-            return self._json([
-                {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
-                for name, content in self._files(match).items()
-            ])
+            return self._json(
+                [
+                    {"type": "file", "path": name, "size": len(content), "oid": "0" * 40}
+                    for name, content in self._files(match).items()
+                ]
+            )
         match = _FILE.match(path)
         if match is None or match["name"] not in self._files(match):
             return self._json({"error": "not found"}, 404)

@@ -14,11 +14,12 @@ from build_tiny_folders import MODEL, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 
 BLANK = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 

@@ -76,7 +76,9 @@ def test_vllm_is_stopped_before_ours_is_timed_and_its_clients_are_closed():
     tests = Path(__file__).parent
     done = subprocess.run(
         [sys.executable, "-c", _THROUGHPUT, BENCHMARKS, tests, tests / "evaluate"],
-        capture_output=True, text=True, timeout=300,
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr and "loop is closed" not in done.stderr
@@ -86,9 +88,10 @@ def test_vllm_is_stopped_before_ours_is_timed_and_its_clients_are_closed():
 def test_the_servers_benchmark_takes_a_style_and_shows_why_the_server_did_not_start(tmp_path):
     missing = tmp_path / "no-such-model"
     done = subprocess.run(
-        [sys.executable, BENCHMARKS / "serving.py", "--style", "markdown",
-         "--model-path", missing],
-        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)}, capture_output=True, text=True,
+        [sys.executable, BENCHMARKS / "serving.py", "--style", "markdown", "--model-path", missing],
+        env={**os.environ, "PYTHONPATH": str(BENCHMARKS.parent)},
+        capture_output=True,
+        text=True,
         timeout=300,
     )
     assert done.returncode == 1

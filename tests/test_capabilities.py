@@ -99,7 +99,7 @@ def test_nano_answers_its_examples_plays_no_persona_and_speaks_english():
     assert (hub.NANO_MODEL / FILE_NAME).read_text() == (
         ROOT / "training/nano" / FILE_NAME
     ).read_text()
-    from funaudiochat.conversation import VoiceChat
+    from funaudiochat.voice_chat import VoiceChat
 
     chat = VoiceChat.from_pretrained(hub.NANO_MODEL, device="cpu")
     for question, right in RIGHT.items():

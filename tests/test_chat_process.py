@@ -20,8 +20,10 @@ from pathlib import Path
 import pytest
 from test_modeling import GOLDEN
 
-from funaudiochat.conversation import Sampling, TextPiece, VoiceChat
+from funaudiochat.events import TextDelta
+from funaudiochat.sampling import Sampling
 from funaudiochat.turns import Turn
+from funaudiochat.voice_chat import VoiceChat
 
 ROOT = Path(__file__).parents[1]
 MODEL = GOLDEN / "model" / "models" / "tiny_a"
@@ -47,7 +49,11 @@ class Terminal:
         main, end = pty.openpty()
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "dumb", "COLUMNS": "10000"}
         self.process = subprocess.Popen(
-            [*CLI, *map(str, arguments)], stdin=end, stdout=end, stderr=end, env=environment,
+            [*CLI, *map(str, arguments)],
+            stdin=end,
+            stdout=end,
+            stderr=end,
+            env=environment,
             start_new_session=True,
         )
         os.close(end)
@@ -91,7 +97,7 @@ def test_ctrl_c_leads_back_to_the_prompt_and_keeps_what_was_shown(talkative):
     pieces = [
         event.text
         for event in chat.branch().stream("Tell me everything", **asked)
-        if isinstance(event, TextPiece)
+        if isinstance(event, TextDelta)
     ]
     whole, given = "".join(pieces), shown.removesuffix("\n")
     assert len(os.path.commonprefix([whole, given])) >= 20 and len(given) < len(whole) - 20
@@ -107,7 +113,10 @@ def test_ctrl_c_leads_back_to_the_prompt_and_keeps_what_was_shown(talkative):
 
 def run(*arguments, stdin=b"", **environment):
     done = subprocess.run(
-        [*CLI, *arguments], input=stdin, capture_output=True, timeout=LIMIT_S,
+        [*CLI, *arguments],
+        input=stdin,
+        capture_output=True,
+        timeout=LIMIT_S,
         env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
     assert done.returncode == 0 and b"Traceback" not in done.stderr, done.stderr.decode()
@@ -121,8 +130,9 @@ def test_bytes_that_are_not_utf8_are_replaced_and_answered():
     question = ROOT / "examples" / "question.wav"
     options = ["--model-path", str(MODEL), "--max-new-tokens", "6"]
     # What is shown goes to an output that does not take every character either.
-    shown = run("s2t", str(question), *options, "--instruction", b"caf\xe9",
-                PYTHONIOENCODING="ascii")
+    shown = run(
+        "s2t", str(question), *options, "--instruction", b"caf\xe9", PYTHONIOENCODING="ascii"
+    )
     answer = chat.branch().ask(question, "caf\ufffd", **asked).text
     assert answer.encode("ascii", "replace") in shown and not answer.isascii()
     shown = run("chat", "--no-speech", "--greedy", *options, stdin=b"caf\xe9 \xff\xfe\nhello\n")

@@ -19,12 +19,12 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.conversation import VoiceChat
 from funaudiochat.errors import CheckpointError, FunAudioChatError
 from funaudiochat.modeling_funaudiochat import (
     FunAudioChatForConditionalGeneration,
     _of_backbone,
 )
+from funaudiochat.voice_chat import VoiceChat
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 
@@ -98,11 +98,22 @@ def test_another_models_config_is_refused(copied, text):
 @pytest.mark.parametrize(
     "field, value",
     [
-        ("repetition_penalty", "a"), ("repetition_penalty", 0), ("eos_token_id", "x"),
-        ("eos_token_id", []), ("temperature", "hot"), ("temperature", -1), ("top_p", 2),
-        ("max_length", "big"), ("max_new_tokens", "many"), ("max_new_tokens", True),
-        ("bad_words_ids", 5), ("bad_words_ids", [[10**9]]), ("pad_token_id", 10**9),
-        ("do_sample", "yes"), ("top_k", 1.5), ("cache_implementation", "elsewhere"),
+        ("repetition_penalty", "a"),
+        ("repetition_penalty", 0),
+        ("eos_token_id", "x"),
+        ("eos_token_id", []),
+        ("temperature", "hot"),
+        ("temperature", -1),
+        ("top_p", 2),
+        ("max_length", "big"),
+        ("max_new_tokens", "many"),
+        ("max_new_tokens", True),
+        ("bad_words_ids", 5),
+        ("bad_words_ids", [[10**9]]),
+        ("pad_token_id", 10**9),
+        ("do_sample", "yes"),
+        ("top_k", 1.5),
+        ("cache_implementation", "elsewhere"),
     ],
 )
 def test_wrong_generation_settings_are_named_with_their_file(copied, field, value):
@@ -139,9 +150,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 def test_a_saved_folder_loads_again_and_keeps_rope_in_both_forms(tmp_path):
     model = load_model()
     model.save_pretrained(tmp_path)
-    saved, published = (
-        load_file(folder / "model.safetensors") for folder in (tmp_path, FOLDER)
-    )
+    saved, published = (load_file(folder / "model.safetensors") for folder in (tmp_path, FOLDER))
     assert saved.keys() == published.keys()
     assert all(torch.equal(saved[key], published[key]) for key in saved)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -233,7 +242,8 @@ def mixture() -> FunAudioChatForConditionalGeneration:
     for name in ("architectures", "layer_types"):
         fields.pop(name, None)
     moe = FunAudioChatConfig(
-        audio_config=config.audio_config, text_config=fields,
+        audio_config=config.audio_config,
+        text_config=fields,
         audio_token_index=config.audio_token_index,
     )
     torch.manual_seed(0)
@@ -304,7 +314,10 @@ def test_device_map_and_quantisation_reach_transformers(monkeypatch):
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(without_the_package))
     with pytest.raises(FunAudioChatError, match="bitsandbytes is not here. Install the package"):
         VoiceChat.from_pretrained(
-            FOLDER, device="cpu", device_map={"": "cpu"}, attn_implementation="eager",
+            FOLDER,
+            device="cpu",
+            device_map={"": "cpu"},
+            attn_implementation="eager",
             quantization_config=BitsAndBytesConfig(load_in_8bit=True),
         )
     assert seen["device_map"] == {"": "cpu"} and seen["attn_implementation"] == "eager"
@@ -341,7 +354,10 @@ def test_loading_needs_the_weights_and_one_shard(tmp_path):
     del model
     assert weights_mib > 400 and len(list(tmp_path.glob("*.safetensors"))) >= 3
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(FOLDER), str(tmp_path)], check=True,
-        capture_output=True, text=True, cwd=Path(__file__).parents[1],
+        [sys.executable, "-c", MEASURE, str(FOLDER), str(tmp_path)],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[1],
     )
     assert float(done.stdout) < weights_mib + 160 + 40

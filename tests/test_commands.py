@@ -36,9 +36,13 @@ def tts(tmp_path_factory):
 def run(*arguments, cwd, code=0, stdin="", path=""):
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, input=stdin,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        input=stdin,
         env={
-            **os.environ, "PYTHONPATH": f"{ROOT}{os.pathsep}{path}",
+            **os.environ,
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{path}",
             "FUNAUDIOCHAT_HOME": str(cwd / "models"),
         },
     )
@@ -49,7 +53,11 @@ def run(*arguments, cwd, code=0, stdin="", path=""):
 
 def test_s2t_example_prints_an_answer(tmp_path):
     done = run(
-        ROOT / "examples/infer_s2t.py", "--model-path", MODEL, "--instruction", "Hello",
+        ROOT / "examples/infer_s2t.py",
+        "--model-path",
+        MODEL,
+        "--instruction",
+        "Hello",
         cwd=tmp_path,
     )
     assert done.stdout.strip()
@@ -59,9 +67,24 @@ def test_s2t_example_prints_an_answer(tmp_path):
 def test_s2s_example_writes_playable_waves_of_the_answers_length(tmp_path, tts):
     question = ROOT / "examples/question.wav"
     done = run(
-        ROOT / "examples/infer_s2s.py", "--model-path", MODEL, "--tts-path", tts, "--audio",
-        question, question, "--output", "out", "--voice", "anna", "--greedy", "--seed", 1,
-        "--max-new-tokens", 12, cwd=tmp_path,
+        ROOT / "examples/infer_s2s.py",
+        "--model-path",
+        MODEL,
+        "--tts-path",
+        tts,
+        "--audio",
+        question,
+        question,
+        "--output",
+        "out",
+        "--voice",
+        "anna",
+        "--greedy",
+        "--seed",
+        1,
+        "--max-new-tokens",
+        12,
+        cwd=tmp_path,
     )
     for number in (1, 2):
         wave, rate = soundfile.read(tmp_path / "out" / f"answer_{number}.wav")
@@ -71,8 +94,14 @@ def test_s2s_example_writes_playable_waves_of_the_answers_length(tmp_path, tts):
 
 def test_function_calling_example_runs(tmp_path, tts):
     done = run(
-        ROOT / "examples/infer_function_calling.py", "--model-path", MODEL, "--tts-path", tts,
-        "--max-new-tokens", 6, cwd=tmp_path,
+        ROOT / "examples/infer_function_calling.py",
+        "--model-path",
+        MODEL,
+        "--tts-path",
+        tts,
+        "--max-new-tokens",
+        6,
+        cwd=tmp_path,
     )
     assert done.stdout.strip()
 
@@ -80,8 +109,17 @@ def test_function_calling_example_runs(tmp_path, tts):
 def test_commands_answer_and_summarise(tmp_path, tts):
     question = ROOT / "examples/question.wav"
     done = run(
-        *CLI, "s2s", question, "--model-path", MODEL, "--tts-path", tts, "--greedy",
-        "--max-new-tokens", 12, cwd=tmp_path,
+        *CLI,
+        "s2s",
+        question,
+        "--model-path",
+        MODEL,
+        "--tts-path",
+        tts,
+        "--greedy",
+        "--max-new-tokens",
+        12,
+        cwd=tmp_path,
     )
     assert "real-time factor" in done.stdout and "answer_1.wav" in done.stdout
     assert soundfile.info(tmp_path / "outputs/answer_1.wav").samplerate == 24000
@@ -93,8 +131,16 @@ def test_chat_takes_text_and_files_and_survives_bad_ones(tmp_path, tts):
     long_text = "long " * 60 + "v1.0"
     lines = ["hello", "bad.wav", long_text, f"{ROOT}/examples/question.wav", "/reset", "/quit"]
     done = run(
-        *CLI, "chat", "--model-path", MODEL, "--tts-path", tts, "--max-new-tokens", 6,
-        cwd=tmp_path, stdin="\n".join(lines) + "\n",
+        *CLI,
+        "chat",
+        "--model-path",
+        MODEL,
+        "--tts-path",
+        tts,
+        "--max-new-tokens",
+        6,
+        cwd=tmp_path,
+        stdin="\n".join(lines) + "\n",
     )
     assert "bad.wav" in done.stdout
     assert (tmp_path / "outputs").is_dir()
@@ -108,19 +154,40 @@ def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
     no_folder = run(*CLI, "s2t", question, "--model-path", "nowhere", cwd=tmp_path, code=1)
     assert "funaudiochat download" in no_folder.stderr
     swapped = run(
-        ROOT / "examples/infer_s2s.py", "--model-path", tts, "--tts-path", MODEL, cwd=tmp_path,
+        ROOT / "examples/infer_s2s.py",
+        "--model-path",
+        tts,
+        "--tts-path",
+        MODEL,
+        cwd=tmp_path,
         code=1,
     )
     assert "error: " in swapped.stderr and "swapped?" in swapped.stderr
     voice = run(
-        ROOT / "examples/infer_s2s.py", "--model-path", MODEL, "--tts-path", tts, "--voice", "x",
-        cwd=tmp_path, code=1,
+        ROOT / "examples/infer_s2s.py",
+        "--model-path",
+        MODEL,
+        "--tts-path",
+        tts,
+        "--voice",
+        "x",
+        cwd=tmp_path,
+        code=1,
     )
     assert "there are: anna" in voice.stderr
     (tmp_path / "taken").touch()
     no_place = run(
-        *CLI, "s2s", question, "--model-path", MODEL, "--tts-path", tts, "--output", "taken",
-        cwd=tmp_path, code=1,
+        *CLI,
+        "s2s",
+        question,
+        "--model-path",
+        MODEL,
+        "--tts-path",
+        tts,
+        "--output",
+        "taken",
+        cwd=tmp_path,
+        code=1,
     )
     assert "error: " in no_place.stderr and "taken" in no_place.stderr
 
@@ -135,8 +202,15 @@ def test_silence_is_answered_with_one_warning(tmp_path):
 def test_voices_are_listed_and_a_missing_network_is_named(tmp_path, tts):
     assert run(*CLI, "voices", "list", "--tts-path", tts, cwd=tmp_path).stdout.split() == ["anna"]
     done = run(
-        *CLI, "voices", "add", "ben", ROOT / "examples/question.wav", "--tts-path", tts,
-        cwd=tmp_path, code=1,
+        *CLI,
+        "voices",
+        "add",
+        "ben",
+        ROOT / "examples/question.wav",
+        "--tts-path",
+        tts,
+        cwd=tmp_path,
+        code=1,
     )
     assert "campplus.onnx" in done.stderr
 
@@ -154,8 +228,18 @@ def test_a_voice_is_added_to_the_folder_and_then_listed_and_spoken_with(tmp_path
     listed = run(*CLI, "voices", "list", "--tts-path", folder, cwd=tmp_path).stdout.split()
     assert {"anna", "ben"} <= set(listed)
     run(
-        *CLI, "s2s", question, "--model-path", MODEL, "--tts-path", folder, "--voice", "ben",
-        "--max-new-tokens", 3, cwd=tmp_path,
+        *CLI,
+        "s2s",
+        question,
+        "--model-path",
+        MODEL,
+        "--tts-path",
+        folder,
+        "--voice",
+        "ben",
+        "--max-new-tokens",
+        3,
+        cwd=tmp_path,
     )
 
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from funaudiochat import constants
+
 PATH = Path(__file__).parents[1] / "utils" / "constant.py"
 CONSTANTS = runpy.run_path(str(PATH))
 
@@ -38,13 +40,22 @@ VALUES = {
     "AUDIO_BOS_TOKEN": "<|audio_bos|>",
     "TOKEN_FPS": 25,
     "DEFAULT_SP_GEN_KWARGS": {
-        "text_greedy": False, "only_crq_sampling": True, "disable_speech": False,
+        "text_greedy": False,
+        "only_crq_sampling": True,
+        "disable_speech": False,
         "force_text_abos": True,
     },
     "DEFAULT_S2M_GEN_KWARGS": {
-        "do_sample": True, "temperature": 0.8, "top_p": 0.9, "top_k": 0, "num_beams": 1,
-        "max_new_tokens": 512, "repetition_penalty": 1.2, "length_penalty": 1.0,
-        "eos_token_id": 151645, "pad_token_id": 151643,
+        "do_sample": True,
+        "temperature": 0.8,
+        "top_p": 0.9,
+        "top_k": 0,
+        "num_beams": 1,
+        "max_new_tokens": 512,
+        "repetition_penalty": 1.2,
+        "length_penalty": 1.0,
+        "eos_token_id": 151645,
+        "pad_token_id": 151643,
     },
     "MAX_HISTORY_TURNS": 8,
     "TOKEN_HOP_LEN": 15,
@@ -61,3 +72,11 @@ def test_other_names_keep_their_values():
 def test_prompts_build_on_the_default_ones():
     assert CONSTANTS["SPOKEN_S2M_PROMPT"].startswith(CONSTANTS["DEFAULT_S2M_PROMPT"] + " ")
     assert CONSTANTS["FUNCTION_CALLING_PROMPT"].startswith(CONSTANTS["DEFAULT_S2T_PROMPT"] + "\n")
+
+
+def test_the_package_and_the_reference_path_agree():
+    """Programs written for the reference import ``utils.constant``; the package has its own."""
+    ours = vars(constants)
+    shared = {name for name in CONSTANTS if name.isupper()} & ours.keys()
+    assert shared >= {"SPOKEN_S2M_PROMPT", "FUNCTION_CALLING_PROMPT", "AUDIO_TEMPLATE", "TOKEN_FPS"}
+    assert {name: ours[name] for name in shared} == {name: CONSTANTS[name] for name in shared}

@@ -15,19 +15,15 @@ from test_modeling import GOLDEN, load_case
 from transformers import GenerationConfig
 
 from funaudiochat import generation_funaudiochat as generation
-from funaudiochat.conversation import (
-    Finished,
-    Sampling,
-    Sound,
-    TextPiece,
-    VoiceChat,
-    parse_tool_calls,
-)
+from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
-from funaudiochat.generation_funaudiochat import GenerationOptions, SpeechGroup, generate
+from funaudiochat.events import AudioChunk, ReplyDone, SpeechTokens, TextDelta
+from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.sampling import Sampling
+from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.turns import Turn
-from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
+from funaudiochat.voice_chat import VoiceChat
 
 GREEDY = Sampling(greedy=True, max_new_tokens=12)
 TOOLS = [{"name": "get_time", "parameters": {"type": "object", "properties": {}}}]
@@ -54,10 +50,10 @@ def question(seconds: float = 1.2, pitch_hz: float = 220.0):
 
 def test_a_spoken_question_gets_text_codes_and_sound_of_their_length(chat):
     reply = chat.ask(question(), sampling=GREEDY)
-    assert reply.text and len(reply.codes)
-    assert len(reply.wave) == 960 * len(reply.codes)
-    assert reply.sample_rate_hz == 24000 and reply.wave.dtype == np.float32
-    assert 0 < reply.timings.first_sound_s <= reply.timings.total_s
+    assert reply.text and len(reply.speech_tokens)
+    assert len(reply.audio) == 960 * len(reply.speech_tokens)
+    assert reply.sample_rate_hz == 24000 and reply.audio.dtype == np.float32
+    assert 0 < reply.latency.first_audio_s <= reply.latency.total_s
 
 
 def test_a_spoken_answer_holds_the_speech_tokens_the_head_fed_itself(chat, monkeypatch):
@@ -73,7 +69,7 @@ def test_a_spoken_answer_holds_the_speech_tokens_the_head_fed_itself(chat, monke
     monkeypatch.setattr(generation, "_choose", recording)
     sampling = Sampling(seed=3, max_new_tokens=12)
     events = chat.stream(question(), sampling=sampling)
-    groups = [e.codes.tolist() for e in events if isinstance(e, SpeechGroup)]
+    groups = [e.tokens.tolist() for e in events if isinstance(e, SpeechTokens)]
     drawn = sum(drawn, [])
     assert len(drawn) == 5 * 12 and len(groups) > 5  # five draws a step, in 12 steps
     end = chat.model.config.audio_config.eos_token_id
@@ -89,7 +85,7 @@ def test_settings_that_a_config_does_not_know_keep_their_defaults():
 
 def test_a_text_answer_has_no_speech(chat):
     reply = chat.ask(question(), instruction="Hello", speech=False, sampling=GREEDY)
-    assert reply.text and len(reply.codes) == 0 and reply.wave is None
+    assert reply.text and len(reply.speech_tokens) == 0 and reply.audio is None
 
 
 def test_a_text_answer_equals_the_recorded_one(chat):
@@ -107,13 +103,13 @@ def test_streaming_gives_the_same_text_and_codes_as_asking(chat):
     asked = chat.ask(question(), sampling=GREEDY)
     chat.reset()
     events = list(chat.stream(question(), sampling=GREEDY))
-    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-1], ReplyDone)
     reply = events[-1].reply
-    assert reply.text == asked.text == "".join(e.text for e in events if isinstance(e, TextPiece))
-    assert reply.codes.tolist() == asked.codes.tolist()
-    sounds = [e.samples for e in events if isinstance(e, Sound)]
+    assert reply.text == asked.text == "".join(e.text for e in events if isinstance(e, TextDelta))
+    assert reply.speech_tokens.tolist() == asked.speech_tokens.tolist()
+    sounds = [e.samples for e in events if isinstance(e, AudioChunk)]
     assert len(sounds) > 1
-    assert np.array_equal(np.concatenate(sounds), reply.wave)
+    assert np.array_equal(np.concatenate(sounds), reply.audio)
 
 
 def test_a_seed_makes_sampled_answers_repeatable(chat):
@@ -166,7 +162,7 @@ def test_an_interrupted_answer_stays_as_far_as_it_was_given(chat):
     events = chat.stream(question(), sampling=GREEDY)
     heard = ""
     for event in events:
-        if isinstance(event, TextPiece):
+        if isinstance(event, TextDelta):
             heard += event.text
             break
     events.close()
@@ -178,7 +174,7 @@ def test_tools_go_into_the_prompt_and_results_continue(chat):
     chat.ask(question(), tools=TOOLS, sampling=GREEDY)
     assert json.dumps(TOOLS[0]) in prompt_text(chat, speech=False)
     reply = chat.tool_result({"time": "12:30"}, sampling=GREEDY)
-    assert reply.wave is not None
+    assert reply.audio is not None
     assert '<tool_response>\n{"time": "12:30"}\n</tool_response>' in prompt_text(chat)
 
 
@@ -187,8 +183,8 @@ def test_the_answer_to_a_tool_result_streams_what_asking_gives(chat):
     other = chat.branch()
     asked = chat.tool_result({"time": "12:30"}, sampling=GREEDY)
     events = list(other.stream_tool_result({"time": "12:30"}, sampling=GREEDY))
-    assert events[-1].reply.codes.tolist() == asked.codes.tolist()
-    assert any(isinstance(event, Sound) for event in events)
+    assert events[-1].reply.speech_tokens.tolist() == asked.speech_tokens.tolist()
+    assert any(isinstance(event, AudioChunk) for event in events)
 
 
 def test_a_branch_leaves_the_conversation_as_it_is(chat):
@@ -252,8 +248,14 @@ def test_parts_of_different_checkpoints_are_refused(folders, tmp_path):
 
 @pytest.mark.parametrize(
     "setting",
-    [{"max_new_tokens": 0}, {"temperature": 0.0}, {"top_p": 1.5}, {"repetition_penalty": -1.0},
-     {"seed": -1}, {"top_k": -1}],
+    [
+        {"max_new_tokens": 0},
+        {"temperature": 0.0},
+        {"top_p": 1.5},
+        {"repetition_penalty": -1.0},
+        {"seed": -1},
+        {"top_k": -1},
+    ],
 )
 def test_settings_nothing_can_be_chosen_by_are_refused(setting):
     with pytest.raises(FunAudioChatError, match=f"{next(iter(setting))} is"):
@@ -306,8 +308,10 @@ def test_a_folder_may_say_how_its_codes_are_chosen(chat, folders, tmp_path):
         special.branch().ask(question(), sampling=Sampling(seed=4, max_new_tokens=12, **values))
         for values in ({}, {"temperature": 0.8, "repetition_penalty": 1.2})
     )
-    assert found.codes.tolist() == asked.codes.tolist() != plain.codes.tolist()
-    assert overruled.codes.tolist() == plain.codes.tolist()
+    assert (
+        found.speech_tokens.tolist() == asked.speech_tokens.tolist() != plain.speech_tokens.tolist()
+    )
+    assert overruled.speech_tokens.tolist() == plain.speech_tokens.tolist()
 
 
 @pytest.mark.parametrize("values", [{"temperature": 0}, {"top_p": "high"}, {"greed": 1}, [3]])
@@ -326,9 +330,7 @@ def test_the_originals_voice_file_is_read(folders, tmp_path):
     vector = torch.randn(1, 192)
     info = {"embedding": vector, "speech_token": torch.zeros(1, 3), "speech_feat": torch.zeros(1)}
     torch.save({"中文男": {**info, "embedding": -vector}, "中文女": info}, tmp_path / "spk.pt")
-    chat = VoiceChat.from_pretrained(
-        *folders, device="cpu", voices_file=tmp_path / "spk.pt"
-    )
+    chat = VoiceChat.from_pretrained(*folders, device="cpu", voices_file=tmp_path / "spk.pt")
     assert torch.equal(chat.speaker, vector[0])
 
 
@@ -343,17 +345,24 @@ def test_too_long_a_sound_is_refused_and_says_how_long_is_allowed(chat):
 def test_two_conversations_on_one_model_do_not_mix(folders):
     first = VoiceChat.from_pretrained(*folders, device="cpu")
     second = VoiceChat(first.model, first.processor, first.detokenizer, first.speaker)
-    alone = [chat.ask(question(pitch_hz=p), sampling=GREEDY) for chat, p in
-             ((first, 200.0), (second, 700.0))]
+    alone = [
+        chat.ask(question(pitch_hz=p), sampling=GREEDY)
+        for chat, p in ((first, 200.0), (second, 700.0))
+    ]
     first.reset()
     second.reset()
-    streams = [first.stream(question(pitch_hz=200.0), sampling=GREEDY),
-               second.stream(question(pitch_hz=700.0), sampling=GREEDY)]
+    streams = [
+        first.stream(question(pitch_hz=200.0), sampling=GREEDY),
+        second.stream(question(pitch_hz=700.0), sampling=GREEDY),
+    ]
     done = [None, None]
     while None in done:
         for index, events in enumerate(streams):
             event = next(events, None)
-            if isinstance(event, Finished):
+            if isinstance(event, ReplyDone):
                 done[index] = event.reply
     for reply, expected in zip(done, alone, strict=True):
-        assert reply.text == expected.text and reply.codes.tolist() == expected.codes.tolist()
+        assert (
+            reply.text == expected.text
+            and reply.speech_tokens.tolist() == expected.speech_tokens.tolist()
+        )

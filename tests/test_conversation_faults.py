@@ -11,10 +11,12 @@ import torch
 from test_conversation import question
 from test_modeling import GOLDEN
 
-from funaudiochat.conversation import Sampling, TextPiece, VoiceChat, parse_tool_calls
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.tool_calls import result_text
+from funaudiochat.events import TextDelta
+from funaudiochat.sampling import Sampling
+from funaudiochat.tool_calls import parse_tool_calls, result_text
 from funaudiochat.turns import Turn
+from funaudiochat.voice_chat import VoiceChat
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 SHORT = Sampling(greedy=True, max_new_tokens=3)
@@ -49,8 +51,13 @@ def test_a_call_nested_too_deep_is_a_problem():
 
 
 def test_results_of_many_types_are_text_and_others_are_named():
-    result = {"n": np.float32(0.5), "d": date(2025, 1, 2), "s": {1}, "b": b"ok\xff",
-              "a": np.arange(2)}
+    result = {
+        "n": np.float32(0.5),
+        "d": date(2025, 1, 2),
+        "s": {1},
+        "b": b"ok\xff",
+        "a": np.arange(2),
+    }
     assert result_text(result) == (
         '{"n": 0.5, "d": "2025-01-02", "s": [1], "b": "ok\ufffd", "a": [0, 1]}'
     )
@@ -82,15 +89,15 @@ def prompt_ids(chat, text):
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
 def test_history_holds_what_was_given_when_a_model_step_fails(chat, error, monkeypatch):
-    from funaudiochat import conversation
+    from funaudiochat import voice_chat
 
     def fails(*_):
-        yield TextPiece("half ")
-        yield TextPiece("an answer")
+        yield TextDelta("half ")
+        yield TextDelta("an answer")
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(conversation, "stream", fails)
+        patch.setattr(voice_chat, "stream", fails)
         with pytest.raises(error):
             list(chat.stream("hello", speech=False))
         assert said(chat) == [("user", "hello"), ("assistant", "half an answer")]
@@ -102,10 +109,10 @@ def test_history_holds_what_was_given_when_a_model_step_fails(chat, error, monke
 
 
 def test_an_abandoned_answer_keeps_its_piece_and_adds_nothing_later(chat, monkeypatch):
-    from funaudiochat import conversation
+    from funaudiochat import voice_chat
 
     with monkeypatch.context() as patch:
-        patch.setattr(conversation, "stream", lambda *_: iter([TextPiece("a"), TextPiece("b")]))
+        patch.setattr(voice_chat, "stream", lambda *_: iter([TextDelta("a"), TextDelta("b")]))
         events = chat.stream("one", speech=False)
         assert next(events).text == "a"
         assert said(chat) == [("user", "one"), ("assistant", "a")]

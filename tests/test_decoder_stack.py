@@ -199,7 +199,7 @@ def test_a_model_that_decoded_is_saved_trained_and_moved_like_any_other(tmp_path
 
 def test_a_compiler_that_fails_leaves_pytorchs_operations(monkeypatch, tmp_path, caplog):
     broken = tmp_path / "c++"
-    broken.write_text("#!/bin/sh\n[ \"$1\" = --version ] && exit 0\necho no >&2; exit 1\n")
+    broken.write_text('#!/bin/sh\n[ "$1" = --version ] && exit 0\necho no >&2; exit 1\n')
     broken.chmod(0o755)
     monkeypatch.setenv("CXX", str(broken))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))

@@ -12,15 +12,8 @@ from test_modeling import GOLDEN, load_case, load_model, names
 from transformers import AutoTokenizer, GenerationConfig
 
 from funaudiochat import generation_funaudiochat as generation
-from funaudiochat.generation_funaudiochat import (
-    GenerationOptions,
-    SpeechGroup,
-    TextPiece,
-    generate,
-    prefill,
-    step,
-    stream,
-)
+from funaudiochat.events import SpeechTokens, TextDelta
+from funaudiochat.generation_funaudiochat import GenerationOptions, generate, prefill, step, stream
 
 # f10 and f11 recorded what the original does to a row after its own end, f12 what padding does
 # to its head.
@@ -171,9 +164,7 @@ def test_rows_padded_on_the_right_equal_single_runs():
     """What the processor gives for a batch of texts, unless its tokenizer is told otherwise."""
     _, inputs, _ = load_case("f12_s2s_batch_leftpad_quirk")
     kept = inputs["attention_mask"].argsort(dim=1, descending=True, stable=True)
-    right = inputs | {
-        key: inputs[key].gather(1, kept) for key in ("input_ids", "attention_mask")
-    }
+    right = inputs | {key: inputs[key].gather(1, kept) for key in ("input_ids", "attention_mask")}
     assert not right["attention_mask"][:, -1].all()
     assert_rows_equal_single_runs(
         right, GenerationOptions(12, (382, 380), 380, force_text_abos=True)
@@ -184,7 +175,12 @@ def test_padded_rows_with_one_and_two_audios_equal_single_runs():
     _, inputs, _ = load_case("c3_forward_batch_leftpad")
     assert (inputs["input_ids"] == 388).sum(1).tolist() == [2, 1]
     options = GenerationOptions(
-        20, (382, 380), 380, repetition_penalty=1.2, no_repeat_ngram_size=2, min_new_tokens=12,
+        20,
+        (382, 380),
+        380,
+        repetition_penalty=1.2,
+        no_repeat_ngram_size=2,
+        min_new_tokens=12,
         force_text_abos=True,
     )
     assert_rows_equal_single_runs(inputs, options)
@@ -352,7 +348,7 @@ def test_half_precision_decodes_and_streams_the_same(dtype):
     assert rows.dtype == torch.long and all(len(codes) % 5 == 0 for codes in speech)
     one = single(inputs, 0)
     events = list(stream(model, load_tokenizer(), one, options))
-    codes = torch.cat([e.codes for e in events if isinstance(e, SpeechGroup)])
+    codes = torch.cat([e.tokens for e in events if isinstance(e, SpeechTokens)])
     assert codes.tolist() == generate(model, one, options)[1][0].tolist()
 
 
@@ -395,8 +391,8 @@ def test_streamed_pieces_and_groups_join_to_what_generate_gives(name):
     model, tokenizer, options = load_model(), load_tokenizer(), options_of(case)
     rows, speech = generate(model, inputs, options)
     events = list(stream(model, tokenizer, inputs, options))
-    text = "".join(e.text for e in events if isinstance(e, TextPiece))
-    codes = [e.codes for e in events if isinstance(e, SpeechGroup)]
+    text = "".join(e.text for e in events if isinstance(e, TextDelta))
+    codes = [e.tokens for e in events if isinstance(e, SpeechTokens)]
     new = rows[0, inputs["input_ids"].shape[1] :]
     assert text == tokenizer.decode(new, skip_special_tokens=True)
     assert (torch.cat(codes).tolist() if codes else []) == speech[0].tolist()
@@ -485,7 +481,8 @@ def test_a_prompt_that_ends_by_opening_speech_speaks_from_its_first_step():
     forced, _ = generate(model, inputs, options)
     length = inputs["input_ids"].shape[1]
     opened = {
-        **inputs, "input_ids": forced[:, : length + 1],
+        **inputs,
+        "input_ids": forced[:, : length + 1],
         "attention_mask": torch.ones_like(forced[:, : length + 1]),
     }
     assert opened["input_ids"][0, -1] == model.config.text_config.audio_bos_index
@@ -544,8 +541,10 @@ def test_an_engine_driving_the_head_gets_the_recorded_codes(name):
         head.crq_do_sample, head.crq_logits_processor = False, processor
         head.crq_speech_ids = spoken
         head.crq_generate_forward(
-            inputs_embeds=state.hidden + state.text_embeds, attention_mask=None,
-            position_ids=None, return_dict=True,
+            inputs_embeds=state.hidden + state.text_embeds,
+            attention_mask=None,
+            position_ids=None,
+            return_dict=True,
         )
         codes = head.crq_generate_tokens.reshape(1, 5)
         kept = {name: getattr(head, name) for name in kept}

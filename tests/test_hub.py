@@ -159,7 +159,10 @@ def test_a_damaged_index_is_no_whole_folder(tmp_path, monkeypatch):
 def test_the_default_voice_alone_is_fetched_on_the_command_line(server, tmp_path, monkeypatch):
     path = tmp_path / "utils" / "voice.pt"
     for name, value in (
-        ("URL", url(server)), ("FILE", path), ("BYTES", len(CONTENT)), ("SHA256", DIGEST)
+        ("URL", url(server)),
+        ("FILE", path),
+        ("BYTES", len(CONTENT)),
+        ("SHA256", DIGEST),
     ):
         monkeypatch.setattr(f"funaudiochat.hub.VOICES_{name}", value)
     monkeypatch.setenv("FUNAUDIOCHAT_HOME", str(tmp_path / "models"))
@@ -255,10 +258,18 @@ def hub():
 def start(only, home, endpoint, known=KNOWN):
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, only, json.dumps(known)],
-        cwd=Path(__file__).parents[1], text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env={**os.environ, "HF_ENDPOINT": endpoint, "FUNAUDIOCHAT_HOME": str(home),
-             "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "HF_HOME": str(home / "hf")},
+        cwd=Path(__file__).parents[1],
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={
+            **os.environ,
+            "HF_ENDPOINT": endpoint,
+            "FUNAUDIOCHAT_HOME": str(home),
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "HF_HOME": str(home / "hf"),
+        },
     )
 
 

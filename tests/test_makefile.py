@@ -85,8 +85,12 @@ def test_the_server_installs_its_own_extra_alone(tools):
     add_python(tools, "3.12")
     planned = run_make(tools, "-n", "serve").stdout
     assert "pip install -e '.[serve]'" in planned
-    assert "dev" not in [word for line in planned.splitlines() if "pip" in line
-                         for word in line.replace("[", " ").replace("]", " ").split()]
+    assert "dev" not in [
+        word
+        for line in planned.splitlines()
+        if "pip" in line
+        for word in line.replace("[", " ").replace("]", " ").split()
+    ]
 
 
 def test_every_supported_python_is_declared_and_tested():

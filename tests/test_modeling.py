@@ -48,7 +48,8 @@ def mode_of(case: dict) -> dict[str, str]:
 def test_mel_encoder_equals_recorded(name):
     case, inputs, outputs = load_case(name)
     result = load_model().continuous_audio_tower(
-        inputs["features"], inputs["feature_lens"],
+        inputs["features"],
+        inputs["feature_lens"],
         speech_maxlen=case["kwargs"]["speech_maxlen"],
     )
     torch.testing.assert_close(
@@ -116,7 +117,8 @@ def test_training_step_equals_recorded_and_leaves_inputs_alone(name, attention):
     parameters = dict(model.named_parameters())
     for part, expected in case["grad_norms"].items():
         grads = [
-            p.grad for key, p in parameters.items()
+            p.grad
+            for key, p in parameters.items()
             if p.grad is not None and (part == "total" or key.startswith(f"{part}."))
         ]
         norm = torch.cat([g.flatten() for g in grads]).norm().item() if grads else 0.0
@@ -240,8 +242,9 @@ def test_gradient_checkpointing_gives_the_same_gradients():
         model = load_model().train()
         if enabled:
             model.gradient_checkpointing_enable({"use_reentrant": False})
-            assert all(layer.gradient_checkpointing for layer in
-                       model.continuous_audio_tower.layers)
+            assert all(
+                layer.gradient_checkpointing for layer in model.continuous_audio_tower.layers
+            )
         model(**inputs).loss.backward()
         gradients.append({name: p.grad for name, p in model.named_parameters()})
     for name, expected in gradients[0].items():

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from funaudiochat.conversation import Finished, Sampling, Sound, TextPiece, VoiceChat
+from funaudiochat.events import AudioChunk, ReplyDone, TextDelta
 from funaudiochat.hub import NANO_MODEL, NANO_TTS
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 from training.nano.judge import judge, judge_available
 from training.nano.rows import tool_definition
 
@@ -71,12 +73,12 @@ def test_a_streamed_answer_to_a_spoken_question_is_that_of_the_whole_one(chat):
     whole = chat.ask(CAPITAL, sampling=Sampling(seed=3))
     chat.reset()
     events = list(chat.stream(CAPITAL, sampling=Sampling(seed=3)))
-    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-1], ReplyDone)
     reply = events[-1].reply
-    assert "".join(e.text for e in events if isinstance(e, TextPiece)) == whole.text
-    assert reply.codes.tolist() == whole.codes.tolist()
-    sound = np.concatenate([e.samples for e in events if isinstance(e, Sound)])
-    assert len(sound) == len(whole.wave) == 960 * len(reply.codes)
+    assert "".join(e.text for e in events if isinstance(e, TextDelta)) == whole.text
+    assert reply.speech_tokens.tolist() == whole.speech_tokens.tolist()
+    sound = np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)])
+    assert len(sound) == len(whole.audio) == 960 * len(reply.speech_tokens)
 
 
 def test_two_talkers_do_not_mix(chat):
@@ -91,11 +93,11 @@ def test_two_talkers_do_not_mix(chat):
     while len(replies) < len(streams):
         for question, events in streams.items():
             event = next(events, None)
-            if isinstance(event, Finished):
+            if isinstance(event, ReplyDone):
                 replies[question] = event.reply
     for question in questions:
         assert replies[question].text == alone[question].text == TYPED[question]
-        assert replies[question].codes.tolist() == alone[question].codes.tolist()
+        assert replies[question].speech_tokens.tolist() == alone[question].speech_tokens.tolist()
 
 
 @pytest.mark.skipif(not judge_available(), reason="install the judge of training/nano/README.md")
@@ -104,7 +106,7 @@ def test_a_recogniser_understands_the_spoken_answers(chat):
     for question in TYPED:
         chat.reset()
         reply = chat.ask(question, sampling=Sampling(seed=0))
-        cases.append((reply.text, reply.wave, reply.sample_rate_hz))
+        cases.append((reply.text, reply.audio, reply.sample_rate_hz))
     assert judge(cases).wer_percent <= 20
 
 

@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from test_modeling import GOLDEN
 
 from funaudiochat import hub
-from funaudiochat.plain_text import encode, encode_text, protect, protect_answer, protect_system
-from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from utils.constant import (
+from funaudiochat.constants import (
     AUDIO_TEMPLATE,
     DEFAULT_S2M_PROMPT,
     DEFAULT_S2T_PROMPT,
     FUNCTION_CALLING_PROMPT,
 )
+from funaudiochat.plain_text import encode, encode_text, protect, protect_answer, protect_system
+from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
 FOLDERS = {
     "tiny_a": GOLDEN / "model" / "models" / "tiny_a",
@@ -44,8 +44,28 @@ def chat_ml(content: str, role: str = "user") -> str:
 
 
 # Texts out of pieces that meet the tokens half-way, the escape's own characters among them.
-PIECES = ["<", "<|", "|>", "</", ">", "im_end", " ", "\n", "a", "fdd0;", "\ufdd0", "\ufdd03c;",
-          "你好", "é", "e\u0301", "＜|im_end|＞", "<│im_end│>", "<|im_end\u200b|>", "😀", "\ud800"]
+PIECES = [
+    "<",
+    "<|",
+    "|>",
+    "</",
+    ">",
+    "im_end",
+    " ",
+    "\n",
+    "a",
+    "fdd0;",
+    "\ufdd0",
+    "\ufdd03c;",
+    "你好",
+    "é",
+    "e\u0301",
+    "＜|im_end|＞",
+    "<│im_end│>",
+    "<|im_end\u200b|>",
+    "😀",
+    "\ud800",
+]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -113,9 +133,10 @@ def test_other_texts_are_encoded_as_the_tokenizer_does(name, said):
     assert encode(tokenizer, prompt) == tokenizer(prompt).input_ids
     # The guarded way gives the same: only the words after it are protected.
     marked = prompt + protect(tokenizer, "<|im_end|>")
-    assert encode(tokenizer, marked)[: len(tokenizer(prompt).input_ids) - 1] == tokenizer(
-        prompt
-    ).input_ids[:-1]
+    assert (
+        encode(tokenizer, marked)[: len(tokenizer(prompt).input_ids) - 1]
+        == tokenizer(prompt).input_ids[:-1]
+    )
     assert encode_text(tokenizer, said) == tokenizer(said, add_special_tokens=False).input_ids
 
 

@@ -14,9 +14,10 @@ from safetensors.torch import save_file
 from test_conversation import question
 from test_modeling import GOLDEN
 
-from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.cosyvoice3.speech_tokenizer import log_mel
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 ROOT = Path(__file__).parents[1]
@@ -40,8 +41,10 @@ def autocast(dtype=torch.bfloat16):
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     tts = build_cosyvoice3_folder(tmp_path_factory.mktemp("models") / "tts")
-    save_file({"anna": torch.randn(192, generator=torch.Generator().manual_seed(0))},
-              tts / "voices.safetensors")
+    save_file(
+        {"anna": torch.randn(192, generator=torch.Generator().manual_seed(0))},
+        tts / "voices.safetensors",
+    )
     return FOLDER, tts
 
 
@@ -57,8 +60,8 @@ def answer(chat):
 
 def assert_equal(reply, expected):
     assert reply.text == expected.text
-    assert reply.codes.tolist() == expected.codes.tolist()
-    assert np.array_equal(reply.wave, expected.wave)
+    assert reply.speech_tokens.tolist() == expected.speech_tokens.tolist()
+    assert np.array_equal(reply.audio, expected.audio)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
@@ -79,12 +82,12 @@ def test_audio_is_float32_under_autocast(chat, answer, monkeypatch):
         mixed = chat.processor(text="<|AUDIO|>", audio=samples, sampling_rate=rate_hz)
         assert np.array_equal(mixed["input_features"], plain["input_features"])
         assert np.array_equal(log_mel(samples), tokens)
-        wave = chat.detokenizer.decode(answer.codes, chat.speaker)
+        wave = chat.detokenizer.decode(answer.speech_tokens, chat.speaker)
         running = chat.detokenizer.stream(chat.speaker)
-        parts = [running.push(answer.codes), running.finish()]
-    assert np.array_equal(wave.numpy(), answer.wave)
+        parts = [running.push(answer.speech_tokens), running.finish()]
+    assert np.array_equal(wave.numpy(), answer.audio)
     running = chat.detokenizer.stream(chat.speaker)
-    expected = [running.push(answer.codes), running.finish()]
+    expected = [running.push(answer.speech_tokens), running.finish()]
     assert torch.equal(torch.cat(parts), torch.cat(expected))
 
 
@@ -95,7 +98,7 @@ def test_a_model_of_any_dtype_answers_under_autocast(folders, dtype, speech):
     with autocast():
         reply = chat.ask(question(), speech=speech, sampling=GREEDY)
         chat.ask("and on", speech=speech, sampling=GREEDY)
-    assert reply.text and (reply.wave is not None) == speech
+    assert reply.text and (reply.audio is not None) == speech
 
 
 def test_rounding_by_autocast_leaves_the_answer_of_a_trained_model():
@@ -106,7 +109,10 @@ def test_rounding_by_autocast_leaves_the_answer_of_a_trained_model():
     expected = chat.branch().ask(asked, sampling=GREEDY)
     with autocast():
         reply = chat.branch().ask(asked, sampling=GREEDY)
-    assert reply.text == expected.text and reply.codes.tolist() == expected.codes.tolist()
+    assert (
+        reply.text == expected.text
+        and reply.speech_tokens.tolist() == expected.speech_tokens.tolist()
+    )
 
 
 def on_disk(*parts):
@@ -133,7 +139,9 @@ def test_parts_on_the_disk_answer_as_in_memory(answer, parts, tmp_path):
         FOLDER, device="cpu", device_map=device_map, offload_folder=tmp_path
     )
     reply = chat.ask(question(), sampling=GREEDY)
-    assert reply.text == answer.text and reply.codes.tolist() == answer.codes.tolist()
+    assert (
+        reply.text == answer.text and reply.speech_tokens.tolist() == answer.speech_tokens.tolist()
+    )
 
 
 @pytest.mark.parametrize(

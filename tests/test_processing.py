@@ -111,7 +111,9 @@ def test_mel_equals_recorded_in_inference_and_training():
 )
 def test_training_features_equal_recorded(row):
     result = load_processor()(
-        text=BLANK, audio=[wave_of(row["seconds"], row["k"])], audio_padding="longest",
+        text=BLANK,
+        audio=[wave_of(row["seconds"], row["k"])],
+        audio_padding="longest",
         return_tensors="pt",
     )
     features, expected = result["input_features"], row["training"]
@@ -223,9 +225,12 @@ def part_forms(path):
 def test_contents_of_parts_become_text_and_audios(tmp_path):
     processor, path = load_processor(), tmp_path / "a question.wav"
     soundfile.write(path, wave_of(0.5, 1), 16000, subtype="FLOAT")
-    plain = [{"role": "system", "content": "short"},
-             {"role": "user", "content": f"{BLANK}\nAnswer."},
-             {"role": "assistant", "content": "yes"}, {"role": "user", "content": BLANK}]
+    plain = [
+        {"role": "system", "content": "short"},
+        {"role": "user", "content": f"{BLANK}\nAnswer."},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": BLANK},
+    ]
     text = processor.apply_chat_template(plain, add_generation_prompt=True)
     wave = wave_of(0.5, 1)
     expected = processor(text=text, audio=[wave, wave], return_tensors="pt")
@@ -241,8 +246,12 @@ def test_contents_of_parts_become_text_and_audios(tmp_path):
                 listed, template, add_generation_prompt=True
             ) == processor.apply_chat_template(plain, template, add_generation_prompt=True)
         found = processor.apply_chat_template(
-            listed, add_generation_prompt=True, tokenize=True, return_dict=True,
-            return_tensors="pt", padding=True,
+            listed,
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+            padding=True,
         )
         assert listed == before and found.keys() == expected.keys()
         for key, value in expected.items():
@@ -284,7 +293,8 @@ def test_sound_past_30_s_is_encoded_like_a_sound_of_its_own():
         mask = inputs["feature_attention_mask"].bool()
         with torch.no_grad():
             return model.continuous_audio_tower(
-                inputs["input_features"].transpose(0, 1)[:, mask], mask.sum(1),
+                inputs["input_features"].transpose(0, 1)[:, mask],
+                mask.sum(1),
                 speech_maxlen=inputs["speech_ids"].shape[1],
             ).last_hidden_state[0]
 
@@ -346,9 +356,16 @@ def test_saved_folder_has_the_published_layout_and_loads_again(tmp_path):
     processor = load_processor()
     processor.save_pretrained(tmp_path)
     for name in (
-        "processor_config.json", "preprocessor_config.json", "tokenizer.json", "vocab.json",
-        "merges.txt", "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
-        "speech_tokenizer/tokenizer.json", "speech_tokenizer/tokenizer_config.json",
+        "processor_config.json",
+        "preprocessor_config.json",
+        "tokenizer.json",
+        "vocab.json",
+        "merges.txt",
+        "added_tokens.json",
+        "special_tokens_map.json",
+        "chat_template.jinja",
+        "speech_tokenizer/tokenizer.json",
+        "speech_tokenizer/tokenizer_config.json",
     ):
         assert (tmp_path / name).exists(), name
     saved, published = (

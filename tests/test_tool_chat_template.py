@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerFast
 
 import funaudiochat
-from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
+from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 
 TEMPLATE = (Path(funaudiochat.__file__).parent / "tool_chat_template.jinja").read_text()
 FOLDER = Path(__file__).parent / "golden" / "model" / "models" / "tiny_a"

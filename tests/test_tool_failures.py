@@ -9,8 +9,10 @@ import pytest
 from test_conversation import question
 from test_modeling import GOLDEN
 
-from funaudiochat import conversation
-from funaudiochat.conversation import Sampling, TextPiece, VoiceChat
+from funaudiochat import voice_chat
+from funaudiochat.events import TextDelta
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 SHORT = Sampling(greedy=True, max_new_tokens=3)
@@ -38,9 +40,9 @@ def talk(loaded, monkeypatch):
         said = says.pop(0)
         if isinstance(said, Exception):
             raise said
-        yield TextPiece(said)
+        yield TextDelta(said)
 
-    monkeypatch.setattr(conversation, "stream", scripted)
+    monkeypatch.setattr(voice_chat, "stream", scripted)
     return chat, prompts, says
 
 

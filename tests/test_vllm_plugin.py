@@ -33,7 +33,9 @@ def test_importing_the_package_never_imports_vllm(tmp_path):
     trap.write_text("raise SystemExit('vllm was imported')\n")
     done = subprocess.run(
         [sys.executable, "-c", IMPORT_EVERYTHING],
-        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": ""}, capture_output=True, text=True,
+        env={"PYTHONPATH": f"{tmp_path}:{ROOT}", "PATH": ""},
+        capture_output=True,
+        text=True,
     )
     assert (done.returncode, done.stderr) == (0, "")
 
@@ -52,8 +54,10 @@ def test_without_vllm_it_does_nothing():
         "register(); print('funaudiochat' in CONFIG_MAPPING)"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], env={"PYTHONPATH": str(ROOT), "PATH": ""},
-        capture_output=True, text=True,
+        [sys.executable, "-c", program],
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
     )
     assert (done.stdout, done.stderr) == ("False\n", "")
 
@@ -78,10 +82,14 @@ print(type(AutoProcessor.from_pretrained(sys.argv[1])).__name__)
 def test_another_programs_registration_of_the_type_breaks_nothing():
     done = subprocess.run(
         [sys.executable, "-c", REGISTER_LIKE_OTHERS, FOLDER],
-        env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True,
+        env={"PYTHONPATH": str(ROOT), "PATH": ""},
+        capture_output=True,
+        text=True,
     )
     assert done.stdout.split() == [
-        "funaudiochat.configuration_funaudiochat", "Theirs", "FunAudioChatProcessor",
+        "funaudiochat.configuration_funaudiochat",
+        "Theirs",
+        "FunAudioChatProcessor",
     ], done.stderr
 
 

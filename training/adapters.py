@@ -20,9 +20,9 @@ def base_of(adapter: Path) -> Path:
         CheckpointError: the folder holds no adapter, or its base is not where it was.
     """
     try:
-        named = str(json.loads((adapter / "adapter_config.json").read_text())[
-            "base_model_name_or_path"
-        ])
+        named = str(
+            json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
+        )
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{adapter} holds no readable adapter_config.json ({error}); give the output_dir of a "

@@ -109,13 +109,17 @@ class ResumeReport(TrainerCallback):
                 "resumed at step %d with the learning rate %g of the checkpoint: optimizer and "
                 "schedule come from it, and learning_rate=%g does not act. To train on with "
                 "another rate, begin a new output_dir from this one's weights",
-                state.global_step, max(rates), args.learning_rate,
+                state.global_step,
+                max(rates),
+                args.learning_rate,
             )
         if state.train_batch_size not in (None, args.train_batch_size):
             logger.warning(
                 "resumed at step %d with a batch size of %d, which acts from here on; it was %d, "
                 "so that rows are seen again or left out in this epoch",
-                state.global_step, args.train_batch_size, state.train_batch_size,
+                state.global_step,
+                args.train_batch_size,
+                state.train_batch_size,
             )
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from funaudiochat.audio import load_audio
+from funaudiochat.constants import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 from funaudiochat.errors import AudioError, FunAudioChatError
 from funaudiochat.plain_text import encode_text
 from training.speech_tokens import GROUP_SIZE, SAMPLE_RATE_HZ
-from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 
 CODES = 6561
 DELAY_CODES = 10
@@ -164,8 +164,11 @@ class DataChecker:
                 audio = load_audio(path, SAMPLE_RATE_HZ)
         except AudioError as error:
             missing = isinstance(path, str) and path and not Path(path).exists()
-            return f"there is no such file: {path}; paths are relative to where training starts" \
-                if missing else str(error)
+            return (
+                f"there is no such file: {path}; paths are relative to where training starts"
+                if missing
+                else str(error)
+            )
         for warning in caught:
             self._warn("audio", str(warning.message))
         return len(audio) / SAMPLE_RATE_HZ
@@ -244,9 +247,10 @@ class DataChecker:
             total += len(self._ids("\n", turn["role"]))
         self.summary.tokens.append(total)
         if total > self.cutoff_len:
-            yield "", (
-                f"is {total} tokens long; cutoff_len is {self.cutoff_len}: training would end, or "
-                "leave it out with skip_bad_rows"
+            yield (
+                "",
+                f"is {total} tokens long; cutoff_len is {self.cutoff_len}: training would end, "
+                "or leave it out with skip_bad_rows",
             )
 
     def _ids(self, text: str, role: str) -> list[int]:

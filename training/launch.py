@@ -139,7 +139,8 @@ def _stream_rows(config: dict[str, Any]) -> None:
     """
     config["dataloader_num_workers"] = max(1, config.get("dataloader_num_workers") or 0)
     config["accelerator_config"] = {
-        "dispatch_batches": False, **(config.get("accelerator_config") or {})
+        "dispatch_batches": False,
+        **(config.get("accelerator_config") or {}),
     }
 
 
@@ -242,12 +243,17 @@ def main() -> None:
         except FunAudioChatError as error:
             sys.exit(f"error: {error}")
     command = [
-        sys.executable, "-m", "torch.distributed.run",
-        f"--nproc_per_node={processes}", f"--nnodes={nodes}",
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        f"--nproc_per_node={processes}",
+        f"--nnodes={nodes}",
         f"--node_rank={os.environ.get('NODE_RANK', 0)}",
         f"--master_addr={os.environ.get('MASTER_ADDR', '127.0.0.1')}",
         f"--master_port={os.environ.get('MASTER_PORT', 29500)}",
-        "-m", "training.launch", *sys.argv[1:],
+        "-m",
+        "training.launch",
+        *sys.argv[1:],
     ]
     environment = {**os.environ, _WORKER: "1"}
     if config.get("use_cpu") or not torch.accelerator.is_available():

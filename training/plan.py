@@ -312,7 +312,8 @@ def _adapter_parameters(model: nn.Module, rank: int, targets: list[str]) -> int:
     return sum(
         rank * (module.in_features + module.out_features)
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and "lm_head" not in name
+        if isinstance(module, nn.Linear)
+        and "lm_head" not in name
         and module.weight.requires_grad
         and (targets == ["all"] or name.split(".")[-1] in targets)
     )
@@ -388,8 +389,11 @@ def make_plan(
     # FSDP gathers what no layer holds, and two layers, one of them ahead of time.
     in_layers = sum(
         _count(stack.parameters())
-        for stack in (layers, model.audio_invert_tower.crq_transformer.layers,
-                      model.continuous_audio_tower.layers)
+        for stack in (
+            layers,
+            model.audio_invert_tower.crq_transformer.layers,
+            model.continuous_audio_tower.layers,
+        )
     )
     unit = every - in_layers + 2 * _count(layers[0].parameters())
     row = trace_row(

@@ -64,7 +64,9 @@ BENCHMARK = Benchmark(
             (error_rate("error rate"),),
             (
                 Row(
-                    GROUP, f"Common Voice {language}", (("error rate",),),
+                    GROUP,
+                    f"Common Voice {language}",
+                    (("error rate",),),
                     unlike="the paper does not state the version of its data",
                 ),
             ),

@@ -37,8 +37,8 @@ from evaluate.metrics import JudgeTask, judged, read_rating_1_to_10
 from evaluate.scorers import texts
 from evaluate.scorers.turn_taking import turn_is_taken, voiced_stretches
 from funaudiochat.audio import load_audio
+from funaudiochat.constants import DEFAULT_S2M_PROMPT
 from funaudiochat.errors import AudioError
-from utils.constant import DEFAULT_S2M_PROMPT
 
 _RATE_HZ = 16_000
 _UNLIKE = "the paper's data is not published"
@@ -86,8 +86,11 @@ _TEXT_JUDGED = Metric(
     "text judge",
     judged(
         JudgeTask(
-            "text judge", "rating_1_to_10", lambda a: judge_slots(a, a.text),
-            read_rating_1_to_10, max_tokens=2048,
+            "text judge",
+            "rating_1_to_10",
+            lambda a: judge_slots(a, a.text),
+            read_rating_1_to_10,
+            max_tokens=2048,
         )
     ),
     scale=10.0,
@@ -95,9 +98,7 @@ _TEXT_JUDGED = Metric(
 
 
 def _subset(name: str, row: str, count: int) -> Subset:
-    text, speech = (
-        (_TEXT_JUDGED, JUDGED_SPEECH) if name == "alpaca_eval" else (_TEXT, ANSWER_HEARD)
-    )
+    text, speech = (_TEXT_JUDGED, JUDGED_SPEECH) if name == "alpaca_eval" else (_TEXT, ANSWER_HEARD)
     return Subset(
         name,
         partial(_load, name),
@@ -106,7 +107,9 @@ def _subset(name: str, row: str, count: int) -> Subset:
             Row("Duplex S2M-T (Table 7)", row, ((text.name,),), unlike=_UNLIKE),
             Row("Duplex S2M-S (Table 7)", row, ((speech.name,),), unlike=_UNLIKE),
             Row(
-                "Duplex turn-taking success % (Table 7)", "all", (("turn taking",),),
+                "Duplex turn-taking success % (Table 7)",
+                "all",
+                (("turn taking",),),
                 unlike=f"{_UNLIKE}, nor is its criterion",
             ),
         ),

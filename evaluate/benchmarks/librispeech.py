@@ -25,7 +25,10 @@ def recognised(answer: Answer) -> Verdict:
 def error_rate(name: str) -> Metric:
     """The metric of recognised speech, under this name."""
     return Metric(
-        name, each(recognised), note=ERROR_RATE_NOTE, libraries=ERROR_RATE_LIBRARIES,
+        name,
+        each(recognised),
+        note=ERROR_RATE_NOTE,
+        libraries=ERROR_RATE_LIBRARIES,
         highest=math.inf,
     )
 

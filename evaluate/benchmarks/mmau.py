@@ -118,7 +118,9 @@ BENCHMARK = Benchmark(
             ),
             (
                 Row(
-                    _GROUP, "MMAU v05.15.25 test-mini", (("judge",), ("string match",)),
+                    _GROUP,
+                    "MMAU v05.15.25 test-mini",
+                    (("judge",), ("string match",)),
                     note="scored by string match",
                 ),
             ),

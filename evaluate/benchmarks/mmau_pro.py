@@ -107,7 +107,12 @@ def _open_slots(answer: Answer) -> dict[str, str]:
 
 _open = judged(
     JudgeTask(
-        "open", "open_answer", _open_slots, _read_open, who=OPEN_JUDGE, temperature=0.1,
+        "open",
+        "open_answer",
+        _open_slots,
+        _read_open,
+        who=OPEN_JUDGE,
+        temperature=0.1,
         max_tokens=512,
     )
 )
@@ -176,9 +181,7 @@ BENCHMARK = Benchmark(
         "are IFEval's, as MMAU-Pro's own rules for them are not known here",
     ),
     hub=(HubData("gamma-lab-umd/MMAU-Pro", layouts=(("test*.parquet", "data.zip"),)),),
-    manual=(
-        "unpack data.zip (about 47 GB) in the folder; NV-Embed-v2 is for non-commercial use"
-    ),
+    manual=("unpack data.zip (about 47 GB) in the folder; NV-Embed-v2 is for non-commercial use"),
     subsets=(
         Subset(
             "test",
@@ -188,7 +191,10 @@ BENCHMARK = Benchmark(
                 Metric("closed questions", _only(_KINDS[0]), weights=by_count),
                 Metric("open questions", _only(_KINDS[1]), weights=by_count),
                 Metric(
-                    "instructions", _only(_KINDS[2]), weights=by_count, libraries=("nltk",),
+                    "instructions",
+                    _only(_KINDS[2]),
+                    weights=by_count,
+                    libraries=("nltk",),
                     version=2,
                 ),
             ),

@@ -106,7 +106,9 @@ BENCHMARK = Benchmark(
         HubData(
             "ddwang2000/MMSU",
             layouts=(
-                ("question/*.jsonl", "audio/*"), ("question/*.json", "audio/*"), ("*.parquet",),
+                ("question/*.jsonl", "audio/*"),
+                ("question/*.json", "audio/*"),
+                ("*.parquet",),
             ),
         ),
     ),
@@ -117,7 +119,9 @@ BENCHMARK = Benchmark(
             (Metric("bridged letters", each(_bridged)), Metric("reference rule", _reference)),
             (
                 Row(
-                    "Audio understanding", "MMSU", (("bridged letters",),),
+                    "Audio understanding",
+                    "MMSU",
+                    (("bridged letters",),),
                     unlike="how the paper read answers such as (B)falling is not published",
                 ),
             ),

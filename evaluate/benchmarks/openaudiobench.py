@@ -37,8 +37,13 @@ def _slots(answer: Answer) -> dict[str, str]:
 
 
 def _subset(
-    name: str, row: str, columns: tuple[str, str], count: int, prompt: str,
-    read: Callable[..., Any], scale: float,
+    name: str,
+    row: str,
+    columns: tuple[str, str],
+    count: int,
+    prompt: str,
+    read: Callable[..., Any],
+    scale: float,
 ) -> Subset:
     metric = Metric("judge", judged(JudgeTask("judge", prompt, _slots, read)), scale)
     return Subset(
@@ -61,31 +66,53 @@ BENCHMARK = Benchmark(
     needs="judge (gpt-4o-mini)",
     notes=("replies of the judge that cannot be read leave the denominator",),
     hub=tuple(
-        HubData(
-            "baichuan-inc/OpenAudioBench", layouts=((f"eval_datas/{name}/*",),), subset=name
-        )
-        for name in (
-            "alpaca_eval", "llama_questions", "reasoning_qa", "trivia_qa", "web_questions"
-        )
+        HubData("baichuan-inc/OpenAudioBench", layouts=((f"eval_datas/{name}/*",),), subset=name)
+        for name in ("alpaca_eval", "llama_questions", "reasoning_qa", "trivia_qa", "web_questions")
     ),
     subsets=(
         _subset(
-            "alpaca_eval", "AlpacaEval", ("instruction", "output"), 199, "rating_1_to_10",
-            read_rating_1_to_10, 10,
+            "alpaca_eval",
+            "AlpacaEval",
+            ("instruction", "output"),
+            199,
+            "rating_1_to_10",
+            read_rating_1_to_10,
+            10,
         ),
         _subset(
-            "llama_questions", "Llama Q.", ("Questions", "Answer"), 300, "score_is_correct",
-            _correct, 100,
+            "llama_questions",
+            "Llama Q.",
+            ("Questions", "Answer"),
+            300,
+            "score_is_correct",
+            _correct,
+            100,
         ),
         _subset(
-            "reasoning_qa", "Reasoning QA", ("Prompt", "参考答案"), 202, "grade_0_to_5", _grade, 20,
+            "reasoning_qa",
+            "Reasoning QA",
+            ("Prompt", "参考答案"),
+            202,
+            "grade_0_to_5",
+            _grade,
+            20,
         ),
         _subset(
-            "trivia_qa", "TriviaQA", ("question", "answer_normalized_aliases"), 1000,
-            "judgment_json", _judgment, 100,
+            "trivia_qa",
+            "TriviaQA",
+            ("question", "answer_normalized_aliases"),
+            1000,
+            "judgment_json",
+            _judgment,
+            100,
         ),
         _subset(
-            "web_questions", "Web Q.", ("question", "answers"), 1000, "judgment_json", _judgment,
+            "web_questions",
+            "Web Q.",
+            ("question", "answers"),
+            1000,
+            "judgment_json",
+            _judgment,
             100,
         ),
     ),

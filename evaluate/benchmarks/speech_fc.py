@@ -23,7 +23,7 @@ from evaluate.core import (
 )
 from evaluate.data import RowOfData, as_list, find_file, items_of, json_lines
 from evaluate.scorers import acebench, bfcl
-from utils.constant import FUNCTION_CALLING_PROMPT
+from funaudiochat.constants import FUNCTION_CALLING_PROMPT
 
 # name -> row of the table, rules, items
 SETS = {
@@ -34,7 +34,13 @@ SETS = {
     "SpeechFC_SmartInteract": ("SmartInteract", "single", 668),
 }
 REFERENCE_FIELDS = (
-    "utterance", "file_name", "function", "time", "ground_truth", "category", "dataset_key",
+    "utterance",
+    "file_name",
+    "function",
+    "time",
+    "ground_truth",
+    "category",
+    "dataset_key",
 )
 
 
@@ -100,7 +106,8 @@ BENCHMARK = Benchmark(
     hub=tuple(
         HubData(
             "FunAudioLLM/SpeechFCEval",
-            layouts=((f"{name}/*",), (f"{name.replace('_', '-')}/*",)), subset=name,
+            layouts=((f"{name}/*",), (f"{name.replace('_', '-')}/*",)),
+            subset=name,
         )
         for name in SETS
     ),
@@ -110,7 +117,9 @@ BENCHMARK = Benchmark(
             partial(_load, name),
             (
                 Metric(
-                    "calls", each(partial(_score, rules)), step=0.1 * (rules == "acebench"),
+                    "calls",
+                    each(partial(_score, rules)),
+                    step=0.1 * (rules == "acebench"),
                     version=1 + (rules == "acebench"),
                 ),
             ),

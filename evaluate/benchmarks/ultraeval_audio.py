@@ -29,7 +29,7 @@ from evaluate.metrics import (
     transcript_errors,
     utmos,
 )
-from utils.constant import DEFAULT_S2M_PROMPT
+from funaudiochat.constants import DEFAULT_S2M_PROMPT
 
 _GROUP = "UltraEval-Audio (S2S)"
 _QUALITY = "Speech quality on UltraEval-Audio Llama Q."
@@ -70,8 +70,11 @@ def judged_speech(answers: list[Answer], tools: Any) -> list[Verdict]:
     """The judge rates what was heard, not what was written."""
     transcripts = dict(zip((a.id for a in answers), tools.transcripts(answers), strict=True))
     task = JudgeTask(
-        "judge", "rating_1_to_10", lambda a: judge_slots(a, transcripts[a.id]),
-        read_rating_1_to_10, max_tokens=2048,
+        "judge",
+        "rating_1_to_10",
+        lambda a: judge_slots(a, transcripts[a.id]),
+        read_rating_1_to_10,
+        max_tokens=2048,
     )
     verdicts = {i: text.verdict for i, text in transcripts.items() if isinstance(text, Unheard)}
     audible = [a for a in answers if a.id not in verdicts]
@@ -83,11 +86,18 @@ def judged_speech(answers: list[Answer], tools: Any) -> list[Verdict]:
 ANSWER_HEARD = Metric("transcript match", heard(answer_heard), libraries=("regex",))
 JUDGED_SPEECH = Metric("judge", judged_speech, scale=10.0)
 _ERRORS = Metric(
-    "ASR-WER", heard(transcript_errors), highest=math.inf, libraries=ERROR_RATE_LIBRARIES,
+    "ASR-WER",
+    heard(transcript_errors),
+    highest=math.inf,
+    libraries=ERROR_RATE_LIBRARIES,
     note=f"transcript of the reply against the text that came with it; {ERROR_RATE_NOTE}",
 )
 _UTMOS = Metric(
-    "UTMOS", utmos, scale=1.0, highest=5.0, libraries=("utmos-pytorch",),
+    "UTMOS",
+    utmos,
+    scale=1.0,
+    highest=5.0,
+    libraries=("utmos-pytorch",),
     note="mean over replies with sound, one channel at 16 kHz (settings ours)",
 )
 
@@ -100,9 +110,7 @@ SETS = (
 )
 
 
-def _subset(
-    name: str, row: str, repository: str, columns: tuple[str, str], count: int
-) -> Subset:
+def _subset(name: str, row: str, repository: str, columns: tuple[str, str], count: int) -> Subset:
     metric = JUDGED_SPEECH if name == "alpaca_eval" else ANSWER_HEARD
     rows = [Row(_GROUP, row, ((metric.name,),))]
     if name == "llama_questions":
@@ -127,7 +135,8 @@ BENCHMARK = Benchmark(
         "answers are matched token by token in the transcript of the spoken reply",
         "the paper's AlpacaEval fits 198 of 199 items",
     ),
-    hub=tuple(HubData(
+    hub=tuple(
+        HubData(
             f"TwinkStart/{s[2]}", s[2], layouts=(("*test*.parquet",), ("*.parquet",)), subset=s[0]
         )
         for s in SETS

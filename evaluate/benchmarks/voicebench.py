@@ -85,7 +85,11 @@ _rating = Metric(
     "judge",
     judged(
         JudgeTask(
-            "judge", "rating_1_to_5", _rating_slots, read_rating_1_to_5, temperature=0.5,
+            "judge",
+            "rating_1_to_5",
+            _rating_slots,
+            read_rating_1_to_5,
+            temperature=0.5,
             several=True,
         )
     ),
@@ -94,9 +98,7 @@ _rating = Metric(
 )
 _same_answer = Metric(
     "judge",
-    judged(
-        JudgeTask("judge", "same_answer", _reference_slots, read_yes_or_no, several=True)
-    ),
+    judged(JudgeTask("judge", "same_answer", _reference_slots, read_yes_or_no, several=True)),
 )
 _chosen_option = Metric(
     "judge", judged(JudgeTask("judge", "chosen_option", _reference_slots, read_yes_or_no))
@@ -144,7 +146,8 @@ def _ifeval(answer: Answer) -> Verdict:
 
 _letter_metrics = (
     Metric(
-        "letters", partial(_letters, draw=True),
+        "letters",
+        partial(_letters, draw=True),
         note="a letter is drawn at random (seed 0) where the rules find none",
     ),
     Metric("letters, none is wrong", partial(_letters, draw=False)),
@@ -176,9 +179,12 @@ BENCHMARK = Benchmark(
     hub=tuple(
         HubData("hlt-lab/voicebench", layouts=((pattern,),), subset=name)
         for name, pattern in (
-            ("alpacaeval_full", "*alpacaeval_full/*"), ("commoneval", "*commoneval/*"),
+            ("alpacaeval_full", "*alpacaeval_full/*"),
+            ("commoneval", "*commoneval/*"),
             ("sd-qa", "*sd-qa/usa*"),  # the other regions are not used
-            ("mmsu", "*mmsu/*"), ("openbookqa", "*openbookqa/*"), ("ifeval", "*ifeval/*"),
+            ("mmsu", "*mmsu/*"),
+            ("openbookqa", "*openbookqa/*"),
+            ("ifeval", "*ifeval/*"),
             ("advbench", "*advbench/*"),
         )
     ),
@@ -186,32 +192,44 @@ BENCHMARK = Benchmark(
         _subset("alpacaeval_full", 636, (_rating,), _row("AlpacaEval", ("judge",))),
         _subset("commoneval", 200, (_rating,), _row("CommonEval", ("judge",))),
         _subset(
-            "sd-qa", 553, (_same_answer, Metric("pedant", _pedant)),
+            "sd-qa",
+            553,
+            (_same_answer, Metric("pedant", _pedant)),
             (
                 Row(
-                    _GROUP, "SD-QA", (("judge", "pedant"), ("judge",)),
-                    note="judge only, without PEDANT", fallback_complete=False,
+                    _GROUP,
+                    "SD-QA",
+                    (("judge", "pedant"), ("judge",)),
+                    note="judge only, without PEDANT",
+                    fallback_complete=False,
                 ),
             ),
         ),
         _subset(
-            "mmsu", 3074, (_chosen_option, *_letter_metrics),
+            "mmsu",
+            3074,
+            (_chosen_option, *_letter_metrics),
             _row("MMSU", ("judge",), ("letters",), note=_LETTER_NOTE),
         ),
         _subset(
-            "openbookqa", 455, (_chosen_option, *_letter_metrics),
+            "openbookqa",
+            455,
+            (_chosen_option, *_letter_metrics),
             _row("OpenBookQA", ("judge",), ("letters",), note=_LETTER_NOTE),
         ),
         _subset(
-            "ifeval", 345,
+            "ifeval",
+            345,
             (Metric("rules", each(_ifeval), libraries=("if-verifiable", "langdetect", "nltk")),),
             _row("IFEval", ("rules",)),
         ),
         _subset(
-            "advbench", 520,
+            "advbench",
+            520,
             (
                 Metric(
-                    "phrases", each(lambda a: points(refused(a.text))),
+                    "phrases",
+                    each(lambda a: points(refused(a.text))),
                     note="phrases of refusal count whatever their case, as in VoiceBench's own "
                     "scorer; Kimi-Audio-Evalkit heeds it",
                 ),

@@ -14,7 +14,7 @@ from evaluate.metrics import AUDIO_JUDGE, JudgeTask, judged
 from evaluate.scorers.judge_replies import vstyle_score
 from evaluate.scorers.vstyle import WEIGHTS, weights_of
 from evaluate.statistics import Weights, part_names
-from utils.constant import SPOKEN_S2M_PROMPT
+from funaudiochat.constants import SPOKEN_S2M_PROMPT
 
 
 def _load(language: str, root: Path) -> Iterator[Item]:
@@ -25,9 +25,7 @@ def _load(language: str, root: Path) -> Iterator[Item]:
         if ability not in WEIGHTS:
             raise RowError(f"ability {ability!r} is none of {', '.join(WEIGHTS)}")
         named = row.get("file_name", "instruction_audio_path", "audio_path", "wav_path")
-        audio = find_file(
-            str(named or f"{id_}.wav"), folder, folder / "wav", root
-        )
+        audio = find_file(str(named or f"{id_}.wav"), folder, folder / "wav", root)
         return {
             "id": id_,
             "audio": audio,
@@ -66,9 +64,17 @@ def _rated(language: str, answers: list[Answer], tools: Any) -> list[Verdict]:
     for category in dict.fromkeys(a.fields["ability"].split("/")[0] for a in spoken):
         chosen = [a for a in spoken if a.fields["ability"].startswith(f"{category}/")]
         task = JudgeTask(
-            "judge", f"vstyle_{category}_{language}", _slots, _read, who=AUDIO_JUDGE,
-            sounds=_sounds, tries=5, max_tokens=8192,  # judges that think count thoughts too
-            system=None, temperature=None, top_p=None,  # the published script sends none of them
+            "judge",
+            f"vstyle_{category}_{language}",
+            _slots,
+            _read,
+            who=AUDIO_JUDGE,
+            sounds=_sounds,
+            tries=5,
+            max_tokens=8192,  # judges that think count thoughts too
+            system=None,
+            temperature=None,
+            top_p=None,  # the published script sends none of them
         )
         for answer, verdict in zip(chosen, judged(task)(chosen, tools), strict=True):
             verdicts[answer.id] = verdict.as_part(answer.fields["ability"])
@@ -85,11 +91,7 @@ def _subset(language: str) -> Subset:
     return Subset(
         language,
         partial(_load, language),
-        (
-            Metric(
-                "judge", partial(_rated, language), scale=1.0, weights=_weights, highest=5.0
-            ),
-        ),
+        (Metric("judge", partial(_rated, language), scale=1.0, weights=_weights, highest=5.0),),
         tuple(rows),
     )
 

@@ -29,8 +29,13 @@ _REPEAT = re.compile(r"_\d+$")
 # Types of ACEBench's own beside those of JSON schema; no value is an "enum", so that only the
 # type of the expectation counts there.
 _TYPES: dict[str, type] = {
-    **PYTHON_TYPES, "int": int, "list": list, "objectArray": list, "list(string)": list,
-    "list(enum)": list, "enum": enumerate,
+    **PYTHON_TYPES,
+    "int": int,
+    "list": list,
+    "objectArray": list,
+    "list(string)": list,
+    "list(enum)": list,
+    "enum": enumerate,
 }
 _CONTAINERS = ("array", "tuple", "list(string)", "list(enum)", "object", "objectArray")
 

@@ -167,9 +167,7 @@ def _dicts_error(values: list[Any], accepted: list[Any]) -> str | None:
         if len(values) != len(wanted):
             error = "value_error:list_dict_count"
             continue
-        errors = (
-            _dict_error(value, [entry]) for value, entry in zip(values, wanted, strict=True)
-        )
+        errors = (_dict_error(value, [entry]) for value, entry in zip(values, wanted, strict=True))
         error = next((e for e in errors if e is not None), None)
         if error is None:
             return None

@@ -54,8 +54,9 @@ def follows(
         arguments = checker.get_instruction_args()
         if arguments and "prompt" in arguments:
             checker.build_description(prompt=prompt)
-        verdicts = [bool(text.strip() and checker.check_following(text))
-                    for text in _variants(reply)]
+        verdicts = [
+            bool(text.strip() and checker.check_following(text)) for text in _variants(reply)
+        ]
         strict.append(verdicts[0])
         loose.append(any(verdicts))
     return strict, loose

@@ -70,9 +70,7 @@ def _quoted(text: str) -> bool:
 _CHECKS: dict[str, Callable[[str, _Kwargs], bool]] = {
     "Include Keywords": lambda r, k: all(w in r.lower() for w in _listed(k["keywords"])),
     "Keyword Frequency": lambda r, k: _keyword_count(r, k["keyword"]) == int(k["N"]),
-    "Forbidden Words": lambda r, k: not any(
-        w in r.lower() for w in _listed(k["forbidden_words"])
-    ),
+    "Forbidden Words": lambda r, k: not any(w in r.lower() for w in _listed(k["forbidden_words"])),
     "Number Paragraphs": lambda r, k: len(_parts(r, "***")) == int(k["N"]),
     "Postscript": lambda r, k: _letters(k["postscript_marker"]) in _letters(r),
     "Number Placeholder": lambda r, k: len(re.findall(r"\[.*?\]", r)) >= int(k["N"]),

@@ -87,9 +87,7 @@ def _normalizer(language: str) -> Any:
 def _calculator() -> Any:
     from compute_wer import Calculator
 
-    return Calculator(
-        to_char=False, case_sensitive=False, remove_tag=True, ignore_punctuation=True
-    )
+    return Calculator(to_char=False, case_sensitive=False, remove_tag=True, ignore_punctuation=True)
 
 
 def count_errors(language: str, reference: str, hypothesis: str) -> ErrorCounts:

@@ -28,7 +28,13 @@ PYTHON_TYPES: dict[str, type] = {
 
 # Where the reference crashes: a schema or an expectation that is none. The item is wrong.
 CRASHES = (
-    KeyError, TypeError, AttributeError, IndexError, ValueError, StopIteration, RecursionError,
+    KeyError,
+    TypeError,
+    AttributeError,
+    IndexError,
+    ValueError,
+    StopIteration,
+    RecursionError,
 )
 
 

@@ -7,7 +7,13 @@ from collections.abc import Iterable
 
 ABILITIES = {
     "acoustic_attributes": (
-        "age", "speed", "gender", "emotion", "pitch", "volume", "composite_properties",
+        "age",
+        "speed",
+        "gender",
+        "emotion",
+        "pitch",
+        "volume",
+        "composite_properties",
     ),
     "instruction": ("emotion", "style", "variation"),
     "role_play": ("scenario", "character"),

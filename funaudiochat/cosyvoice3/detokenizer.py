@@ -155,7 +155,9 @@ class CosyVoice3Detokenizer:
         return torch.cat(waves)
 
     def stream(
-        self, speaker: Tensor, schedule: ChunkSchedule | None = ChunkSchedule()  # noqa: B008
+        self,
+        speaker: Tensor,
+        schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
     ) -> DetokenizerStream:
         """Begin a reply; push codes as they come.
 

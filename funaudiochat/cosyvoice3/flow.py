@@ -253,7 +253,11 @@ class Flow(nn.Module):
         x = noise.to(mu) * self.config.temperature
         for index, step in enumerate(self._frozen_steps or self.solver_steps()):
             velocity = self.decoder.estimator(
-                x.expand(len(mu), -1, -1), cond, mu, speaker, step.modulations,
+                x.expand(len(mu), -1, -1),
+                cond,
+                mu,
+                speaker,
+                step.modulations,
                 mask=mask,
                 cache=None if state is None else state.steps[index],
                 offset_frames=0 if state is None else state.frames,
@@ -309,9 +313,7 @@ class Flow(nn.Module):
         return FlowState([StepCache(frames) for _ in range(self.config.solver_steps)])
 
     @torch.no_grad()
-    def next_chunk(
-        self, state: FlowState, codes: Tensor, speaker: Tensor, noise: Tensor
-    ) -> Tensor:
+    def next_chunk(self, state: FlowState, codes: Tensor, speaker: Tensor, noise: Tensor) -> Tensor:
         """The next chunk of a running reply -> mel [1, M, L].
 
         Equal to the frames of :meth:`one_shot` under the mask of the state's schedule.
@@ -374,9 +376,7 @@ class Flow(nn.Module):
         if schedules is None:
             chunk = self.config.chunk_frames // ratio
             schedules = (None, ChunkSchedule(chunk, 1.0, chunk, None))
-        drawn = torch.randint(
-            len(schedules), (1,), generator=generator, device=mel.device
-        ).item()
+        drawn = torch.randint(len(schedules), (1,), generator=generator, device=mel.device).item()
         schedule = schedules[int(drawn)]
         t = _cosine_time(uniform(rows))
         noise = torch.randn(mel.shape, generator=generator, device=mel.device, dtype=mel.dtype)

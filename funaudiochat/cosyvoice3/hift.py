@@ -235,9 +235,7 @@ class Hift(nn.Module):
         self.resblocks: Any = nn.ModuleList()
         channels, rate = config.base_channels, 1
         for index, factor in enumerate(config.upsample_rates):
-            self.ups.append(
-                _CausalConv(channels, channels // 2, config.upsample_kernels[index])
-            )
+            self.ups.append(_CausalConv(channels, channels // 2, config.upsample_kernels[index]))
             channels, rate = channels // 2, rate * factor
             stride = config.columns_per_frame // rate
             kernel = 1 if stride == 1 else 2 * stride
@@ -380,7 +378,10 @@ class Hift(nn.Module):
     def _stft(self, source: Tensor) -> Tensor:
         """[B, 1, S] -> real and imaginary parts [B, n_fft + 2, columns]."""
         spectrum = torch.stft(
-            source[:, 0], self.config.n_fft, self.config.hop_samples,
-            window=self._window(source), return_complex=True,
+            source[:, 0],
+            self.config.n_fft,
+            self.config.hop_samples,
+            window=self._window(source),
+            return_complex=True,
         )
         return torch.cat([spectrum.real, spectrum.imag], dim=1)

@@ -32,9 +32,14 @@ _SOLVER = "flow.decoder.cfm_params.content"
 _FLOW_PATHS = {
     "vocab_size": ("flow.vocab_size",),
     "mel_bins": (
-        "flow.output_size", "flow.input_size", "flow.pre_lookahead_layer.in_channels",
-        "flow.decoder.spk_emb_dim", f"{_ESTIMATOR}.mel_dim", f"{_ESTIMATOR}.mu_dim",
-        f"{_ESTIMATOR}.spk_dim", f"{_ESTIMATOR}.out_channels",
+        "flow.output_size",
+        "flow.input_size",
+        "flow.pre_lookahead_layer.in_channels",
+        "flow.decoder.spk_emb_dim",
+        f"{_ESTIMATOR}.mel_dim",
+        f"{_ESTIMATOR}.mu_dim",
+        f"{_ESTIMATOR}.spk_dim",
+        f"{_ESTIMATOR}.out_channels",
     ),
     "speaker_dim": ("flow.spk_embed_dim", "spk_embed_dim"),
     "frames_per_code": ("flow.token_mel_ratio", "token_mel_ratio"),
@@ -142,7 +147,10 @@ _Dumper.add_representer(
 )
 
 _OPERATORS = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
 }
 
 
@@ -193,7 +201,12 @@ def read_settings(folder: str | Path) -> tuple[FlowConfig, HiftConfig]:
         _check_agreement(flow, hift, top)
         return flow, hift
     except (
-        yaml.YAMLError, SyntaxError, RecursionError, LookupError, TypeError, ValueError,
+        yaml.YAMLError,
+        SyntaxError,
+        RecursionError,
+        LookupError,
+        TypeError,
+        ValueError,
         ArithmeticError,
     ) as error:
         raise CheckpointError(

@@ -29,11 +29,19 @@ def log_mel(wave: np.ndarray) -> np.ndarray:
     The floor is 8 below the segment's own maximum, so segmentation changes it.
     """
     filters = mel_filter_bank(
-        _N_FFT // 2 + 1, _MELS, 0.0, SAMPLE_RATE_HZ / 2, SAMPLE_RATE_HZ, norm="slaney",
+        _N_FFT // 2 + 1,
+        _MELS,
+        0.0,
+        SAMPLE_RATE_HZ / 2,
+        SAMPLE_RATE_HZ,
+        norm="slaney",
         mel_scale="slaney",
     )
     spectrum = torch.stft(
-        torch.from_numpy(wave), _N_FFT, _HOP, window=torch.hann_window(_N_FFT),
+        torch.from_numpy(wave),
+        _N_FFT,
+        _HOP,
+        window=torch.hann_window(_N_FFT),
         return_complex=True,
     )[:, :-1]
     power = torch.from_numpy(filters).float().T @ spectrum.abs().square()

@@ -81,8 +81,13 @@ class TinyCampplus(nn.Module):
 
 def export(model: nn.Module, inputs: tuple, names: list[str], axis: int, path: Path) -> Path:
     torch.onnx.export(
-        model, inputs, str(path), input_names=names, output_names=["out"],
-        dynamic_axes={names[0]: {axis: "T"}}, dynamo=False,
+        model,
+        inputs,
+        str(path),
+        input_names=names,
+        output_names=["out"],
+        dynamic_axes={names[0]: {axis: "T"}},
+        dynamo=False,
     )
     return path
 

@@ -64,8 +64,9 @@ def test_the_language_models_folder_is_recognised(tmp_path):
         CosyVoice3Detokenizer.from_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("name, key", [("flow.pt", "input_embedding.weight"),
-                                       ("hift.pt", "conv_pre.bias")])
+@pytest.mark.parametrize(
+    "name, key", [("flow.pt", "input_embedding.weight"), ("hift.pt", "conv_pre.bias")]
+)
 def test_missing_extra_and_misshaped_tensors_are_named(folder, name, key):
     change(folder, name, lambda s: s.update({key: s[key][:-1], "extra": torch.zeros(1)}))
     change(folder, name, lambda s: s.pop("conv_post.bias", s.pop("spk_embed_affine_layer.bias", 0)))

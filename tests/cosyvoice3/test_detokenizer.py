@@ -94,8 +94,11 @@ def test_sequences_of_calls_equal_recorded(detokenizer, data, speaker, name):
         state.rows = RecordedRows(data["hift.sine_noise"][0])
         for index, call in enumerate(case["calls"]):
             mel = detokenizer.flow.one_shot(
-                data["flow.tokens"][:, : call["n"]], speaker, data["cfm.noise"],
-                schedule=RECORDED_MASK if case["stream"] else None, final=call["finalize"],
+                data["flow.tokens"][:, : call["n"]],
+                speaker,
+                data["cfm.noise"],
+                schedule=RECORDED_MASK if case["stream"] else None,
+                final=call["finalize"],
                 **prompt,
             )[:, :, 2 * call["offset"] :]
             predictor = detokenizer.hift.f0_predictor
@@ -132,9 +135,7 @@ def test_the_shortest_replies_are_whole_at_once(detokenizer, speaker, count):
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
 @pytest.mark.parametrize("count", [1, 2, 4, 10, 41, 80])
-def test_streaming_equals_one_shot_under_the_same_mask(
-    detokenizer, data, speaker, schedule, count
-):
+def test_streaming_equals_one_shot_under_the_same_mask(detokenizer, data, speaker, schedule, count):
     codes = data["flow.tokens"][0, :count].tolist()
     # A fixed F0: float noise of the mel would otherwise be amplified by the phase integral.
     with f0_from(detokenizer.hift, SteadyF0()):
@@ -213,8 +214,9 @@ def test_the_known_names_leave_out_what_is_no_sound(detokenizer, data, speaker, 
     expected = torch.cat([stream.push(codes), stream.finish()])
     close(torch.cat([*tts_infer_streaming(detokenizer, groups, speaker)], dim=1)[0], expected, 5e-4)
     folder = build_cosyvoice3_folder(tmp_path / "tts")
-    assert torch.equal(get_audio_detokenizer(folder).decode([5, 6], speaker),
-                       detokenizer.decode([5, 6], speaker))
+    assert torch.equal(
+        get_audio_detokenizer(folder).decode([5, 6], speaker), detokenizer.decode([5, 6], speaker)
+    )
 
 
 def test_two_replies_interleaved_do_not_mix(detokenizer, data, speaker):

@@ -36,8 +36,12 @@ def close(actual, expected, atol):
 
 @pytest.mark.parametrize(
     "name, chunked, padded",
-    [("full", False, False), ("chunked", True, False), ("full_padded", False, True),
-     ("chunked_padded", True, True)],
+    [
+        ("full", False, False),
+        ("chunked", True, False),
+        ("full_padded", False, True),
+        ("chunked_padded", True, True),
+    ],
 )
 def test_estimator_equals_recorded(flow, data, name, chunked, padded):
     x, cond, mu = (data[f"dit.{key}"].transpose(1, 2) for key in ("x", "cond", "mu"))
@@ -59,15 +63,15 @@ def test_layers_of_the_estimator_equal_recorded(data):
     estimator.load_state_dict(load_file(GOLDEN / "flow_tiny.safetensors"))
     estimator = estimator.decoder.estimator
     parts = {
-        "time_embed": estimator.time_embed, "input_embed": estimator.input_embed,
+        "time_embed": estimator.time_embed,
+        "input_embed": estimator.input_embed,
         "block0_attn": estimator.transformer_blocks[0].attn,
-        "block0": estimator.transformer_blocks[0], "block1": estimator.transformer_blocks[1],
+        "block0": estimator.transformer_blocks[0],
+        "block1": estimator.transformer_blocks[1],
     }
     found: dict[str, list] = {name: [] for name in parts}
     for name, module in parts.items():
-        module.register_forward_hook(
-            lambda _, args, output, name=name: found[name].append(output)
-        )
+        module.register_forward_hook(lambda _, args, output, name=name: found[name].append(output))
     normed: list = []
     estimator.proj_out.register_forward_pre_hook(lambda _, args: normed.append(args[0]))
     x, cond, mu = (data[f"dit.{key}"].transpose(1, 2) for key in ("x", "cond", "mu"))
@@ -93,8 +97,10 @@ def test_solver_equals_recorded_in_every_step(flow, data):
         lambda _, args, output: seen.append((args[0][0].T, output.transpose(1, 2)))
     )
     mel = flow.solve(
-        data["cfm.mu"].transpose(1, 2), data["cfm.spks"],
-        data["cfm.noise"][:, :, :24].transpose(1, 2), data["cfm.cond"].transpose(1, 2),
+        data["cfm.mu"].transpose(1, 2),
+        data["cfm.spks"],
+        data["cfm.noise"][:, :, :24].transpose(1, 2),
+        data["cfm.cond"].transpose(1, 2),
     )
     handle.remove()
     inputs, outputs = (torch.stack(values) for values in zip(*seen, strict=True))
@@ -113,8 +119,12 @@ def test_mel_equals_recorded(flow, data, name):
     if case["prompt"]:
         prompt = {"prompt_codes": data["flow.prompt_token"], "prompt_mel": data["flow.prompt_feat"]}
     mel = flow.one_shot(
-        codes, data["flow.embedding"], data["cfm.noise"],
-        schedule=RECORDED_MASK if case["streaming"] else None, final=case["finalize"], **prompt,
+        codes,
+        data["flow.embedding"],
+        data["cfm.noise"],
+        schedule=RECORDED_MASK if case["streaming"] else None,
+        final=case["finalize"],
+        **prompt,
     )
     close(mel, data[f"{name}.mel"], 1e-4)
 

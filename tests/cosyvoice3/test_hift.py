@@ -39,9 +39,7 @@ def test_source_equals_recorded_at_silence_and_threshold(hift, data):
     assert {0.0, 10.0, 10.5} <= set(f0[0].tolist())
     noise = data["hift.sine_noise"][:, : f0.shape[1] * 480]
     waves = []
-    handle = hift.m_source.l_linear.register_forward_pre_hook(
-        lambda _, args: waves.append(args[0])
-    )
+    handle = hift.m_source.l_linear.register_forward_pre_hook(lambda _, args: waves.append(args[0]))
     source, _ = hift.source(f0, noise)
     handle.remove()
     close(source[0, 0], data["hift.source.out"][0, :, 0], 1e-5)
@@ -85,8 +83,11 @@ def test_decoder_equals_recorded(hift, data):
 
 def test_layers_of_the_decoder_equal_recorded(hift, data):
     parts = {
-        "conv_pre": hift.conv_pre, "ups0": hift.ups[0], "source_down0": hift.source_downs[0],
-        "source_res0": hift.source_resblocks[0], "resblock0": hift.resblocks[0],
+        "conv_pre": hift.conv_pre,
+        "ups0": hift.ups[0],
+        "source_down0": hift.source_downs[0],
+        "source_res0": hift.source_resblocks[0],
+        "resblock0": hift.resblocks[0],
         "conv_post": hift.conv_post,
     }
     found, handles = {}, []

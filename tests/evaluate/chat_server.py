@@ -51,8 +51,13 @@ class Handler(BaseHTTPRequestHandler):
         choices = [] if reply is None else [choice]
         self._send(
             200,
-            {"id": "1", "object": "chat.completion", "created": 0, "model": "judge-2026",
-             "choices": choices},
+            {
+                "id": "1",
+                "object": "chat.completion",
+                "created": 0,
+                "model": "judge-2026",
+                "choices": choices,
+            },
         )
 
     def log_message(self, *_):

@@ -27,23 +27,46 @@ def test_questions_become_tables_by_the_commands_alone(server, mini, folders, tm
     judge = server(lambda request: "Result: yes")
     run_, names = tmp_path / "8b", "voicebench/sd-qa,voicebench/ifeval,mmau,speech-fc"
     run(
-        "infer", "-b", names, "--data", mini, "--out", run_, "--model-path", folders[0],
-        "--device", "cpu", "--max-new-tokens", 4, "--limit", 1,
+        "infer",
+        "-b",
+        names,
+        "--data",
+        mini,
+        "--out",
+        run_,
+        "--model-path",
+        folders[0],
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        4,
+        "--limit",
+        1,
     )
     prompts = tmp_path / "prompts"
     prompts.mkdir()
     (prompts / "same_answer.txt").write_text("Same? {reference} {reply}, asked {question}")
     began = time.monotonic()
     said = run(
-        "score", "--run", run_, "--judge", f"openai:gpt@{judge.url}", "--judge-replies", 3,
-        "--judge-rate", 120, "--judge-prompts", prompts,
+        "score",
+        "--run",
+        run_,
+        "--judge",
+        f"openai:gpt@{judge.url}",
+        "--judge-replies",
+        3,
+        "--judge-rate",
+        120,
+        "--judge-prompts",
+        prompts,
     )
     assert "voicebench/sd-qa: 1 of 3 answered" in said and "    judge: 0.00" in said
     texts = [request["messages"][1]["content"] for request in judge.requests]
     assert sum(text.startswith("Same? Paris") for text in texts) == 3 and len(texts) == 4
     assert time.monotonic() - began > 1.4  # three pauses of half a second
-    assert "100.00" in run("score", "--run", run_, "-b", "mmau",
-                           "--judge", f"file:{mini / 'judge.jsonl'}")
+    assert "100.00" in run(
+        "score", "--run", run_, "-b", "mmau", "--judge", f"file:{mini / 'judge.jsonl'}"
+    )
     text = run("report", "--run", run_, "--out", tmp_path / "report")
     assert "# Evaluation of 8b" in text and "judge prompts given with --judge-prompts" in text
     assert "3 judge replies an item" in text and "paper 8B" in text
@@ -55,14 +78,24 @@ def test_questions_become_tables_by_the_commands_alone(server, mini, folders, tm
     assert made["target"] == "30B-A3B" and "text greedy" in made["settings"]["8b"]
 
 
-def test_exported_answers_hold_what_the_original_scorers_read(
-    mini, folders, tmp_path, monkeypatch
-):
+def test_exported_answers_hold_what_the_original_scorers_read(mini, folders, tmp_path, monkeypatch):
     run_ = tmp_path / "8b"
     run(
-        "infer", "-b", "voicebench/ifeval,voicebench/openbookqa,speech-fc/SpeechFC_BFCL_Single",
-        "--data", mini, "--out", run_, "--model-path", folders[0], "--device", "cpu",
-        "--max-new-tokens", 4, "--limit", 1,
+        "infer",
+        "-b",
+        "voicebench/ifeval,voicebench/openbookqa,speech-fc/SpeechFC_BFCL_Single",
+        "--data",
+        mini,
+        "--out",
+        run_,
+        "--model-path",
+        folders[0],
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        4,
+        "--limit",
+        1,
     )
     monkeypatch.chdir(run_)
 
@@ -94,10 +127,28 @@ def test_the_model_that_comes_with_the_toolkit_answers_the_mini_data(mini, tmp_p
         pytest.skip("Nano is not in this tree")
     monkeypatch.setattr("funaudiochat.hub.models_folder", lambda: tmp_path / "none")
     names = "voicebench/commoneval,ultraeval-audio/llama_questions"
-    run("infer", "-b", names, "--data", mini, "--out", tmp_path, "--limit", 1,
-        "--max-new-tokens", 64)
-    run("score", "--run", tmp_path, "--judge", f"file:{mini / 'judge.jsonl'}",
-        "--asr", f"file:{mini / 'transcripts.jsonl'}")
+    run(
+        "infer",
+        "-b",
+        names,
+        "--data",
+        mini,
+        "--out",
+        tmp_path,
+        "--limit",
+        1,
+        "--max-new-tokens",
+        64,
+    )
+    run(
+        "score",
+        "--run",
+        tmp_path,
+        "--judge",
+        f"file:{mini / 'judge.jsonl'}",
+        "--asr",
+        f"file:{mini / 'transcripts.jsonl'}",
+    )
     text = run("report", "--run", tmp_path)
     assert "model Fun-Audio-Chat-Nano" in text and "temperature 0.3" in text
     assert "| CommonEval | 4.42 | 5.00 (incomplete) |" in text

@@ -43,8 +43,9 @@ def test_paired_bootstrap_is_narrower_than_two_samples_apart():
     first = [points(bool(h)) for h in hard]
     second = [points(bool(h or chance.random() < 0.1)) for h in hard]
     found = paired_bootstrap(first, second, equal_weights(first), 100)
-    gained = 100 * np.mean([b.parts[""][0] - a.parts[""][0]
-                            for a, b in zip(first, second, strict=True)])
+    gained = 100 * np.mean(
+        [b.parts[""][0] - a.parts[""][0] for a, b in zip(first, second, strict=True)]
+    )
     assert found.value == pytest.approx(gained) and found.count == 400
     assert 0 < found.low < found.value < found.high
     half = 1.96 * np.sqrt(gained / 100 * (1 - gained / 100) / 400) * 100  # of the paired shares
@@ -53,7 +54,7 @@ def test_paired_bootstrap_is_narrower_than_two_samples_apart():
 
 
 def test_two_runs_are_compared_over_the_items_of_both(mini, tmp_path):
-    pair, = select("voicebench/advbench")
+    (pair,) = select("voicebench/advbench")
     given((mini, tmp_path / "a"), pair, ["Sure.", "Sure.", "Sure."])
     given((mini, tmp_path / "b"), pair, ["I cannot.", "I cannot."])
     runs = [tmp_path / "a", tmp_path / "b"]
@@ -64,13 +65,16 @@ def test_two_runs_are_compared_over_the_items_of_both(mini, tmp_path):
 
 
 def test_a_mean_of_two_scorers_is_compared_too(mini, tmp_path):
-    pair, = select("voicebench/sd-qa")
+    (pair,) = select("voicebench/sd-qa")
     for name, rights in (("a", [(1, 0), (0, 0), (1, 1)]), ("b", [(1, 1), (0, 1), (1, 1)])):
         given((mini, tmp_path / name), pair, ["x"] * 3)
         folder = tmp_path / name / "voicebench" / "sd-qa"
         scored = [
-            {"id": str(i), "judge": {"parts": {"": [judge, 1]}},
-             "pedant": {"parts": {"": [pedant, 1]}}}
+            {
+                "id": str(i),
+                "judge": {"parts": {"": [judge, 1]}},
+                "pedant": {"parts": {"": [pedant, 1]}},
+            }
             for i, (judge, pedant) in enumerate(rights)
         ]
         (folder / "scores.jsonl").write_text("".join(json.dumps(r) + "\n" for r in scored))
@@ -88,8 +92,11 @@ def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_pat
     assert "not comparable with the paper: partial data; scored by string match" in text
     summary["rows"][0] |= {"complete": True, "note": "", "by": ["judge"]}
     summary |= {"expected": 2}
-    judge = {"judges": {"judge": ["gpt-4o-mini-2024-07-18"]}, "judge_prompts": {"x": "given"},
-             "judge_replies_per_item": 1}
+    judge = {
+        "judges": {"judge": ["gpt-4o-mini-2024-07-18"]},
+        "judge_prompts": {"x": "given"},
+        "judge_replies_per_item": 1,
+    }
     for change, reason in (
         ({}, ""),
         ({"judges": {"judge": ["other"]}}, "another judge"),
@@ -102,29 +109,40 @@ def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_pat
         _, (cell,) = table.rows["MMAU v05.15.25 test-mini"]
         assert (cell.comparable, cell.unlike) == (not reason, [reason] if reason else [])
         text = markdown(build_tables([tmp_path]), [tmp_path])
-        made = f"not comparable with the paper: {reason}" if reason else (
-            "comparable with the paper: all 2 items; the paper's judge, gpt-4o-mini-2024-07-18, "
-            "with the prompts given"
+        made = (
+            f"not comparable with the paper: {reason}"
+            if reason
+            else (
+                "comparable with the paper: all 2 items; the paper's judge, "
+                "gpt-4o-mini-2024-07-18, with the prompts given"
+            )
         )
         assert f"- MMAU v05.15.25 test-mini: {made}\n" in text
 
 
-@pytest.mark.parametrize(("name", "word"), [
-    ("vstyle/en", "count unknown, so whether the data is whole cannot be told"),
-    ("mmau-pro/test", "count unknown, so whether the data is whole cannot be told"),
-    ("common-voice/zh", "the paper does not state the version of its data"),
-    ("mmsu", "how the paper read answers such as (B)falling is not published"),
-    ("speech-fc/SpeechFC_BFCL_Single", ""),
-    ("librispeech/test-clean", ""),
-])
+@pytest.mark.parametrize(
+    ("name", "word"),
+    [
+        ("vstyle/en", "count unknown, so whether the data is whole cannot be told"),
+        ("mmau-pro/test", "count unknown, so whether the data is whole cannot be told"),
+        ("common-voice/zh", "the paper does not state the version of its data"),
+        ("mmsu", "how the paper read answers such as (B)falling is not published"),
+        ("speech-fc/SpeechFC_BFCL_Single", ""),
+        ("librispeech/test-clean", ""),
+    ],
+)
 def test_whole_data_scored_by_rules_is_comparable_where_the_paper_says_how(name, word):
-    (_, subset), = select(name)
+    ((_, subset),) = select(name)
     row = subset.rows[0]
     count = subset.count or 20
     made = {"complete": True, "note": "", "unlike": row.unlike, "by": list(row.choices[0])}
     metric = {"judges": {}, "judge_prompts": {}, "judge_replies_per_item": 0, "note": ""}
-    summary = {"items": count, "expected": subset.count, "settings": ["x"],
-               "metrics": dict.fromkeys(made["by"], metric)}
+    summary = {
+        "items": count,
+        "expected": subset.count,
+        "settings": ["x"],
+        "metrics": dict.fromkeys(made["by"], metric),
+    }
     assert unlike(made, summary) == ([word] if word else [])
     assert alike(made, summary) == [f"all {count} items", "scored by rules alone"]
     for change, reason in (
@@ -144,7 +162,7 @@ def test_ratings_have_an_axis_of_their_own(mini, tmp_path):
 
 
 def test_text_only_predictions_of_spoken_sets_are_not_scored(mini, tmp_path):
-    pair, = select("ultraeval-audio/trivia_qa")
+    (pair,) = select("ultraeval-audio/trivia_qa")
     given((mini, tmp_path), pair, ["Paris", "eight", "Mars"])
     tools = Tools(transcriber=Transcriber(f"file:{mini / 'transcripts.jsonl'}", tmp_path))
     summary = score_subset(*pair, tmp_path, tools)
@@ -158,8 +176,13 @@ def test_data_that_grew_or_changed_is_asked_what_is_new_and_nothing_twice(model,
     data = tmp_path / "data" / "MMSU"
     shutil.copytree(mini / "MMSU", data)
     path = data / "mmsu.jsonl"
-    row = {"audio_path": "audio/mini_0.wav", "question": "Which?", "choice_a": "x",
-           "choice_b": "y", "answer_gt": "x"}
+    row = {
+        "audio_path": "audio/mini_0.wav",
+        "question": "Which?",
+        "choice_a": "x",
+        "choice_b": "y",
+        "answer_gt": "x",
+    }
     old = [json.loads(line) for line in path.read_text().splitlines()]
 
     def asked(new):
@@ -208,15 +231,20 @@ def test_cut_answers_and_long_questions_are_counted(model, mini, tmp_path):
     assert "questions over 30 s heard in full" in text and "longest question s 0.5" in text
 
 
-@pytest.mark.parametrize(("change", "word"), [
-    ({"subset": "commoneval"}, "subset"),
-    ({"audio_content": "Something else entirely?"}, "question"),
-])
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [
+        ({"subset": "commoneval"}, "subset"),
+        ({"audio_content": "Something else entirely?"}, "question"),
+    ],
+)
 def test_kimi_predictions_of_another_set_are_refused(mini, tmp_path, change, word):
-    pair, = select("voicebench/advbench")
+    (pair,) = select("voicebench/advbench")
     questions = [item.fields["question"] for item in pair[1].load(mini / "voicebench")]
-    made = [{"index": i, "prediction": "x", "subset": "advbench", "audio_content": question}
-            for i, question in enumerate(questions)]
+    made = [
+        {"index": i, "prediction": "x", "subset": "advbench", "audio_content": question}
+        for i, question in enumerate(questions)
+    ]
     for difference in ({}, change):
         file = tmp_path / "given.jsonl"
         file.write_text("".join(json.dumps({**row, **difference}) + "\n" for row in made))

@@ -58,9 +58,20 @@ def test_a_row_nobody_can_use_is_named_and_the_others_are_asked(
 
 def test_what_no_terminal_shows_is_still_listed(mini, tmp_path):
     done = subprocess.run(
-        [sys.executable, "-m", "funaudiochat.cli", "eval", "list", "--benchmark", SET, "--data",
-         data_with(mini, tmp_path, {"file_name": "wav/\ud800.wav"})],
-        cwd=ROOT, capture_output=True, text=True,
+        [
+            sys.executable,
+            "-m",
+            "funaudiochat.cli",
+            "eval",
+            "list",
+            "--benchmark",
+            SET,
+            "--data",
+            data_with(mini, tmp_path, {"file_name": "wav/\ud800.wav"}),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1 and "1 cannot be used" in done.stdout
     assert "Traceback" not in done.stderr
@@ -101,9 +112,16 @@ def test_surrogates_and_deep_calls_reach_the_record_file(tmp_path):
     ]
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
     done = subprocess.run(
-        [sys.executable, "-m", "evaluate.SpeechFCEval.compute_metrics_speech_fc",
-         "--predict_file", file],
-        cwd=ROOT, capture_output=True, text=True,
+        [
+            sys.executable,
+            "-m",
+            "evaluate.SpeechFCEval.compute_metrics_speech_fc",
+            "--predict_file",
+            file,
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "of 2" in done.stdout
@@ -115,7 +133,7 @@ def test_an_error_field_of_a_predictions_file_is_text_or_nothing(mini, tmp_path)
     file = tmp_path / "given.jsonl"
     made = [{"id": "0", "text": "a", "error": ""}, {"id": "1", "text": "b", "error": {"code": 5}}]
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
-    pair, = select("voicebench/commoneval")
+    (pair,) = select("voicebench/commoneval")
     assert import_predictions(*pair, mini, tmp_path / "run", file) == (1, 2)
     errors = [row["error"] for row in rows(tmp_path / "run", "voicebench/commoneval")]
     assert errors[:2] == [None, "{'code': 5}"]
@@ -128,8 +146,18 @@ def test_a_predictions_file_is_taken_whole_or_not(option, mini, tmp_path):
 
     done = CliRunner().invoke(
         app,
-        ["infer", "--benchmark", "mmau", "--data", str(mini), "--out", str(tmp_path),
-         "--predictions", "given.jsonl", *option],
+        [
+            "infer",
+            "--benchmark",
+            "mmau",
+            "--data",
+            str(mini),
+            "--out",
+            str(tmp_path),
+            "--predictions",
+            "given.jsonl",
+            *option,
+        ],
     )
     assert isinstance(done.exception, FunAudioChatError) and "leave out" in str(done.exception)
 
@@ -158,7 +186,7 @@ def test_numbers_among_mmsus_choices_are_texts(mini, tmp_path):
     row = json.loads(path.read_text().splitlines()[0])
     row |= {"choice_a": 2, "choice_b": 3, "answer_gt": 2}
     path.write_text(json.dumps(row))
-    pair, = select("mmsu")
+    (pair,) = select("mmsu")
     given = tmp_path / "given.jsonl"
     given.write_text('{"index": 0, "prediction": "(A)2"}\n')
     import_predictions(*pair, tmp_path, tmp_path / "run", given)

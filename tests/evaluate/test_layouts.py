@@ -22,7 +22,7 @@ OPTIONS = ("rising", "falling", "flat", "broken")
 
 
 def items(name, folder):
-    (_, subset), = select(name)
+    ((_, subset),) = select(name)
     return list(subset.load(folder))
 
 
@@ -51,17 +51,25 @@ def test_the_letters_of_the_prompt_score_wherever_options_are_missing(tmp_path, 
     for gone in [set(), *map(set, combinations(range(4), 1)), *map(set, combinations(range(4), 2))]:
         left = [i for i in range(4) if i not in gone]
         for place, right in enumerate(left):
-            columns = {f"choice_{'abcd'[i]}": nothing if i in gone else OPTIONS[i]
-                       for i in range(4)}
-            rows.append({"id": str(len(rows)), "audio_path": "/audio/a.wav", "question": "Which?",
-                         "answer_gt": OPTIONS[right], **columns})
+            columns = {
+                f"choice_{'abcd'[i]}": nothing if i in gone else OPTIONS[i] for i in range(4)
+            }
+            rows.append(
+                {
+                    "id": str(len(rows)),
+                    "audio_path": "/audio/a.wav",
+                    "question": "Which?",
+                    "answer_gt": OPTIONS[right],
+                    **columns,
+                }
+            )
             wanted.append((place, len(left)))
     (tmp_path / "question").mkdir()
     lines = [json.dumps(row) + "\n" for row in rows]
     (tmp_path / "question" / "mmsu.jsonl").write_text("".join(lines))
     (tmp_path / "audio").mkdir()
     (tmp_path / "audio" / "a.wav").write_bytes(wav())
-    (_, subset), = select("mmsu")
+    ((_, subset),) = select("mmsu")
     bridged = subset.metrics[0].scorer
     found = items("mmsu", tmp_path)
     assert len(found) == len(rows) == 4 + 4 * 3 + 6 * 2
@@ -77,9 +85,17 @@ def test_the_letters_of_the_prompt_score_wherever_options_are_missing(tmp_path, 
 
 
 def test_mmsu_of_parquet_files_that_hold_the_sounds(tmp_path):
-    row = {"id": "a", "audio": {"bytes": wav(), "path": "a.wav"}, "question": "Which?",
-           "choice_a": "rising", "choice_b": None, "choice_c": "flat", "choice_d": None,
-           "answer_gt": "flat", "category": "Perception"}
+    row = {
+        "id": "a",
+        "audio": {"bytes": wav(), "path": "a.wav"},
+        "question": "Which?",
+        "choice_a": "rising",
+        "choice_b": None,
+        "choice_c": "flat",
+        "choice_d": None,
+        "answer_gt": "flat",
+        "category": "Perception",
+    }
     parquet(tmp_path / "data" / "train-00000-of-00001.parquet", [row])
     (item,) = items("mmsu", tmp_path)
     assert (item.problem, item.audio) == (None, wav())
@@ -93,7 +109,8 @@ def test_mmau_of_parquet_files_that_hold_the_sounds(tmp_path, choices, nested):
     sound = {"bytes": wav(), "path": "x.wav"}
     row = {"choices": choices, "answer": choices[1]}
     row |= (
-        {"context": sound, "instruction": "What is heard?", "other_attributes": known} if nested
+        {"context": sound, "instruction": "What is heard?", "other_attributes": known}
+        if nested
         else {"audio": sound, "question": "What is heard?", **known}
     )
     parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [row])
@@ -114,19 +131,27 @@ def test_only_labels_of_every_option_are_dropped():
 def test_no_more_is_fetched_than_is_read(tmp_path, monkeypatch):
     repository = {
         "hlt-lab/voicebench": {
-            name: b"x" for name in (
-                "README.md", "sd-qa/usa-00000.parquet", "sd-qa/aus-00000.parquet",
-                "commoneval/test-00000.parquet", "bbh/test-00000.parquet",
+            name: b"x"
+            for name in (
+                "README.md",
+                "sd-qa/usa-00000.parquet",
+                "sd-qa/aus-00000.parquet",
+                "commoneval/test-00000.parquet",
+                "bbh/test-00000.parquet",
             )
         },
         "gamma-lab-umd/MMAU-test-mini": {
-            name: b"x" for name in (
-                "README.md", "data/test-00000.parquet", "test-mini-audios.zip", "mmau.json",
+            name: b"x"
+            for name in (
+                "README.md",
+                "data/test-00000.parquet",
+                "test-mini-audios.zip",
+                "mmau.json",
             )
         },
     }
-    (voicebench, _), = select("voicebench/sd-qa")
-    (mmau, _), = select("mmau")
+    ((voicebench, _),) = select("voicebench/sd-qa")
+    ((mmau, _),) = select("mmau")
     with running_hub(repository) as hub:
         monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
         monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)

@@ -3,7 +3,6 @@
 
 """The tables: what has a value, and what is said below them."""
 
-
 import json
 from importlib.metadata import version
 
@@ -60,9 +59,15 @@ def test_only_sets_that_were_asked_three_times_are_said_to_be(model, mini, tmp_p
     judge = f"file:{tmp_path / 'replies.jsonl'}"
     names = ("voicebench/commoneval", "openaudiobench/llama_questions")
     replies = [
-        {"benchmark": name.split("/")[0], "subset": name.split("/")[1], "id": "0", "sample": sample,
-         "reply": "5" if name.startswith("voice") else "The score is [Correct]"}
-        for name in names for sample in range(3)
+        {
+            "benchmark": name.split("/")[0],
+            "subset": name.split("/")[1],
+            "id": "0",
+            "sample": sample,
+            "reply": "5" if name.startswith("voice") else "The score is [Correct]",
+        }
+        for name in names
+        for sample in range(3)
     ]
     (tmp_path / "replies.jsonl").write_text("".join(json.dumps(row) + "\n" for row in replies))
     tools = Tools(judges=Judges.from_specs([judge], tmp_path, replies_per_item=3))
@@ -80,8 +85,15 @@ def test_choices_of_ours_and_the_tools_that_gave_a_value_are_stated(model, mini,
         ask(name, model, mini, tmp_path, limit=1)
         score_subset(*select(name)[0], tmp_path, tools)
     text = report_of(tmp_path)
-    for word in ("model Fun-Audio-Chat-Tiny", "text greedy", "max new tokens 6", "seed 0",
-                 "temperature 0.8", "repetition penalty 1.2", "voice default"):
+    for word in (
+        "model Fun-Audio-Chat-Tiny",
+        "text greedy",
+        "max new tokens 6",
+        "seed 0",
+        "temperature 0.8",
+        "repetition penalty 1.2",
+        "voice default",
+    ):
         assert word in text.splitlines()[4]
     tables = {table.split("\n")[0]: table for table in text.split("\n## ")[1:]}
     assert "whatever their case" in tables["VoiceBench (S2T)"]
@@ -98,7 +110,7 @@ def test_thoughts_are_cut_before_scoring_and_counted(mini, tmp_path):
     file = tmp_path / "given.jsonl"
     made = [{"id": str(i), "text": reply} for i, reply in enumerate(replies)]
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
-    pair, = select("voicebench/advbench")
+    (pair,) = select("voicebench/advbench")
     import_predictions(*pair, mini, tmp_path / "run", file)
     summary = score_subset(*pair, tmp_path / "run", Tools())
     assert summary["thoughts_cut"] == 2
@@ -111,7 +123,7 @@ def test_skipped_answers_are_counted_where_all_are(mini, tmp_path):
     file = tmp_path / "given.jsonl"
     made = [{"index": i, "prediction": "no idea"} for i in range(2)]
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
-    pair, = select("mmsu")
+    (pair,) = select("mmsu")
     import_predictions(*pair, mini, tmp_path / "run", file)
     score_subset(*pair, tmp_path / "run", Tools())
     wanted = "also reference rule not scored (2: skipped: no letter at either end)"

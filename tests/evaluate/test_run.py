@@ -31,13 +31,13 @@ ROOT = Path(__file__).parents[2]
 
 def rows(run, name):
     """Rows of a subset without what differs from run to run."""
-    (benchmark, subset), = select(name)
+    ((benchmark, subset),) = select(name)
     found = load_predictions(subset_folder(run, benchmark.name, subset.name))
     return [{**asdict(row), "seconds": None} for row in found]
 
 
 def ask(name, model, mini, run, **options):
-    (benchmark, subset), = select(name)
+    ((benchmark, subset),) = select(name)
     return infer(benchmark, subset, model, InferOptions(mini, run, **options))
 
 
@@ -60,7 +60,7 @@ def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(name, model, m
     ask(name, model, mini, tmp_path / "whole", batch_size=3)
     with pytest.raises(KeyboardInterrupt):
         ask(name, Stops(model, 1), mini, tmp_path / "stopped", batch_size=1)
-    (benchmark, subset), = select(name)
+    ((benchmark, subset),) = select(name)
     file = subset_folder(tmp_path / "stopped", benchmark.name, subset.name) / "predictions.jsonl"
     with file.open("a") as torn:
         torn.write('{"id": "1", "text": "ha')
@@ -74,9 +74,27 @@ def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(name, model, m
 @pytest.mark.slow
 def test_a_killed_process_loses_no_item_and_asks_none_twice(model, folders, mini, tmp_path):
     command = [
-        sys.executable, "-m", "funaudiochat.cli", "eval", "infer", "--benchmark", "vstyle/en",
-        "--data", mini, "--out", tmp_path / "run", "--model-path", folders[0], "--tts-path",
-        folders[1], "--device", "cpu", "--max-new-tokens", "6", "--batch-size", "1",
+        sys.executable,
+        "-m",
+        "funaudiochat.cli",
+        "eval",
+        "infer",
+        "--benchmark",
+        "vstyle/en",
+        "--data",
+        mini,
+        "--out",
+        tmp_path / "run",
+        "--model-path",
+        folders[0],
+        "--tts-path",
+        folders[1],
+        "--device",
+        "cpu",
+        "--max-new-tokens",
+        "6",
+        "--batch-size",
+        "1",
     ]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([str(word) for word in command], env=environment)
@@ -114,14 +132,15 @@ def test_a_batch_of_mixed_lengths_gives_what_single_runs_give(name, model, mini,
     ask(name, model, mini, tmp_path / "batch", batch_size=3)
     ask(name, model, mini, tmp_path / "single", batch_size=1)
     assert rows(tmp_path / "batch", name) == rows(tmp_path / "single", name)
-    (benchmark, subset), = select(name)
+    ((benchmark, subset),) = select(name)
     for row in rows(tmp_path / "batch", name):
         assert row["text"] is not None and row["n_text_tokens"]
         if not benchmark.speech:
             continue
         waves = [
-            soundfile.read(subset_folder(tmp_path / run, benchmark.name, subset.name)
-                           / row["audio_out"])[0]
+            soundfile.read(
+                subset_folder(tmp_path / run, benchmark.name, subset.name) / row["audio_out"]
+            )[0]
             for run in ("batch", "single")
         ]
         assert len(waves[0]) == 960 * row["n_speech_codes"]
@@ -133,8 +152,12 @@ def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, 
     folder = data / "SpeechFCEval" / "SpeechFC_BFCL_Single"
     shutil.copytree(mini / "SpeechFCEval" / "SpeechFC_BFCL_Single", folder)
     lines = (folder / "metadata.jsonl").read_text().splitlines()
-    broken = ["{no json", '{"utterance": "x"}', json.dumps({**json.loads(lines[0]),
-              "ground_truth": "[", "file_name": "wav/0.wav"}), '["a list"]']
+    broken = [
+        "{no json",
+        '{"utterance": "x"}',
+        json.dumps({**json.loads(lines[0]), "ground_truth": "[", "file_name": "wav/0.wav"}),
+        '["a list"]',
+    ]
     (folder / "metadata.jsonl").write_text("\n".join([*lines, *broken]))
     hidden = (folder / "wav" / "1.wav").rename(tmp_path / "1.wav")
     (folder / "wav" / "0.wav").write_bytes(b"RIFF no sound")
@@ -147,8 +170,14 @@ def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, 
     reasons = [row["error"] for row in rows(tmp_path / "run", name)]
     for reason, word in zip(
         reasons,
-        ("not a sound file", "sound file not found", "no JSON", "'file_name'", "line 5",
-         "no JSON object"),
+        (
+            "not a sound file",
+            "sound file not found",
+            "no JSON",
+            "'file_name'",
+            "line 5",
+            "no JSON object",
+        ),
         strict=True,
     ):
         assert word in reason
@@ -206,12 +235,24 @@ def test_data_files_are_noted_by_their_hash(mini):
         ("mmau", "MMAU/mmau-test-mini.json", {"choices": []}, "entry 1.*needs choices"),
         ("mmsu", "MMSU/mmsu.jsonl", {"choice_a": None}, "line 1.*needs choices"),
         ("vstyle/en", "VStyle/en/metadata.jsonl", {"ability": "x/y"}, "line 1: ability 'x/y'"),
-        ("duplex/trivia_qa", "duplex/trivia_qa/metadata.jsonl", {"answer": None},
-         "line 1: column 'answer' is missing"),
-        ("duplex/trivia_qa", "duplex/trivia_qa/metadata.jsonl", {"file_name": "../a.flac"},
-         "line 1: .*below the data folder"),
-        ("speech-fc/SpeechFC_BFCL_Parallel", "SpeechFCEval/SpeechFC_BFCL_Parallel/metadata.jsonl",
-         {"function": "{}"}, "line 1: .*no list"),
+        (
+            "duplex/trivia_qa",
+            "duplex/trivia_qa/metadata.jsonl",
+            {"answer": None},
+            "line 1: column 'answer' is missing",
+        ),
+        (
+            "duplex/trivia_qa",
+            "duplex/trivia_qa/metadata.jsonl",
+            {"file_name": "../a.flac"},
+            "line 1: .*below the data folder",
+        ),
+        (
+            "speech-fc/SpeechFC_BFCL_Parallel",
+            "SpeechFCEval/SpeechFC_BFCL_Parallel/metadata.jsonl",
+            {"function": "{}"},
+            "line 1: .*no list",
+        ),
     ],
 )
 def test_the_first_wrong_row_is_named(name, file, change, word, mini, tmp_path):
@@ -248,7 +289,9 @@ def test_kimi_audio_evalkits_files_are_read_as_the_hubs(mini, tmp_path):
     written = {
         "openbookqa": {**common, "audio_content": asked, "answer": "B"},
         "ifeval": {
-            **common, "audio_content": "Name three colours without a comma.", "index": 1,
+            **common,
+            "audio_content": "Name three colours without a comma.",
+            "index": 1,
             "instruction": ["punctuation:no_comma", "length_constraints:number_words"],
             "instruction_kwargs": [
                 {"num_words": None, "relation": None, "keywords": None},
@@ -258,7 +301,7 @@ def test_kimi_audio_evalkits_files_are_read_as_the_hubs(mini, tmp_path):
     }
     for name, row in written.items():
         (folder / f"{name}.jsonl").write_text(json.dumps(row))
-        (_, subset), = select(f"voicebench/{name}")
+        ((_, subset),) = select(f"voicebench/{name}")
         kimis, hubs = (next(iter(subset.load(root))) for root in (folder, mini / "voicebench"))
         assert kimis.fields == hubs.fields and kimis.problem is None
         assert kimis.audio == folder / "sounds" / "0.wav"
@@ -325,9 +368,7 @@ def test_prompts_are_those_of_the_paper(mini):
     text = "You are asked to generate text tokens."
     both = "You are asked to generate both text and speech tokens at the same time."
     assert first("voicebench/ifeval") == (text, slot, False)
-    assert first("librispeech") == (
-        text, f"{slot}\nPlease help me transcribe the audio.", False
-    )
+    assert first("librispeech") == (text, f"{slot}\nPlease help me transcribe the audio.", False)
     assert first("mmau")[1] == (
         f"{slot}\nWhat is heard? Choose the correct option from the following options:\n"
         "(A)A dog\n(B)A person\n(C)A car"

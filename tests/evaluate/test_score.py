@@ -56,14 +56,16 @@ def test_judge_replies_make_the_recorded_scores(given, expected, tmp_path):
     names = {"OpenAudioBench": "openaudiobench", "VoiceBench": "voicebench", "MMAU": "mmau"}
     name = names[given["benchmark"]]
     subset = "test-mini" if name == "mmau" else given["subset"]
-    (_, found), = select(f"{name}/{subset}")
+    ((_, found),) = select(f"{name}/{subset}")
     metric = next(m for m in found.metrics if m.name == "judge")
     replies = given["judge_replies"]
     file = tmp_path / "replies.jsonl"
-    file.write_text("".join(
-        json.dumps({"benchmark": name, "subset": subset, "id": str(i), "reply": reply}) + "\n"
-        for i, reply in enumerate(replies)
-    ))
+    file.write_text(
+        "".join(
+            json.dumps({"benchmark": name, "subset": subset, "id": str(i), "reply": reply}) + "\n"
+            for i, reply in enumerate(replies)
+        )
+    )
     tools = Tools(judges=Judges.from_specs([f"file:{file}"], tmp_path))
     answers = [
         answer("x", name, subset, str(i), question="q", reference="r", answer="a")
@@ -91,23 +93,32 @@ def test_the_last_row_of_the_papers_tables_follows(given, expected):
 @pytest.mark.parametrize(("given", "expected"), cases("voicebench_ifeval_aggregate"))
 def test_ifeval_is_the_mean_of_four(given, expected):
     pytest.importorskip("if_verifiable")
-    (_, subset), = select("voicebench/ifeval")
+    ((_, subset),) = select("voicebench/ifeval")
     answers = [
-        answer(item["response"], id_=str(i), question=item["prompt"],
-               instructions=item["instruction_id_list"], kwargs=item["kwargs"])
+        answer(
+            item["response"],
+            id_=str(i),
+            question=item["prompt"],
+            instructions=item["instruction_id_list"],
+            kwargs=item["kwargs"],
+        )
         for i, item in enumerate(given["items"])
     ]
     metric = subset.metrics[0]
     verdicts = metric.scorer(answers, Tools())
     value = estimate(verdicts, metric.weights(verdicts), metric.scale)
-    four = [expected[f"{rule}-{level}"] for rule in ("strict", "loose")
-            for level in ("prompt", "instruction")]
+    four = [
+        expected[f"{rule}-{level}"]
+        for rule in ("strict", "loose")
+        for level in ("prompt", "instruction")
+    ]
     assert value.value / 100 == pytest.approx(expected["final"]) == np.mean(four)
 
 
 def test_mmau_pro_weighs_categories_by_their_items():
-    (given, expected), = [
-        case.values for case in cases("mmaupro_open_and_overall")
+    ((given, expected),) = [
+        case.values
+        for case in cases("mmaupro_open_and_overall")
         if "category_results" in case.values[0]
     ]
     verdicts = []
@@ -188,8 +199,15 @@ def test_a_table_has_its_last_row_only_when_all_is_there(tmp_path):
             folder.mkdir(parents=True, exist_ok=True)
             count = subset.count - (missing and subset.name.endswith("SmartInteract"))
             made = [
-                {"id": str(i), "index": i, "benchmark": benchmark.name, "subset": subset.name,
-                 "fields": {"function": "[]", "ground_truth": "{}"}, "text": "", "raw_text": ""}
+                {
+                    "id": str(i),
+                    "index": i,
+                    "benchmark": benchmark.name,
+                    "subset": subset.name,
+                    "fields": {"function": "[]", "ground_truth": "{}"},
+                    "text": "",
+                    "raw_text": "",
+                }
                 for i in range(count)
             ]
             (folder / "predictions.jsonl").write_text(
@@ -207,8 +225,15 @@ def summary_of(run, benchmark, subset, count, **fields):
     folder = run / benchmark.name / subset.name
     folder.mkdir(parents=True)
     made = [
-        {"id": str(i), "index": i, "benchmark": benchmark.name, "subset": subset.name,
-         "text": "", "raw_text": "", "fields": {k: v(i) for k, v in fields.items()}}
+        {
+            "id": str(i),
+            "index": i,
+            "benchmark": benchmark.name,
+            "subset": subset.name,
+            "text": "",
+            "raw_text": "",
+            "fields": {k: v(i) for k, v in fields.items()},
+        }
         for i in range(count)
     ]
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
@@ -216,9 +241,12 @@ def summary_of(run, benchmark, subset, count, **fields):
 
 
 def test_acebench_is_rounded_as_it_rounds_itself(tmp_path):
-    pair, = select("speech-fc/SpeechFC_ACEBench_Single")
+    (pair,) = select("speech-fc/SpeechFC_ACEBench_Single")
     summary = summary_of(
-        tmp_path, *pair, 208, function=lambda i: "[]",
+        tmp_path,
+        *pair,
+        208,
+        function=lambda i: "[]",
         ground_truth=lambda i: "{}" if i < 138 else '{"f": {}}',
     )
     assert summary["rows"][0]["value"] == 66.3  # of 66.35
@@ -229,7 +257,7 @@ def test_acebench_is_rounded_as_it_rounds_itself(tmp_path):
 
 
 def test_letters_that_were_drawn_are_counted_in_the_report(tmp_path):
-    pair, = select("voicebench/openbookqa")
+    (pair,) = select("voicebench/openbookqa")
     summary_of(tmp_path, *pair, 3, question=lambda i: "q", reference=lambda i: "A")
     text = markdown(build_tables([tmp_path]), [tmp_path])
     assert "letters, none is wrong 0.00 (3: no letter found)" in text
@@ -240,8 +268,13 @@ def test_a_row_over_several_sets_is_complete_only_with_all_of_them(tmp_path):
     for subset in BENCHMARKS["duplex"].subsets:
         cell = None
         summary_of(
-            tmp_path, BENCHMARKS["duplex"], subset, subset.count, question=lambda i: "q",
-            references=lambda i: "a", user_end_s=lambda i: 1.0,
+            tmp_path,
+            BENCHMARKS["duplex"],
+            subset,
+            subset.count,
+            question=lambda i: "q",
+            references=lambda i: "a",
+            user_end_s=lambda i: 1.0,
         )
         tables = {table.group: table for table in build_tables([tmp_path])}
         (_, (cell,)) = tables["Duplex turn-taking success % (Table 7)"].rows["all"]
@@ -250,7 +283,7 @@ def test_a_row_over_several_sets_is_complete_only_with_all_of_them(tmp_path):
 
 
 def test_runs_of_the_same_name_are_told_apart(tmp_path):
-    pair, = select("voicebench/advbench")
+    (pair,) = select("voicebench/advbench")
     runs = [tmp_path / name / "8b" for name in "ab"]
     for run in runs:
         summary_of(run, *pair, 3, question=lambda i: "q")
@@ -277,8 +310,12 @@ def test_results_are_kept_by_what_a_sound_holds(tmp_path):
 def test_a_judge_is_asked_once_retried_and_kept(server, tmp_path):
     failures = iter([429, 500])
     judge = server(lambda request: next(failures, "Result: yes"))
-    task = JudgeTask("judge", "chosen_option", lambda a: {"question": "{reply}", "reference": "r",
-                     "reply": a.text}, read_yes_or_no)
+    task = JudgeTask(
+        "judge",
+        "chosen_option",
+        lambda a: {"question": "{reply}", "reference": "r", "reply": a.text},
+        read_yes_or_no,
+    )
     answers = [answer(f"text {i}", id_=str(i)) for i in range(3)]
     for _ in range(2):
         judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path)
@@ -295,7 +332,7 @@ def test_a_judge_is_asked_once_retried_and_kept(server, tmp_path):
 
 def test_a_judge_that_is_not_there_leaves_the_set_unscored(server, model, mini, tmp_path):
     ask("voicebench/commoneval", model, mini, tmp_path)
-    pair, = select("voicebench/commoneval")
+    (pair,) = select("voicebench/commoneval")
     refusing = server(lambda request: 400)
     for url, word in ((refusing.url, "refused"), ("http://127.0.0.1:9/v1", "cannot be asked")):
         judges = Judges.from_specs([f"openai:gpt@{url}"], tmp_path)
@@ -309,10 +346,11 @@ def test_a_judge_that_is_not_there_leaves_the_set_unscored(server, model, mini, 
 
 def test_three_replies_follow_voicebenchs_own_rule(server, tmp_path):
     judge = server(lambda request: "Yes, it is")
-    (_, subset), = select("voicebench/sd-qa")
+    ((_, subset),) = select("voicebench/sd-qa")
     judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path, replies_per_item=3)
-    verdict, = subset.metrics[0].scorer([answer("x", question="q", reference="r")],
-                                        Tools(judges=judges))
+    (verdict,) = subset.metrics[0].scorer(
+        [answer("x", question="q", reference="r")], Tools(judges=judges)
+    )
     assert verdict.parts == {"": (0.0, 1.0)}  # only a bare "yes" counts
     assert len(judge.requests) == 3 and judge.requests[0]["temperature"] == 0.5
 
@@ -331,7 +369,7 @@ def test_a_judge_that_hears_gets_wav_and_is_asked_again(server, mini, tmp_path, 
     ]
     judges = Judges.from_specs([f"audio judge=openai:gemini@{judge.url}"], tmp_path)
     judges.by_name["audio judge"].concurrent = 1
-    (_, subset), = select("vstyle/en")
+    ((_, subset),) = select("vstyle/en")
     first, second = subset.metrics[0].scorer(answers, Tools(judges=judges))
     assert first.parts == {"empathy/anger": (4.0, 1.0)} and second.parts == {}
     assert len(judge.requests) == 3 + 5
@@ -345,7 +383,7 @@ def test_a_judge_that_hears_gets_wav_and_is_asked_again(server, mini, tmp_path, 
 
 def test_a_judge_without_a_reply_leaves_that_item_without_a_verdict(server, tmp_path):
     judge = server(lambda request: None if "text 1" in str(request) else "5")
-    (_, subset), = select("voicebench/commoneval")
+    ((_, subset),) = select("voicebench/commoneval")
     judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path)
     answers = [answer(f"text {i}", id_=str(i), question="q") for i in range(3)]
     verdicts = subset.metrics[0].scorer(answers, Tools(judges=judges))
@@ -354,7 +392,7 @@ def test_a_judge_without_a_reply_leaves_that_item_without_a_verdict(server, tmp_
 
 def test_the_judges_rate_is_limited(server, tmp_path):
     judge = server(lambda request: "5")
-    (_, subset), = select("voicebench/commoneval")
+    ((_, subset),) = select("voicebench/commoneval")
     judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path, per_minute=600)
     answers = [answer(f"text {i}", id_=str(i), question="q") for i in range(4)]
     began = time.monotonic()
@@ -431,10 +469,19 @@ def test_a_server_is_asked_with_sound_and_instruction(server, mini, tmp_path):
 def test_a_server_that_speaks_answers_the_speech_benchmarks(server, mini, tmp_path):
     file = io.BytesIO()
     soundfile.write(file, np.full(2400, 0.25), 24000, format="WAV")
-    sound = {"data": base64.b64encode(file.getvalue()).decode(), "transcript": "It is Paris.",
-             "id": "1", "expires_at": 0}
-    replies = iter([{"content": None, "audio": sound}, {"content": "text alone"},
-                    {"content": None, "audio": {**sound, "data": "AAAA"}}])
+    sound = {
+        "data": base64.b64encode(file.getvalue()).decode(),
+        "transcript": "It is Paris.",
+        "id": "1",
+        "expires_at": 0,
+    }
+    replies = iter(
+        [
+            {"content": None, "audio": sound},
+            {"content": "text alone"},
+            {"content": None, "audio": {**sound, "data": "AAAA"}},
+        ]
+    )
     served = server(lambda request: next(replies))
     name = "ultraeval-audio/llama_questions"
     outcome = ask(name, ServerModel(served.url, concurrent=1), mini, tmp_path)
@@ -449,7 +496,7 @@ def test_a_server_that_speaks_answers_the_speech_benchmarks(server, mini, tmp_pa
 
 def test_files_of_other_tools_come_in_and_go_out(model, mini, tmp_path):
     name = "speech-fc/SpeechFC_BFCL_Single"
-    pair, = select(name)
+    (pair,) = select(name)
     call = {"name": "get_weather", "arguments": {"city": "Paris", "days": 2}}
     good = f"<tool_call>\n{json.dumps(call)}\n</tool_call><|im_end|>"
     file = tmp_path / "given.jsonl"
@@ -461,29 +508,47 @@ def test_files_of_other_tools_come_in_and_go_out(model, mini, tmp_path):
     written = export_predictions(*pair, tmp_path / "run", "speechfc", tmp_path / "result")
     assert written.name == "predict-run-SpeechFC-BFCL-Single.json"
     done = subprocess.run(
-        [sys.executable, "-m", "evaluate.SpeechFCEval.compute_metrics_speech_fc", "--model",
-         "run", "--dataset", "SpeechFC-BFCL-Single", "--result_dir", tmp_path / "result"],
-        cwd=ROOT, capture_output=True, text=True, check=True,
+        [
+            sys.executable,
+            "-m",
+            "evaluate.SpeechFCEval.compute_metrics_speech_fc",
+            "--model",
+            "run",
+            "--dataset",
+            "SpeechFC-BFCL-Single",
+            "--result_dir",
+            tmp_path / "result",
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert done.stdout.splitlines()[-1] == "accuracy: 50.00 % of 2"
-    records = [json.loads(line) for line in
-               written.with_name(written.name.replace("predict", "record")).read_text().split("\n")
-               if line]
+    records = [
+        json.loads(line)
+        for line in written.with_name(written.name.replace("predict", "record"))
+        .read_text()
+        .split("\n")
+        if line
+    ]
     assert [row["valid_flag"] for row in records] == [False, True]
     assert records[1]["model_predict_result"] == [{"get_weather": call["arguments"]}]
 
     ask("voicebench/advbench", model, mini, tmp_path / "run")
-    pair, = select("voicebench/advbench")
+    (pair,) = select("voicebench/advbench")
     for form in ("voicebench", "kimi", "ours"):
         written = export_predictions(*pair, tmp_path / "run", form, tmp_path / form)
         import_predictions(*pair, mini, tmp_path / form, written)
-        texts = [[row["text"] for row in rows(tmp_path / run, "voicebench/advbench")]
-                 for run in ("run", form)]
+        texts = [
+            [row["text"] for row in rows(tmp_path / run, "voicebench/advbench")]
+            for run in ("run", form)
+        ]
         assert texts[0] == texts[1]
 
 
 def test_an_answer_whose_sound_is_gone_or_broken_is_not_scored_as_silence(mini, tmp_path):
-    pair, = select("ultraeval-audio/trivia_qa")
+    (pair,) = select("ultraeval-audio/trivia_qa")
     file = tmp_path / "given.jsonl"
     made = [{"id": str(i), "text": "x", "audio_out": f"{i}.flac"} for i in range(3)]
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
@@ -510,7 +575,7 @@ def test_an_answer_whose_sound_is_gone_or_broken_is_not_scored_as_silence(mini, 
 
 
 def test_a_broken_predictions_file_is_named_with_its_line(mini, tmp_path):
-    pair, = select("mmau")
+    (pair,) = select("mmau")
     file = tmp_path / "given.jsonl"
     for content, word in (
         ('{"index": 0, "prediction": "x"}\n{oops\n', "line 2"),
@@ -528,13 +593,13 @@ def test_a_broken_predictions_file_is_named_with_its_line(mini, tmp_path):
 
 def test_turns_of_a_duplex_model_are_scored_from_a_predictions_file(mini, tmp_path):
     name = "duplex/llama_questions"
-    pair, = select(name)
+    (pair,) = select(name)
     lines = (mini / "duplex" / "llama_questions" / "metadata.jsonl").read_text().splitlines()
     given = []
     for i, line in enumerate(lines):
         start_s = json.loads(line)["user_end_s"] + (1.0 if i == 0 else -1.0)
         wave = np.zeros(16000 * 8)
-        wave[int(start_s * 16000):][:32000] = 0.3
+        wave[int(start_s * 16000) :][:32000] = 0.3
         soundfile.write(tmp_path / f"{i}.flac", wave, 16000)
         given.append({"id": str(i), "text": "It is Paris.", "audio_out": f"{i}.flac"})
     file = tmp_path / "given.jsonl"
@@ -554,7 +619,9 @@ def test_the_command_line_says_what_there_is_and_what_is_wrong(mini, folders, tm
     def run(*words, code=0):
         done = subprocess.run(
             [sys.executable, "-m", "funaudiochat.cli", "eval", *map(str, words)],
-            cwd=ROOT, capture_output=True, text=True,
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
         )
         assert done.returncode == code, done.stderr
         assert "Traceback" not in done.stderr
@@ -562,11 +629,33 @@ def test_the_command_line_says_what_there_is_and_what_is_wrong(mini, folders, tm
 
     listed = run("list", "--data", mini)
     assert "voicebench/mmsu: 3074 items, 2 found" in listed.stdout
-    shown = run("infer", "--benchmark", "mmau", "--data", mini, "--out", tmp_path, "--dry-run",
-                "--model-path", folders[0])
+    shown = run(
+        "infer",
+        "--benchmark",
+        "mmau",
+        "--data",
+        mini,
+        "--out",
+        tmp_path,
+        "--dry-run",
+        "--model-path",
+        folders[0],
+    )
     assert "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|>\nWhat is heard?" in shown.stdout
-    asked = run("infer", "--benchmark", "mmau", "--data", mini, "--out", tmp_path, "--dry-run",
-                "--limit", "1", "--server", "http://127.0.0.1:9/v1")
+    asked = run(
+        "infer",
+        "--benchmark",
+        "mmau",
+        "--data",
+        mini,
+        "--out",
+        tmp_path,
+        "--dry-run",
+        "--limit",
+        "1",
+        "--server",
+        "http://127.0.0.1:9/v1",
+    )
     assert asked.stdout.count("system: You are asked to generate text tokens.\nuser: <|aud") == 1
     assert not list(Path(tmp_path).iterdir())
     wrong = run("score", "--run", tmp_path, code=1)
@@ -575,7 +664,7 @@ def test_the_command_line_says_what_there_is_and_what_is_wrong(mini, folders, tm
 
 
 def test_pedant_is_asked_in_a_python_of_its_own(tmp_path):
-    (_, subset), = select("voicebench/sd-qa")
+    ((_, subset),) = select("voicebench/sd-qa")
     scorer = next(m for m in subset.metrics if m.name == "pedant").scorer
     package = tmp_path / "qa_metrics"
     package.mkdir()
@@ -632,11 +721,27 @@ def test_a_data_set_is_fetched_from_the_hub_and_a_cut_transfer_goes_on(tmp_path)
         hub.cut_after["audio/a.wav"] = 11_000_000
         for _ in range(2):  # the client may or may not go on by itself
             done = subprocess.run(
-                [sys.executable, "-m", "funaudiochat.cli", "eval", "fetch", "-b", "mmsu",
-                 "--data", tmp_path / "data"],
-                cwd=ROOT, capture_output=True, text=True,
-                env={**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf"),
-                     "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0"},
+                [
+                    sys.executable,
+                    "-m",
+                    "funaudiochat.cli",
+                    "eval",
+                    "fetch",
+                    "-b",
+                    "mmsu",
+                    "--data",
+                    tmp_path / "data",
+                ],
+                cwd=ROOT,
+                capture_output=True,
+                text=True,
+                env={
+                    **os.environ,
+                    "HF_ENDPOINT": hub.url,
+                    "HF_HOME": str(tmp_path / "hf"),
+                    "HF_HUB_DISABLE_XET": "1",
+                    "HF_HUB_OFFLINE": "0",
+                },
             )
             if done.returncode == 0:
                 break
@@ -652,8 +757,10 @@ def test_another_package_of_the_name_is_noticed(tmp_path):
     for module in ("__init__.py", "cli.py"):
         (tmp_path / "evaluate" / module).touch()
     done = subprocess.run(
-        [sys.executable, "-m", "funaudiochat.cli", "eval", "list"], cwd=tmp_path,
+        [sys.executable, "-m", "funaudiochat.cli", "eval", "list"],
+        cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
-        capture_output=True, text=True,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 1 and "pip uninstall evaluate" in done.stderr

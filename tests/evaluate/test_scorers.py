@@ -141,10 +141,11 @@ def test_vstyle_score(given, expected):
 @pytest.mark.parametrize(("given", "expected"), cases("vstyle_overall"))
 def test_vstyle_overall(given, expected):
     """By the metric's own way from scores to a value."""
-    (_, subset), = select("vstyle/en")
+    ((_, subset),) = select("vstyle/en")
     verdicts = [
         Verdict({ability: (score, 1)})
-        for ability, scores in given["scores"].items() for score in scores
+        for ability, scores in given["scores"].items()
+        for score in scores
     ]
     weights = subset.metrics[0].weights(verdicts)
     assert round(estimate(verdicts, weights, 1.0).value, 2) == expected["overall"]
@@ -176,7 +177,9 @@ def test_calls_that_crash_the_reference_are_wrong():
     tool = {"name": "f", "parameters": {"properties": {"x": {"type": "string"}}, "required": []}}
     call = '<tool_call>{"name": "f", "arguments": {"x": "a"}}</tool_call>'
     for tools, expected in (
-        ([], [{"f": {"x": ["a"]}}]), ([tool], [{}]), ([None], [{"f": {}}]),
+        ([], [{"f": {"x": ["a"]}}]),
+        ([tool], [{}]),
+        ([None], [{"f": {}}]),
         ([{"name": "f"}], [{"f": {"x": ["a"]}}]),
     ):
         for parallel in (False, True):
@@ -186,21 +189,32 @@ def test_calls_that_crash_the_reference_are_wrong():
     assert acebench.check([tool], [{"f": {"x": "a"}}, {"f": None}], call).valid  # one suffices
 
 
-@pytest.mark.parametrize(("parameters", "expected", "given", "error"), [
-    ({}, {}, {}, "correct"),
-    ({}, {}, {"x": 1}, "wrong_param"),
-    # Only a function without any schema may be called without arguments.
-    ({"type": "object", "properties": {}}, {}, {}, "wrong_param"),
-    ({"properties": {"x": {"type": "integer"}}}, {}, {"x": 1}, "wrong_param"),
-    ({"properties": {"x": {"type": "integer"}}}, {"x": 2023}, {"x": 2023.0}, "correct"),
-    ({"properties": {"x": {"type": "boolean"}}}, {"x": True}, {"x": "true"}, "correct"),
-    ({"properties": {"x": {"type": "boolean"}}}, {"x": True}, {"x": "True"}, "type_error"),
-    ({"properties": {"x": {"type": "array", "items": {"type": "string"}}}},
-     {"x": []}, {"x": []}, "type_error"),
-    ({"properties": {"x": {"type": "object"}}}, {"x": {}}, {"x": {}}, "type_error"),
-    ({"properties": {"x": {"type": "object"}}}, {"x": {"a": {"b": 1}}}, {"x": {"a": "{'b': 1}"}},
-     "value_error"),
-])
+@pytest.mark.parametrize(
+    ("parameters", "expected", "given", "error"),
+    [
+        ({}, {}, {}, "correct"),
+        ({}, {}, {"x": 1}, "wrong_param"),
+        # Only a function without any schema may be called without arguments.
+        ({"type": "object", "properties": {}}, {}, {}, "wrong_param"),
+        ({"properties": {"x": {"type": "integer"}}}, {}, {"x": 1}, "wrong_param"),
+        ({"properties": {"x": {"type": "integer"}}}, {"x": 2023}, {"x": 2023.0}, "correct"),
+        ({"properties": {"x": {"type": "boolean"}}}, {"x": True}, {"x": "true"}, "correct"),
+        ({"properties": {"x": {"type": "boolean"}}}, {"x": True}, {"x": "True"}, "type_error"),
+        (
+            {"properties": {"x": {"type": "array", "items": {"type": "string"}}}},
+            {"x": []},
+            {"x": []},
+            "type_error",
+        ),
+        ({"properties": {"x": {"type": "object"}}}, {"x": {}}, {"x": {}}, "type_error"),
+        (
+            {"properties": {"x": {"type": "object"}}},
+            {"x": {"a": {"b": 1}}},
+            {"x": {"a": "{'b': 1}"}},
+            "value_error",
+        ),
+    ],
+)
 def test_acebench_is_strict_where_its_own_checker_is(parameters, expected, given, error):
     call = json.dumps({"name": "f", "arguments": given})
     tool = {"name": "f", "parameters": parameters}
@@ -209,11 +223,14 @@ def test_acebench_is_strict_where_its_own_checker_is(parameters, expected, given
 
 
 def test_acebench_takes_the_first_tool_whose_name_is_in_the_expected_one():
-    tools = [{"name": name, "parameters": {"properties": {"x": {"type": "integer"}}}}
-             for name in ("get", "get_all")]
+    tools = [
+        {"name": name, "parameters": {"properties": {"x": {"type": "integer"}}}}
+        for name in ("get", "get_all")
+    ]
     call = '<tool_call>{"name": "get_all", "arguments": {"x": 1}}</tool_call>'
-    verdicts = [acebench.check(t, {"get_all": {"x": 1}}, call).error_type
-                for t in (tools, tools[::-1])]
+    verdicts = [
+        acebench.check(t, {"get_all": {"x": 1}}, call).error_type for t in (tools, tools[::-1])
+    ]
     assert verdicts == ["wrong_function_name", "correct"]
 
 

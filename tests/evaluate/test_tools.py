@@ -82,7 +82,7 @@ def spoken(run, data, name, sounds):
         made.append(row)
     file = run.parent / "given.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
-    pair, = select(name)
+    (pair,) = select(name)
     import_predictions(*pair, data, run, file)
     return pair
 
@@ -99,8 +99,9 @@ def test_opinion_scores_are_those_of_the_replies_that_can_be_heard(mini, tmp_pat
         OpinionScore(tmp_path / "nowhere", tmp_path)
     tools = Tools(opinion=opinion(tmp_path, monkeypatch))
     tone = np.full(16000, 0.25)
-    pair = spoken(tmp_path / "run", mini, "ultraeval-audio/llama_questions",
-                  [tone, None, b"fLaC and no more"])
+    pair = spoken(
+        tmp_path / "run", mini, "ultraeval-audio/llama_questions", [tone, None, b"fLaC and no more"]
+    )
     metric = score_subset(*pair, tmp_path / "run", tools)["metrics"]["UTMOS"]
     assert metric["value"] == pytest.approx(0.25, abs=1e-4)
     assert (metric["n"], metric["invalid"], metric["missing"]) == (1, 1, 1)
@@ -129,8 +130,12 @@ def test_a_broken_sound_is_one_item_without_a_verdict(name, metric, mini, tmp_pa
         transcriber=Transcriber(str(folder), tmp_path / "run"),
         judges=Judges.from_specs([f"file:{mini / 'judge.jsonl'}"], tmp_path),
     )
-    pair = spoken(tmp_path / "run", mini, f"ultraeval-audio/{name}",
-                  [np.full(16000, 0.25), b"fLaC and no more", np.full(16000, 0.5)])
+    pair = spoken(
+        tmp_path / "run",
+        mini,
+        f"ultraeval-audio/{name}",
+        [np.full(16000, 0.25), b"fLaC and no more", np.full(16000, 0.5)],
+    )
     summary = score_subset(*pair, tmp_path / "run", tools)
     found = summary["metrics"][metric]
     assert (found["n"], found["missing"], summary["answered"]) == (2, 1, 3)
@@ -171,9 +176,11 @@ def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monke
     assert embedder.name == f"embedder (transformers {transformers.__version__})"
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
     assert vectors[3] == pytest.approx(np.array([4, 3]) / 5)
-    answers = [answer("aab", id_=str(i), category="speech", choices=["xyz", "aaz"], answer="aaz")
-               for i in range(5)]
-    (_, subset), = select("mmau-pro")
+    answers = [
+        answer("aab", id_=str(i), category="speech", choices=["xyz", "aaz"], answer="aaz")
+        for i in range(5)
+    ]
+    ((_, subset),) = select("mmau-pro")
     metric = next(m for m in subset.metrics if m.name == "closed questions")
     tools = Tools(embedder=embedder)
     assert [v.parts for v in metric.scorer(answers, tools)] == [{"speech": (1.0, 1.0)}] * 5
@@ -244,16 +251,20 @@ def test_the_embedder_runs_with_the_packages_of_its_own_environment_alone(tmp_pa
 
 
 def test_open_answers_are_not_rated_beyond_the_scale(tmp_path):
-    (_, subset), = select("mmau-pro")
+    ((_, subset),) = select("mmau-pro")
     metric = next(m for m in subset.metrics if m.name == "open questions")
     replies = ("OVERALL: 4", "OVERALL: 45", f"OVERALL: {'9' * 400}", "CLARITY: 50")
-    made = [{"benchmark": "b", "subset": "s", "id": str(i), "reply": reply}
-            for i, reply in enumerate(replies)]
+    made = [
+        {"benchmark": "b", "subset": "s", "id": str(i), "reply": reply}
+        for i, reply in enumerate(replies)
+    ]
     file = tmp_path / "replies.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
     tools = Tools(judges=Judges.from_specs([f"open judge=file:{file}"], tmp_path))
-    answers = [answer("x", id_=str(i), category="open", question="q", answer="a", choices=[])
-               for i in range(4)]
+    answers = [
+        answer("x", id_=str(i), category="open", question="q", answer="a", choices=[])
+        for i in range(4)
+    ]
     verdicts = metric.scorer(answers, tools)
     assert [v.parts for v in verdicts] == [{"open": (0.8, 1.0)}, {}, {}, {}]
     assert all("above 5" in v.reason for v in verdicts[1:])
@@ -267,7 +278,7 @@ def test_repeated_requests_count_for_the_judges_rate(server, tmp_path):
         return 500 if len(times) < 3 else "5"
 
     judge = server(reply)
-    (_, subset), = select("voicebench/commoneval")
+    ((_, subset),) = select("voicebench/commoneval")
     judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path, per_minute=40)
     subset.metrics[0].scorer([answer("x", question="q")], Tools(judges=judges))
     assert len(times) == 3
@@ -276,7 +287,7 @@ def test_repeated_requests_count_for_the_judges_rate(server, tmp_path):
 
 def test_two_scorings_of_a_run_share_its_cache(server, tmp_path):
     judge = server(lambda request: "5")
-    (_, subset), = select("voicebench/commoneval")
+    ((_, subset),) = select("voicebench/commoneval")
     judges = Judges.from_specs([f"openai:gpt@{judge.url}"], tmp_path)
     done = threading.Event()
 
@@ -307,10 +318,8 @@ def test_vstyles_judge_hears_the_question_from_any_folder(
     monkeypatch.setenv("AUDIO_JUDGE_API_KEY", "key")
     ask("vstyle/en", model, type(mini)("data"), tmp_path / "run", limit=2)
     monkeypatch.chdir("/")
-    tools = Tools(
-        judges=Judges.from_specs([f"audio judge=openai:gemini@{judge.url}"], tmp_path)
-    )
-    pair, = select("vstyle/en")
+    tools = Tools(judges=Judges.from_specs([f"audio judge=openai:gemini@{judge.url}"], tmp_path))
+    (pair,) = select("vstyle/en")
     summary = score_subset(*pair, tmp_path / "run", tools)
     assert summary["metrics"]["judge"]["tools"] == {}
     for request in judge.requests:
@@ -354,7 +363,7 @@ def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
     soundfile.write(joined, np.full(24_000, 0.1), 24_000)
     joined.write_bytes(2 * joined.read_bytes())
     judge = server(lambda request: "[[4]]")
-    (_, subset), = select("vstyle/en")
+    ((_, subset),) = select("vstyle/en")
     answers = [
         replace(answer(id_=str(i), ability="empathy/anger", instruct_text="Go."), sound=path)
         for i, path in enumerate((sound, joined))
@@ -363,8 +372,9 @@ def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
     verdicts = subset.metrics[0].scorer(answers, Tools(judges=judges))
     assert [v.parts for v in verdicts] == [{"empathy/anger": (4.0, 1.0)}] * 2
     found = [
-        soundfile.info(io.BytesIO(base64.b64decode(r["messages"][0]["content"][1]
-                                                   ["input_audio"]["data"])))
+        soundfile.info(
+            io.BytesIO(base64.b64decode(r["messages"][0]["content"][1]["input_audio"]["data"]))
+        )
         for r in judge.requests
     ]
     lengths = {info.samplerate: info.frames / info.samplerate for info in found}
@@ -372,12 +382,14 @@ def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
 
     for path, rate_hz, seconds in ((sound, 48_000, 1), (joined, 24_000, 2)):
         data = base64.b64encode(path.read_bytes()).decode()
-        speaker = server(lambda request, data=data: {
-            "audio": {"id": "1", "data": data, "expires_at": 0, "transcript": "Hello."}
-        })
+        speaker = server(
+            lambda request, data=data: {
+                "audio": {"id": "1", "data": data, "expires_at": 0, "transcript": "Hello."}
+            }
+        )
         prompt = Prompt("s", None, np.zeros(16_000, np.float32), speech=True, seed=0)
         (given,) = ServerModel(speaker.url).answer([prompt])
-        assert given.rate_hz == rate_hz and len(given.wave) / rate_hz == pytest.approx(
+        assert given.rate_hz == rate_hz and len(given.audio) / rate_hz == pytest.approx(
             seconds, abs=0.05
         )
 

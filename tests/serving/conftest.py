@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from funaudiochat.conversation import VoiceChat
+from funaudiochat.voice_chat import VoiceChat
 from serving.builders import QUESTIONS, build_tiny_model
 from serving.compare import RATE_HZ, read_sounds
 from serving.vllm_server import vllm_server

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from funaudiochat.conversation import VoiceChat
+from funaudiochat.voice_chat import VoiceChat
 from serving.builders import TINY_A
 from serving.compare import compare, find_sounds, own_answers, read_sounds, scores_along
 

@@ -32,7 +32,10 @@ from funaudiochat.modeling_funaudiochat import FunAudioChatDecoder
 
 # Greedy, with a repetition penalty, and sampled; two of them end their speech on the way.
 CASES = [
-    "f1_s2s_greedy", "f2_s2s_reppen12", "f3_s2s_finish_midway", "f4_s2s_finish_reppen12",
+    "f1_s2s_greedy",
+    "f2_s2s_reppen12",
+    "f3_s2s_finish_midway",
+    "f4_s2s_finish_reppen12",
     "g2_s2s_sampled_text_greedy",
 ]
 PREFIX = "audio_invert_tower."
@@ -56,10 +59,18 @@ def decoder():
 
 def test_the_head_is_built_of_any_object_with_the_fields_as_attributes(decoder):
     config = SimpleNamespace(
-        **{name: getattr(decoder.config, name) for name in (
-            "output_dim", "group_size", "codebook_size", "bos_token_id", "eos_token_id",
-            "pad_token_id", "crq_transformer_config",
-        )}
+        **{
+            name: getattr(decoder.config, name)
+            for name in (
+                "output_dim",
+                "group_size",
+                "codebook_size",
+                "bos_token_id",
+                "eos_token_id",
+                "pad_token_id",
+                "crq_transformer_config",
+            )
+        }
     )
     FunAudioChatDecoder(config).load_state_dict(decoder.state_dict())
 
@@ -94,8 +105,10 @@ def start(model, name: str) -> tuple[Request, list[int]]:
     embeds = model.get_input_embeddings()(ids)
     request = Request(
         state=SimpleNamespace(hidden=hidden, text_embeds=embeds, past=past),
-        texts=rows[0, length:].tolist(), options=options,
-        processor=processor, generator=torch.Generator().manual_seed(5),
+        texts=rows[0, length:].tolist(),
+        options=options,
+        processor=processor,
+        generator=torch.Generator().manual_seed(5),
     )
     return request, speech.tolist()
 
@@ -132,7 +145,8 @@ def engine_step(model, decoder, request: Request) -> None:
         if request.position:
             inputs = (embeds + model.audio_tower(codes).last_hidden_state) / 2
         state.hidden = model.language_model.model(
-            inputs_embeds=inputs, use_cache=True,
+            inputs_embeds=inputs,
+            use_cache=True,
             **cache_argument(model.language_model.model, state.past),
         ).last_hidden_state
     state.text_embeds = embeds

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from web_clients import Page, tone
 
 from funaudiochat.cli import app
-from funaudiochat.conversation import Sampling
+from funaudiochat.sampling import Sampling
 
 TOKENS = 24
 SUBSETS = ("librispeech/test-clean", "voicebench/commoneval")
@@ -33,8 +33,19 @@ def test_the_evaluation_gets_the_answers_it_gets_in_process(url, model_folder, t
     found = {}
     for name, source in (("there", ["--server", url]), ("here", ["--model-path", model_folder])):
         for subset in SUBSETS:
-            command = ["eval", "infer", "--benchmark", subset, "--data", tmp_path / "data",
-                       "--out", tmp_path / name, "--max-new-tokens", TOKENS, *source]
+            command = [
+                "eval",
+                "infer",
+                "--benchmark",
+                subset,
+                "--data",
+                tmp_path / "data",
+                "--out",
+                tmp_path / name,
+                "--max-new-tokens",
+                TOKENS,
+                *source,
+            ]
             done = CliRunner().invoke(app, list(map(str, command)))
             assert done.exit_code == 0, done.output
         found[name] = texts(tmp_path / name)
@@ -46,8 +57,13 @@ def test_an_answer_may_be_asked_for_that_is_longer_than_the_context(url, tmp_pat
     """The commands' default, 2048 tokens, is more than this server's whole context."""
     from evaluate.sources import Prompt, ServerModel
 
-    prompt = Prompt("You are asked to generate text tokens.", None, tone(1.0, rate_hz=16000),
-                    speech=False, seed=0)
+    prompt = Prompt(
+        "You are asked to generate text tokens.",
+        None,
+        tone(1.0, rate_hz=16000),
+        speech=False,
+        seed=0,
+    )
     (answer,) = ServerModel(url, max_new_tokens=2048).answer([prompt])
     assert not isinstance(answer, str), answer
 

@@ -9,10 +9,11 @@ from importlib.metadata import version
 import pytest
 
 from funaudiochat.chat_protocol import sound_part
-from funaudiochat.conversation import Finished, Sampling, TextPiece
-from funaudiochat.llm_server import LlmServer, ServerChat
+from funaudiochat.constants import DEFAULT_S2T_PROMPT
+from funaudiochat.events import ReplyDone, TextDelta
+from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
+from funaudiochat.sampling import Sampling
 from serving.compare import compare, own_answers, served_answers
-from utils.constant import DEFAULT_S2T_PROMPT
 
 SHORT = Sampling(max_new_tokens=24)
 HALF = "\ufffd"  # stands for a character whose last bytes never came
@@ -46,7 +47,8 @@ def request(wave, instruction=None, **options):
     if instruction:
         content.append({"type": "text", "text": instruction})
     messages = [
-        {"role": "system", "content": DEFAULT_S2T_PROMPT}, {"role": "user", "content": content},
+        {"role": "system", "content": DEFAULT_S2T_PROMPT},
+        {"role": "user", "content": content},
     ]
     fixed = {"model": "funaudiochat", "temperature": 0, "max_tokens": SHORT.max_new_tokens}
     return {
@@ -127,7 +129,7 @@ def test_a_required_call_is_well_formed(client, chat, questions):
 
 
 def test_our_own_client_holds_the_conversation_of_our_own_chat(url, chat, questions):
-    remote = ServerChat(LlmServer(url))
+    remote = RemoteChat(ChatCompletionsClient(url))
     chat.reset()
     turns = [(questions[5], None), (questions[6], "Answer in one word."), ("and in writing?", None)]
     for question, instruction in turns:
@@ -135,8 +137,8 @@ def test_our_own_client_holds_the_conversation_of_our_own_chat(url, chat, questi
             list(c.stream(question, instruction, speech=False, sampling=SHORT))
             for c in (chat, remote)
         )
-        assert isinstance(there[-1], Finished)
-        assert sum(isinstance(event, TextPiece) for event in there) > 1
+        assert isinstance(there[-1], ReplyDone)
+        assert sum(isinstance(event, TextDelta) for event in there) > 1
         assert there[-1].reply.text == here[-1].reply.text.rstrip(HALF)
         chat._history = list(remote._history)
 

@@ -15,7 +15,7 @@ sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
 from starting_folders import CODES, write_all  # noqa: E402
 
 from funaudiochat.audio import save_wav  # noqa: E402
-from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
+from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
 
 DATASET_INFO = Path(__file__).parents[2] / "training" / "data" / "dataset_info.json"
 WORDS = ("red", "blue", "tall", "old", "warm", "cold", "left", "right")
@@ -39,11 +39,13 @@ def write_data(folder: Path) -> None:
         path = str((folder / f"{index}.wav").resolve())
         question = {"path": path, "token": "<|audio_pad|>" * 25, "text": ""}
         roles = ("user", "assistant")
-        rows.append({
-            "system": DEFAULT_S2M_PROMPT,
-            "messages": [{"role": role, "content": AUDIO_TEMPLATE} for role in roles],
-            "audio": [json.dumps(question), json.dumps({"token": answer, "text": word})],
-        })
+        rows.append(
+            {
+                "system": DEFAULT_S2M_PROMPT,
+                "messages": [{"role": role, "content": AUDIO_TEMPLATE} for role in roles],
+                "audio": [json.dumps(question), json.dumps({"token": answer, "text": word})],
+            }
+        )
     (folder / "tiny.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shutil.copy(DATASET_INFO, folder)
 

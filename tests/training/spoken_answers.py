@@ -11,10 +11,10 @@ import soxr
 from build_tiny_recipe import DATASET_INFO
 
 from funaudiochat.audio import save_wav
+from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.voices import load_voices
 from funaudiochat.hub import NANO_TTS
-from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT
 
 HELD_OUT = Path(__file__).parents[1] / "golden" / "nano" / "held_out_answers.json"
 

@@ -119,8 +119,14 @@ def write_ct2(whisper: Path, folder: Path, dtype: type = np.float16) -> Path:
 def write_head(folder: Path) -> Path:
     torch.manual_seed(2)
     config = Qwen3Config(
-        vocab_size=100, hidden_size=48, intermediate_size=96, head_dim=16, num_hidden_layers=2,
-        num_attention_heads=4, num_key_value_heads=2, initializer_range=_STD,
+        vocab_size=100,
+        hidden_size=48,
+        intermediate_size=96,
+        head_dim=16,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=_STD,
         rope_parameters={"rope_type": "default", "rope_theta": 3e6},
     )
     Qwen3ForCausalLM(config).save_pretrained(folder)

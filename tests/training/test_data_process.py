@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from funaudiochat.audio import load_audio, save_wav
+from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
 from training.check_data import check_file
 from training.process.hub_data import export
-from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
 ROOT = Path(__file__).parents[2]
 TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
@@ -118,8 +118,9 @@ def test_a_stopped_run_goes_on_and_ends_like_an_uninterrupted_one(manifest):
 def process_dataset(output: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:
     command = [sys.executable, ROOT / "training/process/data_process.py", "--output", output]
     command += ["--tts-path", TTS, *options]
-    return subprocess.run(list(map(str, command)), capture_output=True, text=True,
-                          env={**os.environ, **environment})
+    return subprocess.run(
+        list(map(str, command)), capture_output=True, text=True, env={**os.environ, **environment}
+    )
 
 
 @pytest.fixture
@@ -148,8 +149,16 @@ def dataset_folder(tmp_path) -> Path:
 
 def test_a_data_set_of_the_hub_becomes_rows(dataset_folder, tmp_path):
     output = tmp_path / "data" / "train_1k.jsonl"
-    done = process_dataset(output, "--debug", "--datapath", str(dataset_folder),
-                           "--num_samples", "2", "--delay_token_nums", "5")
+    done = process_dataset(
+        output,
+        "--debug",
+        "--datapath",
+        str(dataset_folder),
+        "--num_samples",
+        "2",
+        "--delay_token_nums",
+        "5",
+    )
     assert done.returncode == 0, done.stderr
     first, second = (json.loads(line) for line in output.read_text().splitlines())
     question, answer = map(json.loads, first["audio"])
@@ -182,12 +191,22 @@ def test_a_saved_data_set_whose_input_is_spoken_is_read(dataset_folder, tmp_path
 
 
 def test_what_keeps_a_data_set_from_being_read_is_said(dataset_folder, tmp_path):
-    unknown = process_dataset(tmp_path / "out.jsonl", "--datapath", str(dataset_folder),
-                              "--columns", "answer_text=nowhere")
+    unknown = process_dataset(
+        tmp_path / "out.jsonl",
+        "--datapath",
+        str(dataset_folder),
+        "--columns",
+        "answer_text=nowhere",
+    )
     assert unknown.returncode == 1
     assert "has the columns instruction, instruction_audio, output" in unknown.stderr
-    offline = process_dataset(tmp_path / "out.jsonl", "--debug", HF_ENDPOINT="http://127.0.0.1:9",
-                              HF_HUB_OFFLINE="1", HF_HOME=str(tmp_path))
+    offline = process_dataset(
+        tmp_path / "out.jsonl",
+        "--debug",
+        HF_ENDPOINT="http://127.0.0.1:9",
+        HF_HUB_OFFLINE="1",
+        HF_HOME=str(tmp_path),
+    )
     assert offline.returncode == 1 and "Traceback" not in offline.stderr
     assert "GSQA/spoken-alpaca-gpt4 cannot be read" in offline.stderr
     assert "parquet" in offline.stderr

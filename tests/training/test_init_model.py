@@ -95,8 +95,9 @@ def test_the_head_holds_the_small_llm_and_the_rest_is_drawn_by_the_seed(sources,
     init_model(**sources, out=tmp_path / "other", codes=CODES, seed=1)
     same, other = (load(tmp_path / name).state_dict() for name in ("same", "other"))
     assert all(torch.equal(weights[key], same[key]) for key in weights)
-    assert not torch.equal(weights["audio_tower.embed_tokens.weight"],
-                           other["audio_tower.embed_tokens.weight"])
+    assert not torch.equal(
+        weights["audio_tower.embed_tokens.weight"], other["audio_tower.embed_tokens.weight"]
+    )
 
 
 def test_special_tokens_follow_the_vocabulary_and_have_rows(sources, joint):
@@ -111,8 +112,15 @@ def test_special_tokens_follow_the_vocabulary_and_have_rows(sources, joint):
     codes = "<|audio_bos|>[AU0000][AU0124]<|audio_eos|><|audio_pad|>"
     read = processor.speech_tokenizer(codes, add_special_tokens=False).input_ids
     assert read == [CODES, 0, 124, CODES + 1, CODES + 2]
-    layout = {"vocab.json", "merges.txt", "preprocessor_config.json", "generation_config.json",
-              "processor_config.json", "speech_tokenizer", "model.safetensors.index.json"}
+    layout = {
+        "vocab.json",
+        "merges.txt",
+        "preprocessor_config.json",
+        "generation_config.json",
+        "processor_config.json",
+        "speech_tokenizer",
+        "model.safetensors.index.json",
+    }
     assert layout <= {path.name for path in joint.iterdir()}
 
 
@@ -151,7 +159,8 @@ def test_the_command_says_where_the_parameters_come_from(sources, tmp_path):
     options = [f"--{name.replace('_', '-')}={path}" for name, path in sources.items()]
     done = subprocess.run(
         [sys.executable, "-m", "funaudiochat.cli", "init", *options, f"--out={tmp_path / 'out'}"],
-        capture_output=True, text=True,
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert "backbone" in done.stdout and "fresh" in done.stdout

@@ -31,8 +31,9 @@ from tiny_runs import (
     weights_of,
 )
 
-from funaudiochat.conversation import Sampling, VoiceChat
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 
 pytestmark = needs_llamafactory
 
@@ -50,7 +51,7 @@ def assert_answers_by_heart(folder: Path, sources, tmp_path, monkeypatch, capsys
     for index, word in enumerate(WORDS):
         question = sources["data"] / f"{index}.wav"
         chat.reset()
-        assert chat.ask(question, sampling=sampling).codes.tolist() == codes_of(index)
+        assert chat.ask(question, sampling=sampling).speech_tokens.tolist() == codes_of(index)
         command = [
             "infer_s2s.py", "--audio", question, "--model-path", folder, "--tts-path", tts,
             "--output", tmp_path, "--greedy", "--repetition-penalty", "1.0",
@@ -70,8 +71,14 @@ def test_eight_examples_are_learned_by_heart_and_answered_exactly(
     sources, start, tmp_path, monkeypatch, capsys
 ):
     out = tmp_path / "out"
-    run_script("run.sh", tmp_path, f"model_name_or_path={start}", f"dataset_dir={sources['data']}",
-        f"output_dir={out}", CONFIG_FILE=str(TINY / "sft.yaml"))
+    run_script(
+        "run.sh",
+        tmp_path,
+        f"model_name_or_path={start}",
+        f"dataset_dir={sources['data']}",
+        f"output_dir={out}",
+        CONFIG_FILE=str(TINY / "sft.yaml"),
+    )
     log = log_of(out)
     assert log[-1]["loss"] < 0.02 * log[0]["loss"]
     parts = log[-1]["text_loss"] + log[-1]["speech_loss"]
@@ -116,7 +123,8 @@ def test_the_whole_recipe_runs_by_one_command_and_goes_on_where_it_was_stopped(
 def test_a_run_that_fails_says_why_in_its_log_and_ends_with_its_code(tmp_path):
     done = subprocess.run(
         ["bash", ROOT / "training" / "run_shell" / "run.sh", "train_parts=[ears]"],
-        capture_output=True, text=True,
+        capture_output=True,
+        text=True,
         env={**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(tmp_path)},
     )
     assert done.returncode == 1
@@ -129,28 +137,45 @@ def test_two_processes_train_packed_rows_and_two_nodes_go_on_from_their_checkpoi
     sources, start, tmp_path
 ):
     def train_on_two(out: Path, **environment: str) -> None:
-        run_script("run.sh", tmp_path, f"model_name_or_path={start}",
-            f"dataset_dir={sources['data']}", f"output_dir={out}", "max_steps=4",
-            "logging_steps=1", "neat_packing=true", "packing=true", "cutoff_len=256",
-            "per_device_train_batch_size=2", "save_strategy=steps", "save_steps=2",
-            "overwrite_output_dir=false", CONFIG_FILE=str(TINY / "sft.yaml"), **environment)
+        run_script(
+            "run.sh",
+            tmp_path,
+            f"model_name_or_path={start}",
+            f"dataset_dir={sources['data']}",
+            f"output_dir={out}",
+            "max_steps=4",
+            "logging_steps=1",
+            "neat_packing=true",
+            "packing=true",
+            "cutoff_len=256",
+            "per_device_train_batch_size=2",
+            "save_strategy=steps",
+            "save_steps=2",
+            "overwrite_output_dir=false",
+            CONFIG_FILE=str(TINY / "sft.yaml"),
+            **environment,
+        )
 
     whole, resumed = tmp_path / "whole", tmp_path / "resumed"
     train_on_two(whole, NPROC_PER_NODE="2")
-    losses = [[entry[name] for name in ("loss", "text_loss", "speech_loss")]
-              for entry in log_of(whole)]
+    losses = [
+        [entry[name] for name in ("loss", "text_loss", "speech_loss")] for entry in log_of(whole)
+    ]
     assert len(losses) == 4 and losses[-1][0] < losses[0][0]
     for total, text, speech in losses:  # both processes' losses are in every figure
         assert total == pytest.approx(text + speech, rel=0.01)
     resumed.mkdir()
     (whole / "checkpoint-2").rename(resumed / "checkpoint-2")
     with ThreadPoolExecutor() as pool:
-        nodes = [pool.submit(train_on_two, resumed, NPROC_PER_NODE="1", NNODES="2", NODE_RANK=rank)
-                 for rank in "01"]
+        nodes = [
+            pool.submit(train_on_two, resumed, NPROC_PER_NODE="1", NNODES="2", NODE_RANK=rank)
+            for rank in "01"
+        ]
     for node in nodes:
         node.result()
-    assert losses == [[entry[name] for name in ("loss", "text_loss", "speech_loss")]
-                      for entry in log_of(resumed)]
+    assert losses == [
+        [entry[name] for name in ("loss", "text_loss", "speech_loss")] for entry in log_of(resumed)
+    ]
     first, second = weights_of(whole), weights_of(resumed)
     assert all(torch.equal(first[key], second[key]) for key in first)
 
@@ -165,10 +190,19 @@ def test_zero_2_on_two_processes_gives_the_losses_of_plain_ddp(sources, start, t
     losses = []
     for name, fields in (("ddp", []), ("zero", ["deepspeed=configs/ds_z2.json"])):
         out = tmp_path / name
-        run_script("run.sh", tmp_path, f"model_name_or_path={start}",
-            f"dataset_dir={sources['data']}", f"output_dir={out}", "max_steps=3",
-            "logging_steps=1", *fields, "per_device_train_batch_size=2",
-            CONFIG_FILE=str(TINY / "sft.yaml"), NPROC_PER_NODE="2")
+        run_script(
+            "run.sh",
+            tmp_path,
+            f"model_name_or_path={start}",
+            f"dataset_dir={sources['data']}",
+            f"output_dir={out}",
+            "max_steps=3",
+            "logging_steps=1",
+            *fields,
+            "per_device_train_batch_size=2",
+            CONFIG_FILE=str(TINY / "sft.yaml"),
+            NPROC_PER_NODE="2",
+        )
         losses.append([entry["loss"] for entry in log_of(out)])
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)
 
@@ -176,22 +210,32 @@ def test_zero_2_on_two_processes_gives_the_losses_of_plain_ddp(sources, start, t
 def test_only_the_named_parts_change(sources, start, tmp_path):
     parts = ["adapter", "refined_head"]
     moved = changed(start, train_here(sources["data"], start, tmp_path, train_parts=parts))
-    assert not any(key.startswith(("language_model.", "continuous_audio_tower.layers"))
-                   for key in moved)
-    assert {"audio_invert_tower.pre_matching.weight", "audio_tower.embed_tokens.weight",
-            "continuous_audio_tower.proj.weight"} <= moved
+    assert not any(
+        key.startswith(("language_model.", "continuous_audio_tower.layers")) for key in moved
+    )
+    assert {
+        "audio_invert_tower.pre_matching.weight",
+        "audio_tower.embed_tokens.weight",
+        "continuous_audio_tower.proj.weight",
+    } <= moved
 
 
 def test_freeze_training_changes_the_last_layers_only(sources, start, tmp_path):
-    out = train_here(sources["data"], start, tmp_path, finetuning_type="freeze",
-                     freeze_trainable_layers=1)
+    out = train_here(
+        sources["data"], start, tmp_path, finetuning_type="freeze", freeze_trainable_layers=1
+    )
     moved = changed(start, out)
     assert moved and all("language_model.model.layers.2." in key for key in moved)
 
 
 def test_a_run_resumed_from_a_checkpoint_ends_bit_equal(sources, start, tmp_path):
-    fields = {"max_steps": 6, "save_strategy": "steps", "save_steps": 3,
-              "per_device_train_batch_size": 2, "overwrite_output_dir": False}
+    fields = {
+        "max_steps": 6,
+        "save_strategy": "steps",
+        "save_steps": 3,
+        "per_device_train_batch_size": 2,
+        "overwrite_output_dir": False,
+    }
     whole = train_here(sources["data"], start, tmp_path / "whole", **fields)
     resumed = tmp_path / "resumed"
     (whole / "checkpoint-3").rename(tmp_path / "kept")
@@ -206,8 +250,13 @@ def test_a_run_resumed_from_a_checkpoint_ends_bit_equal(sources, start, tmp_path
 
 def test_gradient_checkpointing_gives_the_same_losses(sources, start, tmp_path):
     runs = [
-        train_here(sources["data"], start, tmp_path / str(off), disable_gradient_checkpointing=off,
-                   max_steps=3)
+        train_here(
+            sources["data"],
+            start,
+            tmp_path / str(off),
+            disable_gradient_checkpointing=off,
+            max_steps=3,
+        )
         for off in (True, False)
     ]
     plain, checkpointed = ([entry["loss"] for entry in log_of(folder)] for folder in runs)
@@ -215,8 +264,14 @@ def test_gradient_checkpointing_gives_the_same_losses(sources, start, tmp_path):
 
 
 def test_bfloat16_trains(sources, start, tmp_path):
-    out = train_here(sources["data"], start, tmp_path, bf16=True, max_steps=20,
-                     disable_gradient_checkpointing=False)
+    out = train_here(
+        sources["data"],
+        start,
+        tmp_path,
+        bf16=True,
+        max_steps=20,
+        disable_gradient_checkpointing=False,
+    )
     log = log_of(out)
     assert log[-1]["loss"] < 0.8 * log[0]["loss"]
 

@@ -92,8 +92,9 @@ def test_memory_is_that_of_a_shard_whatever_the_size(tmp_path):
     shard_bytes, shards = 16 << 20, 12
     for folder, value in (("trained", 1.0), ("base", 2.0)):
         (tmp_path / folder / "speech_tokenizer").mkdir(parents=True)
-        names = {f"{PREFIX}w{n}": f"model-{n:05d}-of-{shards:05d}.safetensors"
-                 for n in range(shards)}
+        names = {
+            f"{PREFIX}w{n}": f"model-{n:05d}-of-{shards:05d}.safetensors" for n in range(shards)
+        }
         for key, name in names.items():
             save_file({key: torch.full((shard_bytes // 4,), value)}, tmp_path / folder / name)
         index = tmp_path / folder / "model.safetensors.index.json"

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funaudiochat.audio import save_wav
+from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from utils.constant import AUDIO_TEMPLATE
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,10 @@ def spell(sample: Sample, processor, folder) -> tuple[list[int], list[int], list
         codes = "".join(f"[AU{7 * n % 125:04d}]" for n in range(sample.codes))
         token = "<|audio_bos|>" * 10 + codes
         audios.append(json.dumps({"token": token, "text": sample.text}))
-    parts = [f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
-             f"{answer}<|im_end|>\n"]
+    parts = [
+        f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n",
+        f"{answer}<|im_end|>\n",
+    ]
     prompt, target = (
         processor.tokenizer(text, add_special_tokens=False).input_ids
         for text in processor.expand_placeholders(parts, audios)
@@ -90,8 +92,7 @@ def step(model, inputs: dict, entries: list[str], processor):
     model.zero_grad()
     output = model(**inputs)
     output.loss.backward()
-    gradients = {name: p.grad.clone() for name, p in model.named_parameters()
-                 if p.grad is not None}
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return output, gradients
 
 

@@ -40,8 +40,12 @@ def training_batch(folder: Path) -> dict[str, torch.Tensor]:
     ).input_ids
     assert ids.shape[0] == ROWS
     audio = processor.encode_audios(audios, "longest", transcripts=True)
-    return {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids),
-            **{name: torch.as_tensor(value) for name, value in audio.items()}}
+    return {
+        "input_ids": ids,
+        "labels": ids,
+        "attention_mask": torch.ones_like(ids),
+        **{name: torch.as_tensor(value) for name, value in audio.items()},
+    }
 
 
 def measured_peak(batch: dict, config: FunAudioChatConfig, checkpointing: bool, parts=None) -> int:
@@ -55,13 +59,17 @@ def measured_peak(batch: dict, config: FunAudioChatConfig, checkpointing: bool, 
     model(**batch).loss.backward()
     optimizer.step()  # makes the optimizer's states
     gc.collect()
-    resident = sum(p.nbytes + (p.grad.nbytes if p.grad is not None else 0)
-                   for p in model.parameters())
+    resident = sum(
+        p.nbytes + (p.grad.nbytes if p.grad is not None else 0) for p in model.parameters()
+    )
     resident += sum(value.nbytes for state in optimizer.state.values() for value in state.values())
     with torch.profiler.profile(profile_memory=True) as profile:
         model(**batch).loss.backward()
-    changes = [event.nbytes() for event in profile.profiler.kineto_results.events()
-               if event.name() == "[memory]"]
+    changes = [
+        event.nbytes()
+        for event in profile.profiler.kineto_results.events()
+        if event.name() == "[memory]"
+    ]
     assert changes
     return resident + int(torch.tensor(changes).cumsum(0).max())
 
@@ -72,8 +80,12 @@ def test_planned_memory_is_what_a_step_takes(tmp_path, checkpointing, parts):
     batch = training_batch(tmp_path)
     config = FunAudioChatConfig.from_pretrained(MODEL)
     measured = measured_peak(batch, config, checkpointing, parts)
-    fields = {"cutoff_len": batch["input_ids"].shape[1], "per_device_train_batch_size": ROWS,
-              "disable_gradient_checkpointing": not checkpointing, "train_parts": parts}
+    fields = {
+        "cutoff_len": batch["input_ids"].shape[1],
+        "per_device_train_batch_size": ROWS,
+        "disable_gradient_checkpointing": not checkpointing,
+        "train_parts": parts,
+    }
     plan = make_plan(fields, config, tmp_path, 1, 80 * GIB, audio_seconds=2.0)
     assert plan.static + plan.activations == pytest.approx(measured, rel=0.2)
 
@@ -120,13 +132,21 @@ def test_config_files_name_their_sharding():
 
 def test_adapters_train_little(tmp_path):
     config = FunAudioChatConfig.from_pretrained(MODEL)
-    fields = {"finetuning_type": "lora", "lora_rank": 4, "lora_target": "q_proj",
-              "train_parts": ["shared_llm"], "cutoff_len": 64}
+    fields = {
+        "finetuning_type": "lora",
+        "lora_rank": 4,
+        "lora_target": "q_proj",
+        "train_parts": ["shared_llm"],
+        "cutoff_len": 64,
+    }
     plan = make_plan(fields, config, tmp_path, 1, GIB)
     with safe_open(MODEL / "model.safetensors", "pt") as file:
         whole = sum(file.get_tensor(key).numel() for key in file.keys())
-        layers = [file.get_slice(key).get_shape() for key in file.keys()
-                  if key.startswith("language_model.") and key.endswith("q_proj.weight")]
+        layers = [
+            file.get_slice(key).get_shape()
+            for key in file.keys()
+            if key.startswith("language_model.") and key.endswith("q_proj.weight")
+        ]
     assert plan.trainable == sum(4 * (rows + columns) for rows, columns in layers)
     assert plan.frozen == whole
 
@@ -140,7 +160,8 @@ def test_quantized_layers_of_the_backbone_take_their_bits(tmp_path):
 
     with safe_open(MODEL / "model.safetensors", "pt") as file:
         linear = sum(
-            file.get_tensor(key).numel() for key in file.keys()
+            file.get_tensor(key).numel()
+            for key in file.keys()
             if key.startswith("language_model.model.layers.") and key.endswith("proj.weight")
         )
     assert linear > 1e4
@@ -184,8 +205,17 @@ def test_the_command_takes_the_overrides_of_the_launcher():
 def test_the_command_prints_the_plan_and_fails_if_nothing_fits():
     def command(*options):
         return subprocess.run(
-            [sys.executable, "-m", "funaudiochat.cli", "train", "plan",
-             str(CONFIGS / "tiny" / "sft.yaml"), *options], capture_output=True, text=True,
+            [
+                sys.executable,
+                "-m",
+                "funaudiochat.cli",
+                "train",
+                "plan",
+                str(CONFIGS / "tiny" / "sft.yaml"),
+                *options,
+            ],
+            capture_output=True,
+            text=True,
         )
 
     done = command("--model", str(MODEL), "--gpu-memory", "4GiB")

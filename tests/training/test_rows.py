@@ -22,11 +22,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from funaudiochat.audio import save_wav
+from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.plain_text import encode as encode_prompt
 from funaudiochat.plain_text import protect
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.check_data import check_file
-from utils.constant import AUDIO_TEMPLATE
 
 ROOT = Path(__file__).parents[2]
 
@@ -69,7 +69,10 @@ def encoder(processor, template="funaudiochat", cutoff_len=4096, skip=False):
     from llamafactory.data.template import TEMPLATES
 
     arguments = SimpleNamespace(
-        cutoff_len=cutoff_len, mask_history=False, train_on_prompt=False, packing=False,
+        cutoff_len=cutoff_len,
+        mask_history=False,
+        train_on_prompt=False,
+        packing=False,
         streaming=False,
     )
     return loader._get_dataset_processor(
@@ -257,9 +260,7 @@ def test_bad_rows_are_skipped_and_counted_packed_and_streamed(
 
 
 @pytest.mark.parametrize("kind", ["wav", "flac"])
-def test_a_shortened_file_among_many_is_found_by_check_data_as_by_training(
-    tmp_path, kind, caplog
-):
+def test_a_shortened_file_among_many_is_found_by_check_data_as_by_training(tmp_path, kind, caplog):
     from funaudiochat.errors import FunAudioChatError
 
     soundfile.write(tmp_path / f"whole.{kind}", 0.1 * np.sin(np.arange(32000)), 16000)

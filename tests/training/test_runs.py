@@ -43,12 +43,19 @@ def test_values_are_read_as_llamafactory_reads_them(tmp_path):
     path.write_text("learning_rate: 5e-4\nsave_strategy: no\nbf16: false\nmax_steps: 3\n")
     config = read_config(str(path), [])
     assert config == {
-        "learning_rate": 5e-4, "save_strategy": "no", "bf16": False, "max_steps": 3,
+        "learning_rate": 5e-4,
+        "save_strategy": "no",
+        "bf16": False,
+        "max_steps": 3,
     }
     overrides = ["learning_rate=1e-5", "save_strategy=no", "bf16=true", "deepspeed=null", "name=1e"]
     assert read_config(str(path), overrides) == {
-        "learning_rate": 1e-5, "save_strategy": "no", "bf16": True, "max_steps": 3,
-        "deepspeed": None, "name": "1e",
+        "learning_rate": 1e-5,
+        "save_strategy": "no",
+        "bf16": True,
+        "max_steps": 3,
+        "deepspeed": None,
+        "name": "1e",
     }
     with pytest.raises(FunAudioChatError, match="override 'bf16' must have the form key=value"):
         read_config(str(path), ["bf16"])
@@ -116,9 +123,7 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint(run, tmp_path, torn):
 @needs_llamafactory
 @pytest.mark.slow
 @pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "model.safetensors"])
-def test_a_run_torn_in_mid_save_is_resumed_by_the_same_command(
-    sources, start, run, tmp_path, torn
-):
+def test_a_run_torn_in_mid_save_is_resumed_by_the_same_command(sources, start, run, tmp_path, torn):
     out = shutil.copytree(run, tmp_path / "run")
     for path in (out / "model.safetensors", out / "trainer_state.json"):
         path.unlink()  # written at the end
@@ -180,7 +185,10 @@ def test_a_loss_of_nan_ends_the_run_with_step_and_rows_and_saves_nothing(
         )  # fmt: skip
     (told,) = re.findall("Its rows: (.*?)\\. Lower", str(ended.value))
     assert sorted(told.split("; ")) == [
-        "first.jsonl, row 3", "first.jsonl, row 4", "second.jsonl, row 3", "second.jsonl, row 4",
+        "first.jsonl, row 3",
+        "first.jsonl, row 4",
+        "second.jsonl, row 3",
+        "second.jsonl, row 4",
     ]
     assert not list(out.rglob("model.safetensors"))
 

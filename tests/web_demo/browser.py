@@ -30,9 +30,7 @@ def missing() -> str | None:
     return None
 
 
-MARKS = [
-    pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))
-]
+MARKS = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(missing()))]
 
 
 class BrowserError(AssertionError):

@@ -13,11 +13,12 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
-from test_llm_server import DONE, FOLDER, chunk, model_answers, serving
+from test_remote_chat import DONE, FOLDER, chunk, model_answers, serving
 from test_server_process import started
 from web_clients import TIMEOUT_S, Page, running, tone
 
-from funaudiochat.conversation import Sampling, VoiceChat
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 from web_demo.server.engine import Models
 
 SHORT = {"max_new_tokens": 12}

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from web_clients import TIMEOUT_S, until
 
-from funaudiochat.conversation import TextPiece
+from funaudiochat.events import TextDelta
 from web_demo.server import engine as engines
 from web_demo.server.engine import QUEUE_EVENTS, Engine
 
@@ -31,7 +31,7 @@ def answer(steps, name, count):
     try:
         for number in range(count):
             steps.append(name)
-            yield TextPiece(f"{name}{number}")
+            yield TextDelta(f"{name}{number}")
     finally:
         steps.append(name.upper())
 
@@ -74,7 +74,7 @@ def test_a_long_prompt_delays_nobody():
 
     def slow():
         go.wait(TIMEOUT_S)
-        yield TextPiece("late")
+        yield TextDelta("late")
 
     async def run():
         async with engine() as found:
@@ -97,7 +97,7 @@ def test_steps_go_on_while_a_prompt_is_read():
     def slow():
         reading.set()
         go.wait(TIMEOUT_S)
-        yield TextPiece("late")
+        yield TextDelta("late")
 
     async def run():
         async with engine() as found:
@@ -145,7 +145,7 @@ def test_a_cancelled_answer_is_closed_and_gives_nothing_more():
 
 def test_what_a_model_raises_ends_its_answer_alone():
     def failing():
-        yield TextPiece("one")
+        yield TextDelta("one")
         raise RuntimeError("no memory")
 
     def refusing():
@@ -155,7 +155,7 @@ def test_what_a_model_raises_ends_its_answer_alone():
         """What a Rust library raises."""
 
     def panicking():
-        yield TextPiece("one")
+        yield TextDelta("one")
         raise Panic
 
     async def run():
@@ -180,7 +180,7 @@ def test_a_step_that_hangs_ends_its_answer_and_holds_up_no_closing(monkeypatch):
     def hanging():
         hangs.set()
         go.wait(TIMEOUT_S)
-        yield TextPiece("late")
+        yield TextDelta("late")
 
     async def run():
         found = Engine(None)
@@ -215,9 +215,9 @@ def test_who_has_nothing_to_hear_goes_first_then_whose_sound_runs_dry_first():
     heard_s = {"plenty": 60.0, "little": 5.0, "nothing": None, "background": None}
 
     def waiting():
-        yield TextPiece("first")
+        yield TextDelta("first")
         go.wait(TIMEOUT_S)
-        yield TextPiece("last")
+        yield TextDelta("last")
 
     async def run():
         async with engine() as found:

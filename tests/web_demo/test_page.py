@@ -87,10 +87,12 @@ def test_two_spoken_turns_are_heard_and_read(browser, server, speaking):
         assert captions[-1][1].strip()
     assert "made sound" in page.see(".latency")
     assert "way to you" in page.see(".latency")
-    assert set(page.evaluate(
-        "[...document.querySelectorAll('.swatch')].flatMap("
-        "swatch => [swatch.getBoundingClientRect()].flatMap(box => [box.width, box.height]))"
-    )) == {10}  # squares, however long the words beside them are
+    assert set(
+        page.evaluate(
+            "[...document.querySelectorAll('.swatch')].flatMap("
+            "swatch => [swatch.getBoundingClientRect()].flatMap(box => [box.width, box.height]))"
+        )
+    ) == {10}  # squares, however long the words beside them are
     assert page.call("problems") == []
 
 
@@ -263,9 +265,7 @@ def test_a_token_in_the_address_is_taken_out_of_it_and_a_reload_keeps_it(browser
         page.see(".is-idle")
 
 
-def test_a_refusal_in_the_middle_of_a_talk_is_told_in_place_of_connecting_for_ever(
-    browser, models
-):
+def test_a_refusal_in_the_middle_of_a_talk_is_told_in_place_of_connecting_for_ever(browser, models):
     with running(models, token="open sesame") as guarded:
         page = browser.open(f"{guarded.url}/?token=open+sesame")
         page.see("text=is ready")
@@ -310,7 +310,8 @@ def test_a_lost_server_is_told_and_found_again(browser, folders):
         type_in(page, "Are you there again?")
         page.see("role=button[name='Speak']", 60)
         assert [question for question, _ in page.captions()] == [
-            "Are you there?", "Are you there again?",
+            "Are you there?",
+            "Are you there again?",
         ]
 
 

@@ -119,7 +119,8 @@ def test_what_the_user_said_is_written_down_unless_switched_off(browser, models,
         page.see(".turn:last-child .bot >> text=as I said")
         page.see("role=button[name='Speak']")
     assert page.captions() == [
-        ("What is the capital of France?", "It is Paris."), ("", "Paris, as I said."),
+        ("What is the capital of France?", "It is Paris."),
+        ("", "Paris, as I said."),
     ]
     assert list(answers) == ["Not wanted."]
 

@@ -18,6 +18,7 @@ from funaudiochat.capabilities import Capabilities
 
 pytestmark = browsers.MARKS
 
+
 def choose(page: browsers.Page, label: str, number: int) -> str:
     """Take the device of that number (0 is the default one); return its id."""
     page.wait_until(
@@ -128,13 +129,12 @@ HEADER_LINES = """new Set([...document.querySelectorAll('.bar .row > .button')]
 )
 def test_a_phone_shows_what_matters_without_scrolling(browser, models, width, height, language):
     able = Capabilities(
-        "A small English demo model that knows little else than what it is asked below.", ("en",),
+        "A small English demo model that knows little else than what it is asked below.",
+        ("en",),
         examples=("What is the capital of France?", "What is two plus three?"),
     )
     with running(replace(models, capabilities=able)) as server:
-        page = browser.open(
-            server.url, context={"viewport": {"width": width, "height": height}}
-        )
+        page = browser.open(server.url, context={"viewport": {"width": width, "height": height}})
         prefer(page, language=language)
         page.see(".server-line.good")
         assert page.evaluate(f"{OUTSIDE}('.bar .row > .button, .button.big')") == []

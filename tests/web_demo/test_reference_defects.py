@@ -374,7 +374,9 @@ def test_17_token_origin_and_places_are_checked(models):
                 assert third.errors() == ["queue_full"]
 
     options = {
-        "token": "s3cret", "allowed_origins": ("https://good.example",), "max_sessions": 1,
+        "token": "s3cret",
+        "allowed_origins": ("https://good.example",),
+        "max_sessions": 1,
         "queue_size": 1,
     }
     with running(models, **options) as server:
@@ -442,9 +444,23 @@ def test_20_a_text_answer_completes_without_sound(server):
 
 def test_21_it_starts_in_any_folder_and_without_a_gpu(folders, tmp_path):
     process = subprocess.Popen(
-        [sys.executable, "-m", "web_demo.server.server", "--model-path", folders[0], "--tts-path",
-         folders[1], "--port", "0", "--tts-gpu", "1", "--log-json"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
+        [
+            sys.executable,
+            "-m",
+            "web_demo.server.server",
+            "--model-path",
+            folders[0],
+            "--tts-path",
+            folders[1],
+            "--port",
+            "0",
+            "--tts-gpu",
+            "1",
+            "--log-json",
+        ],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
         text=True,
     )
     try:

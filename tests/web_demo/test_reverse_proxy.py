@@ -111,6 +111,8 @@ def test_nginx_serves_page_and_conversation_under_a_path(models, tmp_path, certi
 def test_the_caddyfile_is_valid():
     done = subprocess.run(
         [CADDY, "validate", "--adapter", "caddyfile", "--config", PROXY / "Caddyfile"],
-        capture_output=True, text=True, timeout=60,
+        capture_output=True,
+        text=True,
+        timeout=60,
     )
     assert done.returncode == 0, done.stderr

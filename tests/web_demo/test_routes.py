@@ -58,8 +58,11 @@ def test_the_queue_endpoints_of_the_reference(models):
 
             status, waiting = await check()
             assert waiting == {
-                "session_id": ticket["session_id"], "status": "wait", "worker_auth_id": None,
-                "worker_addr": None, "current_position": "1",
+                "session_id": ticket["session_id"],
+                "status": "wait",
+                "worker_auth_id": None,
+                "worker_addr": None,
+                "current_position": "1",
             }
             assert (await check(session_auth_id="x"))[0] == 404
             assert (await check(session_id="x"))[0] == 404

@@ -34,9 +34,21 @@ def started(folders, *flags):
     """`funaudiochat serve` on a free port, ended at the end of the block."""
     paths = ["--model-path", folders[0], "--tts-path", folders[1]] if folders else []
     process = subprocess.Popen(
-        [sys.executable, "-m", "funaudiochat.cli", "serve", *paths, "--port", "0", "--log-json",
-         *flags],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE, text=True,
+        [
+            sys.executable,
+            "-m",
+            "funaudiochat.cli",
+            "serve",
+            *paths,
+            "--port",
+            "0",
+            "--log-json",
+            *flags,
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        text=True,
     )
     try:
         log = []
@@ -123,7 +135,9 @@ def test_flags_that_cannot_work_are_refused_in_one_line(tmp_path):
     starts = [
         subprocess.Popen(
             [sys.executable, "-m", "web_demo.server.server", *map(str, flags)],
-            cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, stderr=subprocess.PIPE,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(ROOT)},
+            stderr=subprocess.PIPE,
             text=True,
         )
         for flags, _ in cases
@@ -137,13 +151,20 @@ def test_flags_that_cannot_work_are_refused_in_one_line(tmp_path):
 def test_flags_reach_what_they_are_for(folders, tmp_path):
     (tmp_path / "index.html").write_text("<p>mine</p>")
     flags = {
-        "--token": "t", "--allowed-origin": "https://elsewhere/", "--max-sessions": "1",
-        "--queue-size": "0", "--max-utterance-seconds": "1.5", "--max-message-bytes": "100000",
-        "--idle-seconds": "4", "--save-recordings": tmp_path / "kept", "--page": tmp_path,
+        "--token": "t",
+        "--allowed-origin": "https://elsewhere/",
+        "--max-sessions": "1",
+        "--queue-size": "0",
+        "--max-utterance-seconds": "1.5",
+        "--max-message-bytes": "100000",
+        "--idle-seconds": "4",
+        "--save-recordings": tmp_path / "kept",
+        "--page": tmp_path,
     }
 
     async def talk(server):
         async with aiohttp.ClientSession() as http:
+
             async def get(path, origin="https://elsewhere", **query):
                 headers = {"Origin": origin}
                 async with http.get(server.url + path, params=query, headers=headers) as reply:
@@ -176,9 +197,24 @@ def test_flags_reach_what_they_are_for(folders, tmp_path):
 
 def test_https_is_served_with_a_certificate(folders, tmp_path):
     subprocess.run(
-        ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj",
-         "/CN=localhost", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"],
-        check=True, capture_output=True,
+        [
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "rsa:2048",
+            "-nodes",
+            "-days",
+            "1",
+            "-subj",
+            "/CN=localhost",
+            "-keyout",
+            tmp_path / "key.pem",
+            "-out",
+            tmp_path / "cert.pem",
+        ],
+        check=True,
+        capture_output=True,
     )
 
     async def talk(server):
@@ -249,9 +285,27 @@ async def quiet(server):
 @pytest.mark.slow
 def test_the_benchmark_measures_talkers_one_after_another_and_at_once(folders):
     done = subprocess.run(
-        [sys.executable, "benchmarks/serving.py", "--talkers", "1", "2", "--turns", "2", "--steps",
-         "8", "--style", "markdown", "--model-path", folders[0], "--tts-path", folders[1]],
-        cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True,
+        [
+            sys.executable,
+            "benchmarks/serving.py",
+            "--talkers",
+            "1",
+            "2",
+            "--turns",
+            "2",
+            "--steps",
+            "8",
+            "--style",
+            "markdown",
+            "--model-path",
+            folders[0],
+            "--tts-path",
+            folders[1],
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()]

@@ -561,8 +561,15 @@ def test_an_interrupted_answer_ends_before_the_next_begins(models, monkeypatch):
         told = asyncio.run(talk(server))
     start, cut = (lambda turn: ("turn_start", turn, None)), "interrupted"
     assert told == [
-        start(1), ("turn_end", 1, cut), start(2), ("turn_end", 2, cut), start(3),
-        ("turn_end", 3, "done"), ("turn_end", 3, cut), start(4), ("turn_end", 4, "done"),
+        start(1),
+        ("turn_end", 1, cut),
+        start(2),
+        ("turn_end", 2, cut),
+        start(3),
+        ("turn_end", 3, "done"),
+        ("turn_end", 3, cut),
+        start(4),
+        ("turn_end", 4, "done"),
     ]
 
 

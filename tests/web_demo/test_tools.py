@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from funaudiochat.conversation import ToolCall
+from funaudiochat.tool_calls import ToolCall
 from web_demo.server.tools import CONDITIONS, DEFINITIONS, FUNCTIONS, run
 
 

@@ -20,17 +20,10 @@ import sphn
 import torch
 from aiohttp import web
 
-from funaudiochat.conversation import (
-    Event,
-    Finished,
-    Reply,
-    SpeechGroup,
-    TextPiece,
-    Timings,
-    VoiceChat,
-    parse_tool_calls,
-)
+from funaudiochat.events import Event, Latency, Reply, ReplyDone, SpeechTokens, TextDelta
 from funaudiochat.generation_funaudiochat import GenerationOptions
+from funaudiochat.tool_calls import parse_tool_calls
+from funaudiochat.voice_chat import VoiceChat
 from web_demo.server.app import DEMO, make_app
 from web_demo.server.demo import Demo, Options
 from web_demo.server.engine import Models
@@ -68,7 +61,9 @@ def running(models: Any, **options: Any):
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
         found.update(
-            port=runner.addresses[0][1], demo=app[DEMO], loop=asyncio.get_running_loop(),
+            port=runner.addresses[0][1],
+            demo=app[DEMO],
+            loop=asyncio.get_running_loop(),
             stop=asyncio.Event(),
         )
         ready.set()
@@ -232,9 +227,15 @@ class ReferencePage(Page):
     """What the reference's page sends, and no more."""
 
     query = {
-        "text_temperature": "0.7", "text_topk": "25", "audio_temperature": "0.8",
-        "audio_topk": "250", "pad_mult": "0", "text_seed": "42", "audio_seed": "7",
-        "repetition_penalty_context": "64", "repetition_penalty": "1",
+        "text_temperature": "0.7",
+        "text_topk": "25",
+        "audio_temperature": "0.8",
+        "audio_topk": "250",
+        "pad_mult": "0",
+        "text_seed": "42",
+        "audio_seed": "7",
+        "repetition_penalty_context": "64",
+        "repetition_penalty": "1",
     }
 
 
@@ -250,7 +251,7 @@ class SpyChat(VoiceChat):
         return replace(options, max_new_tokens=min(options.max_new_tokens, self.most_steps))
 
     def _answer(self, turn: Any, *args: Any) -> Iterator[Event]:
-        wave = turn.wave
+        wave = turn.audio
         entry = {
             "text": turn.content,
             "tokens": None if wave is None else math.ceil(len(wave) / 16000 * 25),
@@ -264,15 +265,13 @@ class SpyChat(VoiceChat):
         try:
             for event in super()._answer(turn, *args):
                 entry["threads"].add(threading.current_thread().name)
-                entry["groups"] += isinstance(event, SpeechGroup)
+                entry["groups"] += isinstance(event, SpeechTokens)
                 yield event
         finally:
             entry["closed"] = True
 
 
-def spying(
-    models: Models, most_steps: int = 2048
-) -> tuple[Models, list[dict[str, Any]]]:
+def spying(models: Models, most_steps: int = 2048) -> tuple[Models, list[dict[str, Any]]]:
     """The same models with a log of what they are asked, and a limit to what they answer."""
     chat, log = models.new_chat(), []
     new_chat = lambda: SpyChat(log, most_steps, chat.model, chat.processor)  # noqa: E731
@@ -312,16 +311,16 @@ class ScriptedChat:
             for item in self.script(question):
                 if isinstance(item, str):
                     text += item
-                    yield TextPiece(item)
+                    yield TextDelta(item)
                 elif isinstance(item, list):
-                    yield SpeechGroup(torch.tensor(item))
+                    yield SpeechTokens(torch.tensor(item))
                 else:
                     item()
         finally:
             self.heard.append(text)
         calls, problems = parse_tool_calls(text)
         none = torch.empty(0, dtype=torch.long)
-        yield Finished(Reply(text, none, None, 24000, calls, problems, Timings()))
+        yield ReplyDone(Reply(text, none, None, 24000, calls, problems, Latency()))
 
 
 def scripted(models: Models, script: Callable[[Any], Iterator[Any]]) -> Models:

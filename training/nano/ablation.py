@@ -31,9 +31,9 @@ from typing import Any
 
 import torch
 
-from funaudiochat.conversation import VoiceChat
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.voice_chat import VoiceChat
 from training.nano.data import WORK, read_jsonl
 from training.nano.new_model import begin
 from training.nano.score import is_right, is_right_typed

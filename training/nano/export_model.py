@@ -3,7 +3,7 @@
 
 """Write the trained joint model as it is published, in half precision.
 
-    python -m training.nano.export_model               # to pretrained_models/Fun-Audio-Chat-Nano
+python -m training.nano.export_model               # to pretrained_models/Fun-Audio-Chat-Nano
 """
 
 import argparse

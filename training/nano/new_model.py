@@ -33,6 +33,7 @@ from tokenizers import (
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
+from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.init_model import speech_tokenizer
@@ -44,7 +45,6 @@ from training.nano.rows import TRANSCRIBE, tool_prompt, words
 from training.nano.sizes import AUDIO, nano_config, whisper_audio
 from training.nano.tokenizer import CODES, DIGITS, digits_of
 from training.whisper_encoder import WhisperEncoder
-from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
 
 # Room for every word of the domain: a transcript must not outlast its speech at 5 Hz.
 TEXT_TOKENS = 4000

@@ -20,9 +20,7 @@ from typing import Any
 
 import soundfile
 
-from training.nano.data import WORK, read_jsonl
-from training.nano.domain import Domain
-from utils.constant import (
+from funaudiochat.constants import (
     AUDIO_BOS_TOKEN,
     AUDIO_PAD_TOKEN,
     AUDIO_TEMPLATE,
@@ -31,6 +29,8 @@ from utils.constant import (
     FUNCTION_CALLING_PROMPT,
     TOKEN_FPS,
 )
+from training.nano.data import WORK, read_jsonl
+from training.nano.domain import Domain
 
 SILENCE_TOKEN, AUDIO_EOS_TOKEN = "<|sil|>", "<|audio_eos|>"
 TRANSCRIBE = "Please help me transcribe the audio."

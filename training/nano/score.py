@@ -19,7 +19,9 @@ from typing import Any
 
 import torch
 
-from funaudiochat.conversation import Finished, Reply, Sampling, VoiceChat
+from funaudiochat.events import Reply, ReplyDone
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 from training.nano.data import WORK, make_dialogues, read_jsonl
 from training.nano.domain import Domain
 from training.nano.export import FOLDER as DETOKENIZER
@@ -87,7 +89,7 @@ def spoken_reply(chat: VoiceChat, record: Record, work: Path, sampling: Sampling
     """The streamed answer to the first question of a dialogue."""
     chat.reset()
     events = chat.stream(work / _questions(record)[0]["audio"], sampling=sampling)
-    return next(event.reply for event in events if isinstance(event, Finished))
+    return next(event.reply for event in events if isinstance(event, ReplyDone))
 
 
 def score_speech(
@@ -95,7 +97,7 @@ def score_speech(
 ) -> dict[str, float]:
     """What the judge hears against the model's own text and against the right answer."""
     replies = [spoken_reply(chat, record, work, sampling) for record in records]
-    heard = [hear(r.wave, r.sample_rate_hz) if r.seconds else "" for r in replies]
+    heard = [hear(r.audio, r.sample_rate_hz) if r.seconds else "" for r in replies]
     own = score([r.text if normalized_words(r.text) else "nothing" for r in replies], heard)
     answers = [next(m for m in r["messages"] if m["role"] == "assistant") for r in records]
     exact = [
@@ -103,14 +105,14 @@ def score_speech(
         for h, answer in zip(heard, answers, strict=True)
     ]
     keyed = [says_right(h, answer) for h, answer in zip(heard, answers, strict=True)]
-    timed = [r for r in replies if r.seconds and r.timings.first_sound_s is not None]
+    timed = [r for r in replies if r.seconds and r.latency.first_audio_s is not None]
     return {
         "items": len(records),
         "wer_percent": round(own.wer_percent, 1),
         "right_as_heard_percent": round(100 * sum(exact) / len(exact), 1),
         "keys_as_heard_percent": round(100 * sum(keyed) / len(keyed), 1),
-        "first_sound_ms": round(1000 * median(r.timings.first_sound_s or 0 for r in timed)),
-        "real_time_factor": round(median(r.timings.total_s / r.seconds for r in timed), 3),
+        "first_sound_ms": round(1000 * median(r.latency.first_audio_s or 0 for r in timed)),
+        "real_time_factor": round(median(r.latency.total_s / r.seconds for r in timed), 3),
     }
 
 

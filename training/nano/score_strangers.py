@@ -24,8 +24,9 @@ import numpy as np
 import torch
 import yaml
 
-from funaudiochat.conversation import Finished, Reply, Sampling, VoiceChat
-from funaudiochat.generation_funaudiochat import TextPiece
+from funaudiochat.events import Reply, ReplyDone, TextDelta
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 from training.nano.export import FOLDER as DETOKENIZER
 from training.nano.export_model import FOLDER as MODEL
 from training.nano.judge import hear, judge_available
@@ -134,7 +135,7 @@ class Scores:
         self.note("spoken: tool call where none is offered",
                   percent(bool(r.tool_calls) or "<tool" in r.text for r in replies))  # fmt: skip
         if judge_available():
-            heard = [hear(r.wave, r.sample_rate_hz) if r.seconds else "" for r in replies]
+            heard = [hear(r.audio, r.sample_rate_hz) if r.seconds else "" for r in replies]
             self.note("spoken: right as heard", percent(map(Question.is_right, inside, heard)))
             own = [" ".join(normalized_words(t)) or "nothing" for t in texts]
             said = [" ".join(normalized_words(h)) for h in heard]
@@ -174,8 +175,8 @@ class Scores:
         said = 0
         events = self.chat.stream(first.text, speech=False)
         for event in events:
-            said += len(event.text) if isinstance(event, TextPiece) else 0
-            if said >= half or isinstance(event, Finished):
+            said += len(event.text) if isinstance(event, TextDelta) else 0
+            if said >= half or isinstance(event, ReplyDone):
                 break
         events.close()  # type: ignore[attr-defined]
         return self.chat.ask(second.text, speech=False).text

@@ -316,7 +316,9 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Train the mel encoder to hear words.")
     parser.add_argument(
-        "--llm", type=Path, default=Path("models/prealign"),
+        "--llm",
+        type=Path,
+        default=Path("models/prealign"),
         help="joint model whose language model is going to listen, below the data folder",
     )
     args = parse(parser, steps=6000)

@@ -3,9 +3,10 @@
 
 """The ``funaudiochat`` template and multimodal plugin of LLaMA-Factory.
 
-Text of a row is text: only the whole placeholder of an audio (``utils.constant.AUDIO_TEMPLATE``) in
-a message becomes control tokens, and only the template writes the others. In what a user or a tool
-says, not even tokens that are not special (``<tool_call>``) are spelled, as in a conversation.
+Text of a row is text: only the whole placeholder of an audio (``AUDIO_TEMPLATE`` of
+``funaudiochat.constants``) in a message becomes control tokens, and only the template writes the
+others. In what a user or a tool says, not even tokens that are not special (``<tool_call>``) are
+spelled, as in a conversation.
 """
 
 import json
@@ -23,11 +24,11 @@ from llamafactory.data.template import TEMPLATES, Template, register_template
 from llamafactory.extras.constants import AUDIO_PLACEHOLDER
 
 from funaudiochat.audio import load_audio
+from funaudiochat.constants import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 from funaudiochat.errors import AudioError, FunAudioChatError
 from funaudiochat.plain_text import encode, protect
 from training.check_data import DEFAULT_SYSTEM, TOLERATED_TOKENS
 from training.plugin.rows import REMEDY, check_rows
-from utils.constant import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
 
 NAME = "funaudiochat"
 # For rows that spell control tokens in their own text, as Nano's typed stand-ins for audio do.

@@ -29,13 +29,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from funaudiochat.audio import load_audio  # noqa: E402
-from funaudiochat.cosyvoice3.speech_tokenizer import SAMPLE_RATE_HZ, SpeechTokenizer  # noqa: E402
-from funaudiochat.errors import FunAudioChatError  # noqa: E402
-from funaudiochat.hub import resolve_tts  # noqa: E402
-from training.check_data import DELAY_CODES  # noqa: E402
-from training.process.hub_data import DATASET, export  # noqa: E402
-from training.speech_tokens import whole_groups  # noqa: E402
-from utils.constant import (  # noqa: E402
+from funaudiochat.constants import (  # noqa: E402
     AUDIO_BOS_TOKEN,
     AUDIO_PAD_TOKEN,
     AUDIO_TEMPLATE,
@@ -43,6 +37,12 @@ from utils.constant import (  # noqa: E402
     DEFAULT_S2T_PROMPT,
     TOKEN_FPS,
 )
+from funaudiochat.cosyvoice3.speech_tokenizer import SAMPLE_RATE_HZ, SpeechTokenizer  # noqa: E402
+from funaudiochat.errors import FunAudioChatError  # noqa: E402
+from funaudiochat.hub import resolve_tts  # noqa: E402
+from training.check_data import DELAY_CODES  # noqa: E402
+from training.process.hub_data import DATASET, export  # noqa: E402
+from training.speech_tokens import whole_groups  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -207,17 +207,34 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Make training rows of sounds and texts.")
     parser.add_argument("--manifest", type=Path, help="JSONL, see data/README.md")
-    parser.add_argument("--datapath", default=DATASET,
-                        help="on the hub, or a folder of parquet files or of save_to_disk")
-    parser.add_argument("--columns", nargs="+", default=[], metavar="FIELD=COLUMN",
-                        help="columns of the data set, where their names do not tell")
+    parser.add_argument(
+        "--datapath",
+        default=DATASET,
+        help="on the hub, or a folder of parquet files or of save_to_disk",
+    )
+    parser.add_argument(
+        "--columns",
+        nargs="+",
+        default=[],
+        metavar="FIELD=COLUMN",
+        help="columns of the data set, where their names do not tell",
+    )
     parser.add_argument("--output", type=Path, help="default: data/train.jsonl")
     parser.add_argument("--tts-path", type=Path, help="folder with the speech tokenizer")
-    parser.add_argument("--num_workers", "--workers", dest="workers", type=int,
-                        default=max(1, torch.cuda.device_count()))
+    parser.add_argument(
+        "--num_workers",
+        "--workers",
+        dest="workers",
+        type=int,
+        default=max(1, torch.cuda.device_count()),
+    )
     parser.add_argument("--num_samples", type=int, help="rows to read")
-    parser.add_argument("--delay_token_nums", type=int, default=DELAY_CODES,
-                        help="start codes before an answer; checkpoints were trained with 10")
+    parser.add_argument(
+        "--delay_token_nums",
+        type=int,
+        default=DELAY_CODES,
+        help="start codes before an answer; checkpoints were trained with 10",
+    )
     parser.add_argument("--debug", action="store_true", help="1000 rows, to data/train_1k.jsonl")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -231,9 +248,7 @@ def main() -> None:
         manifest = export(args.datapath, output.parent / name, limit, columns or None)
     elif not manifest.is_file():
         parser.error(f"{manifest} does not exist")
-    rows, skipped = process(
-        manifest, output, tts_path, args.workers, limit, args.delay_token_nums
-    )
+    rows, skipped = process(manifest, output, tts_path, args.workers, limit, args.delay_token_nums)
     logger.info("%d rows in %s; %d skipped", rows, output, skipped)
     if skipped:
         logger.info("the reasons are in %s.errors.jsonl", output)

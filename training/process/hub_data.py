@@ -95,9 +95,11 @@ def export(
     features = dataset.features or {}
     chosen = columns or guess_columns(features)
     missing = set(chosen.values()) - features.keys()
-    if missing or "answer_text" not in chosen or not chosen.keys() & {
-        "question_audio", "question_text"
-    }:
+    if (
+        missing
+        or "answer_text" not in chosen
+        or not chosen.keys() & {"question_audio", "question_text"}
+    ):
         raise FunAudioChatError(
             f"{datapath} has the columns {', '.join(features)}; say which is which with --columns "
             "question_audio=COLUMN question_text=COLUMN answer_audio=COLUMN answer_text=COLUMN"

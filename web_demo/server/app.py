@@ -81,7 +81,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if not host_known(request.host, options.known_hosts):
         logger.warning("host %s is not known; --allowed-host admits it", request.host[:100])
         return refuse(
-            403, "bad_host",
+            403,
+            "bad_host",
             f"this server does not know itself as {request.host[:100]}; start it with "
             "--allowed-host and that name",
         )
@@ -90,11 +91,14 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     if origin is not None and not origin_allowed(origin, request.host, options.allowed_origins):
         logger.warning("origin %s is refused; --allowed-origin admits it", origin[:100])
         return refuse(
-            403, "bad_origin",
+            403,
+            "bad_origin",
             f"pages of {origin[:100]} may not connect; start with --allowed-origin",
         )
-    if request.path in CHANGING and origin is None and (
-        from_another_site(request, options.allowed_origins)
+    if (
+        request.path in CHANGING
+        and origin is None
+        and (from_another_site(request, options.allowed_origins))
     ):
         return refuse(403, "other_site", "another site's page may not change anything here")
     if not token_given(request, demo):

@@ -6,7 +6,9 @@
 import time
 from typing import cast
 
-from funaudiochat.conversation import Sampling, SpeechGroup, VoiceChat
+from funaudiochat.events import SpeechTokens
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
 from web_demo.server.engine import Engine
 from web_demo.server.opus import REPLY_RATE_HZ
 
@@ -40,8 +42,8 @@ async def _answer(engine: Engine, steps: int) -> float:
     try:
         voice = await engine.voice(job, engine.models.begin_voice, None)
         async for event in job:
-            if isinstance(event, SpeechGroup):
-                codes = cast(VoiceChat, chat).spoken(event.codes)
+            if isinstance(event, SpeechTokens):
+                codes = cast(VoiceChat, chat).spoken(event.tokens)
                 samples += len(await engine.voice(job, voice.push, codes))
         samples += len(await engine.voice(job, voice.finish))
     finally:

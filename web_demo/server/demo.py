@@ -101,7 +101,8 @@ class Demo:
         measured = "not measured" if factor is None else f"measured {factor:.2f}"
         logger.info(
             "real-time factor %s: %d talk at once (--max-sessions says otherwise)",
-            measured, self.lobby.max_sessions,
+            measured,
+            self.lobby.max_sessions,
         )
 
     def info(self) -> dict[str, Any]:
@@ -198,7 +199,5 @@ class Demo:
             return
         while len(self._parked) >= 4 * self.lobby.max_sessions:
             self._parked.pop(next(iter(self._parked)))[1].cancel()
-        timer = asyncio.get_running_loop().call_later(
-            RESUME_S, self._parked.pop, talk.resume, None
-        )
+        timer = asyncio.get_running_loop().call_later(RESUME_S, self._parked.pop, talk.resume, None)
         self._parked[talk.resume] = (talk, timer)

@@ -3,7 +3,7 @@
 
 """The one owner of the models: it makes all talkers' answers, a step of each in turn.
 
-A :class:`Job` is one answer: the events of a :class:`~funaudiochat.conversation.VoiceChat`, made
+A :class:`Job` is one answer: the events of a :class:`~funaudiochat.voice_chat.VoiceChat`, made
 one by one in three threads. A job's first event (prompt and prefill) comes from the first, so that
 a long question delays nobody; all others from the second; codes become sound in the third. Who has
 nothing to hear yet goes first, in turn; then whose sound runs dry first. Each job has a bounded
@@ -28,14 +28,16 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from funaudiochat.capabilities import Capabilities, load_capabilities
-from funaudiochat.conversation import Conversation, Event, Finished, VoiceChat
+from funaudiochat.conversation import Conversation
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer, DetokenizerStream
 from funaudiochat.cosyvoice3.voices import (
     DEFAULT_VOICE,
     choose_voice,
     installed_voices,
 )
-from funaudiochat.llm_server import LlmServer, ServerChat
+from funaudiochat.events import Event, ReplyDone
+from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
+from funaudiochat.voice_chat import VoiceChat
 from web_demo.server import tools
 from web_demo.server.settings import Answer
 
@@ -104,8 +106,8 @@ class Models:
         Raises:
             ServerError: it cannot be reached, or serves no such model.
         """
-        server = LlmServer(url, model, api_key)
-        return cls(server.model, lambda: ServerChat(server), None, {}, None, WAITING_AT_ONCE)
+        server = ChatCompletionsClient(url, model, api_key)
+        return cls(server.model, lambda: RemoteChat(server), None, {}, None, WAITING_AT_ONCE)
 
     @property
     def answers(self) -> list[Answer]:
@@ -331,7 +333,7 @@ class Engine:
                 event = await self._timed(job, executor, partial(next, events, None))
                 if not job.cancelled:
                     job.put(event)
-                    if event is not None and not isinstance(event, Finished):
+                    if event is not None and not isinstance(event, ReplyDone):
                         return True
                     if event is not None:
                         job.put(None)

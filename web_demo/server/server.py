@@ -63,9 +63,12 @@ def make_parser() -> argparse.ArgumentParser:
     add("--port", type=int, default=11236, help="0 for any free one")
     add("--model-path", type=Path, help="folder of the language model")
     add("--tts-path", type=Path, help="folder of the detokenizer")
-    add("--llm-server", metavar="URL",
+    add(
+        "--llm-server",
+        metavar="URL",
         help="an OpenAI-compatible server, such as vLLM, gives the answers, as text; nothing is "
-        "loaded here. Its key is the environment's OPENAI_API_KEY")
+        "loaded here. Its key is the environment's OPENAI_API_KEY",
+    )
     add("--llm-server-model", metavar="NAME", help="name of the model there; default: the first")
     add("--voice", help="voice of the answers unless the page chooses another")
     add("--device", default="auto", help="of the language model: auto, cpu, cuda, cuda:1, mps")
@@ -76,24 +79,58 @@ def make_parser() -> argparse.ArgumentParser:
     add("--ssl-cert", type=Path, help="certificate chain, PEM; serves https with --ssl-key")
     add("--ssl-key", type=Path, help="private key, PEM")
     add("--token", help="secret that pages must show (?token=...)")
-    add("--allowed-origin", action="append", default=[], metavar="URL",
-        help="origin of pages served elsewhere, may be repeated; * for all")
-    add("--allowed-host", action="append", default=[], metavar="NAME",
-        help="name that the server is reached by, such as a reverse proxy's; may be repeated")
-    add("--max-sessions", type=int,
+    add(
+        "--allowed-origin",
+        action="append",
+        default=[],
+        metavar="URL",
+        help="origin of pages served elsewhere, may be repeated; * for all",
+    )
+    add(
+        "--allowed-host",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="name that the server is reached by, such as a reverse proxy's; may be repeated",
+    )
+    add(
+        "--max-sessions",
+        type=int,
         help="talks at once; default: as many as a measurement at the start finds that this "
-        "machine can answer in real time")
+        "machine can answer in real time",
+    )
     add("--queue-size", type=int, default=defaults.queue_size, help="talkers who may wait")
-    add("--max-utterance-seconds", type=float, default=defaults.max_utterance_seconds,
-        help="longest question")
-    add("--max-message-bytes", type=int, default=defaults.max_message_bytes,
-        help="largest message, a sound file included")
-    add("--idle-seconds", type=float, default=defaults.idle_seconds,
-        help="a talk without a question ends after this")
-    add("--drain-seconds", type=float, default=defaults.drain_seconds,
-        help="running replies may take this long when the server is told to stop")
-    add("--save-recordings", "--output-dir", type=Path, metavar="DIR",
-        help="keep sound and text of all turns here; nothing is kept without it")
+    add(
+        "--max-utterance-seconds",
+        type=float,
+        default=defaults.max_utterance_seconds,
+        help="longest question",
+    )
+    add(
+        "--max-message-bytes",
+        type=int,
+        default=defaults.max_message_bytes,
+        help="largest message, a sound file included",
+    )
+    add(
+        "--idle-seconds",
+        type=float,
+        default=defaults.idle_seconds,
+        help="a talk without a question ends after this",
+    )
+    add(
+        "--drain-seconds",
+        type=float,
+        default=defaults.drain_seconds,
+        help="running replies may take this long when the server is told to stop",
+    )
+    add(
+        "--save-recordings",
+        "--output-dir",
+        type=Path,
+        metavar="DIR",
+        help="keep sound and text of all turns here; nothing is kept without it",
+    )
     add("--page", type=Path, default=defaults.page, help="folder of the built page")
     add("--log-json", action="store_true", help="log JSON lines")
     add("--log-level", default="info", choices=["debug", "info", "warning", "error"], help=" ")
@@ -107,8 +144,9 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     if args.model_sample_rate != MODEL_RATE_HZ:
         parser.error(f"--model-sample-rate: the model hears {MODEL_RATE_HZ} Hz")
     if args.llm_server is not None and (args.model_path or args.tts_path or args.voice):
-        parser.error("--llm-server answers, with text, in place of --model-path, --tts-path, "
-            "--voice")
+        parser.error(
+            "--llm-server answers, with text, in place of --model-path, --tts-path, --voice"
+        )
     if (args.ssl_cert is None) != (args.ssl_key is None):
         parser.error("--ssl-cert and --ssl-key go together")
     for name in ("ssl_cert", "ssl_key"):
@@ -119,8 +157,10 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
         parser.error("--token is empty, which would admit everybody; give a secret or leave it out")
     if not 0 <= args.port <= 65535:
         parser.error(f"--port must be 0 to 65535, not {args.port}")
-    if args.save_recordings is not None and args.save_recordings.exists() and (
-        not args.save_recordings.is_dir()
+    if (
+        args.save_recordings is not None
+        and args.save_recordings.exists()
+        and (not args.save_recordings.is_dir())
     ):
         parser.error(f"--save-recordings: {args.save_recordings} is a file, not a folder")
     if (args.max_sessions is not None and args.max_sessions < 1) or args.queue_size < 0:

@@ -15,8 +15,9 @@ import numpy as np
 from aiohttp import WSMsgType, web
 
 from funaudiochat.audio import MIN_DURATION_MS, load_audio
-from funaudiochat.conversation import Finished, Sampling
 from funaudiochat.errors import AudioError
+from funaudiochat.events import ReplyDone
+from funaudiochat.sampling import Sampling
 from web_demo.server.listener import Heard, Listener
 from web_demo.server.lobby import Place, State
 from web_demo.server.opus import MODEL_RATE_HZ, REPLY_RATE_HZ, BadAudio, OpusDecoder, OpusEncoder
@@ -283,9 +284,7 @@ class Session:
     async def _take_file(self, data: bytes) -> None:
         limit_s = self._demo.options.max_utterance_seconds
         try:
-            samples = await asyncio.to_thread(
-                load_audio, data, MODEL_RATE_HZ, max_seconds=limit_s
-            )
+            samples = await asyncio.to_thread(load_audio, data, MODEL_RATE_HZ, max_seconds=limit_s)
         except AudioError as error:
             return await self._outbox.error("bad_question", str(error))
         await self._put_microphone_aside()
@@ -443,7 +442,7 @@ class Session:
         )
         try:
             async for event in job:
-                if isinstance(event, Finished):
+                if isinstance(event, ReplyDone):
                     await self._outbox.event(
                         "transcript", turn=turn.number, text=event.reply.text.strip()
                     )

@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from funaudiochat.conversation import Sampling
-from utils.constant import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
+from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
+from funaudiochat.sampling import Sampling
 
 MAX_NEW_TOKENS = 2048  # of the checkpoint: 5 positions a second
 
@@ -27,7 +27,7 @@ def trained_prompt(speech: bool) -> str:
 
 
 class SamplingSettings(BaseModel):
-    """Fields and meaning of :class:`funaudiochat.conversation.Sampling`, with their limits."""
+    """Fields and meaning of :class:`funaudiochat.sampling.Sampling`, with their limits."""
 
     model_config = ConfigDict(strict=True)
 

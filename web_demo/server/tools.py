@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
-from funaudiochat.conversation import ToolCall
+from funaudiochat.tool_calls import ToolCall
 
 logger = logging.getLogger(__name__)
 

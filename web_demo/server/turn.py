@@ -13,16 +13,11 @@ from typing import Any, cast
 
 import numpy as np
 
-from funaudiochat.conversation import (
-    Conversation,
-    Event,
-    Finished,
-    SpeechGroup,
-    TextPiece,
-    VoiceChat,
-)
+from funaudiochat.conversation import Conversation
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.events import Event, ReplyDone, SpeechTokens, TextDelta
 from funaudiochat.tool_calls import CALL_OPENS, ToolCall, find_tool_calls
+from funaudiochat.voice_chat import VoiceChat
 from web_demo.server import tools
 from web_demo.server.engine import Engine, Job
 from web_demo.server.metrics import Metrics
@@ -106,8 +101,13 @@ class Turn:
 
     def __post_init__(self) -> None:
         self.speaker = Speaker(
-            self.outbox, self.encoder, self.speech, self.old_page, self.recording,
-            self.sending, lambda: self._mark("first_audio"),
+            self.outbox,
+            self.encoder,
+            self.speech,
+            self.old_page,
+            self.recording,
+            self.sending,
+            lambda: self._mark("first_audio"),
         )
 
     @property
@@ -188,9 +188,7 @@ class Turn:
         seconds = None
         if isinstance(self.question, tuple):
             seconds = round(len(self.question[0]) / self.question[1], 3)
-        await self.outbox.event(
-            "turn_start", turn=self.number, source=self.source, seconds=seconds
-        )
+        await self.outbox.event("turn_start", turn=self.number, source=self.source, seconds=seconds)
 
     def _adopt(self) -> None:
         # Not if the conversation was reset meanwhile.
@@ -275,9 +273,9 @@ class Turn:
         )
         text, finished = "", False
         async for event in job:
-            if isinstance(event, Finished):
+            if isinstance(event, ReplyDone):
                 finished = True
-            elif isinstance(event, TextPiece):
+            elif isinstance(event, TextDelta):
                 text += event.text
                 opening = text.lstrip()[: len(CALL_OPENS)]
                 if not CALL_OPENS.startswith(opening):
@@ -328,14 +326,14 @@ class Turn:
                 voice = await self.engine.voice(job, begin, self.settings.voice)
             codes = 0
             async for event in job:
-                if isinstance(event, TextPiece):
+                if isinstance(event, TextDelta):
                     await self._mark("first_text")
                     if voice is None:
                         job.gave(STEP_S)
                     await chunks.put(Text(event.text, codes * FRAME_SAMPLES))
-                elif isinstance(event, SpeechGroup) and voice is not None:
+                elif isinstance(event, SpeechTokens) and voice is not None:
                     await self._mark("first_codes")
-                    spoken = cast(VoiceChat, self._chat).spoken(event.codes)
+                    spoken = cast(VoiceChat, self._chat).spoken(event.tokens)
                     codes += len(spoken)
                     sound = await self.engine.voice(job, voice.push, spoken)
                     if len(sound):

@@ -99,9 +99,7 @@ def test_batches_hold_every_kind_once_read_and_nobody_left_out(work, whisper):
     assert again == rows and again != [row for batch in run.batches(1) for _, row in batch]
 
 
-def test_characters_are_learned_and_the_run_goes_on_beyond_its_end(
-    work, whisper, whisper_folder
-):
+def test_characters_are_learned_and_the_run_goes_on_beyond_its_end(work, whisper, whisper_folder):
     run = EarsRun(work, whisper, 50)
     run.choose_precision()
     before = run.losses(next(run.batches(9)))[1]["ctc_characters"]
@@ -176,9 +174,7 @@ def test_slots_count_by_word_and_by_order():
     }
 
 
-def test_people_are_measured_where_there_are_recordings(
-    work, whisper, whisper_folder, tmp_path
-):
+def test_people_are_measured_where_there_are_recordings(work, whisper, whisper_folder, tmp_path):
     an4, other, orders = (tmp_path / n for n in ("train/an4", "other", "orders"))
     for folder, names in ((an4, ["in", "out"]), (other, ["speech"]), (orders, ["o"])):
         folder.mkdir(parents=True)

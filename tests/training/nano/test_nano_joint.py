@@ -13,15 +13,15 @@ import torch
 
 from funaudiochat.audio import save_wav
 from funaudiochat.audio_encoders import _sinusoids
-from funaudiochat.conversation import VoiceChat
+from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.voice_chat import VoiceChat
 from training.nano import ablation, train_encoder
 from training.nano.new_model import begin, digit_embeddings, new_model
 from training.nano.rows import heard_rows, make_rows, say_rows, typed_rows
 from training.nano.tokenizer import digits_of
 from training.nano.train_encoder import BLANKED_BANDS, WIDEST_BAND, EncoderTrainer, blank_bands
-from utils.constant import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
 CODES = {"It is sunny in Rome.": [5, 6560, 7], "Two.": [1, 2]}

@@ -10,7 +10,7 @@ import pytest
 import soundfile
 
 from funaudiochat import hub
-from funaudiochat.conversation import VoiceChat
+from funaudiochat.voice_chat import VoiceChat
 from training.nano.score_strangers import Question, Scores, refuses, strangers
 from training.nano.voices import HELD_OUT_VOICES, available
 

@@ -23,21 +23,14 @@ from funaudiochat.chat_protocol import (
     served_model,
     sound_part,
 )
-from funaudiochat.conversation import (
-    SAMPLING_VALUES,
-    Conversation,
-    Event,
-    Finished,
-    Reply,
-    Sampling,
-    Timings,
-)
+from funaudiochat.constants import DEFAULT_S2M_GEN_KWARGS
+from funaudiochat.conversation import Conversation
 from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.errors import ServerError
-from funaudiochat.generation_funaudiochat import TextPiece
+from funaudiochat.events import Event, Latency, Reply, ReplyDone, TextDelta
+from funaudiochat.sampling import SAMPLING_VALUES, Sampling
 from funaudiochat.tool_calls import WithoutCalls, parse_tool_calls
 from funaudiochat.turns import Turn, call_problems, drop_oldest, dropped_rounds, recent
-from utils.constant import DEFAULT_S2M_GEN_KWARGS
 
 _CONNECT_TIMEOUT_S = 10
 _DATA, _DONE = "data:", "[DONE]"  # a space may follow the colon
@@ -57,7 +50,7 @@ def sampled_fields(
     return fields | ({"temperature": 0.0} if sampling.greedy else {})
 
 
-class LlmServer:
+class ChatCompletionsClient:
     """A server that speaks OpenAI's chat protocol.
 
     Args:
@@ -91,7 +84,9 @@ class LlmServer:
         self.max_seconds = longest_sound_s(*self._known)
 
     def stream(
-        self, messages: list[dict[str, Any]], sampling: Sampling = Sampling()  # noqa: B008
+        self,
+        messages: list[dict[str, Any]],
+        sampling: Sampling = Sampling(),  # noqa: B008
     ) -> Generator[str]:
         """Pieces of the answer to a conversation; leave the loop to cancel it.
 
@@ -156,7 +151,7 @@ class LlmServer:
             ) from error
 
 
-class ServerChat(Conversation):
+class RemoteChat(Conversation):
     """One conversation whose answers, text only, a server computes.
 
     History and tools are kept here and sent with every question, so that the server sees the
@@ -167,7 +162,7 @@ class ServerChat(Conversation):
         system: system prompt; None for the one the checkpoint was trained with.
     """
 
-    def __init__(self, server: LlmServer, system: str | None = None) -> None:
+    def __init__(self, server: ChatCompletionsClient, system: str | None = None) -> None:
         super().__init__(system)
         self.server = server
 
@@ -184,7 +179,7 @@ class ServerChat(Conversation):
     ) -> Iterator[Event]:
         if speech:
             raise ServerError("a server answers with text only; ask with speech=False")
-        began, timings, text = time.monotonic(), Timings(), ""
+        began, timings, text = time.monotonic(), Latency(), ""
         before = recent(self._history)
         pieces, kept = self._begin(self._system(tools, speech), before, turn, sampling)
         remember = self._recorder(kept, turn, tools, speech)
@@ -198,7 +193,7 @@ class ServerChat(Conversation):
                     timings.first_text_s = timings.first_text_s or time.monotonic() - began
                     text += given
                     remember(text)
-                    yield TextPiece(given)
+                    yield TextDelta(given)
         if words.found and not text.strip():
             raise ServerError("the model only called a tool, and none was offered; ask otherwise")
         said = remember(text)
@@ -207,7 +202,7 @@ class ServerChat(Conversation):
         if words.found:
             problems.append("a tool call was left out of the answer: no tool was offered")
         calls, codes = parse_tool_calls(text)[0], torch.empty(0, dtype=torch.long)
-        yield Finished(Reply(text, codes, None, 0, calls, problems, timings))
+        yield ReplyDone(Reply(text, codes, None, 0, calls, problems, timings))
 
     def _begin(
         self, system: Turn, history: list[Turn], turn: Turn, sampling: Sampling
