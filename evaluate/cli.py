@@ -215,7 +215,7 @@ def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> No
     Without a checkpoint, as a server gets them, which has a template of its own.
     """
     from evaluate.run import prompt_of, shown
-    from evaluate.sources import render
+    from funaudiochat.turns import render_prompt
 
     processor = None
     if model_path is not None:
@@ -236,7 +236,7 @@ def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> No
             if processor is None:
                 _say(f"system: {prompt.system}\nuser: {prompt.user}")
             else:
-                _say(render(processor, prompt))
+                _say(render_prompt(processor, prompt.turns))
 
 
 @app.command()

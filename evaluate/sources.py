@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -32,9 +32,7 @@ from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.plain_text import protect, protect_system
 from funaudiochat.tool_calls import WithoutCalls
-
-if TYPE_CHECKING:
-    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.turns import Turn
 
 QUESTION_RATE_HZ = 16_000
 
@@ -55,6 +53,12 @@ class Prompt:
         if self.instruction is None:
             return AUDIO_TEMPLATE
         return f"{AUDIO_TEMPLATE}\n{self.instruction}"
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The conversation the model reads; audio that was not loaded still has its placeholder."""
+        audio = np.zeros(0, np.float32) if self.audio is None else self.audio
+        return [Turn("system", self.system), Turn("user", self.instruction or "", audio)]
 
     @property
     def offers_tools(self) -> bool:
@@ -92,17 +96,6 @@ class Source(Protocol):
 
     def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
         """An answer or the reason there is none, for each prompt."""
-
-
-def render(processor: FunAudioChatProcessor, prompt: Prompt) -> str:
-    """The text the model reads, its slot for sound not yet expanded."""
-    tokenizer = processor.tokenizer
-    words = protect(tokenizer, prompt.user.removeprefix(AUDIO_TEMPLATE))
-    turns = [
-        {"role": "system", "content": protect_system(tokenizer, prompt.system)},
-        {"role": "user", "content": AUDIO_TEMPLATE + words},
-    ]
-    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
 class ServerModel:

@@ -46,7 +46,7 @@ def main() -> None:
         *resolve_pair(args.model_path, args.tts_path), device=args.device
     )
     sampling = Sampling(max_new_tokens=args.max_new_tokens)
-    reply = chat.ask(args.audio, tools=TOOLS, sampling=sampling)
+    reply = chat.ask(audio=args.audio, tools=TOOLS, sampling=sampling)
     print(reply.text)
     for problem in reply.problems:
         print(problem)

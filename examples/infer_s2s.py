@@ -45,7 +45,7 @@ def main() -> None:
     )
     args.output.mkdir(parents=True, exist_ok=True)
     for number, audio in enumerate(args.audio, 1):
-        reply = chat.ask(audio, sampling=sampling)
+        reply = chat.ask(audio=audio, sampling=sampling)
         print(reply.text)
         if reply.audio is None or not len(reply.audio):
             print("the answer holds no speech")

@@ -24,7 +24,8 @@ def main() -> None:
     args = parser.parse_args()
     chat = VoiceChat.from_pretrained(resolve_model(args.model_path), device=args.device)
     sampling = Sampling(max_new_tokens=args.max_new_tokens)
-    print(chat.ask(args.audio, args.instruction, speech=False, sampling=sampling).text)
+    reply = chat.ask(text=args.instruction, audio=args.audio, speech=False, sampling=sampling)
+    print(reply.text)
 
 
 if __name__ == "__main__":

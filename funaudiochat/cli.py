@@ -142,7 +142,7 @@ def s2t(
 
     chat = _load(model_path, None, False, device=device)
     sampling = Sampling(max_new_tokens=max_new_tokens)
-    _show(chat.stream(question, instruction, speech=False, sampling=sampling))
+    _show(chat.stream(text=instruction, audio=question, speech=False, sampling=sampling))
 
 
 @app.command()
@@ -173,7 +173,7 @@ def s2s(
         repetition_penalty=repetition_penalty,
     )
     for number, question in enumerate(questions, 1):
-        reply = _show(chat.stream(question, sampling=sampling))
+        reply = _show(chat.stream(audio=question, sampling=sampling))
         if reply.audio is None or not len(reply.audio):
             console.print("the answer holds no speech", style="yellow")
             continue
@@ -216,9 +216,10 @@ def chat(
             talk.reset()
         elif line:
             # A sentence may be longer than a path can be, at which Path.is_file() fails.
-            question = Path(line) if Path(line).suffix and os.path.isfile(line) else line
+            spoken = Path(line).suffix and os.path.isfile(line)
+            question: dict[str, Any] = {"audio" if spoken else "text": line}
             try:
-                reply = _show(talk.stream(question, speech=speech, sampling=sampling))
+                reply = _show(talk.stream(**question, speech=speech, sampling=sampling))
                 if reply.audio is not None and np.size(reply.audio):
                     waves += 1
                     output.mkdir(parents=True, exist_ok=True)

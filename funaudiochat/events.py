@@ -22,9 +22,15 @@ class TextDelta:
 
 @dataclass(frozen=True)
 class SpeechTokens:
-    """Speech tokens [G] of one step; an end group holds nothing but the end token."""
+    """Speech tokens of one step.
+
+    Attributes:
+        tokens: [G]; an end group holds nothing but the end token.
+        spoken: [T], T <= G, those of them that are audio, on the CPU; push them to a detokenizer.
+    """
 
     tokens: Tensor
+    spoken: Tensor
 
 
 @dataclass

@@ -614,6 +614,11 @@ def generate(
     return state.rows, state.speech
 
 
+def spoken_tokens(model: FunAudioChatForConditionalGeneration, tokens: Tensor) -> Tensor:
+    """Return speech tokens [T] without those of start, end and padding, on the CPU."""
+    return tokens[tokens < model.config.audio_config.bos_token_id].cpu()
+
+
 def stream(
     model: FunAudioChatForConditionalGeneration,
     tokenizer: Any,
@@ -647,7 +652,7 @@ def stream(
                 emitted += len(piece)
                 yield TextDelta(piece)
         if out.groups[0] is not None:
-            yield SpeechTokens(out.groups[0])
+            yield SpeechTokens(out.groups[0], spoken_tokens(model, out.groups[0]))
     # What the decoder still holds back is a character that never became whole.
     rest = tokenizer.backend_tokenizer.decode(said, skip_special_tokens=True)[emitted:]
     if rest:

@@ -20,7 +20,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from funaudiochat.errors import CheckpointError, DownloadError
 
 ROOT = Path(__file__).resolve().parents[1]
-VOICES_FILE = ROOT / "utils" / "new_spk2info.pt"
+IN_CHECKOUT = (ROOT / "pyproject.toml").is_file()  # else the package is installed from a wheel
+_MODELS = ROOT / "pretrained_models" if IN_CHECKOUT else Path.home() / ".cache" / "funaudiochat"
+VOICES_FILE = (ROOT / "utils" if IN_CHECKOUT else _MODELS) / "new_spk2info.pt"
 VOICES_URL = (
     "https://raw.githubusercontent.com/FunAudioLLM/Fun-Audio-Chat/"
     "8ba984b64b4880918db2807e08d795475481200c/utils/new_spk2info.pt"
@@ -81,48 +83,58 @@ TTS = Repository(
 )
 REPOSITORIES = {"model": MODEL, "tts": TTS}
 _SOURCES = ("huggingface", "modelscope")
-# Shipped with the toolkit.
-NANO_MODEL = ROOT / "pretrained_models" / "Fun-Audio-Chat-Nano"
-NANO_TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
+# Part of the repository.
+NANO_MODEL = _MODELS / "Fun-Audio-Chat-Nano"
+NANO_TTS = _MODELS / "Fun-CosyVoice3-Nano"
 
 
 def models_folder() -> Path:
-    """``pretrained_models/`` of the toolkit, or what FUNAUDIOCHAT_HOME names."""
-    return Path(os.environ.get("FUNAUDIOCHAT_HOME") or ROOT / "pretrained_models")
+    """Return the folder of downloaded checkpoints.
+
+    FUNAUDIOCHAT_HOME names it; by default it is ``pretrained_models/`` of the checkout, or
+    ``~/.cache/funaudiochat`` if the package was installed from a wheel.
+    """
+    return Path(os.environ.get("FUNAUDIOCHAT_HOME") or _MODELS)
 
 
 def resolve_model(path: str | Path | None) -> Path:
-    """The folder given, else the official one if it was downloaded, else Nano.
+    """Return the language model's folder.
+
+    It is the folder given or, without one, what FUNAUDIOCHAT_MODEL names, else the official one
+    if it was downloaded, else Nano.
 
     Raises:
         CheckpointError: there is no such folder, or a download did not come to its end; the
             message says how to get it.
     """
-    return _resolve(path, MODEL, NANO_MODEL)
+    return _resolve(path or os.environ.get("FUNAUDIOCHAT_MODEL"), MODEL, NANO_MODEL)
 
 
 def resolve_tts(path: str | Path | None) -> Path:
-    """The detokenizer's folder given, else the official one if it was downloaded, else Nano's.
+    """Return the detokenizer's folder.
+
+    It is the folder given or, without one, what FUNAUDIOCHAT_TTS names, else the official one if
+    it was downloaded, else Nano's.
 
     Raises:
         CheckpointError: there is no such folder, or a download did not come to its end; the
             message says how to get it.
     """
-    return _resolve(path, TTS, NANO_TTS)
+    return _resolve(path or os.environ.get("FUNAUDIOCHAT_TTS"), TTS, NANO_TTS)
 
 
 def resolve_pair(model_path: str | Path | None, tts_path: str | Path | None) -> tuple[Path, Path]:
-    """Folders of a language model and of the detokenizer that knows its codes.
+    """Return the folders of a language model and of the detokenizer that knows its speech tokens.
 
-    Without a detokenizer's folder a model gets the one that its ``config.json`` names as
-    ``detokenizer``, as that of Nano and of what is trained from it does, and every other model the
-    official one: codes of another speech tokenizer would be noise.
+    Without ``tts_path`` and FUNAUDIOCHAT_TTS a model gets the detokenizer that its ``config.json``
+    names as ``detokenizer``, as Nano and models trained from it do, and every other model gets the
+    official one: the tokens of another speech tokenizer would come out as noise.
 
     Raises:
         CheckpointError: there is no such folder; the message says how to get it.
     """
     model = resolve_model(model_path)
-    if tts_path is not None:
+    if tts_path or os.environ.get("FUNAUDIOCHAT_TTS"):
         return model, resolve_tts(tts_path)
     name = _detokenizer_of(model)
     if name == NANO_TTS.name:
@@ -152,7 +164,7 @@ def refuse_adapter(folder: str | Path) -> None:
 
 
 def _resolve(path: str | Path | None, repository: Repository, nano: Path) -> Path:
-    if path is not None:
+    if path:
         refuse_adapter(path)
         return _existing(Path(path))
     official = models_folder() / repository.name
@@ -172,7 +184,9 @@ def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(
             f"no folder {folder}; fetch the official checkpoints with `funaudiochat download`, or "
-            "name a folder with --model-path / --tts-path"
+            "name a folder with --model-path / --tts-path, model_path / tts_path in Python, or the "
+            "environment variables FUNAUDIOCHAT_MODEL / FUNAUDIOCHAT_TTS (Nano's folders are in "
+            "pretrained_models/ of a checkout of the repository)"
         )
     return folder
 

@@ -8,13 +8,16 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funaudiochat.constants import MAX_HISTORY_TURNS
+from funaudiochat.constants import AUDIO_TEMPLATE, MAX_HISTORY_TURNS
 from funaudiochat.plain_text import protect, protect_answer, protect_system
 from funaudiochat.tool_calls import ToolCall, find_tool_calls
+
+if TYPE_CHECKING:
+    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
 _RESULT_MARKUP = ("<tool_response>\n", "\n</tool_response>")
 
@@ -54,6 +57,17 @@ class Turn:
                 yield "\n".join(results), None
             if not self.results or self.content or self.audio is not None:
                 yield protect(tokenizer, self.content), self.audio
+
+
+def render_prompt(processor: FunAudioChatProcessor, turns: Sequence[Turn]) -> str:
+    """Return the prompt of a conversation, one ``AUDIO_TEMPLATE`` for the audio of each turn."""
+    messages = []
+    for turn in turns:
+        for content, audio in turn.messages(processor.tokenizer):
+            if audio is not None:
+                content = f"{AUDIO_TEMPLATE}\n{content}" if content else AUDIO_TEMPLATE
+            messages.append({"role": turn.role, "content": content})
+    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
 
 
 def tool_names(tools: Sequence[dict[str, Any]]) -> frozenset[str]:

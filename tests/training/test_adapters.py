@@ -94,7 +94,7 @@ def test_ten_spoken_answers_are_learned_by_adapters_on_nano_text_and_tokens(tmp_
     texts = tokens = 0
     for index, (text, codes) in enumerate(spoken_answers.answers()):
         chat.reset()
-        reply = chat.ask(tmp_path / "data" / f"{index}.wav", sampling=sampling)
+        reply = chat.ask(audio=tmp_path / "data" / f"{index}.wav", sampling=sampling)
         texts += reply.text == text
         tokens += reply.speech_tokens.tolist() == codes
     # Measured 9 and 8: one text has a word that is none ("island." at its beginning); processors

@@ -246,8 +246,8 @@ class SpyChat(VoiceChat):
         super().__init__(*args)
         self.log, self.most_steps = log, most_steps
 
-    def _options(self, *args: Any) -> GenerationOptions:
-        options = super()._options(*args)
+    def generation_options(self, *args: Any) -> GenerationOptions:
+        options = super().generation_options(*args)
         return replace(options, max_new_tokens=min(options.max_new_tokens, self.most_steps))
 
     def _answer(self, turn: Any, *args: Any) -> Iterator[Event]:
@@ -293,13 +293,11 @@ class ScriptedChat:
         other.heard = list(self.heard)
         return other
 
-    def correct_answer(self, heard: str) -> None:
+    def truncate_last_reply(self, heard: str) -> None:
         self.heard[-1] = heard
 
-    def spoken(self, codes: torch.Tensor) -> torch.Tensor:
-        return codes
-
-    def stream(self, question: Any, *args: Any, tools: Any = None, **kwargs: Any):
+    def stream(self, *, text: Any = None, audio: Any = None, tools: Any = None, **kwargs: Any):
+        question = text if audio is None else audio
         return self._events(("tools", question) if tools else question)
 
     def stream_tool_result(self, result: Any, *args: Any, **kwargs: Any):
@@ -313,7 +311,7 @@ class ScriptedChat:
                     text += item
                     yield TextDelta(item)
                 elif isinstance(item, list):
-                    yield SpeechTokens(torch.tensor(item))
+                    yield SpeechTokens(torch.tensor(item), torch.tensor(item))
                 else:
                     item()
         finally:
