@@ -3,6 +3,6 @@
 
 """The paper's benchmarks: one module each under ``benchmarks/``, scorers, judges, reports.
 
-The package shares its name with an unrelated package of the public index; nothing here needs that
-one, and the two must not be installed side by side.
+An unrelated package of the public index has the same name. Both may be installed: this one is no
+part of the wheel, and `funaudiochat eval` takes it from the checkout.
 """

@@ -17,6 +17,8 @@ from funaudiochat.errors import FunAudioChatError
 app = typer.Typer(
     no_args_is_help=True, help="Run the paper's benchmarks: list, fetch, infer, score, report."
 )
+commands = typer.Typer()
+commands.add_typer(app, name="eval")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -29,33 +30,44 @@ if TYPE_CHECKING:
     from funaudiochat.events import Reply
     from funaudiochat.voice_chat import VoiceChat
 
-try:
-    from evaluate.cli import app as eval_app
-except ImportError:  # a package of the public index has the same name
-    eval_app = None  # type: ignore[assignment]
+# The commands of the applications, which are no part of the package but lie beside it in a
+# checkout: the module whose `commands` holds each. They are only imported to be run or listed.
+_APPLICATIONS = {
+    "serve": "web_demo.cli",
+    "eval": "evaluate.cli",
+    "train": "training.cli",
+    "init": "training.cli",
+    "merge": "training.cli",
+}
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+class _Commands(TyperGroup):
+    """The package's commands and, in a checkout, those of the applications."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return [*super().list_commands(ctx), *(_APPLICATIONS if hub.IN_CHECKOUT else ())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in _APPLICATIONS:
+            return super().get_command(ctx, cmd_name)
+        if not hub.IN_CHECKOUT:
+            raise FunAudioChatError(
+                f"`funaudiochat {cmd_name}` belongs to an application that the installed package "
+                "does not contain; clone the repository, run `pip install -e .` in it, and use "
+                "the command from there"
+            )
+        sys.path.insert(0, str(hub.ROOT))  # before an installed package of the same name
+        application = import_module(_APPLICATIONS[cmd_name])
+        return typer.main.get_group(application.commands).get_command(ctx, cmd_name)
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
+)
 voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make one.")
 app.add_typer(voices_app, name="voices")
 
 
-class _TrainGroup(TyperGroup):
-    """``train CONFIG`` beside ``train check-data``: what is no subcommand is a config."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands:
-            args = ["run", *args]
-        return super().resolve_command(ctx, args)
-
-
-train_app = typer.Typer(
-    cls=_TrainGroup,
-    no_args_is_help=True,
-    help="Train by a LLaMA-Factory config (train CONFIG [key=value ...]), or check data.",
-)
-app.add_typer(train_app, name="train")
-if eval_app is not None:
-    app.add_typer(eval_app, name="eval")
 # Of macOS, PulseAudio, PipeWire and ALSA.
 _PLAYERS = ("afplay", "paplay", "pw-play", "aplay")
 console = Console(highlight=False, soft_wrap=True)
@@ -255,112 +267,6 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-@train_app.command(
-    "run", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
-def train(
-    context: typer.Context,
-    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
-) -> None:
-    """Train by a LLaMA-Factory config; key=value arguments replace its fields."""
-    command = [sys.executable, "-m", "training.launch", str(config), *context.args]
-    raise typer.Exit(subprocess.run(command).returncode)
-
-
-@train_app.command("plan")
-def plan(
-    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
-    fields: Annotated[
-        list[str] | None, typer.Argument(help="key=value, in place of the config's.")
-    ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs in all nodes together.")] = 1,
-    gpu_memory: Annotated[str, typer.Option(help="Of one GPU, for example 80GiB.")] = "80GiB",
-    model: Annotated[
-        Path | None, typer.Option(help="config.json, or its folder; default: the config's model.")
-    ] = None,
-    audio_seconds: Annotated[float, typer.Option(help="Sound of the questions of a row.")] = 30.0,
-) -> None:
-    """Say how much memory a config takes on each GPU, and which batch fits."""
-    from training.plan import plan_file
-
-    lines, fits = plan_file(config, fields or [], gpus, gpu_memory, model, audio_seconds)
-    for line in lines:
-        console.print(line, markup=False)
-    raise typer.Exit(0 if fits else 1)
-
-
-@train_app.command("merge-adapter")
-def merge_adapter(
-    adapter: Annotated[Path, typer.Argument(help="Folder of a run with finetuning_type: lora.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    base: Annotated[
-        Path | None, typer.Option(help="Model it was trained on; the one it names by default.")
-    ] = None,
-) -> None:
-    """Merge a LoRA adapter into its base, as a folder that --model-path takes."""
-    from training.adapters import merge_adapter as run
-
-    base = run(adapter, out, base)
-    console.print(f"merged {adapter} into {base}: {out}", markup=False)
-
-
-@train_app.command("check-data")
-def check_data(
-    file: Annotated[Path, typer.Argument(help="JSONL file of training rows.")],
-    model_path: Annotated[
-        Path | None, typer.Option(help="Folder of the model to train; counts tokens.")
-    ] = None,
-    cutoff_len: Annotated[int, typer.Option(help="Longest row, in tokens.")] = 2048,
-    png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
-    show: Annotated[int, typer.Option(help="How many problems to print.")] = 50,
-) -> None:
-    """Say which training rows do not fit, and why."""
-    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-    from training.check_data import check_file, draw_histograms
-
-    tokenizer = None
-    if model_path is not None:
-        tokenizer = FunAudioChatProcessor.from_pretrained(model_path).tokenizer
-    summary = check_file(file, tokenizer, cutoff_len)
-    for problem in summary.problems[:show]:
-        where = f"row {problem.row}" + (f", {problem.field}" if problem.field else "")
-        console.print(f"{where}: {problem.text}", markup=False)
-    if len(summary.problems) > show:
-        console.print(f"... and {len(summary.problems) - show} more; --show prints them")
-    for warning in summary.warnings[:show]:
-        console.print(f"row {warning.row}, {warning.field}: warning: {warning.text}", markup=False)
-    if len(summary.warnings) > show:
-        console.print(f"... and {len(summary.warnings) - show} more warnings; --show prints them")
-    if summary.partial_groups:
-        console.print(
-            f"warning: {summary.partial_groups} of {len(summary.answer_seconds)} spoken answers "
-            "end in a partial group of speech tokens: the rest of the group has no label and the "
-            "model does not learn where speech ends; make the rows with process/data_process.py, "
-            "or cut or fill the answers to multiples of 5 tokens"
-        )
-    hours = [sum(s) / 3600 for s in (summary.question_seconds, summary.answer_seconds)]
-    wrong = len({problem.row for problem in summary.problems})
-    console.print(
-        f"{summary.rows} rows, {wrong} with problems; {len(summary.question_seconds)} spoken "
-        f"questions ({hours[0]:.2f} h), {len(summary.answer_seconds)} spoken answers "
-        f"({hours[1]:.2f} h)"
-    )
-    if png is not None:
-        draw_histograms(summary, png)
-    raise typer.Exit(1 if summary.problems else 0)
-
-
-@app.command(
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def serve(context: typer.Context) -> None:
-    """Serve the web demo; `serve --help` lists its options."""
-    from web_demo.server.server import main as run
-
-    run(context.args)
-
-
 @app.command("plan-serving")
 def plan_serving(
     model: Annotated[Path, typer.Argument(help="Model's folder, or its config.json.")],
@@ -370,8 +276,7 @@ def plan_serving(
     utilization: Annotated[float, typer.Option(help="vLLM's share of the memory.")] = 0.85,
 ) -> None:
     """Say how much memory `vllm serve` takes on each GPU, and how much talk fits."""
-    from funaudiochat.serving_plan import plan_lines
-    from training.plan import parse_size
+    from funaudiochat.serving_plan import parse_size, plan_lines
 
     lines, fits = plan_lines(
         model, parse_size(gpu_memory), tensor_parallel, pipeline_parallel, utilization
@@ -379,43 +284,6 @@ def plan_serving(
     for line in lines:
         console.print(line, markup=False)
     raise typer.Exit(0 if fits else 1)
-
-
-@app.command("init")
-def init_checkpoint(
-    llm: Annotated[Path, typer.Option(help="Qwen3 folder: backbone and tokenizer.")],
-    audio_encoder: Annotated[
-        Path, typer.Option(help="Whisper folder, Transformers or CTranslate2: mel encoder.")
-    ],
-    head: Annotated[Path, typer.Option(help="Folder of a small Qwen3: refined head.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    codes: Annotated[int, typer.Option(help="Codes of the speech tokenizer.")] = 6561,
-    seed: Annotated[int, typer.Option(help="Of the weights drawn anew.")] = 0,
-) -> None:
-    """Make the joint checkpoint that training begins with."""
-    from training.init_model import init_model
-
-    counts = init_model(llm, audio_encoder, head, out, codes, seed)
-    for part, parameters in counts.items():
-        console.print(f"{part:10}{parameters:>16,} parameters", markup=False)
-    console.print(str(out), markup=False)
-
-
-@app.command()
-def merge(
-    trained: Annotated[Path, typer.Option(help="Joint checkpoint M1.")],
-    base: Annotated[Path, typer.Option(help="Joint checkpoint or text model M0.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    alpha: Annotated[float, typer.Option(help="Weight of the trained one.")] = 0.5,
-) -> None:
-    """Core-Cocktail: mix the language model of a trained checkpoint with its base."""
-    from training.merge import merge as run
-
-    report = run(trained, base, out, alpha)
-    console.print(
-        f"merged {len(report.merged)} tensors, kept {len(report.kept)}; largest change "
-        f"{report.largest_change:.4g} in {report.largest_change_in or 'none'}"
-    )
 
 
 @voices_app.command("list")
@@ -445,19 +313,6 @@ def new_voice(
     target = file or folder / voices.VOICES_NAME
     voices.add_voice(name, prompt, folder / voices.CAMPPLUS_NAME, target)
     console.print(f"{name} -> {target}", markup=False)
-
-
-if eval_app is None:
-
-    @app.command(
-        "eval", context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-    )
-    def hidden_eval() -> None:
-        """Hidden by another package named evaluate."""
-        raise FunAudioChatError(
-            "another package named `evaluate` hides the toolkit's: pip uninstall evaluate, or run "
-            "`python -m funaudiochat.cli eval` in the toolkit's folder"
-        )
 
 
 def main() -> None:

@@ -25,8 +25,9 @@ from funaudiochat.generation_funaudiochat import GenerationOptions
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.voice_chat import VoiceChat
 from web_demo.server.app import DEMO, make_app
-from web_demo.server.demo import Demo, Options
+from web_demo.server.demo import Demo
 from web_demo.server.engine import Models
+from web_demo.server.options import Options
 
 TIMEOUT_S = 120.0  # nothing takes so long but on a machine that is very busy
 
