@@ -45,12 +45,12 @@ class _Commands(TyperGroup):
     """The package's commands and, in a checkout, those of the applications."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return [*super().list_commands(ctx), *(_APPLICATIONS if hub.IN_CHECKOUT else ())]
+        return [*super().list_commands(ctx), *filter(_is_here, _APPLICATIONS)]
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in _APPLICATIONS:
             return super().get_command(ctx, cmd_name)
-        if not hub.IN_CHECKOUT:
+        if not _is_here(cmd_name):
             raise FunAudioChatError(
                 f"`funaudiochat {cmd_name}` belongs to an application that the installed package "
                 "does not contain; clone the repository, run `pip install -e .` in it, and use "
@@ -59,6 +59,12 @@ class _Commands(TyperGroup):
         sys.path.insert(0, str(hub.ROOT))  # before an installed package of the same name
         application = import_module(_APPLICATIONS[cmd_name])
         return typer.main.get_group(application.commands).get_command(ctx, cmd_name)
+
+
+def _is_here(command: str) -> bool:
+    """Whether the application of a command lies beside the package."""
+    path = hub.ROOT.joinpath(*_APPLICATIONS[command].split(".")).with_suffix(".py")
+    return hub.IN_CHECKOUT and path.is_file()
 
 
 app = typer.Typer(

@@ -16,12 +16,13 @@ import torch
 from funaudiochat.cosyvoice3.voices import installed_voices
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.hub import (
+    IN_CHECKOUT,
     NANO_MODEL,
     NANO_TTS,
     REPOSITORIES,
-    TTS,
     missing_files,
     models_folder,
+    resolve_tts,
 )
 
 _PACKAGES = (
@@ -77,14 +78,17 @@ def examine() -> Iterator[Finding]:
             )
         else:
             yield Finding(repository.name, str(folder))
-    for folder in (NANO_MODEL, NANO_TTS):
-        found = folder.is_dir()
-        yield Finding(
-            folder.name, str(folder) if found else "not found", "" if found else "git checkout"
-        )
+    if IN_CHECKOUT:
+        for folder in (NANO_MODEL, NANO_TTS):
+            found = folder.is_dir()
+            remedy = "" if found else "git checkout pretrained_models"
+            yield Finding(folder.name, str(folder) if found else "not found", remedy)
+    for variable in ("FUNAUDIOCHAT_MODEL", "FUNAUDIOCHAT_TTS"):
+        if named := os.environ.get(variable):
+            remedy = "" if os.path.isdir(named) else f"set {variable} to a folder, or unset it"
+            yield Finding(variable, named, remedy)
     try:
-        folder = models_folder() / TTS.name
-        folder = folder if folder.is_dir() else NANO_TTS
+        folder = resolve_tts(None)
         yield Finding("voices", f"{', '.join(installed_voices(folder))} ({folder.name})")
     except FunAudioChatError as error:
         yield Finding("voices", "none", str(error))
