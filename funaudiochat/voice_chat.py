@@ -29,7 +29,7 @@ from funaudiochat.hub import resolve_pair
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
-from funaudiochat.sampling import SAMPLING_VALUES, Sampling, speech_sampling
+from funaudiochat.sampling import MAX_NEW_TOKENS, SAMPLING_VALUES, Sampling, speech_sampling
 from funaudiochat.tool_calls import CALL_OPENS, parse_tool_calls
 from funaudiochat.turns import (
     Turn,
@@ -184,6 +184,7 @@ class VoiceChat(Conversation):
         Args:
             prompt_length: positions of the prompt; the reply gets what is left of the context.
             speech: whether the reply is spoken.
+            sampling: the caller's.
             offers_tools: whether the reply may open a tool call.
         """
         tokenizer = self.processor.tokenizer
@@ -191,7 +192,7 @@ class VoiceChat(Conversation):
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
         if speech:
             settings.update(**speech_sampling(settings))
-            settings.update(max_new_tokens=2048)
+            settings.update(max_new_tokens=MAX_NEW_TOKENS)
             settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
             # Sampled text must not open speech and be silent at once (rule 62).
             text = self.model.config.text_config
