@@ -26,7 +26,7 @@ from evaluate.exchange import read_rows
 from evaluate.metrics import AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
 from evaluate.records import appending, json_rows
 from funaudiochat.audio import load_audio_and_rate
-from funaudiochat.chat_protocol import sound_part
+from funaudiochat.chat_protocol import audio_part
 from funaudiochat.errors import FunAudioChatError
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
@@ -407,7 +407,7 @@ def request_of(task: JudgeTask, prompt: str, answer: Answer, several: bool) -> d
     content: Any = text
     if sounds:
         try:
-            content = [{"type": "text", "text": text}, *map(_sound_part, sounds)]
+            content = [{"type": "text", "text": text}, *map(_recording_part, sounds)]
         except FunAudioChatError as error:
             raise Unanswered(f"the judge cannot hear it: {error}") from error
     system = [] if task.system is None else [{"role": "system", "content": task.system}]
@@ -422,7 +422,7 @@ def request_of(task: JudgeTask, prompt: str, answer: Answer, several: bool) -> d
     }
 
 
-def _sound_part(path: Path) -> dict[str, Any]:
+def _recording_part(path: Path) -> dict[str, Any]:
     """A sound as the interface takes it, which knows WAV and MP3 only."""
     wave, rate_hz = load_audio_and_rate(path)
-    return sound_part(wave, round(rate_hz), "PCM_16")
+    return audio_part(wave, round(rate_hz), "PCM_16")

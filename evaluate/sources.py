@@ -22,11 +22,11 @@ import numpy as np
 
 from funaudiochat.audio import load_audio, load_audio_and_rate
 from funaudiochat.chat_protocol import (
-    api_address,
+    api_base_url,
+    audio_part,
     greedy_fields,
-    longest_sound_s,
+    longest_audio_s,
     served_model,
-    sound_part,
 )
 from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.errors import FunAudioChatError
@@ -127,7 +127,7 @@ class ServerModel:
             ) from error
         self._errors = openai
         self._client = openai.OpenAI(
-            base_url=api_address(url), api_key=api_key or "none", timeout=timeout_s, max_retries=4
+            base_url=api_base_url(url), api_key=api_key or "none", timeout=timeout_s, max_retries=4
         )
         try:
             listed = self._client.models.list().data
@@ -138,7 +138,7 @@ class ServerModel:
         entries = (entry.to_dict() for entry in listed)
         self.model, owner, length = served_model(f"the server {url}", entries, model)
         self._greedy = greedy_fields(max_new_tokens, owner, length)
-        self._longest_s = longest_sound_s(owner, length)
+        self._longest_s = longest_audio_s(owner, length)
         self.url, self.concurrent = url, concurrent
         self.description = {
             "server_model": self.model,
@@ -193,7 +193,7 @@ class ServerModel:
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         assert prompt.audio is not None
-        content = [sound_part(prompt.audio)]
+        content = [audio_part(prompt.audio)]
         if prompt.instruction is not None:
             content.append({"type": "text", "text": protect(None, prompt.instruction)})
         request: dict[str, Any] = {

@@ -7,14 +7,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from funaudiochat.errors import FunAudioChatError
+from funaudiochat import FunAudioChatError, Sampling, VoiceChat
 from funaudiochat.hub import resolve_model
-from funaudiochat.sampling import Sampling
-from funaudiochat.voice_chat import VoiceChat
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--audio", type=Path, default=Path(__file__).with_name("question.wav"))
-parser.add_argument("--instruction", help="text that goes with the sound")
+parser.add_argument("--instruction", help="text instruction that follows the audio")
 parser.add_argument("--model-path", type=Path)
 parser.add_argument("--device", default="auto")
 parser.add_argument("--max-new-tokens", type=int)

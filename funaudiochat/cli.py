@@ -22,16 +22,17 @@ from typer.core import TyperGroup
 from funaudiochat import hub
 from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.capabilities import load_capabilities
+from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
 from funaudiochat.errors import FunAudioChatError
 
-# What needs torch or transformers is imported where it is used: a help text or a mistyped flag
-# takes no seconds, and `doctor` must run where transformers fails.
+# Modules that need torch or transformers are imported where they are used: help texts and mistyped
+# flags are answered at once, and `doctor` runs even if transformers is broken.
 if TYPE_CHECKING:
     from funaudiochat.events import Reply
     from funaudiochat.voice_chat import VoiceChat
 
-# The commands of the applications, which are no part of the package but lie beside it in a
-# checkout: the module whose `commands` holds each. They are only imported to be run or listed.
+# Commands of the applications, which are not part of the package but lie beside it in a checkout,
+# and the module whose `commands` has each. They are only imported to be run or listed.
 _APPLICATIONS = {
     "serve": "web_demo.cli",
     "eval": "evaluate.cli",
@@ -42,7 +43,7 @@ _APPLICATIONS = {
 
 
 class _Commands(TyperGroup):
-    """The package's commands and, in a checkout, those of the applications."""
+    """Offer the package's commands and, in a checkout, those of the applications."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return [*super().list_commands(ctx), *filter(_is_here, _APPLICATIONS)]
@@ -62,7 +63,7 @@ class _Commands(TyperGroup):
 
 
 def _is_here(command: str) -> bool:
-    """Whether the application of a command lies beside the package."""
+    """Return whether the application of a command lies beside the package."""
     path = hub.ROOT.joinpath(*_APPLICATIONS[command].split(".")).with_suffix(".py")
     return hub.IN_CHECKOUT and path.is_file()
 
@@ -70,30 +71,33 @@ def _is_here(command: str) -> bool:
 app = typer.Typer(
     cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
 )
-voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make one.")
+voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make a new one.")
 app.add_typer(voices_app, name="voices")
 
-
-# Of macOS, PulseAudio, PipeWire and ALSA.
+# The players of macOS, PulseAudio, PipeWire and ALSA.
 _PLAYERS = ("afplay", "paplay", "pw-play", "aplay")
 console = Console(highlight=False, soft_wrap=True)
 
-ModelPath = Annotated[Path | None, typer.Option(help="Language model's folder; Nano by default.")]
-TtsPath = Annotated[Path | None, typer.Option(help="Detokenizer's folder.")]
-Voice = Annotated[str | None, typer.Option(help="Name of a voice.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")]
-Instruction = Annotated[str | None, typer.Option(help="Text that goes with the sound.")]
-Greedy = Annotated[bool, typer.Option(help="Arg-max in place of sampling.")]
-Seed = Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")]
-MaxNewTokens = Annotated[int | None, typer.Option(help="Longest answer, in 5 Hz steps.")]
-Penalty = Annotated[float | None, typer.Option(help="Repetition penalty.")]
+ModelPath = Annotated[
+    Path | None,
+    typer.Option(help="Folder of the language model; by default the downloaded one, else Nano."),
+]
+TtsPath = Annotated[
+    Path | None, typer.Option(help="Folder of the detokenizer; by default the model's own.")
+]
+Voice = Annotated[str | None, typer.Option(help="Voice of the replies, by name.")]
+Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
+Instruction = Annotated[str | None, typer.Option(help="Text instruction that follows the audio.")]
+Greedy = Annotated[bool, typer.Option(help="Take the most likely tokens instead of sampling.")]
+Seed = Annotated[int | None, typer.Option(help="Random seed; makes a sampled reply repeatable.")]
+MaxNewTokens = Annotated[int | None, typer.Option(help="Longest reply, in steps of 0.2 s.")]
+Penalty = Annotated[float | None, typer.Option(help="Repetition penalty; 1 for none.")]
 
 
 def _read(questions: list[Path]) -> list[tuple[Any, int]]:
     """Read the questions before the model is loaded, which takes long."""
-    rate_hz = 16_000
-    read = [(load_audio(question, rate_hz), rate_hz) for question in questions]
-    # The file's name was in the first warning; the array would be warned of again.
+    read = [(load_audio(question, INPUT_RATE_HZ), INPUT_RATE_HZ) for question in questions]
+    # The first warning names the file; a second one about the array would not help.
     warnings.filterwarnings("ignore", message="the audio array is all silence")
     return read
 
@@ -110,7 +114,7 @@ def _load(
 
 
 def _show(events: Any) -> "Reply":
-    """Print an answer as it comes, with a line of progress, then what it took."""
+    """Print a reply while it is generated, with a progress line, then its latency."""
     from funaudiochat.events import AudioChunk, ReplyDone, TextDelta
 
     samples = 0
@@ -120,18 +124,19 @@ def _show(events: Any) -> "Reply":
                 console.print(event.text, end="", markup=False)
             elif isinstance(event, AudioChunk):
                 samples += len(event.samples)
-                status.update(f"speaking ... {samples / 24000:.1f} s")
+                status.update(f"speaking ... {samples / OUTPUT_RATE_HZ:.1f} s")
             elif isinstance(event, ReplyDone):
                 reply = event.reply
     console.print()
-    times = reply.latency
+    latency = reply.latency
     if reply.audio is not None and reply.seconds:
         console.print(
-            f"[dim]{reply.seconds:.2f} s of sound, first after {times.first_audio_s:.2f} s, "
-            f"real-time factor {times.total_s / reply.seconds:.2f}[/dim]"
+            f"[dim]{reply.seconds:.2f} s of audio, first-audio latency "
+            f"{latency.first_audio_s:.2f} s, "
+            f"real-time factor {latency.total_s / reply.seconds:.2f}[/dim]"
         )
     else:
-        console.print(f"[dim]{times.total_s:.2f} s[/dim]")
+        console.print(f"[dim]{latency.total_s:.2f} s[/dim]")
     for call in reply.tool_calls:
         console.print(f"tool call: {call.name}({json.dumps(call.arguments)})", markup=False)
     for problem in reply.problems:
@@ -140,7 +145,7 @@ def _show(events: Any) -> "Reply":
 
 
 def _play(path: Path) -> None:
-    """Play a wave by the first program there is; without one, or a sound device, do nothing."""
+    """Play a WAV file with the first player found; without a player or sound card do nothing."""
     player = next(filter(None, map(shutil.which, _PLAYERS)), None)
     if player:
         subprocess.run([player, path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -148,7 +153,7 @@ def _play(path: Path) -> None:
 
 @app.command()
 def s2t(
-    audio: Annotated[Path, typer.Argument(help="Sound file with the question.")],
+    audio: Annotated[Path, typer.Argument(help="Audio file with the question.")],
     instruction: Instruction = None,
     model_path: ModelPath = None,
     device: Device = "auto",
@@ -158,42 +163,44 @@ def s2t(
     (question,) = _read([audio])
     from funaudiochat.sampling import Sampling
 
-    chat = _load(model_path, None, False, device=device)
     sampling = Sampling(max_new_tokens=max_new_tokens)
+    chat = _load(model_path, None, False, device=device)
     _show(chat.stream(text=instruction, audio=question, speech=False, sampling=sampling))
 
 
 @app.command()
 def s2s(
-    audio: Annotated[list[Path], typer.Argument(help="Sound files, the turns of one talk.")],
-    output: Annotated[Path, typer.Option(help="Folder for the answers.")] = Path("outputs"),
+    audio: Annotated[
+        list[Path], typer.Argument(help="Audio files, the turns of one conversation.")
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for the spoken replies.")] = Path("outputs"),
     voice: Voice = None,
     greedy: Greedy = False,
     seed: Seed = None,
     model_path: ModelPath = None,
     tts_path: TtsPath = None,
     device: Device = "auto",
-    tts_device: Annotated[str | None, typer.Option(help="Of the detokenizer.")] = None,
+    tts_device: Annotated[str | None, typer.Option(help="Device of the detokenizer.")] = None,
     max_new_tokens: MaxNewTokens = None,
     repetition_penalty: Penalty = None,
-    play: Annotated[bool, typer.Option(help="Play the answers where a sound device is.")] = False,
+    play: Annotated[bool, typer.Option(help="Play the replies.")] = False,
 ) -> None:
-    """Answer spoken questions with text and speech; waves go to the output folder."""
+    """Answer spoken questions with text and speech, written to WAV files."""
     questions = _read(audio)
     output.mkdir(parents=True, exist_ok=True)
     from funaudiochat.sampling import Sampling
 
-    chat = _load(model_path, tts_path, True, device=device, tts_device=tts_device, voice=voice)
     sampling = Sampling(
         greedy=greedy,
         seed=seed,
         max_new_tokens=max_new_tokens,
         repetition_penalty=repetition_penalty,
     )
+    chat = _load(model_path, tts_path, True, device=device, tts_device=tts_device, voice=voice)
     for number, question in enumerate(questions, 1):
         reply = _show(chat.stream(audio=question, sampling=sampling))
         if reply.audio is None or not len(reply.audio):
-            console.print("the answer holds no speech", style="yellow")
+            console.print("the reply has no speech", style="yellow")
             continue
         target = output / f"answer_{number}.wav"
         save_wav(target, reply.audio, reply.sample_rate_hz)
@@ -206,23 +213,23 @@ def s2s(
 def chat(
     model_path: ModelPath = None,
     tts_path: TtsPath = None,
-    speech: Annotated[bool, typer.Option(help="Speak the answers.")] = True,
-    output: Annotated[Path, typer.Option(help="Folder for spoken answers.")] = Path("outputs"),
+    speech: Annotated[bool, typer.Option(help="Reply with speech, too.")] = True,
+    output: Annotated[Path, typer.Option(help="Folder for the spoken replies.")] = Path("outputs"),
     voice: Voice = None,
     greedy: Greedy = False,
     device: Device = "auto",
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
-    """Talk: type a text or the path of a sound file; /reset forgets, /quit ends."""
+    """Chat: type a text or the path of an audio file; /reset starts over, /quit ends."""
     from funaudiochat.sampling import Sampling
 
-    able = load_capabilities(hub.resolve_model(model_path))
-    talk = _load(model_path, tts_path, speech, device=device, voice=voice)
-    if able.description:
-        console.print(able.description, markup=False)
-    if able.examples:
-        console.print("Ask, for example:", *able.examples, sep="\n  ", markup=False)
-    sampling, waves = Sampling(greedy=greedy, max_new_tokens=max_new_tokens), 0
+    sampling, replies = Sampling(greedy=greedy, max_new_tokens=max_new_tokens), 0
+    capabilities = load_capabilities(hub.resolve_model(model_path))
+    conversation = _load(model_path, tts_path, speech, device=device, voice=voice)
+    if capabilities.description:
+        console.print(capabilities.description, markup=False)
+    if capabilities.examples:
+        console.print("Ask, for example:", *capabilities.examples, sep="\n  ", markup=False)
     while True:
         try:
             line = console.input("> ").strip()
@@ -231,37 +238,40 @@ def chat(
         if line == "/quit":
             return
         if line == "/reset":
-            talk.reset()
+            conversation.reset()
         elif line:
-            # A sentence may be longer than a path can be, at which Path.is_file() fails.
+            # Path.is_file() fails on a sentence that is too long for a path.
             spoken = Path(line).suffix and os.path.isfile(line)
             question: dict[str, Any] = {"audio" if spoken else "text": line}
             try:
-                reply = _show(talk.stream(**question, speech=speech, sampling=sampling))
+                reply = _show(conversation.stream(**question, speech=speech, sampling=sampling))
                 if reply.audio is not None and np.size(reply.audio):
-                    waves += 1
+                    replies += 1
                     output.mkdir(parents=True, exist_ok=True)
-                    save_wav(output / f"answer_{waves}.wav", reply.audio, reply.sample_rate_hz)
-                    console.print(str(output / f"answer_{waves}.wav"), markup=False)
+                    target = output / f"answer_{replies}.wav"
+                    save_wav(target, reply.audio, reply.sample_rate_hz)
+                    console.print(str(target), markup=False)
             except FunAudioChatError as error:
                 console.print(str(error), style="red", markup=False)
-            except KeyboardInterrupt:  # the history keeps what was shown
+            except KeyboardInterrupt:  # the history keeps the text that was shown
                 console.print("\ninterrupted", style="yellow")
 
 
 @app.command()
 def download(
-    source: Annotated[str, typer.Option(help="huggingface or modelscope.")] = "huggingface",
-    only: Annotated[str | None, typer.Option(help="model, tts or voices.")] = None,
+    source: Annotated[str, typer.Option(help="Hub: huggingface or modelscope.")] = "huggingface",
+    only: Annotated[
+        str | None, typer.Option(help="Download only this part: model, tts or voices.")
+    ] = None,
 ) -> None:
-    """Fetch the official checkpoints and the default voice."""
+    """Download the official checkpoints and the default voice."""
     for path in hub.download(source, only):
         console.print(str(path), markup=False)
 
 
 @app.command()
 def doctor() -> None:
-    """Look at this machine: packages, devices, checkpoints, voices."""
+    """Check this machine: packages, devices, checkpoints and voices."""
     from funaudiochat.doctor import examine
 
     healthy = True
@@ -275,13 +285,15 @@ def doctor() -> None:
 
 @app.command("plan-serving")
 def plan_serving(
-    model: Annotated[Path, typer.Argument(help="Model's folder, or its config.json.")],
-    gpu_memory: Annotated[str, typer.Option(help="Of one GPU, for example 80GiB.")] = "80GiB",
+    model: Annotated[Path, typer.Argument(help="Folder of the model, or its config.json.")],
+    gpu_memory: Annotated[
+        str, typer.Option(help="Memory of one GPU, for example 80GiB.")
+    ] = "80GiB",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="As given to vLLM.")] = 1,
     pipeline_parallel: Annotated[int, typer.Option(min=1, help="As given to vLLM.")] = 1,
     utilization: Annotated[float, typer.Option(help="vLLM's share of the memory.")] = 0.85,
 ) -> None:
-    """Say how much memory `vllm serve` takes on each GPU, and how much talk fits."""
+    """Estimate the memory `vllm serve` needs on each GPU, and the conversations that fit."""
     from funaudiochat.serving_plan import parse_size, plan_lines
 
     lines, fits = plan_lines(
@@ -295,9 +307,11 @@ def plan_serving(
 @voices_app.command("list")
 def list_voices(
     tts_path: TtsPath = None,
-    file: Annotated[Path | None, typer.Option(help="Voice file.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="File of voices; by default those of the detokenizer.")
+    ] = None,
 ) -> None:
-    """Names of the voices there are."""
+    """List the names of the installed voices."""
     from funaudiochat.cosyvoice3 import voices
 
     found = voices.load_voices(file) if file else voices.installed_voices(hub.resolve_tts(tts_path))
@@ -307,12 +321,12 @@ def list_voices(
 
 @voices_app.command("add")
 def new_voice(
-    name: str,
-    prompt: Annotated[Path, typer.Argument(help="Sound file of the voice.")],
+    name: Annotated[str, typer.Argument(help="Name of the new voice.")],
+    prompt: Annotated[Path, typer.Argument(help="Audio file with a sample of the voice.")],
     tts_path: TtsPath = None,
-    file: Annotated[Path | None, typer.Option(help="Voice file, safetensors.")] = None,
+    file: Annotated[Path | None, typer.Option(help="File to add it to (safetensors).")] = None,
 ) -> None:
-    """Make a voice from a prompt wave."""
+    """Make a voice from a recording."""
     from funaudiochat.cosyvoice3 import voices
 
     folder = hub.resolve_tts(tts_path)
@@ -322,10 +336,10 @@ def new_voice(
 
 
 def main() -> None:
-    """Entry point: an error of ours is one line, never a traceback."""
+    """Run the command line; print expected errors as one line, without a traceback."""
     for stream in (sys.stdin, sys.stdout):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # bytes that are no text end nothing
+            stream.reconfigure(errors="replace")  # undecodable bytes must not end the program
     warnings.showwarning = lambda message, *_: print(f"warning: {message}", file=sys.stderr)
     try:
         app()

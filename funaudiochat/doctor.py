@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What `funaudiochat doctor` looks at."""
+"""Checks of `funaudiochat doctor`."""
 
 import importlib.metadata
 import os
@@ -35,7 +35,7 @@ _PACKAGES = (
     "onnxruntime",
     "kaldi-native-fbank",
 )
-# Each is asked for by an option only.
+# Only some options need these.
 _OPTIONAL = {"accelerate": "device_map", "bitsandbytes": "8-bit and 4-bit weights"}
 # transformers imports these when they are present, and then fails if they are broken.
 _HARMFUL_WHEN_BROKEN = ("torchaudio", "torchvision", "torchcodec")
@@ -43,7 +43,7 @@ _HARMFUL_WHEN_BROKEN = ("torchaudio", "torchvision", "torchcodec")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``remedy`` is empty when all is well."""
+    """One line of the report; an empty ``remedy`` means that nothing is wrong."""
 
     what: str
     found: str
@@ -51,7 +51,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Versions, devices, memory, checkpoints and voices, with a remedy for what is wrong."""
+    """Yield versions, devices, memory, checkpoints and voices, with a remedy for each problem."""
     yield Finding("Python", platform.python_version())
     for name in _PACKAGES:
         try:
@@ -62,7 +62,7 @@ def examine() -> Iterator[Finding]:
         try:
             yield Finding(name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, f"missing; {use} would need it (pip install {name})")
+            yield Finding(name, f"missing; only needed for {use} (pip install {name})")
     yield from _devices()
     for name in _HARMFUL_WHEN_BROKEN:
         yield from _import_check(name)
@@ -74,7 +74,7 @@ def examine() -> Iterator[Finding]:
             yield Finding(
                 repository.name,
                 f"{folder} without {', '.join(missing)}",
-                "funaudiochat download, which goes on where it stopped",
+                "funaudiochat download, which resumes where it stopped",
             )
         else:
             yield Finding(repository.name, str(folder))
@@ -114,7 +114,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _import_check(name: str) -> Iterator[Finding]:
-    """Import in a process of its own: a broken extension may take the process with it."""
+    """Try an import in a separate process, since a broken extension may crash it."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

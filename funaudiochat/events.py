@@ -15,7 +15,7 @@ from funaudiochat.tool_calls import ToolCall
 
 @dataclass(frozen=True)
 class TextDelta:
-    """Text of a running answer; always whole characters."""
+    """New text of the running reply, always whole characters."""
 
     text: str
 
@@ -35,7 +35,7 @@ class SpeechTokens:
 
 @dataclass
 class Latency:
-    """Seconds from the question's arrival; None for what never came."""
+    """Seconds from the question to the first text, the first audio and the end; None if absent."""
 
     first_text_s: float | None = None
     first_audio_s: float | None = None
@@ -44,17 +44,17 @@ class Latency:
 
 @dataclass
 class Reply:
-    """An answer.
+    """A whole reply.
 
     Attributes:
-        text: whole text, ``<tool_call>`` blocks included.
+        text: the text, ``<tool_call>`` blocks included.
         speech_tokens: [T] at 25 Hz, without start and end tokens.
-        audio: float32 [samples], None without speech or detokenizer.
-        sample_rate_hz: of the audio.
-        tool_calls: well-formed calls in the text.
-        problems: which calls are malformed or of a tool that was not offered, and how many rounds a
-            full context dropped.
-        latency: when things happened.
+        audio: waveform, float32 [samples]; None without speech or detokenizer.
+        sample_rate_hz: sample rate of the audio.
+        tool_calls: the well-formed tool calls of the text.
+        problems: messages about malformed calls, calls of tools that were not offered, and rounds
+            that were dropped because the context was full.
+        latency: how long the reply took.
     """
 
     text: str
@@ -67,13 +67,13 @@ class Reply:
 
     @property
     def seconds(self) -> float:
-        """Length of the sound."""
+        """Duration of the audio."""
         return 0.0 if self.audio is None else len(self.audio) / self.sample_rate_hz
 
 
 @dataclass(frozen=True)
 class AudioChunk:
-    """Samples [S], float32, of a running answer."""
+    """New audio of the running reply: float32 [samples]."""
 
     samples: np.ndarray
 

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where checkpoints live, and how the official ones get there."""
+"""Locations of checkpoints, and the download of the official ones."""
 
 import hashlib
 import http.client
@@ -38,11 +38,11 @@ class Repository:
     """A published folder.
 
     Attributes:
-        name: of the folder and of the repository.
-        unused: patterns of files not fetched.
-        needed: files without which the folder is of no use.
-        known: file -> bytes and, where it is published, sha256. Both pin the release: the hubs
-            take full commit hashes only, and the known one is abbreviated.
+        name: name of the folder and of the repository.
+        unused: patterns of files that are not downloaded.
+        needed: files without which the folder cannot be used.
+        known: size in bytes and, if published, sha256 of each file. They pin the release, since
+            the hubs only take full commit hashes and the known one is abbreviated.
     """
 
     name: str
@@ -104,8 +104,8 @@ def resolve_model(path: str | Path | None) -> Path:
     if it was downloaded, else Nano.
 
     Raises:
-        CheckpointError: there is no such folder, or a download did not come to its end; the
-            message says how to get it.
+        CheckpointError: there is no such folder, or its download is incomplete; the message
+            says how to get it.
     """
     return _resolve(path or os.environ.get("FUNAUDIOCHAT_MODEL"), MODEL, NANO_MODEL)
 
@@ -117,8 +117,8 @@ def resolve_tts(path: str | Path | None) -> Path:
     it was downloaded, else Nano's.
 
     Raises:
-        CheckpointError: there is no such folder, or a download did not come to its end; the
-            message says how to get it.
+        CheckpointError: there is no such folder, or its download is incomplete; the message
+            says how to get it.
     """
     return _resolve(path or os.environ.get("FUNAUDIOCHAT_TTS"), TTS, NANO_TTS)
 
@@ -144,7 +144,7 @@ def resolve_pair(model_path: str | Path | None, tts_path: str | Path | None) -> 
 
 
 def _detokenizer_of(model: Path) -> str:
-    """Return the name of the detokenizer's folder; a damaged config is told when it is loaded."""
+    """Return the name of the detokenizer's folder; loading reports a damaged config later."""
     try:
         fields = json.loads((model / "config.json").read_text())
     except (OSError, ValueError):
@@ -174,7 +174,7 @@ def _resolve(path: str | Path | None, repository: Repository, nano: Path) -> Pat
 def _whole(repository: Repository, folder: Path) -> Path:
     if missing := missing_files(repository, folder):
         raise CheckpointError(
-            f"{folder} is not complete, {', '.join(missing)} missing; go on with `funaudiochat "
+            f"{folder} is not complete, {', '.join(missing)} missing; resume with `funaudiochat "
             "download`, or name another folder with --model-path / --tts-path"
         )
     return folder
@@ -192,23 +192,23 @@ def _existing(folder: Path) -> Path:
 
 
 def download(source: str = "huggingface", only: str | None = None) -> list[Path]:
-    """Fetch the official folders and the default voice; go on where an earlier run stopped.
+    """Download the official folders and the default voice, resuming an earlier download.
 
     Args:
-        source: "huggingface" or "modelscope" (extra ``hub``). Their own variables
+        source: "huggingface" or "modelscope" (extra ``hub``). Their own environment variables
             (``HF_ENDPOINT``, ...) choose a mirror.
         only: "model", "tts" or "voices"; None for all.
 
     Returns:
-        What is in place.
+        The folders and files that are now in place.
 
     Raises:
-        DownloadError: a transfer failed, or a file is not the published one; or there is no such
+        DownloadError: a transfer failed, a file is not the published one, or there is no such
             source or part.
     """
     for value, known in ((source, _SOURCES), (only, (None, *REPOSITORIES, "voices"))):
         if value not in known:
-            raise DownloadError(f"{value!r} is none of {', '.join(filter(None, known))}")
+            raise DownloadError(f"{value!r} is not one of {', '.join(filter(None, known))}")
     done = []
     for key, repository in REPOSITORIES.items():
         if only in (None, key):
@@ -233,8 +233,8 @@ def _snapshot(source: str, repository: Repository, folder: Path) -> None:
         raise
     except Exception as error:  # both libraries raise many kinds
         raise DownloadError(
-            f"fetching {name} from {source} failed ({error}); run the command again to go on, or "
-            "try the other --source"
+            f"downloading {name} from {source} failed ({error}); run the command again to resume, "
+            "or try the other --source"
         ) from error
 
 
@@ -249,7 +249,7 @@ def _from_modelscope(name: str, repository: Repository, folder: Path) -> None:
 
 
 def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
-    """Fetch file by file: the library's own download begins a file anew in every process."""
+    """Download file by file, because the library's own download cannot resume a partial file."""
     from huggingface_hub import HfApi, hf_hub_url
 
     info = HfApi().model_info(name, files_metadata=True)
@@ -266,7 +266,7 @@ def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
 
 
 def missing_files(repository: Repository, folder: Path) -> list[str]:
-    """Files without which a downloaded folder is not whole."""
+    """Return the files that a downloaded folder lacks."""
     wanted = {*repository.needed, *repository.known}
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -278,7 +278,7 @@ def missing_files(repository: Repository, folder: Path) -> list[str]:
 
 
 def _check_complete(repository: Repository, folder: Path) -> None:
-    """Raise DownloadError if files are missing: offline, the libraries call any folder whole."""
+    """Raise DownloadError if files are missing; offline, the libraries accept any folder."""
     if missing := missing_files(repository, folder):
         raise DownloadError(
             f"{folder} is not complete, {', '.join(missing)} missing; run `funaudiochat download` "
@@ -287,13 +287,13 @@ def _check_complete(repository: Repository, folder: Path) -> None:
 
 
 def verify(path: Path, size_bytes: int, sha256: str | None) -> None:
-    """Check a file against its published size and hash; a wrong one is removed.
+    """Check a file against its published size and hash, and remove it if it is wrong.
 
     Raises:
-        DownloadError: it is missing or another file.
+        DownloadError: the file is missing or wrong.
     """
     if not path.is_file():
-        raise DownloadError(f"{path} was not fetched; run `funaudiochat download` again")
+        raise DownloadError(f"{path} was not downloaded; run `funaudiochat download` again")
     found = path.stat().st_size
     problem = "" if found == size_bytes else f"{found} bytes, expected {size_bytes}"
     if not problem and sha256 is not None:
@@ -310,7 +310,7 @@ def verify(path: Path, size_bytes: int, sha256: str | None) -> None:
 
 
 def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> None:
-    """Fetch one file, resuming a partial one as long as bytes arrive, and check it.
+    """Download one file, resuming as long as bytes arrive, and check it.
 
     Raises:
         DownloadError: the transfer failed, or the content is not the published one.
@@ -331,15 +331,15 @@ def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> Non
             problem = _append(url, partial, size_bytes, show)
             if partial.stat().st_size <= have:
                 raise DownloadError(
-                    f"fetching {url} failed after {have} of {size_bytes} bytes ({problem}); run "
-                    "the command again to go on"
+                    f"downloading {url} failed after {have} of {size_bytes} bytes ({problem}); "
+                    "run the command again to resume"
                 )
     verify(partial, size_bytes, sha256)
     partial.rename(path)
 
 
 def _append(url: str, partial: Path, size_bytes: int, show: Callable[[int], None]) -> str:
-    """Add what one request gives to a partial file -> why it ended, if before the end."""
+    """Append the bytes of one request to a partial file; return why it ended early, if it did."""
     have = partial.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 
-from funaudiochat.chat_protocol import sound_part
+from funaudiochat.chat_protocol import audio_part
 from funaudiochat.constants import DEFAULT_S2T_PROMPT
 from funaudiochat.events import ReplyDone, TextDelta
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
@@ -43,7 +43,7 @@ def client(url):
 
 def request(wave, instruction=None, **options):
     """Arguments of the official client that ask what ``VoiceChat`` would compute."""
-    content = [sound_part(wave)]
+    content = [audio_part(wave)]
     if instruction:
         content.append({"type": "text", "text": instruction})
     messages = [

@@ -139,5 +139,5 @@ def test_a_folder_trained_from_nano_speaks_with_nanos_detokenizer(
     assert resolve_pair(out, None) == (out, NANO_TTS)
     example("infer_s2s.py", monkeypatch, "--model-path", out, "--output", tmp_path, "--greedy",
             "--max-new-tokens", 8)  # fmt: skip
-    assert "s of sound" in capsys.readouterr().out
+    assert "s of audio" in capsys.readouterr().out
     assert (tmp_path / "answer_1.wav").is_file()
