@@ -117,7 +117,7 @@ def test_a_seed_makes_sampled_answers_repeatable(chat):
     for seed in (1, 1, 2):
         chat.reset()
         sampling = Sampling(seed=seed, max_new_tokens=12)
-        replies.append(chat.ask(question(), sampling=sampling).codes.tolist())
+        replies.append(chat.ask(question(), sampling=sampling).speech_tokens.tolist())
     assert replies[0] == replies[1] != replies[2]
 
 
