@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from funaudiochat.audio import load_audio
@@ -94,14 +95,13 @@ class Conversation:
         Raises:
             AudioError: the sound cannot be used, or the conversation exceeds the context.
         """
-        results = missing_results(self._history)
         if isinstance(audio_or_text, str):
             content = audio_or_text if instruction is None else f"{audio_or_text}\n{instruction}"
-            turn = Turn("user", content, results=results)
+            turn = Turn("user", content)
         else:
             wave = load_audio(audio_or_text, _SAMPLE_RATE_HZ, max_seconds=self._max_seconds())
-            turn = Turn("user", instruction or "", wave, results)
-        return self._answer(turn, tools or [], speech and not tools, sampling, schedule)
+            turn = Turn("user", instruction or "", wave)
+        return self.stream_turn(turn, tools, speech, sampling, schedule)
 
     def tool_result(
         self,
@@ -125,6 +125,23 @@ class Conversation:
         """:meth:`tool_result` as it is made; events and arguments are those of :meth:`stream`."""
         turn = Turn("user", results=(result_text(result),))
         return self._answer(turn, self._tools, speech, sampling, schedule)
+
+    def stream_turn(
+        self,
+        turn: Turn,
+        tools: list[dict[str, Any]] | None = None,
+        speech: bool = True,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
+    ) -> Iterator[Event]:
+        """Answer a turn of the user; events and other arguments are those of :meth:`stream`."""
+        if not turn.results:
+            turn = replace(turn, results=missing_results(self._history))
+        return self._answer(turn, tools or [], speech and not tools, sampling, schedule)
+
+    def resume(self, history: Sequence[Turn]) -> None:
+        """Continue from these turns, which alternate between user and assistant."""
+        self._history = list(history)
 
     def branch(self) -> Self:
         """A conversation that goes on from here and leaves this one as it is; models are shared."""

@@ -36,6 +36,14 @@ class Latency:
     total_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Positions of the language model: five for a second of audio, one for a token of text."""
+
+    prompt_steps: int = 0
+    steps: int = 0
+
+
 @dataclass
 class Reply:
     """An answer.
@@ -49,6 +57,8 @@ class Reply:
         problems: which calls are malformed or of a tool that was not offered, and how many rounds a
             full context dropped.
         latency: when things happened.
+        usage: how long prompt and reply were; zeros where a server does not tell.
+        finish_reason: "stop", or "length" for a reply that was cut at ``max_new_tokens``.
     """
 
     text: str
@@ -58,6 +68,8 @@ class Reply:
     tool_calls: list[ToolCall]
     problems: list[str]
     latency: Latency
+    usage: Usage = Usage()
+    finish_reason: str = "stop"
 
     @property
     def seconds(self) -> float:

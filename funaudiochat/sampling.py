@@ -31,6 +31,7 @@ class Sampling:
         text_greedy: arg-max for the text. None is as the checkpoint was trained: yes, but not for
             a text answer with one of ``SAMPLING_VALUES`` given, which has nothing else to act on.
         seed: makes a sampled answer repeatable.
+        stop: texts that end the answer, which does not hold them.
 
     Raises:
         FunAudioChatError: a value that nothing can be chosen by.
@@ -44,6 +45,7 @@ class Sampling:
     repetition_penalty: float | None = None
     max_new_tokens: int | None = None
     seed: int | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, most in _SAMPLING_LIMITS.items():
@@ -54,6 +56,8 @@ class Sampling:
             value = getattr(self, name)
             if value is not None and not 0 <= value < 1 << 63:
                 raise FunAudioChatError(f"{name} is {value}; it must be from 0 to 2^63 - 1")
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise FunAudioChatError(f"stop is {self.stop!r}; give a tuple of texts, none empty")
 
     def given(self, *names: str) -> dict[str, Any]:
         """Those of these values that are not left to others."""
@@ -86,3 +90,38 @@ def speech_sampling(config: GenerationConfig) -> dict[str, Any]:
             f"speech_sampling in generation_config.json is wrong ({error}); mend or remove it"
         ) from error
     return {**DEFAULT_S2M_GEN_KWARGS, **own}
+
+
+class StopTexts:
+    """Cuts a text, given in pieces, before the first of the stop texts.
+
+    Attributes:
+        found: a stop text came; nothing more is given.
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops, self._held, self.found = stops, "", False
+
+    def push(self, piece: str, last: bool = False) -> str:
+        """Take a piece -> the text that is now certain to precede any stop text."""
+        if self.found:
+            return ""
+        self._held += piece
+        starts = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if starts:
+            self.found = True
+            return self._held[: min(starts)]
+        length = len(self._held)
+        longest = max(map(len, self._stops), default=1)
+        keep = next(
+            (
+                at
+                for at in range(max(0, length - longest + 1), length)
+                if any(stop.startswith(self._held[at:]) for stop in self._stops)
+            ),
+            length,
+        )
+        if last:
+            keep = length
+        given, self._held = self._held[:keep], self._held[keep:]
+        return given
