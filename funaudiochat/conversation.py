@@ -9,7 +9,8 @@ import copy
 import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 from funaudiochat.audio import AudioSource, load_audio
@@ -116,8 +117,8 @@ class Conversation(ABC):
         samples = None
         if audio is not None:
             samples = load_audio(audio, INPUT_RATE_HZ, max_seconds=self._max_seconds())
-        turn = Turn("user", content, samples, missing_results(self._history))
-        return self._answer(turn, tools or [], speech and not tools, sampling, schedule)
+        turn = Turn("user", content, samples)
+        return self.stream_turn(turn, tools, speech, sampling, schedule)
 
     def tool_result(
         self,
@@ -141,6 +142,23 @@ class Conversation(ABC):
         """Stream what :meth:`tool_result` returns; events and arguments as for :meth:`stream`."""
         turn = Turn("user", results=(result_text(result),))
         return self._answer(turn, self._tools, speech, sampling, schedule)
+
+    def stream_turn(
+        self,
+        turn: Turn,
+        tools: list[dict[str, Any]] | None = None,
+        speech: bool = True,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
+    ) -> Iterator[Event]:
+        """Stream the reply to a user's turn; events and other arguments as for :meth:`stream`."""
+        if not turn.results:
+            turn = replace(turn, results=missing_results(self._history))
+        return self._answer(turn, tools or [], speech and not tools, sampling, schedule)
+
+    def resume(self, history: Sequence[Turn]) -> None:
+        """Replace the history by these turns, which alternate between user and assistant."""
+        self._history = list(history)
 
     def branch(self) -> Self:
         """Return a conversation that continues from here without changing this one.

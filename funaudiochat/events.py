@@ -42,6 +42,14 @@ class Latency:
     total_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Steps of prompt and reply: five per second of audio, one per text token."""
+
+    prompt_steps: int = 0
+    steps: int = 0
+
+
 @dataclass
 class Reply:
     """A whole reply.
@@ -55,6 +63,8 @@ class Reply:
         problems: messages about malformed calls, calls of tools that were not offered, and rounds
             that were dropped because the context was full.
         latency: how long the reply took.
+        usage: lengths of prompt and reply; zeros if a server does not report them.
+        finish_reason: "stop", or "length" for a reply that was cut off at ``max_new_tokens``.
     """
 
     text: str
@@ -64,6 +74,8 @@ class Reply:
     tool_calls: list[ToolCall]
     problems: list[str]
     latency: Latency
+    usage: Usage = Usage()
+    finish_reason: str = "stop"
 
     @property
     def seconds(self) -> float:

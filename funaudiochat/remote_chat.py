@@ -105,6 +105,8 @@ class ChatCompletionsClient:
             fields = greedy_fields(limit, owner, context_length)
         else:
             fields = sampled_fields(sampling, limit, context_length)
+        if sampling.stop:
+            fields["stop"] = list(sampling.stop)
         request = {"model": self.model, "messages": messages, "stream": True, **fields}
         url = f"{self.url}/chat/completions"
         with self._errors(), self._client.stream("POST", url, json=request) as response:

@@ -69,6 +69,7 @@ class Sampling:
         repetition_penalty: above 1 discourages tokens that occurred before.
         max_new_tokens: longest reply, in steps of 0.2 s.
         seed: makes a sampled reply repeatable.
+        stop: texts that end the reply; they are not part of it.
 
     Raises:
         FunAudioChatError: a value is outside its ``LIMITS``.
@@ -82,11 +83,14 @@ class Sampling:
     repetition_penalty: float | None = None
     max_new_tokens: int | None = None
     seed: int | None = None
+    stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, limits in LIMITS.items():
             if (value := getattr(self, name)) is not None:
                 limits.check(name, value)
+        if isinstance(self.stop, str) or not all(self.stop):
+            raise FunAudioChatError(f"stop is {self.stop!r}; give a tuple of non-empty strings")
 
     def given(self, *names: str) -> dict[str, Any]:
         """Return the named fields that are set (not None)."""
@@ -121,3 +125,38 @@ def speech_sampling(config: GenerationConfig) -> dict[str, Any]:
             f"speech_sampling in generation_config.json is wrong ({error}); correct or remove it"
         ) from error
     return {**DEFAULT_S2M_GEN_KWARGS, **own}
+
+
+class StopTexts:
+    """Cut a text that arrives in pieces before the first of the stop texts.
+
+    Attributes:
+        found: whether a stop text was found; nothing more is returned then.
+    """
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops, self._held, self.found = stops, "", False
+
+    def push(self, piece: str, last: bool = False) -> str:
+        """Add a piece; return the text that is now certain to precede any stop text."""
+        if self.found:
+            return ""
+        self._held += piece
+        starts = [at for stop in self._stops if (at := self._held.find(stop)) >= 0]
+        if starts:
+            self.found = True
+            return self._held[: min(starts)]
+        length = len(self._held)
+        longest = max(map(len, self._stops), default=1)
+        keep = next(
+            (
+                at
+                for at in range(max(0, length - longest + 1), length)
+                if any(stop.startswith(self._held[at:]) for stop in self._stops)
+            ),
+            length,
+        )
+        if last:
+            keep = length
+        given, self._held = self._held[:keep], self._held[keep:]
+        return given

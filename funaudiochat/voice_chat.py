@@ -23,13 +23,19 @@ from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_voices
 from funaudiochat.device import resolve_device
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
-from funaudiochat.events import AudioChunk, Event, Latency, Reply, ReplyDone, TextDelta
-from funaudiochat.generation_funaudiochat import GenerationOptions, stream
+from funaudiochat.events import AudioChunk, Event, Latency, Reply, ReplyDone, TextDelta, Usage
+from funaudiochat.generation_funaudiochat import GenerationOptions, prefill, stream
 from funaudiochat.hub import resolve_pair
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
-from funaudiochat.sampling import MAX_NEW_TOKENS, SAMPLING_VALUES, Sampling, speech_sampling
+from funaudiochat.sampling import (
+    MAX_NEW_TOKENS,
+    SAMPLING_VALUES,
+    Sampling,
+    StopTexts,
+    speech_sampling,
+)
 from funaudiochat.tool_calls import CALL_OPENS, parse_tool_calls
 from funaudiochat.turns import (
     Turn,
@@ -242,12 +248,18 @@ class VoiceChat(Conversation):
                 raise FunAudioChatError("a detokenizer needs a speaker vector; give speaker=")
             voice = self.detokenizer.stream(self.speaker, schedule)
         text, tokens, chunks = "", [], []
-        for event in stream(self.model, self.processor.tokenizer, inputs, options, generator):
+        stops = StopTexts(sampling.stop)
+        state = prefill(self.model, inputs, options, generator)
+        for event in stream(self.model, self.processor.tokenizer, state, options):
             if isinstance(event, TextDelta):
-                text += event.text
-                latency.first_text_s = latency.first_text_s or time.monotonic() - began
-                remember(text)
-                yield event
+                given = stops.push(event.text)
+                if given:
+                    text += given
+                    latency.first_text_s = latency.first_text_s or time.monotonic() - began
+                    remember(text)
+                    yield TextDelta(given)
+                if stops.found:
+                    break
                 continue
             tokens.append(event.spoken)
             remember(text)
@@ -258,6 +270,9 @@ class VoiceChat(Conversation):
                     latency.first_audio_s = latency.first_audio_s or time.monotonic() - began
                     chunks.append(samples)
                     yield AudioChunk(samples)
+        if rest := stops.push("", last=True):
+            text += rest
+            yield TextDelta(rest)
         if voice is not None:
             samples = voice.finish().numpy()
             chunks.append(samples)
@@ -275,6 +290,8 @@ class VoiceChat(Conversation):
                 tool_calls=parse_tool_calls(text)[0],
                 problems=call_problems(said) + dropped_rounds(kept, before),
                 latency=latency,
+                usage=Usage(inputs["input_ids"].shape[1], state.step_count),
+                finish_reason="stop" if stops.found or bool(state.ended.all()) else "length",
             )
         )
 

@@ -23,7 +23,7 @@ from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, 
 from funaudiochat.events import AudioChunk, ReplyDone, SpeechTokens, TextDelta
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from funaudiochat.sampling import Sampling
+from funaudiochat.sampling import Sampling, StopTexts
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.turns import Turn
 from funaudiochat.voice_chat import VoiceChat
@@ -195,6 +195,42 @@ def test_a_seed_makes_sampled_answers_repeatable(chat):
         sampling = Sampling(seed=seed, max_new_tokens=12)
         replies.append(chat.ask(audio=question(), sampling=sampling).speech_tokens.tolist())
     assert replies[0] == replies[1] != replies[2]
+
+
+def test_a_stop_text_ends_a_reply_before_it_and_the_reply_tells_how_it_ended(chat):
+    chat.reset()
+    whole = chat.branch().ask("hello", speech=False, sampling=Sampling(max_new_tokens=12))
+    assert whole.finish_reason == "length" and whole.usage.steps == 12
+    middle = whole.text[len(whole.text) // 2 :][:3]
+    sampling = Sampling(max_new_tokens=12, stop=("never said", middle))
+    events = list(chat.stream("hello", speech=False, sampling=sampling))
+    reply = events[-1].reply
+    assert reply.text == whole.text[: whole.text.index(middle)]
+    assert reply.text == "".join(e.text for e in events if isinstance(e, TextDelta))
+    assert reply.finish_reason == "stop" and 0 < reply.usage.steps < 12
+    assert reply.usage.prompt_steps == whole.usage.prompt_steps > 0
+    again = chat.ask("and?", speech=False, sampling=Sampling(max_new_tokens=2))
+    assert again.usage.prompt_steps > reply.usage.prompt_steps  # the history holds the cut reply
+
+
+def test_stop_texts_are_found_across_pieces_and_a_beginning_of_one_is_given_in_the_end():
+    stops = StopTexts(("END", "xx"))
+    assert [stops.push(p) for p in ("abE", "N", "Cx", "y")] == ["ab", "", "ENC", "xy"]
+    assert stops.push("E", last=True) == "E" and not stops.found
+    assert stops.push("1EN") + stops.push("D2") + stops.push("3", last=True) == "1" and stops.found
+    with pytest.raises(FunAudioChatError, match="stop is"):
+        Sampling(stop="END")
+
+
+def test_a_conversation_resumes_from_given_turns_and_answers_a_turn_with_words_and_audio(chat):
+    chat.reset()
+    sampling = Sampling(max_new_tokens=4)
+    first = chat.ask("hello", speech=False, sampling=sampling)
+    expected = chat.branch().ask("and you?", speech=False, sampling=sampling)
+    other = chat.branch()
+    other.resume([Turn("user", "hello"), Turn("assistant", first.text)])
+    *_, done = other.stream_turn(Turn("user", "and you?"), speech=False, sampling=sampling)
+    assert done.reply.text == expected.text
 
 
 def test_a_text_answer_follows_the_values_it_is_given_and_is_exact_without(chat):

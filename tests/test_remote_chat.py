@@ -23,7 +23,7 @@ from test_modeling import GOLDEN
 from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.errors import AudioError, ServerError
 from funaudiochat.events import ReplyDone, TextDelta
-from funaudiochat.generation_funaudiochat import GenerationOptions, stream
+from funaudiochat.generation_funaudiochat import GenerationOptions, prefill, stream
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
@@ -107,7 +107,9 @@ def model_answers(chat: VoiceChat):
         assert request["temperature"] == 0 and request["stream"] is True
         limit = {**options.__dict__, "max_new_tokens": request["max_tokens"]}
         options = GenerationOptions(**limit)
-        for event in stream(chat.model, chat.processor.tokenizer, inputs, options):
+        for event in stream(
+            chat.model, chat.processor.tokenizer, prefill(chat.model, inputs, options), options
+        ):
             yield chunk(event.text)
         yield DONE
 

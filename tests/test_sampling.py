@@ -12,8 +12,8 @@ from funaudiochat.sampling import LIMITS, SAMPLING_VALUES, Sampling
 
 
 def test_every_number_of_a_sampling_has_limits():
-    switches = {"greedy", "text_greedy"}
-    assert {field.name for field in fields(Sampling)} - switches == LIMITS.keys()
+    others = {"greedy", "text_greedy", "stop"}
+    assert {field.name for field in fields(Sampling)} - others == LIMITS.keys()
     assert set(SAMPLING_VALUES) <= LIMITS.keys()
 
 
@@ -30,7 +30,7 @@ def test_what_is_offered_can_be_used_and_what_is_beyond_the_limits_is_refused(na
 def test_the_server_offers_what_the_table_says():
     settings = pytest.importorskip("web_demo.server.settings", exc_type=ImportError)
     known = settings.SamplingSettings.model_fields
-    assert known.keys() == {field.name for field in fields(Sampling)}
+    assert known.keys() == {field.name for field in fields(Sampling)} - {"stop"}
     for name, limits in LIMITS.items():
         for value in limits.offered:
             settings.SamplingSettings.model_validate({name: value})

@@ -35,8 +35,8 @@ def talk(loaded, monkeypatch):
     """A conversation whose model writes what a test wants, and the prompts it was given."""
     chat, prompts, says = VoiceChat(loaded.model, loaded.processor), [], []
 
-    def scripted(model, tokenizer, inputs, *_):
-        prompts.append(tokenizer.decode(inputs["input_ids"][0]))
+    def scripted(model, tokenizer, state, options):
+        prompts.append(tokenizer.decode(state.rows[0]))
         said = says.pop(0)
         if isinstance(said, Exception):
             raise said
