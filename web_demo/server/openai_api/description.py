@@ -46,7 +46,7 @@ def openapi(version: str) -> dict[str, Any]:
         }
 
     def get(summary: str) -> dict[str, Any]:
-        content = {"application/json": {}}
+        content: dict[str, Any] = {"application/json": {}}
         return {"summary": summary, "responses": {"200": {"description": "OK", "content": content}}}
 
     def reference(name: str) -> dict[str, str]:

@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from importlib.metadata import version
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -31,6 +32,7 @@ from funaudiochat.turns import Turn, tool_names
 from web_demo.server.demo import Demo
 from web_demo.server.lobby import QueueFull, State
 from web_demo.server.openai_api.audio_formats import encode, media_type, to_pcm16
+from web_demo.server.openai_api.description import openapi
 from web_demo.server.openai_api.errors import ApiError
 from web_demo.server.openai_api.generation import Request, reply_to
 from web_demo.server.openai_api.messages import (
@@ -120,7 +122,7 @@ class OpenAIRoutes:
 
     async def description(self, request: web.Request) -> web.Response:
         """Describe the routes as OpenAPI does."""
-        return web.json_response(openapi())
+        return web.json_response(openapi(version("funaudiochat")))
 
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         """Answer a conversation, in text or speech, whole or streamed."""
@@ -483,7 +485,7 @@ def _finish_reason(reply: Reply, calls: list[dict[str, Any]]) -> str:
 
 def _usage(reply: Reply) -> dict[str, Any]:
     """Count the model's steps: five for a second of audio, one for each token of text."""
-    spoken = len(reply.speech_tokens) // GROUP_SIZE
+    spoken = -(-len(reply.speech_tokens) // GROUP_SIZE)
     return {
         "prompt_tokens": reply.usage.prompt_steps,
         "completion_tokens": reply.usage.steps,
