@@ -301,6 +301,12 @@ class ScriptedChat:
         question = text if audio is None else audio
         return self._events(("tools", question) if tools else question)
 
+    def resume(self, history: Any) -> None:
+        self.heard = [turn.content for turn in history if turn.role == "assistant"]
+
+    def stream_turn(self, turn: Any, tools: Any = None, *args: Any, **kwargs: Any):
+        return self.stream(turn.content or turn.results, tools=tools)
+
     def stream_tool_result(self, result: Any, *args: Any, **kwargs: Any):
         return self._events(("result", result))
 

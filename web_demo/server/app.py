@@ -23,6 +23,8 @@ from web_demo.server.access import (
 from web_demo.server.demo import Demo
 from web_demo.server.engine import Models
 from web_demo.server.lobby import QueueFull, State, same_secret
+from web_demo.server.openai_api.errors import ApiError
+from web_demo.server.openai_api.routes import add_routes
 from web_demo.server.options import Options
 from web_demo.server.outbox import Outbox
 
@@ -45,7 +47,9 @@ CHANGING = ("/api/add_user", "/api/user_feedback")
 
 def make_app(models: Models, options: Options) -> web.Application:
     """The server as an application; it owns the models while it runs."""
-    app = web.Application(middlewares=[notice_head, guard])
+    app = web.Application(
+        middlewares=[notice_head, guard], client_max_size=options.max_message_bytes
+    )
     app.on_response_prepare.append(add_headers)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
@@ -62,6 +66,7 @@ def make_app(models: Models, options: Options) -> web.Application:
     app.router.add_get("/api/user_feedback", user_feedback)
     app.router.add_get("/healthz", health)
     app.router.add_get("/metrics", figures)
+    add_routes(app, DEMO)
     app.router.add_get("/", page)
     app.router.add_get("/{name:.+}", asset)
     return app
@@ -72,16 +77,24 @@ def refuse(status: int, code: str, message: str) -> web.Response:
     return web.json_response({"error": code, "message": message}, status=status)
 
 
+def refuse_access(request: web.Request, status: int, code: str, message: str) -> web.Response:
+    """Return an error in the form that the clients of the route know."""
+    if request.path.startswith("/v1/"):
+        return ApiError(message, code=code, status=status).response()
+    return refuse(status, code, message)
+
+
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Check host, origin and token, for everything but the page and the health check."""
-    if not request.path.startswith("/api/") and request.path != "/metrics":
+    if not request.path.startswith(("/api/", "/v1/")) and request.path != "/metrics":
         return await handler(request)
     demo = request.app[DEMO]
     options = demo.options
     if not host_known(request.host, options.known_hosts):
         logger.warning("host %s is not known; --allowed-host admits it", request.host[:100])
-        return refuse(
+        return refuse_access(
+            request,
             403,
             "bad_host",
             f"this server does not know itself as {request.host[:100]}; start it with "
@@ -91,7 +104,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     origin = request.headers.get("Origin", request.query.get("origin"))
     if origin is not None and not origin_allowed(origin, request.host, options.allowed_origins):
         logger.warning("origin %s is refused; --allowed-origin admits it", origin[:100])
-        return refuse(
+        return refuse_access(
+            request,
             403,
             "bad_origin",
             f"pages of {origin[:100]} may not connect; start with --allowed-origin",
@@ -101,9 +115,13 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         and origin is None
         and (from_another_site(request, options.allowed_origins))
     ):
-        return refuse(403, "other_site", "another site's page may not change anything here")
+        return refuse_access(
+            request, 403, "other_site", "another site's page may not change anything here"
+        )
     if not token_given(request, demo):
-        return refuse(401, "bad_token", "this server wants its token: ?token=...")
+        return refuse_access(
+            request, 401, "bad_token", "this server wants its token: ?token=... or a Bearer header"
+        )
     return await handler(request)
 
 
