@@ -305,7 +305,7 @@ class ScriptedChat:
         self.heard = [turn.content for turn in history if turn.role == "assistant"]
 
     def stream_turn(self, turn: Any, tools: Any = None, *args: Any, **kwargs: Any):
-        return self.stream(turn.content or turn.results, tools=tools)
+        return self.stream(text=turn.content or turn.results, tools=tools)
 
     def stream_tool_result(self, result: Any, *args: Any, **kwargs: Any):
         return self._events(("result", result))

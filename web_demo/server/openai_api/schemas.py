@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from funaudiochat.sampling import MAX_NEW_TOKENS
 from web_demo.server.openai_api.errors import unsupported
 
-MOST_STEPS = 2048  # of a reply: some seven minutes
 ReplyFormat = Literal["wav", "mp3", "flac", "opus", "pcm16"]
 SpeechFormat = Literal["mp3", "opus", "flac", "wav", "pcm"]
 Modality = Literal["text", "audio"]
@@ -159,7 +159,7 @@ class ChatRequest(Body):
     @property
     def most_tokens(self) -> int:
         """Longest reply in steps."""
-        return min(self.max_completion_tokens or self.max_tokens or MOST_STEPS, MOST_STEPS)
+        return min(self.max_completion_tokens or self.max_tokens or MAX_NEW_TOKENS, MAX_NEW_TOKENS)
 
     @property
     def stops(self) -> list[str]:
