@@ -321,7 +321,7 @@ def _answer(
                 row.error = str(error)
             else:
                 row.heard_s = round(len(wave) / QUESTION_RATE_HZ, 3)
-                asked.append((row, Prompt(**{**vars(prompt), "wave": wave})))
+                asked.append((row, replace(prompt, audio=wave)))
     began = time.monotonic()
     produced = source.answer([prompt for _, prompt in asked]) if asked else []
     seconds = round((time.monotonic() - began) / max(1, len(asked)), 3)
