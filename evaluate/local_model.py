@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A checkpoint folder, in this process, as a source of answers."""
+"""A checkpoint that runs in this process, as a source of answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from evaluate.records import fingerprint
-from evaluate.sources import Produced, Prompt, render
+from evaluate.sources import ModelOutput, Prompt, render
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 from funaudiochat.sampling import SAMPLING_VALUES, speech_sampling
@@ -20,11 +20,15 @@ from funaudiochat.voice_chat import VoiceChat, tool_call_ids
 
 
 class LocalModel:
-    """A checkpoint folder, in this process.
+    """A checkpoint that runs in this process.
 
     Args:
-        model_path, tts_path: folders; without the second spoken answers have no sound.
-        max_new_tokens: longest answer, in 5 Hz steps.
+        model_path: folder of the model.
+        tts_path: folder of the detokenizer; None leaves spoken answers without audio.
+        device: device to run on.
+        dtype: data type of the weights.
+        voice: name of a voice; None for the default.
+        max_new_tokens: maximum length of an answer in 5 Hz steps.
     """
 
     def __init__(
@@ -62,8 +66,8 @@ class LocalModel:
         self._ends = tuple(dict.fromkeys([tokenizer.convert_tokens_to_ids("<|im_end|>"), *ends]))
         self._pad = tokenizer.pad_token_id
 
-    def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
-        """Answer prompts of one kind, as a batch; where that fails, one by one."""
+    def answer(self, prompts: list[Prompt]) -> list[ModelOutput | str]:
+        """Answer prompts of the same kind as a batch or, if that fails, one by one."""
         try:
             return list(self._batch(prompts))
         except (FunAudioChatError, RuntimeError, ValueError) as error:
@@ -85,7 +89,7 @@ class LocalModel:
             return options
         return replace(options, do_sample=True, **self.speech_description["speech_sampling"])
 
-    def _batch(self, prompts: list[Prompt]) -> list[Produced]:
+    def _batch(self, prompts: list[Prompt]) -> list[ModelOutput]:
         chat, speech = self.chat, prompts[0].speech
         inputs = chat.processor(
             text=[render(chat.processor, prompt) for prompt in prompts],
@@ -99,8 +103,8 @@ class LocalModel:
         if room <= 0:
             raise FunAudioChatError(f"the prompt needs {width} positions, the model has {limit}")
         if room < self.max_new_tokens and len(prompts) > 1:
-            # The longest prompt would shorten the others' answers.
-            raise FunAudioChatError("too long for a batch")
+            # The longest prompt would limit the length of the other answers.
+            raise FunAudioChatError("the prompts are too long for a batch")
         offers_tools = any(prompt.offers_tools for prompt in prompts)
         options = replace(
             self._options(speech, offers_tools), max_new_tokens=min(self.max_new_tokens, room)
@@ -108,28 +112,29 @@ class LocalModel:
         generators: list[torch.Generator] = [
             torch.Generator(chat.model.device).manual_seed(prompt.seed) for prompt in prompts
         ]
-        rows, codes = generate(chat.model, dict(inputs), options, generators)
+        rows, tokens = generate(chat.model, dict(inputs), options, generators)
         return [
-            self._produced(row[width:].tolist(), code, speech)
-            for row, code in zip(rows, codes, strict=True)
+            self._output(row[width:].tolist(), speech_tokens, speech)
+            for row, speech_tokens in zip(rows, tokens, strict=True)
         ]
 
-    def _produced(self, ids: list[int], codes: torch.Tensor, speech: bool) -> Produced:
+    def _output(self, ids: list[int], speech_tokens: torch.Tensor, speech: bool) -> ModelOutput:
         end = next((i for i, id_ in enumerate(ids) if id_ in self._ends), None)
         if end is not None:
             ids = ids[: end + 1]
         tokenizer = self.chat.processor.tokenizer
-        spoken = codes[codes < self.chat.model.config.audio_config.bos_token_id].cpu()
-        wave, rate_hz = None, 0
+        bos = self.chat.model.config.audio_config.bos_token_id
+        spoken = speech_tokens[speech_tokens < bos].cpu()
+        audio, rate_hz = None, 0
         detokenizer = self.chat.detokenizer
         if speech and detokenizer is not None and len(spoken):
             assert self.chat.speaker is not None
-            wave = detokenizer.decode(spoken, self.chat.speaker).cpu().numpy().reshape(-1)
+            audio = detokenizer.decode(spoken, self.chat.speaker).cpu().numpy().reshape(-1)
             rate_hz = detokenizer.sample_rate_hz
-        return Produced(
+        return ModelOutput(
             tokenizer.decode(ids, skip_special_tokens=True).strip(),
             tokenizer.decode(ids, skip_special_tokens=False),
-            wave,
+            audio,
             rate_hz,
             len(ids),
             len(spoken) if speech else None,

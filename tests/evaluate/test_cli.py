@@ -69,7 +69,7 @@ def test_questions_become_tables_by_the_commands_alone(server, mini, folders, tm
     )
     text = run("report", "--run", run_, "--out", tmp_path / "report")
     assert "# Evaluation of 8b" in text and "judge prompts given with --judge-prompts" in text
-    assert "3 judge replies an item" in text and "paper 8B" in text
+    assert "3 judge replies per item" in text and "paper 8B" in text
     larger = run("report", "--run", run_, "--target", "30B-A3B")
     assert "paper 30B-A3B" in larger and "| SD-QA | 72.87 |" in larger
     with pytest.raises(FunAudioChatError, match="--target is one of 8B, 30B-A3B"):
@@ -116,7 +116,7 @@ def test_exported_answers_hold_what_the_original_scorers_read(mini, folders, tmp
     assert row["instruction"][0] == "punctuation:no_comma" and len(row["instruction_kwargs"]) == 2
     path, row = exported("speech-fc/SpeechFC_BFCL_Single", "speechfc")
     assert path.endswith("8b/SpeechFC-BFCL-Single/predict-8b-SpeechFC-BFCL-Single.json")
-    with pytest.raises(FunAudioChatError, match="no format 'csv'"):
+    with pytest.raises(FunAudioChatError, match="unknown format 'csv'"):
         run("export", "--run", ".", "-b", "mmau", "--format", "csv", "--out", "..")
 
 

@@ -8,18 +8,18 @@ import shutil
 
 import numpy as np
 import pytest
-from test_run import ask, rows
+from runs import answer, ask, rows
 
 from evaluate.benchmarks import select
 from evaluate.comparability import alike, unlike
 from evaluate.compare import compare
-from evaluate.core import points
 from evaluate.exchange import import_predictions
 from evaluate.judges import Judges, PromptFiles, fill, request_of
 from evaluate.report import _by_scale, build_tables, markdown
 from evaluate.score import Tools, score_subset
 from evaluate.speech import Transcriber
 from evaluate.statistics import equal_weights, paired_bootstrap
+from evaluate.verdict import scored
 from funaudiochat.errors import FunAudioChatError
 
 
@@ -40,8 +40,8 @@ def given(folder, pair, replies, **extra):
 def test_paired_bootstrap_is_narrower_than_two_samples_apart():
     chance = np.random.default_rng(1)
     hard = chance.random(400) < 0.5
-    first = [points(bool(h)) for h in hard]
-    second = [points(bool(h or chance.random() < 0.1)) for h in hard]
+    first = [scored(bool(h)) for h in hard]
+    second = [scored(bool(h or chance.random() < 0.1)) for h in hard]
     found = paired_bootstrap(first, second, equal_weights(first), 100)
     gained = 100 * np.mean(
         [b.parts[""][0] - a.parts[""][0] for a, b in zip(first, second, strict=True)]
@@ -100,8 +100,8 @@ def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_pat
     for change, reason in (
         ({}, ""),
         ({"judges": {"judge": ["other"]}}, "another judge"),
-        ({"judge_prompts": {"x": "ours"}}, "judge prompts of our own"),
-        ({"judge_replies_per_item": 3}, "several judge replies an item"),
+        ({"judge_prompts": {"x": "ours"}}, "judge prompts of this toolkit"),
+        ({"judge_replies_per_item": 3}, "several judge replies per item"),
     ):
         summary["metrics"]["judge"] = {**summary["metrics"]["string match"], **judge, **change}
         (tmp_path / "mmau" / "test-mini" / "summary.json").write_text(json.dumps(summary))
@@ -114,7 +114,7 @@ def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_pat
             if reason
             else (
                 "comparable with the paper: all 2 items; the paper's judge, "
-                "gpt-4o-mini-2024-07-18, with the prompts given"
+                "gpt-4o-mini-2024-07-18, with the given prompts"
             )
         )
         assert f"- MMAU v05.15.25 test-mini: {made}\n" in text
@@ -123,8 +123,8 @@ def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_pat
 @pytest.mark.parametrize(
     ("name", "word"),
     [
-        ("vstyle/en", "count unknown, so whether the data is whole cannot be told"),
-        ("mmau-pro/test", "count unknown, so whether the data is whole cannot be told"),
+        ("vstyle/en", "size of the published set unknown, so completeness cannot be checked"),
+        ("mmau-pro/test", "size of the published set unknown, so completeness cannot be checked"),
         ("common-voice/zh", "the paper does not state the version of its data"),
         ("mmsu", "how the paper read answers such as (B)falling is not published"),
         ("speech-fc/SpeechFC_BFCL_Single", ""),
@@ -144,11 +144,11 @@ def test_whole_data_scored_by_rules_is_comparable_where_the_paper_says_how(name,
         "metrics": dict.fromkeys(made["by"], metric),
     }
     assert unlike(made, summary) == ([word] if word else [])
-    assert alike(made, summary) == [f"all {count} items", "scored by rules alone"]
+    assert alike(made, summary) == [f"all {count} items", "scored by rules only"]
     for change, reason in (
-        ({"cut": 2}, "answers cut at the limit of tokens (2)"),
-        ({"shortened": 3}, "questions not heard to their end (3)"),
-        ({"settings": ["x", "y"]}, "answers of several settings"),
+        ({"cut": 2}, "answers truncated at the token limit (2)"),
+        ({"shortened": 3}, "questions truncated (3)"),
+        ({"settings": ["x", "y"]}, "answers with different settings"),
     ):
         assert reason in unlike(made, summary | change)
 
@@ -193,7 +193,7 @@ def test_data_that_grew_or_changed_is_asked_what_is_new_and_nothing_twice(model,
         assert [r["id"] for r in found] == [str(i) for i in range(len(new))]
         asks = [r["question"] for r in new]
         assert all(r["instruction"].startswith(q) for r, q in zip(found, asks, strict=True))
-        return outcome.asked
+        return outcome.attempted
 
     assert asked(old) == 2
     assert asked([row, *old]) == 1  # every place has moved
@@ -209,7 +209,7 @@ def test_a_rerun_over_failed_items_still_fails(model, mini, tmp_path):
     (data / "audio" / "mini_1.wav").unlink()
     for asked in (2, 0):
         outcome = ask("mmsu", model, data.parent, tmp_path / "run")
-        assert (outcome.asked, outcome.failed) == (asked, 1) and "1: " in outcome.first_failure
+        assert (outcome.attempted, outcome.failed) == (asked, 1) and "1: " in outcome.first_failure
 
 
 def test_cut_answers_and_long_questions_are_counted(model, mini, tmp_path):
@@ -226,9 +226,9 @@ def test_cut_answers_and_long_questions_are_counted(model, mini, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in found))
     score_subset(*select("mmsu")[0], tmp_path, Tools())
     text = markdown(build_tables([tmp_path]), [tmp_path])
-    assert "2 answers were cut at the limit of tokens" in text
-    assert "2 questions are longer than 30 s and were heard in full" in text
-    assert "questions over 30 s heard in full" in text and "longest question s 0.5" in text
+    assert "2 answers were truncated at the token limit" in text
+    assert "2 questions are longer than 30 s and were used in full" in text
+    assert "questions over 30 s used in full" in text and "longest question s 0.5" in text
 
 
 @pytest.mark.parametrize(
@@ -273,10 +273,10 @@ def test_published_judge_prompts_are_filled_or_refused(tmp_path):
         path.write_text(prompt)
         assert fill(PromptFiles(tmp_path).get("same_answer"), slots) == wanted
     path.write_text("{question} {answer} {prediction} {persona}")
-    with pytest.raises(FunAudioChatError, match=r"nothing is known for \{persona\}"):
+    with pytest.raises(FunAudioChatError, match=r"unknown slots \{persona\}"):
         Judges.from_specs([], tmp_path, tmp_path)
     path.write_text("{question} {answer}")
-    with pytest.raises(FunAudioChatError, match=r"would not see \{reply\}"):
+    with pytest.raises(FunAudioChatError, match=r"missing slots \{reply\}"):
         PromptFiles(tmp_path)
     path.rename(tmp_path / "qa.txt")
     with pytest.raises(FunAudioChatError, match="no judge prompt has this name"):
@@ -290,9 +290,8 @@ def test_published_judge_prompts_are_filled_or_refused(tmp_path):
 def test_the_audio_judge_is_asked_as_the_published_script_does():
     from dataclasses import replace
 
-    from test_score import answer
-
-    from evaluate.metrics import JudgeTask, read_yes_or_no
+    from evaluate.metrics import read_yes_or_no
+    from evaluate.scoring_tools import JudgeTask
 
     task = JudgeTask("judge", "x", lambda a: {}, read_yes_or_no)
     plain = request_of(task, "p", answer("x"), False)

@@ -9,14 +9,12 @@ are many: a change that moves any of them is a change of the rule.
 """
 
 import json
-from pathlib import Path
 
 import pytest
+from runs import GOLDEN
 
 from evaluate.data import given_choices
 from evaluate.scorers import acebench, choices, judge_replies, mmau_pro
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
 
 
 def ace(schema, expected, given):

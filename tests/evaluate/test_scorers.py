@@ -8,21 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import GOLDEN, cases
 
 from evaluate.benchmarks import select
-from evaluate.core import Verdict
 from evaluate.scorers import acebench, bfcl, choices, judge_replies, mmau_pro, texts, vstyle
 from evaluate.scorers.tool_calls import CallVerdict, read_calls
 from evaluate.scorers.turn_taking import TurnLimits, turn_is_taken, voiced_stretches
 from evaluate.statistics import estimate
+from evaluate.verdict import Verdict
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
 PUBLISHED = "speechfc_bfcl_single_published"
-
-
-def cases(name):
-    recorded = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))["cases"]
-    return [pytest.param(c["input"], c["expected"], id=c["id"]) for c in recorded]
 
 
 @pytest.mark.parametrize(("given", "expected"), cases("voicebench_mcq_letter"))

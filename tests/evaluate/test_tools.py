@@ -17,12 +17,10 @@ import pytest
 import soundfile
 import torch
 import transformers
-from test_run import ask, rows
-from test_score import answer
+from runs import answer, ask, rows
 from whisper_folder import build_whisper
 
 from evaluate.benchmarks import select
-from evaluate.core import NotScored
 from evaluate.embedder import Embedder
 from evaluate.exchange import import_predictions
 from evaluate.judges import Judges
@@ -30,6 +28,7 @@ from evaluate.records import appending, fingerprint, json_rows
 from evaluate.score import Tools, score_subset
 from evaluate.sources import Prompt, ServerModel
 from evaluate.speech import OpinionScore, Transcriber
+from evaluate.verdict import NotScored
 from funaudiochat.errors import FunAudioChatError
 
 _UTMOS = """
@@ -115,7 +114,7 @@ def test_other_weights_of_the_same_name_listen_anew(tmp_path, monkeypatch):
     results = tmp_path / "run" / "utmos.jsonl"
     for weights, kept in (("weights", 1), ("weights", 1), ("other weights", 2)):
         model = opinion(tmp_path, monkeypatch, weights)
-        assert model.scores([replace(answer(), sound=reply)]) == [pytest.approx(0.25, abs=1e-4)]
+        assert model.scores([replace(answer(), audio=reply)]) == [pytest.approx(0.25, abs=1e-4)]
         assert len(list(json_rows(results))) == kept
 
 
@@ -185,7 +184,7 @@ def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monke
     tools = Tools(embedder=embedder)
     assert [v.parts for v in metric.scorer(answers, tools)] == [{"speech": (1.0, 1.0)}] * 5
     assert tools.used == {"embedder": embedder.name}
-    with pytest.raises(FunAudioChatError, match="no folder of a model"):
+    with pytest.raises(FunAudioChatError, match="not a model folder"):
         Embedder(tmp_path)
 
 
@@ -365,7 +364,7 @@ def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
     judge = server(lambda request: "[[4]]")
     ((_, subset),) = select("vstyle/en")
     answers = [
-        replace(answer(id_=str(i), ability="empathy/anger", instruct_text="Go."), sound=path)
+        replace(answer(id_=str(i), ability="empathy/anger", instruct_text="Go."), audio=path)
         for i, path in enumerate((sound, joined))
     ]
     judges = Judges.from_specs([f"audio judge=openai:gemini@{judge.url}"], tmp_path)
