@@ -413,7 +413,7 @@ def request_of(task: JudgeTask, prompt: str, answer: Answer, several: bool) -> d
     """
     text = fill(prompt, task.slots(answer))
     recordings = task.audio(answer)
-    content: Any = text
+    content: str | list[dict[str, Any]] = text
     if recordings:
         try:
             content = [{"type": "text", "text": text}, *map(_audio_message_part, recordings)]

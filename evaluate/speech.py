@@ -9,9 +9,9 @@ The weights are supplied by the user; scores that need missing weights are not c
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from evaluate.exchange import read_rows
 from evaluate.records import appending, fingerprint, json_rows
@@ -19,6 +19,8 @@ from evaluate.verdict import Answer, AudioUnavailable
 from funaudiochat.audio import load_audio
 from funaudiochat.constants import INPUT_RATE_HZ
 from funaudiochat.errors import FunAudioChatError
+
+T = TypeVar("T")
 
 NO_SPEECH = "no speech: the answer was given as text only"
 
@@ -37,14 +39,18 @@ class ResultCache:
             row["sha256"]: row["result"] for row in json_rows(path) if row.get("maker") == maker
         }
 
-    def results(self, answers: list[Answer], make: Callable[[Path], Any]) -> list[Any]:
+    def results(
+        self, answers: list[Answer], make: Callable[[Path], T]
+    ) -> list[T | AudioUnavailable | None]:
         """Apply ``make`` to the audio of every reply.
 
         A reply without audio gives None, one whose audio cannot be decoded AudioUnavailable.
         """
         return [None if a.audio is None else self._result(a, a.audio, make) for a in answers]
 
-    def _result(self, answer: Answer, audio: Path, make: Callable[[Path], Any]) -> Any:
+    def _result(
+        self, answer: Answer, audio: Path, make: Callable[[Path], T]
+    ) -> T | AudioUnavailable:
         try:
             digest = hashlib.sha256(audio.read_bytes()).hexdigest()
             if digest in self._known:
@@ -92,6 +98,7 @@ class Transcriber:
 
     def transcripts(self, answers: list[Answer]) -> list[str | AudioUnavailable]:
         """Return one text per answer, empty if the model was silent."""
+        texts: Sequence[str | AudioUnavailable | None]
         if self._recorded is None:
             texts = self._cache.results(answers, self._transcribe)
         else:
@@ -115,7 +122,7 @@ class Transcriber:
         return self._pipeline(audio, return_timestamps=True)["text"]
 
 
-def _whisper(folder: Path, device: str) -> Any:
+def _whisper(folder: Path, device: str) -> Callable[..., dict[str, Any]]:
     if not (folder / "config.json").is_file():
         raise FunAudioChatError(
             f"{folder} is not a Whisper checkpoint; --asr must name a folder with "

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a value may be compared with: the paper's, and another run's."""
+"""Comparability with the paper, and comparison of runs."""
 
 import json
 import shutil
@@ -24,7 +24,7 @@ from funaudiochat.errors import FunAudioChatError
 
 
 def given(folder, pair, replies, **extra):
-    """A scored run of these replies to the mini data."""
+    """Score a run of these replies to the mini data."""
     mini, run = folder
     run.mkdir(parents=True, exist_ok=True)
     file = run / "given.jsonl"
@@ -172,7 +172,7 @@ def test_text_only_predictions_of_spoken_sets_are_not_scored(mini, tmp_path):
     assert silent["n"] == 3  # a model that speaks and says nothing is wrong or right
 
 
-def test_data_that_grew_or_changed_is_asked_what_is_new_and_nothing_twice(model, mini, tmp_path):
+def test_only_new_items_are_run_if_the_data_grew_or_changed(model, mini, tmp_path):
     data = tmp_path / "data" / "MMSU"
     shutil.copytree(mini / "MMSU", data)
     path = data / "mmsu.jsonl"
@@ -185,7 +185,7 @@ def test_data_that_grew_or_changed_is_asked_what_is_new_and_nothing_twice(model,
     }
     old = [json.loads(line) for line in path.read_text().splitlines()]
 
-    def asked(new):
+    def attempted(new):
         lines = [json.dumps({**r, "id": str(i)}) + "\n" for i, r in enumerate(new)]
         path.write_text("".join(lines))
         outcome = ask("mmsu", model, data.parent, tmp_path / "run")
@@ -195,21 +195,24 @@ def test_data_that_grew_or_changed_is_asked_what_is_new_and_nothing_twice(model,
         assert all(r["instruction"].startswith(q) for r, q in zip(found, asks, strict=True))
         return outcome.attempted
 
-    assert asked(old) == 2
-    assert asked([row, *old]) == 1  # every place has moved
-    assert asked([row, old[1]]) == 0  # one is gone, and not scored either
-    assert asked([{**row, "answer_gt": "y"}, old[1]]) == 1
+    assert attempted(old) == 2
+    assert attempted([row, *old]) == 1  # every position has changed
+    assert attempted([row, old[1]]) == 0  # one is gone, and not scored either
+    assert attempted([{**row, "answer_gt": "y"}, old[1]]) == 1
     shutil.copy(data / "audio" / "mini_1.wav", data / "audio" / "mini_0.wav")
-    assert asked([row, old[1]]) == 1  # another sound under the same name
+    assert attempted([row, old[1]]) == 1  # other audio under the same name
 
 
 def test_a_rerun_over_failed_items_still_fails(model, mini, tmp_path):
     data = tmp_path / "data" / "MMSU"
     shutil.copytree(mini / "MMSU", data)
     (data / "audio" / "mini_1.wav").unlink()
-    for asked in (2, 0):
+    for attempted in (2, 0):
         outcome = ask("mmsu", model, data.parent, tmp_path / "run")
-        assert (outcome.attempted, outcome.failed) == (asked, 1) and "1: " in outcome.first_failure
+        assert (outcome.attempted, outcome.failed) == (
+            attempted,
+            1,
+        ) and "1: " in outcome.first_failure
 
 
 def test_cut_answers_and_long_questions_are_counted(model, mini, tmp_path):
@@ -255,7 +258,7 @@ def test_kimi_predictions_of_another_set_are_refused(mini, tmp_path, change, wor
             import_predictions(*pair, mini, tmp_path / "run", file)
 
 
-def test_kimi_predictions_of_another_sound_are_refused(mini, tmp_path):
+def test_kimi_predictions_for_other_audio_are_refused(mini, tmp_path):
     file = tmp_path / "given.jsonl"
     file.write_text(json.dumps({"index": 0, "prediction": "x", "audio_path": "other/y.wav"}))
     with pytest.raises(FunAudioChatError, match="the audio of the row"):

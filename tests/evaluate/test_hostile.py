@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rows, names and files that nobody means to write: a reason of that row, never a traceback."""
+"""Malformed rows, names and files: a reason for that row, never a traceback."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ SET = "speech-fc/SpeechFC_BFCL_Single"
 
 
 def data_with(mini, tmp_path, change):
-    """The mini set of one benchmark with another first row."""
+    """Copy the mini data of a benchmark, with changes to its first row."""
     folder = tmp_path / "data" / "SpeechFCEval" / "SpeechFC_BFCL_Single"
     shutil.copytree(mini / "SpeechFCEval" / "SpeechFC_BFCL_Single", folder)
     path = folder / "metadata.jsonl"
@@ -56,7 +56,7 @@ def test_a_row_nobody_can_use_is_named_and_the_others_are_asked(
     assert [row["error"] is None for row in rows(tmp_path / "run", SET)] == [False, True]
 
 
-def test_what_no_terminal_shows_is_still_listed(mini, tmp_path):
+def test_names_that_cannot_be_encoded_are_still_listed(mini, tmp_path):
     done = subprocess.run(
         [
             sys.executable,
@@ -85,7 +85,7 @@ def test_a_long_name_of_librispeech_is_one_item(mini, tmp_path):
     assert (found["broken_rows"], found["missing_sounds"]) == (1, 1)
 
 
-def test_deep_json_is_no_json(tmp_path):
+def test_deeply_nested_json_is_rejected(tmp_path):
     file = tmp_path / "deep.json"
     file.write_text(f'{DEEP}\n{{"a": 1}}\n')
     with pytest.raises(FunAudioChatError, match="line 1 is not valid JSON"):

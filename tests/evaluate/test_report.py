@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The tables: what has a value, and what is said below them."""
+"""The tables: their values, and the notes below them."""
 
 import json
 from importlib.metadata import version
@@ -52,7 +52,7 @@ def test_vstyle_has_an_overall_only_of_the_whole_set(model, mini, tmp_path):
             assert cell.value is None and "- Overall: not scored: needs" in report_of(tmp_path)
     even = sum(weight for i, weight in enumerate(WEIGHTS.values()) if i % 2 == 0)
     assert cell.value == pytest.approx(4 * even + 2 * (1 - even))
-    assert cell.low is None  # one item of an ability tells nothing of its spread
+    assert cell.low is None  # one item per ability gives no spread
 
 
 def test_only_sets_that_were_asked_three_times_are_said_to_be(model, mini, tmp_path):
@@ -78,7 +78,7 @@ def test_only_sets_that_were_asked_three_times_are_said_to_be(model, mini, tmp_p
     assert "3 judge replies per item" in three and "judge replies per item" not in once
 
 
-def test_choices_of_ours_and_the_tools_that_gave_a_value_are_stated(model, mini, tmp_path):
+def test_the_toolkits_choices_and_the_tools_behind_a_value_are_stated(model, mini, tmp_path):
     names = ("voicebench/advbench", "common-voice/zh", "ultraeval-audio/llama_questions")
     tools = Tools(transcriber=Transcriber(f"file:{mini / 'transcripts.jsonl'}", tmp_path))
     for name in names:

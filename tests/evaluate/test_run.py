@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs that are stopped, shared and resumed; batches; items that cannot be asked."""
+"""Interrupted, sharded and resumed runs; batches; items that cannot be run."""
 
 import hashlib
 import json
@@ -27,7 +27,7 @@ from funaudiochat.errors import FunAudioChatError
 
 
 class Stops:
-    """A model that is stopped after some batches."""
+    """A model that is interrupted after some batches."""
 
     def __init__(self, model, batches):
         self.model, self.left = model, batches
@@ -41,7 +41,7 @@ class Stops:
 
 
 @pytest.mark.parametrize("name", ["voicebench/commoneval", "ultraeval-audio/trivia_qa"])
-def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(name, model, mini, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(name, model, mini, tmp_path):
     ask(name, model, mini, tmp_path / "whole", batch_size=3)
     with pytest.raises(KeyboardInterrupt):
         ask(name, Stops(model, 1), mini, tmp_path / "stopped", batch_size=1)
@@ -57,7 +57,7 @@ def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(name, model, m
 
 
 @pytest.mark.slow
-def test_a_killed_process_loses_no_item_and_asks_none_twice(model, folders, mini, tmp_path):
+def test_a_killed_process_loses_no_item_and_runs_none_twice(model, folders, mini, tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -97,7 +97,7 @@ def test_a_killed_process_loses_no_item_and_asks_none_twice(model, folders, mini
     assert rows(tmp_path / "run", "vstyle/en") == rows(tmp_path / "whole", "vstyle/en")
 
 
-def test_shares_make_up_the_whole(model, mini, tmp_path):
+def test_shards_make_up_the_whole(model, mini, tmp_path):
     ask("voicebench/advbench", model, mini, tmp_path / "whole")
     for share in ("2/2", "1/2"):
         ask("voicebench/advbench", model, mini, tmp_path / "shares", shard=parse_shard(share))
@@ -122,14 +122,14 @@ def test_a_batch_of_mixed_lengths_gives_what_single_runs_give(name, model, mini,
         assert row["text"] is not None and row["n_text_tokens"]
         if not benchmark.speech:
             continue
-        waves = [
+        audio = [
             soundfile.read(
                 subset_folder(tmp_path / run, benchmark.name, subset.name) / row["audio_out"]
             )[0]
             for run in ("batch", "single")
         ]
-        assert len(waves[0]) == 960 * row["n_speech_codes"]
-        assert abs(waves[0] - waves[1]).max() < 1e-3
+        assert len(audio[0]) == 960 * row["n_speech_codes"]
+        assert abs(audio[0] - audio[1]).max() < 1e-3
 
 
 def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, mini, tmp_path):
@@ -167,7 +167,7 @@ def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, 
     ):
         assert word in reason
     hidden.rename(folder / "wav" / "1.wav")
-    # An item whose sound changed, here from none, is another question; the others rest.
+    # An item whose audio changed, here from none, is a new item; the others are not run again.
     assert ask(name, model, data, tmp_path / "run").attempted == 1
     assert ask(name, model, data, tmp_path / "run").attempted == 0
     again = ask(name, model, data, tmp_path / "run", retry_errors=True)
@@ -182,7 +182,7 @@ def test_other_settings_ask_again(model, mini, tmp_path):
 
 
 def test_written_answers_do_not_depend_on_the_voice_of_spoken_ones(model, folders, mini, tmp_path):
-    """`--benchmark all` loads a detokenizer, one of text alone does not."""
+    """`--benchmark all` loads a detokenizer; a text benchmark does not."""
     for name in ("voicebench/commoneval", "ultraeval-audio/trivia_qa"):
         ask(name, model, mini, tmp_path, limit=1)
     mute = LocalModel(folders[0], None, device="cpu", max_new_tokens=6)
@@ -191,7 +191,7 @@ def test_written_answers_do_not_depend_on_the_voice_of_spoken_ones(model, folder
 
 
 def test_the_last_settings_count_whatever_file_their_rows_are_in(model, mini, tmp_path):
-    """Shares sort before the whole by name, and a failure is no reason to take an old answer."""
+    """Shards sort before whole files by name, and a failure does not revive an old answer."""
     name = "voicebench/commoneval"
     ask(name, model, mini, tmp_path)
     old = {row["settings_hash"] for row in rows(tmp_path, name)}
