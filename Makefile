@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TINY := outputs/tiny
 
 .PHONY: setup demo test test-slow test-pythons test-transformers lint train-setup eval-setup \
-  eval-demo tiny-recipe page page-test judge-setup serve nano
+  eval-demo tiny-recipe page page-test judge-setup serve nano wheel
 
 setup: $(VENV)/ready
 
@@ -80,6 +80,10 @@ eval-demo: setup
 	  --judge file:outputs/mini/judge.jsonl --judge 'audio judge=file:outputs/mini/judge.jsonl' \
 	  --judge 'open judge=file:outputs/mini/judge.jsonl' --asr file:outputs/mini/transcripts.jsonl
 	$(BIN)/python -m funaudiochat.cli eval report --run outputs/eval-tiny
+
+# The package as a wheel in dist/; evaluation, training and the web demo are used from a checkout.
+wheel: setup
+	$(BIN)/pip wheel -q --no-deps -w dist .
 
 lint: setup
 	$(BIN)/ruff check .

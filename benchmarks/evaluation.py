@@ -23,11 +23,13 @@ from common import THREADS, Report, command_line, parameters, ratio, seconds_of
 from evaluate.benchmarks import select
 from evaluate.local_model import LocalModel
 from evaluate.run import InferOptions, infer
-from evaluate.sources import Prompt, render
+from evaluate.sources import Prompt
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.constants import DEFAULT_S2T_PROMPT, TRANSCRIBE_PROMPT
 from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.sampling import Sampling
+from funaudiochat.turns import render_prompt
 
 BATCH = 8
 TINY = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "tiny_a"
@@ -76,13 +78,15 @@ def questions(folder: Path, count: int) -> list[np.ndarray]:
 def bare(source: LocalModel, waves: list[np.ndarray], instruction: str) -> None:
     """Processor and `generate` on the same batches."""
     prompt = Prompt(DEFAULT_S2T_PROMPT, instruction, None, False, 0)
-    text = render(source.chat.processor, prompt)
+    text = render_prompt(source.chat.processor, prompt.turns)
+    sampling = Sampling(text_greedy=True, max_new_tokens=source.max_new_tokens)
     for start in range(0, len(waves), BATCH):
         part = waves[start : start + BATCH]
         inputs = source.chat.processor(
             text=[text] * len(part), audio=part, return_tensors="pt", padding_side="left"
         )
-        generate(source.chat.model, dict(inputs), source._options(speech=False))
+        options = source.chat.generation_options(inputs["input_ids"].shape[1], False, sampling)
+        generate(source.chat.model, dict(inputs), options)
 
 
 def measure(folder: Path, items: int, steps: int) -> Report:

@@ -133,10 +133,15 @@ def step_bytes(model) -> int:
 def first_group(model, words, inputs) -> float:
     """Seconds from the inputs to the first codes."""
     start = time.perf_counter()
-    for event in stream(model, words, inputs, options(True)):
+    for event in stream(model, words, prefill(model, inputs, options(True)), options(True)):
         if isinstance(event, SpeechTokens):
             break
     return time.perf_counter() - start
+
+
+def text_stream(model, words) -> list:
+    """All events of a text reply."""
+    return list(stream(model, words, prefill(model, text_prompt(), options(False)), options(False)))
 
 
 def measure(model) -> Report:
@@ -153,7 +158,7 @@ def measure(model) -> Report:
 
     plain = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
     text = ratio(
-        lambda: seconds_of(lambda: list(stream(model, words, text_prompt(), options(False)))),
+        lambda: seconds_of(lambda: text_stream(model, words)),
         lambda: seconds_of(
             lambda: model.language_model.generate(**text_prompt(), **plain, pad_token_id=PAD)
         ),

@@ -35,9 +35,9 @@ from serving.builders import QUESTIONS  # noqa: E402
 from serving.compare import RATE_HZ, prompt_of, read_sounds  # noqa: E402
 from serving.vllm_server import vllm_server  # noqa: E402
 
+from funaudiochat.chat_protocol import audio_part  # noqa: E402
 from funaudiochat.constants import DEFAULT_S2T_PROMPT  # noqa: E402
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate  # noqa: E402
-from funaudiochat.remote_chat import sound_part  # noqa: E402
 from funaudiochat.voice_chat import VoiceChat  # noqa: E402
 
 CONCURRENCY = (1, 8, 32)
@@ -69,7 +69,7 @@ async def _ask(
 ) -> float:
     messages = [
         {"role": "system", "content": DEFAULT_S2T_PROMPT},
-        {"role": "user", "content": [sound_part(wave)]},
+        {"role": "user", "content": [audio_part(wave)]},
     ]
     async with places:
         start, first = time.perf_counter(), None

@@ -3,6 +3,6 @@
 
 """The paper's benchmarks: one module each in ``benchmarks/``, plus scorers, judges and reports.
 
-The package shares its name with an unrelated package on PyPI, which is not needed here; the two
-must not be installed side by side.
+An unrelated package on PyPI has the same name. Both may be installed: this one is not part of the
+wheel, and ``funaudiochat eval`` uses it from the checkout.
 """

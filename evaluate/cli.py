@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 app = typer.Typer(
     no_args_is_help=True, help="Run the paper's benchmarks: list, fetch, infer, score, report."
 )
+commands = typer.Typer()
+commands.add_typer(app, name="eval")
 console = Console(highlight=False, soft_wrap=True)
 errors = Console(highlight=False, soft_wrap=True, stderr=True)
 
@@ -236,7 +238,7 @@ def _show_prompts(
     user text are printed as sent to a server.
     """
     from evaluate.run import prompt_of, select_shard
-    from evaluate.sources import render
+    from funaudiochat.turns import render_prompt
 
     processor = None
     if model_path is not None:
@@ -257,7 +259,7 @@ def _show_prompts(
             if processor is None:
                 _say(f"system: {prompt.system}\nuser: {prompt.user}")
             else:
-                _say(render(processor, prompt))
+                _say(render_prompt(processor, prompt.turns))
 
 
 @app.command()

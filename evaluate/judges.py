@@ -26,7 +26,7 @@ from evaluate.records import appending, json_rows
 from evaluate.scoring_tools import AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
 from evaluate.verdict import Answer, NotScored
 from funaudiochat.audio import load_audio_and_rate
-from funaudiochat.chat_protocol import sound_part
+from funaudiochat.chat_protocol import audio_part
 from funaudiochat.errors import FunAudioChatError
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
@@ -416,7 +416,7 @@ def request_of(task: JudgeTask, prompt: str, answer: Answer, several: bool) -> d
     content: str | list[dict[str, Any]] = text
     if recordings:
         try:
-            content = [{"type": "text", "text": text}, *map(_audio_message_part, recordings)]
+            content = [{"type": "text", "text": text}, *map(_recording_part, recordings)]
         except FunAudioChatError as error:
             raise NoJudgeReply(f"cannot send the audio to the judge: {error}") from error
     system = [] if task.system is None else [{"role": "system", "content": task.system}]
@@ -431,7 +431,7 @@ def request_of(task: JudgeTask, prompt: str, answer: Answer, several: bool) -> d
     }
 
 
-def _audio_message_part(path: Path) -> dict[str, Any]:
+def _recording_part(path: Path) -> dict[str, Any]:
     """Encode a recording as WAV; the interface takes WAV and MP3 only."""
     audio, rate_hz = load_audio_and_rate(path)
-    return sound_part(audio, round(rate_hz), "PCM_16")
+    return audio_part(audio, round(rate_hz), "PCM_16")

@@ -5,18 +5,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from evaluate.records import fingerprint
-from evaluate.sources import ModelOutput, Prompt, render
+from evaluate.sources import ModelOutput, Prompt
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate
-from funaudiochat.sampling import SAMPLING_VALUES, speech_sampling
-from funaudiochat.voice_chat import VoiceChat, tool_call_ids
+from funaudiochat.generation_funaudiochat import GenerationOptions, generate, spoken_tokens
+from funaudiochat.sampling import SAMPLING_VALUES, Sampling, speech_sampling
+from funaudiochat.voice_chat import VoiceChat
 
 
 class LocalModel:
@@ -60,11 +59,6 @@ class LocalModel:
                 "detokenizer_fingerprint": fingerprint(tts_path),
                 "voice": voice or "default",
             }
-        tokenizer = self.chat.processor.tokenizer
-        ends = self.chat.model.generation_config.eos_token_id
-        ends = [] if ends is None else ends if isinstance(ends, list) else [ends]
-        self._ends = tuple(dict.fromkeys([tokenizer.convert_tokens_to_ids("<|im_end|>"), *ends]))
-        self._pad = tokenizer.pad_token_id
 
     def answer(self, prompts: list[Prompt]) -> list[ModelOutput | str]:
         """Answer prompts of the same kind as a batch or, if that fails, one by one."""
@@ -75,28 +69,9 @@ class LocalModel:
                 return [f"{type(error).__name__}: {error}"]
         return [self.answer([prompt])[0] for prompt in prompts]
 
-    def _options(self, speech: bool, offers_tools: bool = False) -> GenerationOptions:
-        options = GenerationOptions(
-            max_new_tokens=self.max_new_tokens,
-            eos_token_ids=self._ends,
-            pad_token_id=self._pad,
-            text_greedy=True,
-            disable_speech=not speech,
-            force_text_abos=speech,
-            suppressed_ids=() if offers_tools else tool_call_ids(self.chat.processor.tokenizer),
-        )
-        if not speech:
-            return options
-        return replace(options, do_sample=True, **self.speech_description["speech_sampling"])
-
     def _batch(self, prompts: list[Prompt]) -> list[ModelOutput]:
         chat, speech = self.chat, prompts[0].speech
-        inputs = chat.processor(
-            text=[render(chat.processor, prompt) for prompt in prompts],
-            audio=[prompt.audio for prompt in prompts],
-            return_tensors="pt",
-            padding_side="left",
-        ).to(chat.model.device)
+        inputs = chat.prepare([prompt.turns for prompt in prompts])
         width = inputs["input_ids"].shape[1]
         limit = chat.model.config.text_config.max_position_embeddings
         room = limit - width
@@ -106,25 +81,26 @@ class LocalModel:
             # The longest prompt would limit the length of the other answers.
             raise FunAudioChatError("the prompts are too long for a batch")
         offers_tools = any(prompt.offers_tools for prompt in prompts)
-        options = replace(
-            self._options(speech, offers_tools), max_new_tokens=min(self.max_new_tokens, room)
-        )
+        sampling = Sampling(text_greedy=True, max_new_tokens=self.max_new_tokens)
+        options = chat.generation_options(width, speech, sampling, offers_tools)
         generators: list[torch.Generator] = [
             torch.Generator(chat.model.device).manual_seed(prompt.seed) for prompt in prompts
         ]
-        rows, tokens = generate(chat.model, dict(inputs), options, generators)
+        rows, tokens = generate(chat.model, inputs, options, generators)
         return [
-            self._output(row[width:].tolist(), speech_tokens, speech)
+            self._output(row[width:].tolist(), speech_tokens, options)
             for row, speech_tokens in zip(rows, tokens, strict=True)
         ]
 
-    def _output(self, ids: list[int], speech_tokens: torch.Tensor, speech: bool) -> ModelOutput:
-        end = next((i for i, id_ in enumerate(ids) if id_ in self._ends), None)
+    def _output(
+        self, ids: list[int], speech_tokens: torch.Tensor, options: GenerationOptions
+    ) -> ModelOutput:
+        speech = not options.disable_speech
+        end = next((i for i, id_ in enumerate(ids) if id_ in options.eos_token_ids), None)
         if end is not None:
             ids = ids[: end + 1]
         tokenizer = self.chat.processor.tokenizer
-        bos = self.chat.model.config.audio_config.bos_token_id
-        spoken = speech_tokens[speech_tokens < bos].cpu()
+        spoken = spoken_tokens(self.chat.model, speech_tokens)
         audio, rate_hz = None, 0
         detokenizer = self.chat.detokenizer
         if speech and detokenizer is not None and len(spoken):

@@ -16,25 +16,23 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from funaudiochat.audio import load_audio, load_audio_and_rate
 from funaudiochat.chat_protocol import (
-    api_address,
+    api_base_url,
+    audio_part,
     greedy_fields,
-    longest_sound_s,
+    longest_audio_s,
     served_model,
-    sound_part,
 )
 from funaudiochat.constants import AUDIO_TEMPLATE, INPUT_RATE_HZ
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.plain_text import protect, protect_system
 from funaudiochat.tool_calls import WithoutCalls
-
-if TYPE_CHECKING:
-    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.turns import Turn
 
 
 @dataclass(frozen=True)
@@ -53,6 +51,12 @@ class Prompt:
         if self.instruction is None:
             return AUDIO_TEMPLATE
         return f"{AUDIO_TEMPLATE}\n{self.instruction}"
+
+    @property
+    def turns(self) -> list[Turn]:
+        """The conversation sent to the model; audio not yet loaded keeps its placeholder."""
+        audio = np.zeros(0, np.float32) if self.audio is None else self.audio
+        return [Turn("system", self.system), Turn("user", self.instruction or "", audio)]
 
     @property
     def offers_tools(self) -> bool:
@@ -95,17 +99,6 @@ class AnswerSource(Protocol):
         """Return the answer to each prompt, or the reason of its failure."""
 
 
-def render(processor: FunAudioChatProcessor, prompt: Prompt) -> str:
-    """Render a prompt with the chat template; the audio placeholder is not yet expanded."""
-    tokenizer = processor.tokenizer
-    words = protect(tokenizer, prompt.user.removeprefix(AUDIO_TEMPLATE))
-    turns = [
-        {"role": "system", "content": protect_system(tokenizer, prompt.system)},
-        {"role": "user", "content": AUDIO_TEMPLATE + words},
-    ]
-    return processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-
-
 class ServerModel:
     """A server with an OpenAI-compatible chat API and audio input, such as vLLM.
 
@@ -138,7 +131,7 @@ class ServerModel:
             ) from error
         self._errors = openai
         self._client = openai.OpenAI(
-            base_url=api_address(url), api_key=api_key or "none", timeout=timeout_s, max_retries=4
+            base_url=api_base_url(url), api_key=api_key or "none", timeout=timeout_s, max_retries=4
         )
         try:
             listed = self._client.models.list().data
@@ -149,7 +142,7 @@ class ServerModel:
         entries = (entry.to_dict() for entry in listed)
         self.model, owner, length = served_model(f"the server {url}", entries, model)
         self._greedy = greedy_fields(max_new_tokens, owner, length)
-        self._longest_s = longest_sound_s(owner, length)
+        self._longest_s = longest_audio_s(owner, length)
         self.url, self.concurrent = url, concurrent
         self.description = {
             "server_model": self.model,
@@ -207,7 +200,7 @@ class ServerModel:
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         assert prompt.audio is not None
-        content = [sound_part(prompt.audio)]
+        content = [audio_part(prompt.audio)]
         if prompt.instruction is not None:
             content.append({"type": "text", "text": protect(None, prompt.instruction)})
         request: dict[str, Any] = {

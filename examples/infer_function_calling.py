@@ -1,17 +1,14 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Let the model call a function, run it, and hear the answer made from its result."""
+"""Let the model call a function, run it, and get a spoken reply from its result."""
 
 import argparse
 import sys
 from pathlib import Path
 
-from funaudiochat.audio import save_wav
-from funaudiochat.errors import FunAudioChatError
+from funaudiochat import FunAudioChatError, Sampling, VoiceChat, save_wav
 from funaudiochat.hub import resolve_pair
-from funaudiochat.sampling import Sampling
-from funaudiochat.voice_chat import VoiceChat
 
 TOOLS = [
     {
@@ -27,7 +24,7 @@ TOOLS = [
 
 
 def get_weather(city: str) -> dict[str, object]:
-    """Stands for a service: the weather is made up."""
+    """Return made-up weather, in place of a real service."""
     return {"condition": "sunny", "degrees": 20}
 
 
@@ -46,7 +43,7 @@ def main() -> None:
         *resolve_pair(args.model_path, args.tts_path), device=args.device
     )
     sampling = Sampling(max_new_tokens=args.max_new_tokens)
-    reply = chat.ask(args.audio, tools=TOOLS, sampling=sampling)
+    reply = chat.ask(audio=args.audio, tools=TOOLS, sampling=sampling)
     print(reply.text)
     for problem in reply.problems:
         print(problem)
@@ -55,11 +52,11 @@ def main() -> None:
             result = get_weather(str(call.arguments.get("city")))
         else:
             result = {"error": f"there is no function named {call.name}"}
-        answer = chat.tool_result(result, sampling=sampling)
-        print(answer.text)
-        if answer.audio is not None and len(answer.audio):
+        spoken = chat.tool_result(result, sampling=sampling)
+        print(spoken.text)
+        if spoken.audio is not None and len(spoken.audio):
             args.output.mkdir(parents=True, exist_ok=True)
-            save_wav(args.output / "tool_answer.wav", answer.audio, answer.sample_rate_hz)
+            save_wav(args.output / "tool_answer.wav", spoken.audio, spoken.sample_rate_hz)
 
 
 if __name__ == "__main__":

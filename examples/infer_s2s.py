@@ -7,11 +7,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from funaudiochat.audio import save_wav
-from funaudiochat.errors import FunAudioChatError
+from funaudiochat import FunAudioChatError, Sampling, VoiceChat, save_wav
 from funaudiochat.hub import resolve_pair
-from funaudiochat.sampling import Sampling
-from funaudiochat.voice_chat import VoiceChat
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument(
@@ -45,14 +42,14 @@ def main() -> None:
     )
     args.output.mkdir(parents=True, exist_ok=True)
     for number, audio in enumerate(args.audio, 1):
-        reply = chat.ask(audio, sampling=sampling)
+        reply = chat.ask(audio=audio, sampling=sampling)
         print(reply.text)
         if reply.audio is None or not len(reply.audio):
-            print("the answer holds no speech")
+            print("the reply has no speech")
             continue
         path = args.output / f"answer_{number}.wav"
         save_wav(path, reply.audio, reply.sample_rate_hz)
-        print(f"{path}: {reply.seconds:.2f} s of sound in {reply.latency.total_s:.2f} s")
+        print(f"{path}: {reply.seconds:.2f} s of audio in {reply.latency.total_s:.2f} s")
 
 
 if __name__ == "__main__":

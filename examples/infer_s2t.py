@@ -7,14 +7,12 @@ import argparse
 import sys
 from pathlib import Path
 
-from funaudiochat.errors import FunAudioChatError
+from funaudiochat import FunAudioChatError, Sampling, VoiceChat
 from funaudiochat.hub import resolve_model
-from funaudiochat.sampling import Sampling
-from funaudiochat.voice_chat import VoiceChat
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("--audio", type=Path, default=Path(__file__).with_name("question.wav"))
-parser.add_argument("--instruction", help="text that goes with the sound")
+parser.add_argument("--instruction", help="text instruction that follows the audio")
 parser.add_argument("--model-path", type=Path)
 parser.add_argument("--device", default="auto")
 parser.add_argument("--max-new-tokens", type=int)
@@ -24,7 +22,8 @@ def main() -> None:
     args = parser.parse_args()
     chat = VoiceChat.from_pretrained(resolve_model(args.model_path), device=args.device)
     sampling = Sampling(max_new_tokens=args.max_new_tokens)
-    print(chat.ask(args.audio, args.instruction, speech=False, sampling=sampling).text)
+    reply = chat.ask(text=args.instruction, audio=args.audio, speech=False, sampling=sampling)
+    print(reply.text)
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a model can do, as its folder's optional ``demo.json`` says.
+"""Capabilities of a model, read from the optional ``demo.json`` of its folder.
 
-A large model plays any persona and answers in many languages; a small one knows few questions.
-The web demo and the command line offer only what the file names. All fields are optional, and a
-field that is left out restricts nothing::
+A large model plays any persona and speaks many languages; a small one can answer few questions.
+The web demo and the command line offer only what the file lists. All fields are optional, and
+omitting one means no restriction::
 
     {"description": "Small English demo model.", "languages": ["en"],
      "personas": [], "tools": ["get_time"], "examples": ["What is two plus three?"]}
@@ -20,18 +20,18 @@ from typing import Any
 from funaudiochat.errors import CheckpointError
 
 FILE_NAME = "demo.json"
-# Beside "default", which every model plays; "custom" is a system prompt of the user's own.
+# In addition to "default", which every model plays; "custom" is the user's own system prompt.
 PERSONAS = ("companion", "tutor", "storyteller", "brief", "custom")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What to offer to the users of a model.
+    """What a user interface offers for a model.
 
     Attributes:
-        description: of the model, in a sentence.
-        languages: that it answers in, as BCP 47 tags ("en"); None if not known.
+        description: the model in one sentence.
+        languages: languages it replies in, as BCP 47 tags ("en"); None if not known.
         personas: names of ``PERSONAS`` that it can play; None for all.
         tools: names of functions that it can call; None for any.
         examples: questions that it answers well.
@@ -45,10 +45,10 @@ class Capabilities:
 
 
 def load_capabilities(folder: str | Path) -> Capabilities:
-    """Read a model folder's ``demo.json``; without one nothing is restricted.
+    """Read the ``demo.json`` of a model folder; without the file nothing is restricted.
 
     Raises:
-        CheckpointError: the file is not such an object; the message names every fault.
+        CheckpointError: the file is invalid; the message names every fault.
     """
     path = Path(folder) / FILE_NAME
     if not path.is_file():
@@ -59,7 +59,7 @@ def load_capabilities(folder: str | Path) -> Capabilities:
     except (OSError, ValueError, RecursionError) as error:
         faults = [str(error)]
     if faults:
-        raise CheckpointError(f"{path} is wrong: {'; '.join(faults)}. Mend or remove it")
+        raise CheckpointError(f"{path} is wrong: {'; '.join(faults)}. Correct or remove it")
     known: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in given.items()
     }
@@ -67,9 +67,9 @@ def load_capabilities(folder: str | Path) -> Capabilities:
 
 
 def _faults(given: Any) -> list[str]:
-    """Say what is wrong with the content of a ``demo.json``."""
+    """Return everything that is wrong with the content of a ``demo.json``."""
     if not isinstance(given, dict):
-        return ["it holds no JSON object"]
+        return ["it must hold a JSON object"]
     known = [field.name for field in fields(Capabilities)]
     faults = [
         f"there is no field {name!r}, only {', '.join(known)}" for name in given.keys() - known
@@ -77,14 +77,14 @@ def _faults(given: Any) -> list[str]:
     for name, value in given.items():
         if name == "description":
             if not isinstance(value, str) or not value.strip():
-                faults.append("description is no text")
+                faults.append("description must be a non-empty string")
         elif name in known and not _are_texts(value):
-            faults.append(f"{name} is no list of different texts")
+            faults.append(f"{name} must be a list of distinct, non-empty strings")
         elif name == "personas" and (unknown := set(value) - set(PERSONAS)):
-            faults.append(f"personas names {', '.join(sorted(unknown))}, not of "
+            faults.append(f"personas names {', '.join(sorted(unknown))}; the personas are "
                           f"{', '.join(PERSONAS)}")  # fmt: skip
         elif name == "languages" and (wrong := [v for v in value if not _LANGUAGE.fullmatch(v)]):
-            faults.append(f"languages holds {', '.join(wrong)}, no tags such as en or zh-CN")
+            faults.append(f"languages holds {', '.join(wrong)}; write tags such as en or zh-CN")
     return faults
 
 

@@ -1,41 +1,35 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Conversations: prompts, history, tools, and the high-level :class:`VoiceChat`."""
+"""Conversations: history, tools and how to ask; who generates the replies is up to a subclass."""
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable, Iterator
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
-from funaudiochat.audio import load_audio
+from funaudiochat.audio import AudioSource, load_audio
 from funaudiochat.constants import (
     DEFAULT_S2M_PROMPT,
     DEFAULT_S2T_PROMPT,
     FUNCTION_CALLING_PROMPT,
+    INPUT_RATE_HZ,
 )
 from funaudiochat.cosyvoice3.flow import ChunkSchedule
+from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import Event, Reply, ReplyDone
 from funaudiochat.sampling import Sampling
-from funaudiochat.tool_calls import (
-    result_text,
-)
-from funaudiochat.turns import (
-    Turn,
-    missing_results,
-    recent,
-    tool_names,
-)
-
-_SAMPLE_RATE_HZ = 16000
-_GROUPS_PER_SECOND = 5
-_ANSWER_SHARE = 4  # of the context: a quarter is kept for the answer while rounds can give way
+from funaudiochat.tool_calls import result_text
+from funaudiochat.turns import Turn, missing_results, recent, tool_names
 
 
-class Conversation:
-    """Turns, history and tools of one talk; who answers is a subclass's matter.
+class Conversation(ABC):
+    """History and tools of one conversation, and the methods that ask.
 
     Args:
         system: system prompt; None for the one the checkpoint was trained with.
@@ -46,62 +40,85 @@ class Conversation:
         self._history: list[Turn] = []
         self._tools: list[dict[str, Any]] = []
 
+    @property
+    def history(self) -> tuple[Turn, ...]:
+        """The user's and the assistant's turns so far."""
+        return tuple(self._history)
+
     def reset(self) -> None:
-        """Forget the conversation."""
+        """Forget the history and the tools."""
         self._history, self._tools = [], []
 
     def ask(
         self,
-        audio_or_text: Any,
-        instruction: str | None = None,
+        question: str | None = None,
+        /,
+        *,
+        text: str | None = None,
+        audio: AudioSource | None = None,
         tools: list[dict[str, Any]] | None = None,
         speech: bool = True,
         sampling: Sampling = Sampling(),  # noqa: B008
     ) -> Reply:
-        """Ask and wait for the whole answer, its sound computed at once as the original does.
+        """Ask and wait for the whole reply, detokenized in one pass as the reference does.
 
         See :meth:`stream` for arguments and errors.
         """
-        return self._whole(self.stream(audio_or_text, instruction, tools, speech, sampling, None))
+        return self._whole(
+            self.stream(
+                question,
+                text=text,
+                audio=audio,
+                tools=tools,
+                speech=speech,
+                sampling=sampling,
+                schedule=None,
+            )
+        )
 
     def stream(
         self,
-        audio_or_text: Any,
-        instruction: str | None = None,
+        question: str | None = None,
+        /,
+        *,
+        text: str | None = None,
+        audio: AudioSource | None = None,
         tools: list[dict[str, Any]] | None = None,
         speech: bool = True,
         sampling: Sampling = Sampling(),  # noqa: B008
         schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
     ) -> Iterator[Event]:
-        """Ask and take the answer as it is made; leave the loop to interrupt it.
+        """Ask and yield the reply while it is generated; leave the loop to interrupt it.
 
-        The history always holds what was given so far, so an answer that is interrupted or
-        fails stays in it to that point, and a question that nothing was given for does not.
-        Calls of the answer before that got no result are told to the model as failed.
+        The history always holds what was yielded so far: a reply that is interrupted or fails is
+        kept up to that point, and a question without any reply is not kept. Tool calls of the
+        reply before that got no result are reported to the model as failed.
 
         Args:
-            audio_or_text: a text, or a sound as :func:`funaudiochat.audio.load_audio` takes it:
-                a ``Path``, bytes, a binary file, or (samples, rate). A path must be a ``Path``:
-                a plain string is text.
-            instruction: text that goes with a sound.
-            tools: function definitions the model may call; such an answer is text.
-            speech: speak the answer.
-            schedule: chunks of the streamed sound; None computes it at the end, at once.
+            question: the text, given by position. A string that names an existing file is refused,
+                because it is almost always meant as audio.
+            text: the text, taken literally whatever it says (for text typed by users). With
+                ``audio`` it is the instruction that follows the audio.
+            audio: a spoken question, as :func:`funaudiochat.load_audio` takes it: a path, the
+                bytes of an audio file, a binary file object, or a pair (samples, rate in Hz).
+            tools: function definitions the model may call; such a reply is text.
+            speech: whether the reply is spoken.
+            sampling: how tokens are chosen.
+            schedule: chunk sizes of the streamed audio; None detokenizes once, at the end.
 
         Yields:
-            TextDelta, SpeechTokens, AudioChunk as they come, then ReplyDone.
+            TextDelta, SpeechTokens and AudioChunk as they are generated, then ReplyDone.
 
         Raises:
-            AudioError: the sound cannot be used, or the conversation exceeds the context.
+            AudioError: the audio cannot be used, or the question exceeds the context.
+            FunAudioChatError: nothing was asked, or text and audio were mixed up.
         """
-        results = missing_results(self._history)
-        if isinstance(audio_or_text, str):
-            content = audio_or_text if instruction is None else f"{audio_or_text}\n{instruction}"
-            turn = Turn("user", content, results=results)
-        else:
-            wave = load_audio(audio_or_text, _SAMPLE_RATE_HZ, max_seconds=self._max_seconds())
-            turn = Turn("user", instruction or "", wave, results)
-        return self._answer(turn, tools or [], speech and not tools, sampling, schedule)
+        content = _question_text(question, text, audio)
+        samples = None
+        if audio is not None:
+            samples = load_audio(audio, INPUT_RATE_HZ, max_seconds=self._max_seconds())
+        turn = Turn("user", content, samples)
+        return self.stream_turn(turn, tools, speech, sampling, schedule)
 
     def tool_result(
         self,
@@ -109,9 +126,9 @@ class Conversation:
         speech: bool = True,
         sampling: Sampling = Sampling(),  # noqa: B008
     ) -> Reply:
-        """Give the result of the call the model asked for -> its answer.
+        """Return the reply to the result of the tool call the model asked for.
 
-        What kept a call from being run is a result too: give ``{"error": ...}``.
+        If the call could not be run, that is a result too: pass ``{"error": ...}``.
         """
         return self._whole(self.stream_tool_result(result, speech, sampling, None))
 
@@ -122,23 +139,44 @@ class Conversation:
         sampling: Sampling = Sampling(),  # noqa: B008
         schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
     ) -> Iterator[Event]:
-        """:meth:`tool_result` as it is made; events and arguments are those of :meth:`stream`."""
+        """Stream what :meth:`tool_result` returns; events and arguments as for :meth:`stream`."""
         turn = Turn("user", results=(result_text(result),))
         return self._answer(turn, self._tools, speech, sampling, schedule)
 
+    def stream_turn(
+        self,
+        turn: Turn,
+        tools: list[dict[str, Any]] | None = None,
+        speech: bool = True,
+        sampling: Sampling = Sampling(),  # noqa: B008
+        schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
+    ) -> Iterator[Event]:
+        """Stream the reply to a user's turn; events and other arguments as for :meth:`stream`."""
+        if not turn.results:
+            turn = replace(turn, results=missing_results(self._history))
+        return self._answer(turn, tools or [], speech and not tools, sampling, schedule)
+
+    def resume(self, history: Sequence[Turn]) -> None:
+        """Replace the history by these turns, which alternate between user and assistant."""
+        self._history = list(history)
+
     def branch(self) -> Self:
-        """A conversation that goes on from here and leaves this one as it is; models are shared."""
+        """Return a conversation that continues from here without changing this one.
+
+        The models are shared.
+        """
         return copy.copy(self)
 
-    def correct_answer(self, heard: str) -> None:
-        """Replace the last answer in the history by what of it was heard."""
+    def truncate_last_reply(self, heard: str) -> None:
+        """Truncate the last assistant turn to the part the user heard (barge-in)."""
         if self._history:
             self._history = [*self._history[:-1], Turn("assistant", heard)]
 
+    @abstractmethod
     def _max_seconds(self) -> float | None:
-        """Longest sound that can be asked with."""
-        raise NotImplementedError
+        """Return the longest audio that a question may have, None for no limit."""
 
+    @abstractmethod
     def _answer(
         self,
         turn: Turn,
@@ -147,11 +185,10 @@ class Conversation:
         sampling: Sampling,
         schedule: ChunkSchedule | None,
     ) -> Iterator[Event]:
-        """Answer a turn after those of the history, and remember both."""
-        raise NotImplementedError
+        """Reply to a turn that follows the history, and add both to the history."""
 
     def _whole(self, events: Iterator[Event]) -> Reply:
-        """Take an answer to its end; where that fails nothing was given, so nothing was said."""
+        """Wait for a whole reply; if it fails, restore the history, as the caller got nothing."""
         before = self._history, self._tools
         try:
             return _last_reply(events)
@@ -170,10 +207,10 @@ class Conversation:
     def _recorder(
         self, history: list[Turn], turn: Turn, tools: list[dict[str, Any]], speech: bool
     ) -> Callable[[str], Turn]:
-        """Return a function that remembers the turn with its answer so far, after a history.
+        """Return a function that appends the turn and its reply so far to a history.
 
-        It gives the answer's turn, and remembers nothing once the conversation was reset or asked
-        something else.
+        The function returns the reply's turn. It stops changing the history once the conversation
+        was reset or asked something else.
         """
         last, offered = self._history, frozenset() if speech else tool_names(tools)
 
@@ -193,3 +230,23 @@ def _last_reply(events: Iterator[Event]) -> Reply:
         if isinstance(event, ReplyDone):
             return event.reply
     raise AssertionError("a stream ends with ReplyDone")
+
+
+def _question_text(question: str | None, text: str | None, audio: AudioSource | None) -> str:
+    """Return the text of a question; refuse audio given as text, two texts, and no question."""
+    for given in (question, text):
+        if given is not None and not isinstance(given, str):
+            raise FunAudioChatError(
+                f"the text of a question must be a str, not {type(given).__name__}; "
+                "pass a path, bytes, a file or (samples, rate) as audio=..."
+            )
+    if question is not None and os.path.isfile(question):
+        raise FunAudioChatError(
+            f"{question!r} names a file; ask with its audio by writing audio={question!r}, or with "
+            f"these words by writing text={question!r}"
+        )
+    if question is not None and text is not None:
+        raise FunAudioChatError("the question has two texts; give it by position or as text=...")
+    if question is None and text is None and audio is None:
+        raise FunAudioChatError("there is nothing to ask; give text=..., audio=... or both")
+    return question or text or ""

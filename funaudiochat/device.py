@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Device names."""
+"""Resolution of device names."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from funaudiochat.errors import FunAudioChatError
 
 
 def resolve_device(device: str) -> torch.device:
-    """``auto`` is the first of CUDA, MPS and CPU that is there.
+    """Return the device of a name; ``auto`` is the first available of CUDA, MPS and CPU.
 
     Raises:
-        FunAudioChatError: no such device, or not on this machine.
+        FunAudioChatError: there is no such device on this machine.
     """
     if device == "auto":
         cuda, mps = torch.cuda.is_available(), torch.backends.mps.is_available()
@@ -24,7 +24,7 @@ def resolve_device(device: str) -> torch.device:
         torch.empty(1, device=device_)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise FunAudioChatError(
-            f"device {device!r} cannot be used ({str(error).splitlines()[0]}); take auto, cpu, "
-            "cuda, cuda:N or mps; `funaudiochat doctor` lists what there is"
+            f"device {device!r} cannot be used ({str(error).splitlines()[0]}); use auto, cpu, "
+            "cuda, cuda:N or mps; `funaudiochat doctor` lists the devices of this machine"
         ) from error
     return device_

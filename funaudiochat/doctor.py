@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What `funaudiochat doctor` looks at."""
+"""Checks of `funaudiochat doctor`."""
 
 import importlib.metadata
 import os
@@ -16,12 +16,13 @@ import torch
 from funaudiochat.cosyvoice3.voices import installed_voices
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.hub import (
+    IN_CHECKOUT,
     NANO_MODEL,
     NANO_TTS,
     REPOSITORIES,
-    TTS,
     missing_files,
     models_folder,
+    resolve_tts,
 )
 
 _PACKAGES = (
@@ -34,7 +35,7 @@ _PACKAGES = (
     "onnxruntime",
     "kaldi-native-fbank",
 )
-# Each is asked for by an option only.
+# Only some options need these.
 _OPTIONAL = {"accelerate": "device_map", "bitsandbytes": "8-bit and 4-bit weights"}
 # transformers imports these when they are present, and then fails if they are broken.
 _HARMFUL_WHEN_BROKEN = ("torchaudio", "torchvision", "torchcodec")
@@ -42,7 +43,7 @@ _HARMFUL_WHEN_BROKEN = ("torchaudio", "torchvision", "torchcodec")
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; ``remedy`` is empty when all is well."""
+    """One line of the report; an empty ``remedy`` means that nothing is wrong."""
 
     what: str
     found: str
@@ -50,7 +51,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Versions, devices, memory, checkpoints and voices, with a remedy for what is wrong."""
+    """Yield versions, devices, memory, checkpoints and voices, with a remedy for each problem."""
     yield Finding("Python", platform.python_version())
     for name in _PACKAGES:
         try:
@@ -61,7 +62,7 @@ def examine() -> Iterator[Finding]:
         try:
             yield Finding(name, importlib.metadata.version(name))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(name, f"missing; {use} would need it (pip install {name})")
+            yield Finding(name, f"missing; only needed for {use} (pip install {name})")
     yield from _devices()
     for name in _HARMFUL_WHEN_BROKEN:
         yield from _import_check(name)
@@ -73,18 +74,21 @@ def examine() -> Iterator[Finding]:
             yield Finding(
                 repository.name,
                 f"{folder} without {', '.join(missing)}",
-                "funaudiochat download, which goes on where it stopped",
+                "funaudiochat download, which resumes where it stopped",
             )
         else:
             yield Finding(repository.name, str(folder))
-    for folder in (NANO_MODEL, NANO_TTS):
-        found = folder.is_dir()
-        yield Finding(
-            folder.name, str(folder) if found else "not found", "" if found else "git checkout"
-        )
+    if IN_CHECKOUT:
+        for folder in (NANO_MODEL, NANO_TTS):
+            found = folder.is_dir()
+            remedy = "" if found else "git checkout pretrained_models"
+            yield Finding(folder.name, str(folder) if found else "not found", remedy)
+    for variable in ("FUNAUDIOCHAT_MODEL", "FUNAUDIOCHAT_TTS"):
+        if named := os.environ.get(variable):
+            remedy = "" if os.path.isdir(named) else f"set {variable} to a folder, or unset it"
+            yield Finding(variable, named, remedy)
     try:
-        folder = models_folder() / TTS.name
-        folder = folder if folder.is_dir() else NANO_TTS
+        folder = resolve_tts(None)
         yield Finding("voices", f"{', '.join(installed_voices(folder))} ({folder.name})")
     except FunAudioChatError as error:
         yield Finding("voices", "none", str(error))
@@ -110,7 +114,7 @@ def _devices() -> Iterator[Finding]:
 
 
 def _import_check(name: str) -> Iterator[Finding]:
-    """Import in a process of its own: a broken extension may take the process with it."""
+    """Try an import in a separate process, since a broken extension may crash it."""
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

@@ -5,24 +5,24 @@
 
 
 class FunAudioChatError(ValueError):
-    """Base of every error that bad input to the toolkit raises."""
+    """Base class of the errors that bad input to the toolkit raises."""
 
 
 class AudioError(FunAudioChatError):
-    """Sound that cannot be read, or that is not sound the model can take."""
+    """Audio cannot be read, or the model cannot take it."""
 
 
 class CheckpointError(FunAudioChatError):
-    """A checkpoint file or folder that is missing, damaged or of the wrong kind."""
+    """A checkpoint file or folder is missing, damaged or of the wrong kind."""
 
 
 class VoiceError(FunAudioChatError):
-    """A voice or voice file that is missing, unknown or malformed."""
+    """A voice or voice file is missing, unknown or malformed."""
 
 
 class DownloadError(FunAudioChatError):
-    """A download that failed, or whose content is not what was asked for."""
+    """A download failed, or delivered something else than the published file."""
 
 
 class ServerError(FunAudioChatError):
-    """A server of language models that cannot be reached, refuses, or breaks off."""
+    """A language model server cannot be reached, refuses a request, or breaks off."""

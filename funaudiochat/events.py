@@ -15,40 +15,56 @@ from funaudiochat.tool_calls import ToolCall
 
 @dataclass(frozen=True)
 class TextDelta:
-    """Text of a running answer; always whole characters."""
+    """New text of the running reply, always whole characters."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class SpeechTokens:
-    """Speech tokens [G] of one step; an end group holds nothing but the end token."""
+    """Speech tokens of one step.
+
+    Attributes:
+        tokens: [G]; an end group holds nothing but the end token.
+        spoken: [T], T <= G, those of them that are audio, on the CPU; push them to a detokenizer.
+    """
 
     tokens: Tensor
+    spoken: Tensor
 
 
 @dataclass
 class Latency:
-    """Seconds from the question's arrival; None for what never came."""
+    """Seconds from the question to the first text, the first audio and the end; None if absent."""
 
     first_text_s: float | None = None
     first_audio_s: float | None = None
     total_s: float = 0.0
 
 
+@dataclass(frozen=True)
+class Usage:
+    """Steps of prompt and reply: five per second of audio, one per text token."""
+
+    prompt_steps: int = 0
+    steps: int = 0
+
+
 @dataclass
 class Reply:
-    """An answer.
+    """A whole reply.
 
     Attributes:
-        text: whole text, ``<tool_call>`` blocks included.
+        text: the text, ``<tool_call>`` blocks included.
         speech_tokens: [T] at 25 Hz, without start and end tokens.
-        audio: float32 [samples], None without speech or detokenizer.
-        sample_rate_hz: of the audio.
-        tool_calls: well-formed calls in the text.
-        problems: which calls are malformed or of a tool that was not offered, and how many rounds a
-            full context dropped.
-        latency: when things happened.
+        audio: waveform, float32 [samples]; None without speech or detokenizer.
+        sample_rate_hz: sample rate of the audio.
+        tool_calls: the well-formed tool calls of the text.
+        problems: messages about malformed calls, calls of tools that were not offered, and rounds
+            that were dropped because the context was full.
+        latency: how long the reply took.
+        usage: lengths of prompt and reply; zeros if a server does not report them.
+        finish_reason: "stop", or "length" for a reply that was cut off at ``max_new_tokens``.
     """
 
     text: str
@@ -58,16 +74,18 @@ class Reply:
     tool_calls: list[ToolCall]
     problems: list[str]
     latency: Latency
+    usage: Usage = Usage()
+    finish_reason: str = "stop"
 
     @property
     def seconds(self) -> float:
-        """Length of the sound."""
+        """Duration of the audio."""
         return 0.0 if self.audio is None else len(self.audio) / self.sample_rate_hz
 
 
 @dataclass(frozen=True)
 class AudioChunk:
-    """Samples [S], float32, of a running answer."""
+    """New audio of the running reply: float32 [samples]."""
 
     samples: np.ndarray
 

@@ -614,25 +614,28 @@ def generate(
     return state.rows, state.speech
 
 
+def spoken_tokens(model: FunAudioChatForConditionalGeneration, tokens: Tensor) -> Tensor:
+    """Return speech tokens [T] without those of start, end and padding, on the CPU."""
+    return tokens[tokens < model.config.audio_config.bos_token_id].cpu()
+
+
 def stream(
     model: FunAudioChatForConditionalGeneration,
     tokenizer: Any,
-    inputs: dict[str, Tensor],
+    state: DecodingState,
     options: GenerationOptions,
-    generator: torch.Generator | None = None,
 ) -> Iterator[TextDelta | SpeechTokens]:
-    """Decode one row, yielding text and speech as they are made; leave the loop to cancel.
+    """Decode one prefilled row, yielding text and speech; leave the loop to cancel.
 
     The pieces joined are the text ``generate`` gives, without special tokens and those that
     steer speech (start, end, silence), and the groups joined are its codes.
 
     Args:
         tokenizer: of the text backbone, a fast one.
-        inputs: one row.
+        state: one row; it tells afterwards how many steps were made and whether the row ended.
     """
-    if len(inputs["input_ids"]) != 1:
-        raise FunAudioChatError("stream decodes one row; call prefill and step for a batch")
-    state = prefill(model, inputs, options, generator)
+    if len(state.rows) != 1:
+        raise FunAudioChatError("stream decodes one row; call step for a batch")
     text = model.config.text_config
     silent = {text.audio_bos_index, text.audio_eos_index, text.sil_index}
     said: list[int] = []
@@ -647,7 +650,7 @@ def stream(
                 emitted += len(piece)
                 yield TextDelta(piece)
         if out.groups[0] is not None:
-            yield SpeechTokens(out.groups[0])
+            yield SpeechTokens(out.groups[0], spoken_tokens(model, out.groups[0]))
     # What the decoder still holds back is a character that never became whole.
     rest = tokenizer.backend_tokenizer.decode(said, skip_special_tokens=True)[emitted:]
     if rest:

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where checkpoints live, and how the official ones get there."""
+"""Locations of checkpoints, and the download of the official ones."""
 
 import hashlib
 import http.client
@@ -20,7 +20,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, Trans
 from funaudiochat.errors import CheckpointError, DownloadError
 
 ROOT = Path(__file__).resolve().parents[1]
-VOICES_FILE = ROOT / "utils" / "new_spk2info.pt"
+IN_CHECKOUT = (ROOT / "pyproject.toml").is_file()  # else the package is installed from a wheel
+_MODELS = ROOT / "pretrained_models" if IN_CHECKOUT else Path.home() / ".cache" / "funaudiochat"
+VOICES_FILE = (ROOT / "utils" if IN_CHECKOUT else _MODELS) / "new_spk2info.pt"
 VOICES_URL = (
     "https://raw.githubusercontent.com/FunAudioLLM/Fun-Audio-Chat/"
     "8ba984b64b4880918db2807e08d795475481200c/utils/new_spk2info.pt"
@@ -36,11 +38,11 @@ class Repository:
     """A published folder.
 
     Attributes:
-        name: of the folder and of the repository.
-        unused: patterns of files not fetched.
-        needed: files without which the folder is of no use.
-        known: file -> bytes and, where it is published, sha256. Both pin the release: the hubs
-            take full commit hashes only, and the known one is abbreviated.
+        name: name of the folder and of the repository.
+        unused: patterns of files that are not downloaded.
+        needed: files without which the folder cannot be used.
+        known: size in bytes and, if published, sha256 of each file. They pin the release, since
+            the hubs only take full commit hashes and the known one is abbreviated.
     """
 
     name: str
@@ -81,48 +83,58 @@ TTS = Repository(
 )
 REPOSITORIES = {"model": MODEL, "tts": TTS}
 _SOURCES = ("huggingface", "modelscope")
-# Shipped with the toolkit.
-NANO_MODEL = ROOT / "pretrained_models" / "Fun-Audio-Chat-Nano"
-NANO_TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
+# Part of the repository.
+NANO_MODEL = _MODELS / "Fun-Audio-Chat-Nano"
+NANO_TTS = _MODELS / "Fun-CosyVoice3-Nano"
 
 
 def models_folder() -> Path:
-    """``pretrained_models/`` of the toolkit, or what FUNAUDIOCHAT_HOME names."""
-    return Path(os.environ.get("FUNAUDIOCHAT_HOME") or ROOT / "pretrained_models")
+    """Return the folder of downloaded checkpoints.
+
+    FUNAUDIOCHAT_HOME names it; by default it is ``pretrained_models/`` of the checkout, or
+    ``~/.cache/funaudiochat`` if the package was installed from a wheel.
+    """
+    return Path(os.environ.get("FUNAUDIOCHAT_HOME") or _MODELS)
 
 
 def resolve_model(path: str | Path | None) -> Path:
-    """The folder given, else the official one if it was downloaded, else Nano.
+    """Return the language model's folder.
+
+    It is the folder given or, without one, what FUNAUDIOCHAT_MODEL names, else the official one
+    if it was downloaded, else Nano.
 
     Raises:
-        CheckpointError: there is no such folder, or a download did not come to its end; the
-            message says how to get it.
+        CheckpointError: there is no such folder, or its download is incomplete; the message
+            says how to get it.
     """
-    return _resolve(path, MODEL, NANO_MODEL)
+    return _resolve(path or os.environ.get("FUNAUDIOCHAT_MODEL"), MODEL, NANO_MODEL)
 
 
 def resolve_tts(path: str | Path | None) -> Path:
-    """The detokenizer's folder given, else the official one if it was downloaded, else Nano's.
+    """Return the detokenizer's folder.
+
+    It is the folder given or, without one, what FUNAUDIOCHAT_TTS names, else the official one if
+    it was downloaded, else Nano's.
 
     Raises:
-        CheckpointError: there is no such folder, or a download did not come to its end; the
-            message says how to get it.
+        CheckpointError: there is no such folder, or its download is incomplete; the message
+            says how to get it.
     """
-    return _resolve(path, TTS, NANO_TTS)
+    return _resolve(path or os.environ.get("FUNAUDIOCHAT_TTS"), TTS, NANO_TTS)
 
 
 def resolve_pair(model_path: str | Path | None, tts_path: str | Path | None) -> tuple[Path, Path]:
-    """Folders of a language model and of the detokenizer that knows its codes.
+    """Return the folders of a language model and of the detokenizer that knows its speech tokens.
 
-    Without a detokenizer's folder a model gets the one that its ``config.json`` names as
-    ``detokenizer``, as that of Nano and of what is trained from it does, and every other model the
-    official one: codes of another speech tokenizer would be noise.
+    Without ``tts_path`` and FUNAUDIOCHAT_TTS a model gets the detokenizer that its ``config.json``
+    names as ``detokenizer``, as Nano and models trained from it do, and every other model gets the
+    official one: the tokens of another speech tokenizer would come out as noise.
 
     Raises:
         CheckpointError: there is no such folder; the message says how to get it.
     """
     model = resolve_model(model_path)
-    if tts_path is not None:
+    if tts_path or os.environ.get("FUNAUDIOCHAT_TTS"):
         return model, resolve_tts(tts_path)
     name = _detokenizer_of(model)
     if name == NANO_TTS.name:
@@ -132,7 +144,7 @@ def resolve_pair(model_path: str | Path | None, tts_path: str | Path | None) -> 
 
 
 def _detokenizer_of(model: Path) -> str:
-    """Return the name of the detokenizer's folder; a damaged config is told when it is loaded."""
+    """Return the name of the detokenizer's folder; loading reports a damaged config later."""
     try:
         fields = json.loads((model / "config.json").read_text())
     except (OSError, ValueError):
@@ -152,7 +164,7 @@ def refuse_adapter(folder: str | Path) -> None:
 
 
 def _resolve(path: str | Path | None, repository: Repository, nano: Path) -> Path:
-    if path is not None:
+    if path:
         refuse_adapter(path)
         return _existing(Path(path))
     official = models_folder() / repository.name
@@ -162,7 +174,7 @@ def _resolve(path: str | Path | None, repository: Repository, nano: Path) -> Pat
 def _whole(repository: Repository, folder: Path) -> Path:
     if missing := missing_files(repository, folder):
         raise CheckpointError(
-            f"{folder} is not complete, {', '.join(missing)} missing; go on with `funaudiochat "
+            f"{folder} is not complete, {', '.join(missing)} missing; resume with `funaudiochat "
             "download`, or name another folder with --model-path / --tts-path"
         )
     return folder
@@ -172,29 +184,31 @@ def _existing(folder: Path) -> Path:
     if not folder.is_dir():
         raise CheckpointError(
             f"no folder {folder}; fetch the official checkpoints with `funaudiochat download`, or "
-            "name a folder with --model-path / --tts-path"
+            "name a folder with --model-path / --tts-path, model_path / tts_path in Python, or the "
+            "environment variables FUNAUDIOCHAT_MODEL / FUNAUDIOCHAT_TTS (Nano's folders are in "
+            "pretrained_models/ of a checkout of the repository)"
         )
     return folder
 
 
 def download(source: str = "huggingface", only: str | None = None) -> list[Path]:
-    """Fetch the official folders and the default voice; go on where an earlier run stopped.
+    """Download the official folders and the default voice, resuming an earlier download.
 
     Args:
-        source: "huggingface" or "modelscope" (extra ``hub``). Their own variables
+        source: "huggingface" or "modelscope" (extra ``hub``). Their own environment variables
             (``HF_ENDPOINT``, ...) choose a mirror.
         only: "model", "tts" or "voices"; None for all.
 
     Returns:
-        What is in place.
+        The folders and files that are now in place.
 
     Raises:
-        DownloadError: a transfer failed, or a file is not the published one; or there is no such
+        DownloadError: a transfer failed, a file is not the published one, or there is no such
             source or part.
     """
     for value, known in ((source, _SOURCES), (only, (None, *REPOSITORIES, "voices"))):
         if value not in known:
-            raise DownloadError(f"{value!r} is none of {', '.join(filter(None, known))}")
+            raise DownloadError(f"{value!r} is not one of {', '.join(filter(None, known))}")
     done = []
     for key, repository in REPOSITORIES.items():
         if only in (None, key):
@@ -219,8 +233,8 @@ def _snapshot(source: str, repository: Repository, folder: Path) -> None:
         raise
     except Exception as error:  # both libraries raise many kinds
         raise DownloadError(
-            f"fetching {name} from {source} failed ({error}); run the command again to go on, or "
-            "try the other --source"
+            f"downloading {name} from {source} failed ({error}); run the command again to resume, "
+            "or try the other --source"
         ) from error
 
 
@@ -235,7 +249,7 @@ def _from_modelscope(name: str, repository: Repository, folder: Path) -> None:
 
 
 def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
-    """Fetch file by file: the library's own download begins a file anew in every process."""
+    """Download file by file, because the library's own download cannot resume a partial file."""
     from huggingface_hub import HfApi, hf_hub_url
 
     info = HfApi().model_info(name, files_metadata=True)
@@ -252,7 +266,7 @@ def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
 
 
 def missing_files(repository: Repository, folder: Path) -> list[str]:
-    """Files without which a downloaded folder is not whole."""
+    """Return the files that a downloaded folder lacks."""
     wanted = {*repository.needed, *repository.known}
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -264,7 +278,7 @@ def missing_files(repository: Repository, folder: Path) -> list[str]:
 
 
 def _check_complete(repository: Repository, folder: Path) -> None:
-    """Raise DownloadError if files are missing: offline, the libraries call any folder whole."""
+    """Raise DownloadError if files are missing; offline, the libraries accept any folder."""
     if missing := missing_files(repository, folder):
         raise DownloadError(
             f"{folder} is not complete, {', '.join(missing)} missing; run `funaudiochat download` "
@@ -273,13 +287,13 @@ def _check_complete(repository: Repository, folder: Path) -> None:
 
 
 def verify(path: Path, size_bytes: int, sha256: str | None) -> None:
-    """Check a file against its published size and hash; a wrong one is removed.
+    """Check a file against its published size and hash, and remove it if it is wrong.
 
     Raises:
-        DownloadError: it is missing or another file.
+        DownloadError: the file is missing or wrong.
     """
     if not path.is_file():
-        raise DownloadError(f"{path} was not fetched; run `funaudiochat download` again")
+        raise DownloadError(f"{path} was not downloaded; run `funaudiochat download` again")
     found = path.stat().st_size
     problem = "" if found == size_bytes else f"{found} bytes, expected {size_bytes}"
     if not problem and sha256 is not None:
@@ -296,7 +310,7 @@ def verify(path: Path, size_bytes: int, sha256: str | None) -> None:
 
 
 def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> None:
-    """Fetch one file, resuming a partial one as long as bytes arrive, and check it.
+    """Download one file, resuming as long as bytes arrive, and check it.
 
     Raises:
         DownloadError: the transfer failed, or the content is not the published one.
@@ -317,15 +331,15 @@ def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> Non
             problem = _append(url, partial, size_bytes, show)
             if partial.stat().st_size <= have:
                 raise DownloadError(
-                    f"fetching {url} failed after {have} of {size_bytes} bytes ({problem}); run "
-                    "the command again to go on"
+                    f"downloading {url} failed after {have} of {size_bytes} bytes ({problem}); "
+                    "run the command again to resume"
                 )
     verify(partial, size_bytes, sha256)
     partial.rename(path)
 
 
 def _append(url: str, partial: Path, size_bytes: int, show: Callable[[int], None]) -> str:
-    """Add what one request gives to a partial file -> why it ended, if before the end."""
+    """Append the bytes of one request to a partial file; return why it ended early, if it did."""
     have = partial.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
     try:

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Text answers from an OpenAI-compatible server, such as ``vllm serve FOLDER``."""
+"""Conversations whose text replies come from an OpenAI-compatible server, such as vLLM."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import httpx
 import torch
 
 from funaudiochat.chat_protocol import (
-    api_address,
+    api_base_url,
+    audio_part,
     greedy_fields,
-    longest_sound_s,
+    longest_audio_s,
     served_model,
-    sound_part,
 )
 from funaudiochat.constants import DEFAULT_S2M_GEN_KWARGS
 from funaudiochat.conversation import Conversation
@@ -32,41 +32,43 @@ from funaudiochat.sampling import SAMPLING_VALUES, Sampling
 from funaudiochat.tool_calls import WithoutCalls, parse_tool_calls
 from funaudiochat.turns import Turn, call_problems, drop_oldest, dropped_rounds, recent
 
+# Unlike the evaluation, this client does not use the `openai` package, which hides whether a stream
+# was ended by [DONE] or by a lost connection: a reply that was cut off would pass for a whole one.
 _CONNECT_TIMEOUT_S = 10
 _DATA, _DONE = "data:", "[DONE]"  # a space may follow the colon
 _TOO_LONG = re.compile("context|too (long|large|many tokens)|max_(model_)?len", re.IGNORECASE)
 
 
 class _ContextFull(ServerError):
-    """A server's refusal of a conversation that is longer than its model's context."""
+    """Raised when a server refuses a conversation that is longer than its model's context."""
 
 
 def sampled_fields(
     sampling: Sampling, max_tokens: int, context_length: int | None
 ) -> dict[str, Any]:
-    """Fields of a request for a sampled answer; values not given are the server's to choose."""
+    """Return the fields of a request for a sampled reply; the server chooses values not given."""
     fields = sampling.given(*SAMPLING_VALUES, "seed")
     fields["max_tokens"] = min(max_tokens, context_length or max_tokens)
     return fields | ({"temperature": 0.0} if sampling.greedy else {})
 
 
 class ChatCompletionsClient:
-    """A server that speaks OpenAI's chat protocol.
+    """Ask a server that speaks OpenAI's chat protocol.
 
     Args:
-        url: its address, with or without ``/v1``.
-        model: name it serves the checkpoint under; None for its first.
-        api_key: if it wants one.
-        timeout_s: longest wait for the next piece of an answer.
+        url: address of the server, with or without ``/v1``.
+        model: name of the model on the server; None for the first it lists.
+        api_key: sent as a bearer token.
+        timeout_s: longest wait for the next piece of a reply.
 
     Raises:
-        ServerError: it cannot be reached, refuses, or serves no such model.
+        ServerError: the server cannot be reached, refuses, or has no such model.
     """
 
     def __init__(
         self, url: str, model: str | None = None, api_key: str = "none", timeout_s: float = 60
     ) -> None:
-        self.url = api_address(url)
+        self.url = api_base_url(url)
         try:
             self._client = httpx.Client(
                 headers={"Authorization": f"Bearer {api_key}"},
@@ -74,27 +76,28 @@ class ChatCompletionsClient:
             )
         except (ImportError, ValueError) as error:
             raise ServerError(
-                f"the proxy that the environment names (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY) cannot "
+                "the proxy that the environment names (ALL_PROXY, HTTPS_PROXY, HTTP_PROXY) cannot "
                 f"be used: {error}; unset it, or add the server to NO_PROXY"
             ) from error
         with self._errors():
             listed = self._client.get(f"{self.url}/models").raise_for_status().json()["data"]
         self.model, owner, length = served_model(self.url, listed, model)
         self._known = (owner, length)
-        self.max_seconds = longest_sound_s(*self._known)
+        self.max_seconds = longest_audio_s(*self._known)
 
     def stream(
         self,
         messages: list[dict[str, Any]],
         sampling: Sampling = Sampling(),  # noqa: B008
     ) -> Generator[str]:
-        """Pieces of the answer to a conversation; leave the loop to cancel it.
+        """Yield the pieces of the reply to a conversation; leave the loop to cancel it.
 
         Args:
-            messages: with ``role`` and ``content``, which is text or a list of parts.
+            messages: dicts of ``role`` and ``content``, which is text or a list of parts.
+            sampling: how tokens are chosen.
 
         Raises:
-            ServerError: it cannot be reached, refuses, falls silent or breaks off.
+            ServerError: the server cannot be reached, refuses, times out or breaks off.
         """
         limit = sampling.max_new_tokens or int(DEFAULT_S2M_GEN_KWARGS["max_new_tokens"])
         owner, context_length = self._known
@@ -102,6 +105,8 @@ class ChatCompletionsClient:
             fields = greedy_fields(limit, owner, context_length)
         else:
             fields = sampled_fields(sampling, limit, context_length)
+        if sampling.stop:
+            fields["stop"] = list(sampling.stop)
         request = {"model": self.model, "messages": messages, "stream": True, **fields}
         url = f"{self.url}/chat/completions"
         with self._errors(), self._client.stream("POST", url, json=request) as response:
@@ -121,9 +126,9 @@ class ChatCompletionsClient:
                     if (choice.get("delta") or {}).get("content"):
                         yield choice["delta"]["content"]
                     ended = ended or bool(choice.get("finish_reason"))
-            if ended:  # some servers close in place of saying [DONE]
+            if ended:  # some servers close the connection instead of sending [DONE]
                 return
-        raise ServerError(f"{self.url} broke off in the middle of an answer; ask again")
+        raise ServerError(f"{self.url} broke off in the middle of a reply; ask again")
 
     @contextmanager
     def _errors(self) -> Iterator[None]:
@@ -137,7 +142,7 @@ class ChatCompletionsClient:
             ) from error
         except httpx.TimeoutException as error:
             raise ServerError(
-                f"{self.url} gave no answer in time ({type(error).__name__}); is it overloaded?"
+                f"{self.url} gave no answer in time ({type(error).__name__}); it may be overloaded"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise ServerError(
@@ -152,22 +157,22 @@ class ChatCompletionsClient:
 
 
 class RemoteChat(Conversation):
-    """One conversation whose answers, text only, a server computes.
+    """Hold one conversation whose text replies a server generates.
 
-    History and tools are kept here and sent with every question, so that the server sees the
-    prompt that ``VoiceChat`` would make for ``speech=False``, and gives the same events.
+    History and tools are kept here and sent with every question, so the server gets the same prompt
+    as :class:`VoiceChat` builds for ``speech=False``, and the events are the same.
 
     Args:
-        server: asked for every answer; may be shared.
+        client: of the server; several conversations may share it.
         system: system prompt; None for the one the checkpoint was trained with.
     """
 
-    def __init__(self, server: ChatCompletionsClient, system: str | None = None) -> None:
+    def __init__(self, client: ChatCompletionsClient, system: str | None = None) -> None:
         super().__init__(system)
-        self.server = server
+        self.client = client
 
     def _max_seconds(self) -> float | None:
-        return self.server.max_seconds
+        return self.client.max_seconds
 
     def _answer(
         self,
@@ -178,42 +183,44 @@ class RemoteChat(Conversation):
         schedule: ChunkSchedule | None,
     ) -> Iterator[Event]:
         if speech:
-            raise ServerError("a server answers with text only; ask with speech=False")
-        began, timings, text = time.monotonic(), Latency(), ""
+            raise ServerError("the server replies with text only; ask with speech=False")
+        began, latency, text = time.monotonic(), Latency(), ""
         before = recent(self._history)
         pieces, kept = self._begin(self._system(tools, speech), before, turn, sampling)
         remember = self._recorder(kept, turn, tools, speech)
-        words = WithoutCalls()
+        visible = WithoutCalls()
         with closing(pieces):
             for piece in chain(pieces, [None]):
                 given = piece or ""
                 if not tools:
-                    given = words.push(given, last=piece is None)
+                    given = visible.push(given, last=piece is None)
                 if given:
-                    timings.first_text_s = timings.first_text_s or time.monotonic() - began
+                    latency.first_text_s = latency.first_text_s or time.monotonic() - began
                     text += given
                     remember(text)
                     yield TextDelta(given)
-        if words.found and not text.strip():
-            raise ServerError("the model only called a tool, and none was offered; ask otherwise")
+        if visible.found and not text.strip():
+            raise ServerError(
+                "the model only called a tool although none was offered; rephrase the question"
+            )
         said = remember(text)
-        timings.total_s = time.monotonic() - began
+        latency.total_s = time.monotonic() - began
         problems = call_problems(said) + dropped_rounds(kept, before)
-        if words.found:
-            problems.append("a tool call was left out of the answer: no tool was offered")
-        calls, codes = parse_tool_calls(text)[0], torch.empty(0, dtype=torch.long)
-        yield ReplyDone(Reply(text, codes, None, 0, calls, problems, timings))
+        if visible.found:
+            problems.append("a tool call was left out of the reply: no tool was offered")
+        calls, no_speech = parse_tool_calls(text)[0], torch.empty(0, dtype=torch.long)
+        yield ReplyDone(Reply(text, no_speech, None, 0, calls, problems, latency))
 
     def _begin(
         self, system: Turn, history: list[Turn], turn: Turn, sampling: Sampling
     ) -> tuple[Generator[str], list[Turn]]:
-        """Ask -> the answer's pieces, and the history without the rounds that gave way.
+        """Ask; return the pieces of the reply, and the history without the rounds dropped for room.
 
-        Only the server can count tokens, so the oldest round is left out when it refuses.
+        Only the server can count tokens, so the oldest round is dropped whenever it refuses.
         """
         while True:
             turns = [system, *history, turn]
-            pieces = self.server.stream([m for t in turns for m in _messages(t)], sampling)
+            pieces = self.client.stream([m for t in turns for m in _messages(t)], sampling)
             try:
                 return _begun(pieces), history
             except _ContextFull:
@@ -223,7 +230,7 @@ class RemoteChat(Conversation):
 
 
 def _begun(pieces: Generator[str]) -> Generator[str]:
-    """Wait for the first piece -> all pieces."""
+    """Wait for the first piece, then return all pieces."""
     first = next(pieces, "")
 
     def every() -> Generator[str]:
@@ -235,10 +242,10 @@ def _begun(pieces: Generator[str]) -> Generator[str]:
 
 
 def _messages(turn: Turn) -> Iterator[dict[str, Any]]:
-    for words, wave in turn.messages(None):
-        if wave is None:
-            yield {"role": turn.role, "content": words}
+    for content, audio in turn.messages(None):
+        if audio is None:
+            yield {"role": turn.role, "content": content}
             continue
-        # The server puts the placeholder, and a line break before a text that follows.
-        text = [{"type": "text", "text": words}] if words else []
-        yield {"role": turn.role, "content": [sound_part(wave), *text]}
+        # The server inserts the placeholder, and a line break before a text that follows.
+        text = [{"type": "text", "text": content}] if content else []
+        yield {"role": turn.role, "content": [audio_part(audio), *text]}

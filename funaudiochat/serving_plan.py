@@ -8,6 +8,7 @@ follows vLLM's own model: the backbone, and of the mel encoder the attention; th
 audio encoders is on every GPU, the refined head on none.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,19 @@ from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGenerat
 _VALUE_BYTES = 2  # bfloat16
 _GIB = 1 << 30
 ACTIVATION_BYTES = _GIB  # vLLM's share of this model's activations, about
+
+
+def parse_size(text: str) -> int:
+    """Return the bytes of a size such as ``80GiB``, ``80GB`` or plain ``80`` (GiB).
+
+    Raises:
+        FunAudioChatError: the text is not a size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GiB|GB|MiB|MB)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise FunAudioChatError(f"{text!r} is not a size; write for example 80GiB")
+    units = {"gib": _GIB, "gb": 10**9, "mib": 1 << 20, "mb": 10**6}
+    return int(float(match[1]) * units[(match[2] or "GiB").lower()])
 
 
 @dataclass(frozen=True)

@@ -18,21 +18,21 @@ from uuid import UUID
 from funaudiochat.errors import FunAudioChatError
 
 CALL_OPENS, CALL_CLOSES = "<tool_call>", "</tool_call>"
-_MOST_LEVELS = 100  # of an argument; deeper ones can be neither printed nor sent as JSON
+_MOST_LEVELS = 100  # of nesting in arguments; deeper ones can neither be printed nor sent as JSON
 
 
 @dataclass(frozen=True)
 class ToolCall:
-    """A call the model asks for."""
+    """A tool call that the model asks for."""
 
     name: str
     arguments: dict[str, Any]
 
 
 def find_tool_calls(text: str) -> Iterator[tuple[int, int, ToolCall | str]]:
-    """Yield start, end, and the call or what is wrong with it, of every ``<tool_call>`` block.
+    """Yield start, end, and the call or an error message, of every ``<tool_call>`` block.
 
-    The JSON decides where a block ends, so tags inside its strings are text.
+    A block ends where its JSON ends, so tags inside the JSON's strings are text.
     """
     start = text.find(CALL_OPENS)
     while start >= 0:
@@ -42,17 +42,17 @@ def find_tool_calls(text: str) -> Iterator[tuple[int, int, ToolCall | str]]:
 
 
 def parse_tool_calls(text: str) -> tuple[list[ToolCall], list[str]]:
-    """Return the calls in a text, and one message for each that is malformed."""
+    """Return the tool calls in a text, and one message for each malformed call."""
     found = [each for _, _, each in find_tool_calls(text)]
     calls = [each for each in found if isinstance(each, ToolCall)]
     return calls, [each for each in found if isinstance(each, str)]
 
 
 class WithoutCalls:
-    """Gives a text, taken in pieces, without its tool calls, well-formed or not.
+    """Remove tool calls, well-formed or not, from a text that arrives in pieces.
 
     Attributes:
-        found: there was a call.
+        found: whether there was a call.
     """
 
     def __init__(self) -> None:
@@ -60,14 +60,14 @@ class WithoutCalls:
         self._held = ""
 
     def push(self, piece: str, last: bool = False) -> str:
-        """Take a piece -> the text that is now certain to be no part of a call."""
+        """Add a piece; return the text that is now certain not to be part of a call."""
         self._held += piece
         given = ""
         while block := next(find_tool_calls(self._held), None):
             start, end, call = block
             given, self._held = given + self._held[:start], self._held[start:]
             if not last and not isinstance(call, ToolCall):
-                return given  # more of it may come
+                return given  # the rest may still come
             self.found, self._held = True, self._held[end - start :]
         length = len(self._held)
         tail = range(max(0, length - len(CALL_OPENS) + 1), length)
@@ -79,12 +79,12 @@ class WithoutCalls:
 
 
 def result_text(result: Any) -> str:
-    """Return a tool's result as the text the model reads: itself, or JSON.
+    """Return a tool's result as the text the model reads: a string as it is, the rest as JSON.
 
-    Arrays and sets become lists, dates ISO 8601, bytes UTF-8 text, data classes objects.
+    Arrays and sets become lists, dates ISO 8601 strings, bytes UTF-8 text, dataclasses objects.
 
     Raises:
-        FunAudioChatError: a value has no such form, or the result contains itself.
+        FunAudioChatError: a value cannot be written as JSON, or the result contains itself.
     """
     if isinstance(result, str):
         return result
@@ -92,13 +92,13 @@ def result_text(result: Any) -> str:
         return json.dumps(result, ensure_ascii=False, default=_json_value)
     except (TypeError, ValueError, RecursionError) as error:
         raise FunAudioChatError(
-            f"the tool's result cannot be written as JSON ({error}); give a text, or a value made "
-            "of dicts with text keys, lists, numbers and texts"
+            f"the tool's result cannot be written as JSON ({error}); pass a string, or a value "
+            "made of dicts with string keys, lists, numbers and strings"
         ) from error
 
 
 def _read_block(text: str, start: int) -> tuple[int, ToolCall | str]:
-    """Read one block from behind its opening tag -> its end, and the call or the problem."""
+    """Read the block after an opening tag; return its end, and the call or an error message."""
     body = start + len(text[start:]) - len(text[start:].lstrip())
     try:
         call, end = json.JSONDecoder().raw_decode(text, body)
@@ -122,7 +122,7 @@ def _read_block(text: str, start: int) -> tuple[int, ToolCall | str]:
 
 
 def _levels(value: Any) -> int:
-    """Count how deep lists and objects are nested, without recursion."""
+    """Return how deep lists and objects are nested, without recursion."""
     count, level = 0, [value]
     while level := [each for each in level if isinstance(each, (dict, list))]:
         count += 1
@@ -146,4 +146,4 @@ def _json_value(value: Any) -> Any:
         return to_list()
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
-    raise TypeError(f"{type(value).__name__} is no JSON value")
+    raise TypeError(f"{type(value).__name__} is not a JSON value")

@@ -1,34 +1,37 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Turns of a conversation: what they hold, what a prompt makes of them, which of them it keeps."""
+"""Turns of a conversation: their content, the prompt built from them, and the history kept."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from funaudiochat.constants import MAX_HISTORY_TURNS
+from funaudiochat.constants import AUDIO_TEMPLATE, MAX_HISTORY_TURNS
 from funaudiochat.plain_text import protect, protect_answer, protect_system
 from funaudiochat.tool_calls import ToolCall, find_tool_calls
+
+if TYPE_CHECKING:
+    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 
 _RESULT_MARKUP = ("<tool_response>\n", "\n</tool_response>")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """What somebody said.
+    """One message of the system, the user or the assistant.
 
     Attributes:
         role: "system", "user" or "assistant".
-        content: the words.
-        audio: float32 [samples] at 16 kHz, which the words go with.
-        results: of the calls in the turn before, as text; a message of their own.
-        offered: names of the tools that this answer could call; without them a call is words.
+        content: the text.
+        audio: float32 [samples] at 16 kHz, placed before the text.
+        results: results of the tool calls in the turn before, as text; a message of their own.
+        offered: names of the tools this reply could call; without them a call is ordinary text.
     """
 
     role: str
@@ -38,10 +41,10 @@ class Turn:
     offered: frozenset[str] = frozenset()
 
     def messages(self, tokenizer: Any) -> Iterator[tuple[str, np.ndarray | None]]:
-        """Yield text and sound of each message of a prompt: words protected, our markup not.
+        """Yield text and audio of each message of the prompt, control tokens in the text escaped.
 
         Args:
-            tokenizer: that reads the prompt, None where a server has it; see
+            tokenizer: the one that will encode the prompt, None for a server's; see
                 :func:`funaudiochat.plain_text.protect`.
         """
         if self.role == "system":
@@ -56,16 +59,27 @@ class Turn:
                 yield protect(tokenizer, self.content), self.audio
 
 
+def render_prompt(processor: FunAudioChatProcessor, turns: Sequence[Turn]) -> str:
+    """Return the prompt of a conversation, one ``AUDIO_TEMPLATE`` for the audio of each turn."""
+    messages = []
+    for turn in turns:
+        for content, audio in turn.messages(processor.tokenizer):
+            if audio is not None:
+                content = f"{AUDIO_TEMPLATE}\n{content}" if content else AUDIO_TEMPLATE
+            messages.append({"role": turn.role, "content": content})
+    return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
 def tool_names(tools: Sequence[dict[str, Any]]) -> frozenset[str]:
     """Return the names in function definitions, bare or in OpenAI's envelope."""
     return frozenset(str(tool.get("function", tool).get("name")) for tool in tools)
 
 
 def call_problems(turn: Turn) -> list[str]:
-    """Say what is wrong with the calls of an answer: malformed, or of a tool not offered."""
+    """Return messages about malformed calls of a reply and calls of tools that were not offered."""
     found = [each for _, _, each in find_tool_calls(turn.content)]
     return [
-        f"there is no tool named {each.name}; offered were: {', '.join(sorted(turn.offered))}"
+        f"there is no tool named {each.name}; tools offered: {', '.join(sorted(turn.offered))}"
         if isinstance(each, ToolCall)
         else each
         for each in found
@@ -74,9 +88,9 @@ def call_problems(turn: Turn) -> list[str]:
 
 
 def missing_results(history: Sequence[Turn]) -> tuple[str, ...]:
-    """Return a failure for every call of the last answer, which nobody gave a result for.
+    """Return a failure for every tool call of the last reply, none of which got a result.
 
-    A model that reads its own call and nothing after it takes the call for done.
+    A model that reads its own call with nothing after it assumes that the call succeeded.
     """
     if not history or not history[-1].offered:
         return ()
@@ -91,17 +105,17 @@ def missing_results(history: Sequence[Turn]) -> tuple[str, ...]:
 
 
 def recent(history: Sequence[Turn]) -> list[Turn]:
-    """Return the rounds that the model was trained to look back on."""
+    """Return the most recent rounds, as many as the model was trained with."""
     return _begin(history[-2 * MAX_HISTORY_TURNS :])
 
 
 def drop_oldest(history: Sequence[Turn]) -> list[Turn]:
-    """Return a history without its first round, and without the results of calls in that."""
+    """Return a history without its first round and the results of tool calls in that round."""
     return _begin(history[2:])
 
 
 def dropped_rounds(kept: Sequence[Turn], before: Sequence[Turn]) -> list[str]:
-    """Say how many rounds of a history gave way to a full context, if any."""
+    """Return a message about the rounds that were dropped from a history, if any."""
     rounds = (len(before) - len(kept)) // 2
     return [f"the context was full: the {rounds} oldest rounds were dropped"] if rounds else []
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,45 +16,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from funaudiochat.constants import (
-    AUDIO_TEMPLATE,
-)
+from funaudiochat.constants import STEPS_PER_SECOND
 from funaudiochat.conversation import Conversation
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_voices
 from funaudiochat.device import resolve_device
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
-from funaudiochat.events import AudioChunk, Event, Latency, Reply, ReplyDone, TextDelta
-from funaudiochat.generation_funaudiochat import GenerationOptions, stream
+from funaudiochat.events import AudioChunk, Event, Latency, Reply, ReplyDone, TextDelta, Usage
+from funaudiochat.generation_funaudiochat import GenerationOptions, prefill, stream
+from funaudiochat.hub import resolve_pair
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
-from funaudiochat.sampling import SAMPLING_VALUES, Sampling, speech_sampling
-from funaudiochat.tool_calls import (
-    CALL_OPENS,
-    parse_tool_calls,
+from funaudiochat.sampling import (
+    MAX_NEW_TOKENS,
+    SAMPLING_VALUES,
+    Sampling,
+    StopTexts,
+    speech_sampling,
 )
+from funaudiochat.tool_calls import CALL_OPENS, parse_tool_calls
 from funaudiochat.turns import (
     Turn,
     call_problems,
     drop_oldest,
     dropped_rounds,
     recent,
+    render_prompt,
 )
 
-_SAMPLE_RATE_HZ = 16000
-_GROUPS_PER_SECOND = 5
-_ANSWER_SHARE = 4  # of the context: a quarter is kept for the answer while rounds can give way
+_REPLY_SHARE = 4  # a quarter of the context is kept for the reply as long as rounds can be dropped
 
 
 class VoiceChat(Conversation):
-    """One conversation: ask by voice or text, hear or read the answer.
+    """Hold one conversation with a model in this process, by voice or text.
 
     Args:
-        model, processor: of one checkpoint folder.
-        detokenizer: turns codes into sound; without it speech is returned as codes.
-        speaker: [192] voice of the answers.
+        model: the language model.
+        processor: of the same checkpoint folder.
+        detokenizer: turns speech tokens into audio; without it replies hold the tokens only.
+        speaker: [192], the voice of the replies.
         system: system prompt; None for the one the checkpoint was trained with.
     """
 
@@ -73,7 +75,7 @@ class VoiceChat(Conversation):
     @classmethod
     def from_pretrained(
         cls,
-        model_path: str | Path,
+        model_path: str | Path | None = None,
         tts_path: str | Path | None = None,
         device: str = "auto",
         dtype: str | torch.dtype | None = None,
@@ -83,65 +85,73 @@ class VoiceChat(Conversation):
         system: str | None = None,
         **model_options: Any,
     ) -> VoiceChat:
-        """Load the folders of the language model and, for spoken answers, the detokenizer.
+        """Load a language model and, for spoken replies, a detokenizer.
+
+        Without arguments the default pair is loaded: the folders that the environment variables
+        FUNAUDIOCHAT_MODEL and FUNAUDIOCHAT_TTS name, else the downloaded official ones, else Nano.
 
         Args:
-            device: "auto", "cpu", "cuda", "cuda:1", "mps", of the language model.
-            dtype: "auto", as without it, is the checkpoint's own on a GPU and float32 on a CPU;
-                ``torch_dtype`` is its older name.
-            voice: name in the voice file.
-            tts_device: of the detokenizer, ``device`` if None.
-            model_options: for the language model's own ``from_pretrained``:
+            model_path: folder of the language model; None for the default pair.
+            tts_path: folder of the detokenizer. With ``model_path`` and without this, replies hold
+                speech tokens but no audio.
+            device: "auto", "cpu", "cuda", "cuda:1" or "mps", for the language model.
+            dtype: of the language model. "auto" and None stand for the checkpoint's own dtype on a
+                GPU and float32 on a CPU. ``torch_dtype`` is the older name.
+            voice: name of a voice; None for the default one.
+            tts_device: device of the detokenizer; None for ``device``.
+            voices_file: file of voices; None for those installed with the detokenizer.
+            system: system prompt; None for the one the checkpoint was trained with.
+            model_options: passed to the language model's own ``from_pretrained``:
                 ``attn_implementation``, ``quantization_config``, ``device_map`` (the model then
-                stays where that puts it).
+                stays on the devices that it names).
 
         Raises:
-            CheckpointError, VoiceError: a folder or voice cannot be used; says what to do.
+            CheckpointError: a folder cannot be used; the message says what to do.
+            VoiceError: there is no such voice.
         """
+        if model_path is None:
+            model_path, tts_path = resolve_pair(None, tts_path)
         register_funaudiochat()  # or the tokenizers' loader warns of an unknown config
-        place = resolve_device(device)
+        model_device = resolve_device(device)
         older = model_options.pop("torch_dtype", None)
         if dtype is not None and older is not None and dtype != older:
             raise FunAudioChatError(f"dtype is {dtype} and torch_dtype {older}; give one of them")
         dtype = dtype or older or "auto"
-        if dtype == "auto" and place.type == "cpu":
+        if dtype == "auto" and model_device.type == "cpu":
             dtype = torch.float32
         model = FunAudioChatForConditionalGeneration.from_pretrained(
             model_path, dtype=dtype, **model_options
         ).eval()
         if "device_map" not in model_options:
-            model = model.to(place)
+            model = model.to(model_device)
         processor = FunAudioChatProcessor.from_pretrained(model_path)
         detokenizer = speaker = None
         if tts_path is not None:
             detokenizer = CosyVoice3Detokenizer.from_pretrained(
-                tts_path, place if tts_device is None else resolve_device(tts_device)
+                tts_path, model_device if tts_device is None else resolve_device(tts_device)
             )
             voices = load_voices(voices_file) if voices_file else installed_voices(tts_path)
             speaker = choose_voice(voices, voice)
         _check_fit(model, processor, detokenizer)
         return cls(model, processor, detokenizer, speaker, system)
 
-    def spoken(self, codes: Tensor) -> Tensor:
-        """Codes [T] of a group without those of start, end and padding, which are no sound."""
-        return codes[codes < self.model.config.audio_config.bos_token_id].cpu()
-
     def _max_seconds(self) -> float:
-        return self.model.config.text_config.max_position_embeddings / _GROUPS_PER_SECOND
+        return self.model.config.text_config.max_position_embeddings / STEPS_PER_SECOND
 
     def _fit(
         self, system: Turn, history: list[Turn], turn: Turn
     ) -> tuple[dict[str, Tensor], list[Turn]]:
-        """Build the model's inputs -> these, and the history without the rounds that gave way.
+        """Return the model's inputs, and the history without the rounds dropped to make room.
 
         Raises:
-            AudioError, FunAudioChatError: the question alone exceeds the context.
+            AudioError: the audio of the question alone exceeds the context.
+            FunAudioChatError: its text alone exceeds the context.
         """
         limit = self.model.config.text_config.max_position_embeddings
         while True:
-            inputs = self._inputs([system, *history, turn])
+            inputs = self.prepare([[system, *history, turn]])
             length = inputs["input_ids"].shape[1]
-            if length < (limit - limit // _ANSWER_SHARE if history else limit):
+            if length < (limit - limit // _REPLY_SHARE if history else limit):
                 return inputs, history
             if not history:
                 raise self._too_long(turn, length, limit)
@@ -155,34 +165,40 @@ class VoiceChat(Conversation):
             )
         return AudioError(
             f"the question needs {length} positions and the model has {limit}, "
-            f"{_GROUPS_PER_SECOND} for every second of sound: ask with less than "
+            f"{STEPS_PER_SECOND} for every second of audio: ask with less than "
             f"{self._max_seconds():.0f} s"
         )
 
-    def _inputs(self, turns: list[Turn]) -> dict[str, Tensor]:
-        """Build the model's inputs of a prompt, on its device."""
-        messages = []
-        for turn in turns:
-            for words, wave in turn.messages(self.processor.tokenizer):
-                if wave is not None:
-                    words = f"{AUDIO_TEMPLATE}\n{words}" if words else AUDIO_TEMPLATE
-                messages.append({"role": turn.role, "content": words})
-        text = self.processor.apply_chat_template(
-            messages, add_generation_prompt=True, tokenize=False
+    def prepare(self, conversations: Sequence[Sequence[Turn]]) -> dict[str, Tensor]:
+        """Build the model's inputs for a batch of conversations, padded on the left, on its device.
+
+        Each conversation begins with its system turn and ends with the user's.
+        """
+        inputs = self.processor(
+            text=[render_prompt(self.processor, turns) for turns in conversations],
+            audio=[t.audio for turns in conversations for t in turns if t.audio is not None],
+            return_tensors="pt",
+            padding_side="left",
         )
-        waves = [t.audio for t in turns if t.audio is not None]
-        inputs = self.processor(text=text, audio=waves, return_tensors="pt")
         return dict(inputs.to(self.model.device))
 
-    def _options(
-        self, prompt: int, speech: bool, sampling: Sampling, calls: bool = False
+    def generation_options(
+        self, prompt_length: int, speech: bool, sampling: Sampling, offers_tools: bool = False
     ) -> GenerationOptions:
+        """Return how a reply is decoded: the checkpoint's settings, changed by the caller's.
+
+        Args:
+            prompt_length: positions of the prompt; the reply gets what is left of the context.
+            speech: whether the reply is spoken.
+            sampling: the caller's.
+            offers_tools: whether the reply may open a tool call.
+        """
         tokenizer = self.processor.tokenizer
         settings = copy.deepcopy(self.model.generation_config)
         end = tokenizer.convert_tokens_to_ids("<|im_end|>")
         if speech:
             settings.update(**speech_sampling(settings))
-            settings.update(max_new_tokens=2048)
+            settings.update(max_new_tokens=MAX_NEW_TOKENS)
             settings.update(eos_token_id=end, pad_token_id=tokenizer.pad_token_id)
             # Sampled text must not open speech and be silent at once (rule 62).
             text = self.model.config.text_config
@@ -198,14 +214,14 @@ class VoiceChat(Conversation):
             settings.update(do_sample=True)
         options = GenerationOptions.from_config(
             settings,
-            prompt,
+            prompt_length,
             text_greedy=text_greedy,
             disable_speech=not speech,
             force_text_abos=speech,
         )
-        if not calls:
-            options = replace(options, suppressed_ids=tool_call_ids(tokenizer))
-        room = self.model.config.text_config.max_position_embeddings - prompt
+        if not offers_tools:
+            options = replace(options, suppressed_ids=_tool_call_ids(tokenizer))
+        room = self.model.config.text_config.max_position_embeddings - prompt_length
         return replace(options, max_new_tokens=min(options.max_new_tokens, room))
 
     def _answer(
@@ -216,12 +232,13 @@ class VoiceChat(Conversation):
         sampling: Sampling,
         schedule: ChunkSchedule | None,
     ) -> Iterator[Event]:
-        began, timings = time.monotonic(), Latency()
+        began, latency = time.monotonic(), Latency()
         before = recent(self._history)
         inputs, kept = self._fit(self._system(tools, speech), before, turn)
         remember = self._recorder(kept, turn, tools, speech)
-        calls = bool(tools) and not speech
-        options = self._options(inputs["input_ids"].shape[1], speech, sampling, calls)
+        options = self.generation_options(
+            inputs["input_ids"].shape[1], speech, sampling, bool(tools) and not speech
+        )
         generator = None
         if sampling.seed is not None:
             generator = torch.Generator(self.model.device).manual_seed(sampling.seed)
@@ -230,47 +247,57 @@ class VoiceChat(Conversation):
             if self.speaker is None:
                 raise FunAudioChatError("a detokenizer needs a speaker vector; give speaker=")
             voice = self.detokenizer.stream(self.speaker, schedule)
-        text, codes, waves = "", [], []
-        for event in stream(self.model, self.processor.tokenizer, inputs, options, generator):
+        text, tokens, chunks = "", [], []
+        stops = StopTexts(sampling.stop)
+        state = prefill(self.model, inputs, options, generator)
+        for event in stream(self.model, self.processor.tokenizer, state, options):
             if isinstance(event, TextDelta):
-                text += event.text
-                timings.first_text_s = timings.first_text_s or time.monotonic() - began
-                remember(text)
-                yield event
+                given = stops.push(event.text)
+                if given:
+                    text += given
+                    latency.first_text_s = latency.first_text_s or time.monotonic() - began
+                    remember(text)
+                    yield TextDelta(given)
+                if stops.found:
+                    break
                 continue
-            spoken = self.spoken(event.tokens)
-            codes.append(spoken)
+            tokens.append(event.spoken)
             remember(text)
             yield event
             if voice is not None:
-                samples = voice.push(spoken).numpy()
+                samples = voice.push(event.spoken).numpy()
                 if len(samples):
-                    timings.first_audio_s = timings.first_audio_s or time.monotonic() - began
-                    waves.append(samples)
+                    latency.first_audio_s = latency.first_audio_s or time.monotonic() - began
+                    chunks.append(samples)
                     yield AudioChunk(samples)
+        if rest := stops.push("", last=True):
+            text += rest
+            yield TextDelta(rest)
         if voice is not None:
             samples = voice.finish().numpy()
-            waves.append(samples)
+            chunks.append(samples)
             if len(samples):
-                timings.first_audio_s = timings.first_audio_s or time.monotonic() - began
+                latency.first_audio_s = latency.first_audio_s or time.monotonic() - began
                 yield AudioChunk(samples)
         said = remember(text)
-        timings.total_s = time.monotonic() - began
+        latency.total_s = time.monotonic() - began
         yield ReplyDone(
             Reply(
                 text=text,
-                speech_tokens=torch.cat(codes) if codes else torch.empty(0, dtype=torch.long),
-                audio=np.concatenate(waves) if voice is not None else None,
+                speech_tokens=torch.cat(tokens) if tokens else torch.empty(0, dtype=torch.long),
+                audio=np.concatenate(chunks) if voice is not None else None,
                 sample_rate_hz=0 if self.detokenizer is None else self.detokenizer.sample_rate_hz,
                 tool_calls=parse_tool_calls(text)[0],
                 problems=call_problems(said) + dropped_rounds(kept, before),
-                latency=timings,
+                latency=latency,
+                usage=Usage(inputs["input_ids"].shape[1], state.step_count),
+                finish_reason="stop" if stops.found or bool(state.ended.all()) else "length",
             )
         )
 
 
-def tool_call_ids(tokenizer: Any) -> tuple[int, ...]:
-    """Return the id that opens a tool call, where the tokenizer has one for it."""
+def _tool_call_ids(tokenizer: Any) -> tuple[int, ...]:
+    """Return the id of ``<tool_call>``, none if the tokenizer has no token for it."""
     id_ = tokenizer.get_added_vocab().get(CALL_OPENS)
     return () if id_ is None else (id_,)
 
@@ -280,11 +307,11 @@ def _check_fit(
     processor: FunAudioChatProcessor,
     detokenizer: CosyVoice3Detokenizer | None,
 ) -> None:
-    """Raise CheckpointError for parts of different checkpoints, or wrong speech sampling."""
+    """Raise CheckpointError for parts of different checkpoints or invalid sampling defaults."""
     speech_sampling(model.generation_config)
     audio = model.config.audio_config
     for what, said, wanted in (
-        ("codes in a group", processor.audio_group_size, audio.group_size),
+        ("speech tokens per group", processor.audio_group_size, audio.group_size),
         ("mel bins", processor.feature_extractor.feature_size, audio.num_mel_bins),
         (
             f"as id of {processor.audio_token}",
@@ -295,10 +322,10 @@ def _check_fit(
         if said != wanted:
             raise CheckpointError(
                 f"the processor's files say {said} {what}, config.json says {wanted}; take all "
-                "files from one checkpoint"
+                "files from the same checkpoint"
             )
     if detokenizer is not None and audio.bos_token_id > detokenizer.flow.config.vocab_size:
         raise CheckpointError(
-            f"the model speaks {audio.bos_token_id} codes and the detokenizer knows "
+            f"the model speaks {audio.bos_token_id} speech tokens and the detokenizer knows "
             f"{detokenizer.flow.config.vocab_size}; name the one made for it with --tts-path"
         )

@@ -48,7 +48,7 @@ def load_model(folder):
 def answer(chat):
     """Two steps of a sampled spoken answer, and two of a text answer."""
     sampling = Sampling(max_new_tokens=2, seed=0)
-    chat.ask((np.full(4000, 0.1, dtype=np.float32), 16000), "Hello", sampling=sampling)
+    chat.ask("Hello", audio=(np.full(4000, 0.1, dtype=np.float32), 16000), sampling=sampling)
     chat.ask("Hello", speech=False, sampling=sampling)
 
 

@@ -56,7 +56,7 @@ def test_what_the_file_says_is_read(tmp_path):
     ("text", "told"),
     [
         ("", "Expecting value"),
-        ("[]", "no JSON object"),
+        ("[]", "a JSON object"),
         ("[" * 100_000, FILE_NAME),
         ('{"exmples": []}', "exmples"),
         ('{"description": ""}', "description"),

@@ -133,7 +133,7 @@ def test_bytes_that_are_not_utf8_are_replaced_and_answered():
     shown = run(
         "s2t", str(question), *options, "--instruction", b"caf\xe9", PYTHONIOENCODING="ascii"
     )
-    answer = chat.branch().ask(question, "caf\ufffd", **asked).text
+    answer = chat.branch().ask("caf\ufffd", audio=question, **asked).text
     assert answer.encode("ascii", "replace") in shown and not answer.isascii()
     shown = run("chat", "--no-speech", "--greedy", *options, stdin=b"caf\xe9 \xff\xfe\nhello\n")
     for typed in ("caf\ufffd \ufffd\ufffd", "hello"):

@@ -5,9 +5,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 from builders import build_cosyvoice3_folder
 from safetensors.torch import save_file
@@ -16,11 +18,12 @@ from transformers import GenerationConfig
 
 from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
+from funaudiochat.conversation import Conversation
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
 from funaudiochat.events import AudioChunk, ReplyDone, SpeechTokens, TextDelta
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from funaudiochat.sampling import Sampling
+from funaudiochat.sampling import Sampling, StopTexts
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.turns import Turn
 from funaudiochat.voice_chat import VoiceChat
@@ -49,7 +52,7 @@ def question(seconds: float = 1.2, pitch_hz: float = 220.0):
 
 
 def test_a_spoken_question_gets_text_codes_and_sound_of_their_length(chat):
-    reply = chat.ask(question(), sampling=GREEDY)
+    reply = chat.ask(audio=question(), sampling=GREEDY)
     assert reply.text and len(reply.speech_tokens)
     assert len(reply.audio) == 960 * len(reply.speech_tokens)
     assert reply.sample_rate_hz == 24000 and reply.audio.dtype == np.float32
@@ -68,7 +71,7 @@ def test_a_spoken_answer_holds_the_speech_tokens_the_head_fed_itself(chat, monke
 
     monkeypatch.setattr(generation, "_choose", recording)
     sampling = Sampling(seed=3, max_new_tokens=12)
-    events = chat.stream(question(), sampling=sampling)
+    events = chat.stream(audio=question(), sampling=sampling)
     groups = [e.tokens.tolist() for e in events if isinstance(e, SpeechTokens)]
     drawn = sum(drawn, [])
     assert len(drawn) == 5 * 12 and len(groups) > 5  # five draws a step, in 12 steps
@@ -84,8 +87,81 @@ def test_settings_that_a_config_does_not_know_keep_their_defaults():
 
 
 def test_a_text_answer_has_no_speech(chat):
-    reply = chat.ask(question(), instruction="Hello", speech=False, sampling=GREEDY)
+    reply = chat.ask("Hello", audio=question(), speech=False, sampling=GREEDY)
     assert reply.text and len(reply.speech_tokens) == 0 and reply.audio is None
+
+
+def write_question(path):
+    samples, rate_hz = question()
+    soundfile.write(path, samples, rate_hz, subtype="FLOAT")
+    return path
+
+
+def test_audio_is_taken_in_every_form(chat, tmp_path):
+    path = write_question(tmp_path / "question.wav")
+    with path.open("rb") as file:
+        answers = {
+            chat.branch().ask(audio=audio, speech=False, sampling=GREEDY).text
+            for audio in (path, str(path), path.read_bytes(), file, question())
+        }
+    assert len(answers) == 1 and answers.pop()
+
+
+def test_text_and_audio_are_a_spoken_question_with_its_instruction(chat):
+    for asked in (
+        lambda: chat.ask("Translate.", audio=question(), speech=False, sampling=GREEDY),
+        lambda: chat.ask(text="Translate.", audio=question(), speech=False, sampling=GREEDY),
+    ):
+        chat.reset()
+        asked()
+        assert chat.history[0].content == "Translate." and len(chat.history[0].audio) == 19200
+        assert "<|audio_eos|>\nTranslate.<|im_end|>" in prompt_text(chat, speech=False)
+
+
+def test_a_string_that_names_a_file_is_no_question(chat, tmp_path):
+    path = str(write_question(tmp_path / "question.wav"))
+    for ask in (chat.ask, chat.stream):
+        with pytest.raises(FunAudioChatError, match=f"audio='{path}'.*text='{path}'"):
+            ask(path)
+    chat.ask(text=path, speech=False, sampling=GREEDY)  # typed by a user: only words
+    assert chat.history[0].content == path and chat.history[0].audio is None
+
+
+@pytest.mark.parametrize(
+    ("given", "named", "message"),
+    [
+        ([], {}, "nothing to ask; give text=..., audio=... or both"),
+        ([], {"audio": None, "text": None}, "nothing to ask"),
+        (["a"], {"text": "b"}, "two texts"),
+        ([Path("question.wav")], {}, "not PosixPath; pass a path.*as audio="),
+        ([b"RIFF"], {}, "not bytes; pass"),
+        ([question(0.1)], {}, "not tuple; pass"),
+        ([], {"text": 5}, "must be a str, not int"),
+        ([], {"audio": 5}, "cannot read audio from int"),
+        ([], {"audio": "nowhere.wav"}, "not found: nowhere.wav"),
+    ],
+)
+def test_questions_that_are_none_are_refused_before_the_model_runs(chat, given, named, message):
+    for ask in (chat.ask, chat.stream):  # a stream refuses at once, not at its first event
+        with pytest.raises(FunAudioChatError, match=message):
+            ask(*given, **named)
+    assert chat.history == ()
+
+
+def test_a_conversation_cannot_be_made_without_who_replies():
+    with pytest.raises(TypeError, match="abstract"):
+        Conversation()
+
+
+def test_without_arguments_the_default_pair_is_loaded(folders, monkeypatch, tmp_path):
+    for name, folder in zip(("MODEL", "TTS"), folders, strict=True):
+        monkeypatch.setenv(f"FUNAUDIOCHAT_{name}", str(folder))
+    chat = VoiceChat.from_pretrained(device="cpu")
+    assert chat.ask("hello", sampling=GREEDY).audio is not None
+    assert chat.model.config._name_or_path == str(folders[0])
+    monkeypatch.setenv("FUNAUDIOCHAT_MODEL", str(tmp_path / "gone"))
+    with pytest.raises(CheckpointError, match="no folder .*gone.*FUNAUDIOCHAT_MODEL"):
+        VoiceChat.from_pretrained()
 
 
 def test_a_text_answer_equals_the_recorded_one(chat):
@@ -95,14 +171,14 @@ def test_a_text_answer_equals_the_recorded_one(chat):
     content = prompt.split("<|im_start|>user\n")[1].split("<|im_end|>")[0]
     assert content.startswith("<|audio_bos|>")
     text = chat.processor.tokenizer.decode(outputs["generated_ids"][0], skip_special_tokens=True)
-    chat._inputs = lambda turns: inputs
-    assert chat.ask(question(), speech=False).text == text
+    chat.prepare = lambda conversations: inputs
+    assert chat.ask(audio=question(), speech=False).text == text
 
 
 def test_streaming_gives_the_same_text_and_codes_as_asking(chat):
-    asked = chat.ask(question(), sampling=GREEDY)
+    asked = chat.ask(audio=question(), sampling=GREEDY)
     chat.reset()
-    events = list(chat.stream(question(), sampling=GREEDY))
+    events = list(chat.stream(audio=question(), sampling=GREEDY))
     assert isinstance(events[-1], ReplyDone)
     reply = events[-1].reply
     assert reply.text == asked.text == "".join(e.text for e in events if isinstance(e, TextDelta))
@@ -117,8 +193,44 @@ def test_a_seed_makes_sampled_answers_repeatable(chat):
     for seed in (1, 1, 2):
         chat.reset()
         sampling = Sampling(seed=seed, max_new_tokens=12)
-        replies.append(chat.ask(question(), sampling=sampling).speech_tokens.tolist())
+        replies.append(chat.ask(audio=question(), sampling=sampling).speech_tokens.tolist())
     assert replies[0] == replies[1] != replies[2]
+
+
+def test_a_stop_text_ends_a_reply_before_it_and_the_reply_tells_how_it_ended(chat):
+    chat.reset()
+    whole = chat.branch().ask("hello", speech=False, sampling=Sampling(max_new_tokens=12))
+    assert whole.finish_reason == "length" and whole.usage.steps == 12
+    middle = whole.text[len(whole.text) // 2 :][:3]
+    sampling = Sampling(max_new_tokens=12, stop=("never said", middle))
+    events = list(chat.stream("hello", speech=False, sampling=sampling))
+    reply = events[-1].reply
+    assert reply.text == whole.text[: whole.text.index(middle)]
+    assert reply.text == "".join(e.text for e in events if isinstance(e, TextDelta))
+    assert reply.finish_reason == "stop" and 0 < reply.usage.steps < 12
+    assert reply.usage.prompt_steps == whole.usage.prompt_steps > 0
+    again = chat.ask("and?", speech=False, sampling=Sampling(max_new_tokens=2))
+    assert again.usage.prompt_steps > reply.usage.prompt_steps  # the history holds the cut reply
+
+
+def test_stop_texts_are_found_across_pieces_and_a_beginning_of_one_is_given_in_the_end():
+    stops = StopTexts(("END", "xx"))
+    assert [stops.push(p) for p in ("abE", "N", "Cx", "y")] == ["ab", "", "ENC", "xy"]
+    assert stops.push("E", last=True) == "E" and not stops.found
+    assert stops.push("1EN") + stops.push("D2") + stops.push("3", last=True) == "1" and stops.found
+    with pytest.raises(FunAudioChatError, match="stop is"):
+        Sampling(stop="END")
+
+
+def test_a_conversation_resumes_from_given_turns_and_answers_a_turn_with_words_and_audio(chat):
+    chat.reset()
+    sampling = Sampling(max_new_tokens=4)
+    first = chat.ask("hello", speech=False, sampling=sampling)
+    expected = chat.branch().ask("and you?", speech=False, sampling=sampling)
+    other = chat.branch()
+    other.resume([Turn("user", "hello"), Turn("assistant", first.text)])
+    *_, done = other.stream_turn(Turn("user", "and you?"), speech=False, sampling=sampling)
+    assert done.reply.text == expected.text
 
 
 def test_a_text_answer_follows_the_values_it_is_given_and_is_exact_without(chat):
@@ -138,12 +250,12 @@ def test_a_text_answer_follows_the_values_it_is_given_and_is_exact_without(chat)
 
 def prompt_text(chat, speech=True):
     turns = [chat._system(chat._tools, speech), *chat._history, Turn("user", "next")]
-    ids = chat._inputs(turns)["input_ids"][0]
+    ids = chat.prepare([turns])["input_ids"][0]
     return chat.processor.tokenizer.decode(ids)
 
 
 def test_history_keeps_sound_questions_and_text_answers(chat):
-    first = chat.ask(question(), sampling=GREEDY)
+    first = chat.ask(audio=question(), sampling=GREEDY)
     text = prompt_text(chat)
     assert text.startswith(f"<|im_start|>system\n{DEFAULT_S2M_PROMPT}<|im_end|>")
     assert text.count("<|AUDIO|>") == 6  # 1.2 s are 30 codes
@@ -159,7 +271,7 @@ def test_history_is_cut_to_eight_rounds(chat):
 
 
 def test_an_interrupted_answer_stays_as_far_as_it_was_given(chat):
-    events = chat.stream(question(), sampling=GREEDY)
+    events = chat.stream(audio=question(), sampling=GREEDY)
     heard = ""
     for event in events:
         if isinstance(event, TextDelta):
@@ -171,7 +283,7 @@ def test_an_interrupted_answer_stays_as_far_as_it_was_given(chat):
 
 
 def test_tools_go_into_the_prompt_and_results_continue(chat):
-    chat.ask(question(), tools=TOOLS, sampling=GREEDY)
+    chat.ask(audio=question(), tools=TOOLS, sampling=GREEDY)
     assert json.dumps(TOOLS[0]) in prompt_text(chat, speech=False)
     reply = chat.tool_result({"time": "12:30"}, sampling=GREEDY)
     assert reply.audio is not None
@@ -179,7 +291,7 @@ def test_tools_go_into_the_prompt_and_results_continue(chat):
 
 
 def test_the_answer_to_a_tool_result_streams_what_asking_gives(chat):
-    chat.ask(question(), tools=TOOLS, sampling=GREEDY)
+    chat.ask(audio=question(), tools=TOOLS, sampling=GREEDY)
     other = chat.branch()
     asked = chat.tool_result({"time": "12:30"}, sampling=GREEDY)
     events = list(other.stream_tool_result({"time": "12:30"}, sampling=GREEDY))
@@ -188,15 +300,15 @@ def test_the_answer_to_a_tool_result_streams_what_asking_gives(chat):
 
 
 def test_a_branch_leaves_the_conversation_as_it_is(chat):
-    chat.ask(question(), sampling=GREEDY)
+    chat.ask(audio=question(), sampling=GREEDY)
     before, other = prompt_text(chat), chat.branch()
-    other.ask(question(), sampling=GREEDY)
+    other.ask(audio=question(), sampling=GREEDY)
     assert prompt_text(chat) == before != prompt_text(other)
 
 
 def test_an_answer_can_be_cut_to_what_was_heard(chat):
-    chat.ask(question(), sampling=GREEDY)
-    chat.correct_answer("half")
+    chat.ask(audio=question(), sampling=GREEDY)
+    chat.truncate_last_reply("half")
     assert prompt_text(chat).split("<|im_start|>assistant\n")[1].startswith("half<|im_end|>")
 
 
@@ -228,7 +340,7 @@ def test_parts_of_different_checkpoints_are_refused(folders, tmp_path):
     shutil.copytree(folders[0], tmp_path / "model")
     path = tmp_path / "model" / "speech_tokenizer" / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"audio_group_size": 4}))
-    with pytest.raises(CheckpointError, match="say 4 codes.*says 5"):
+    with pytest.raises(CheckpointError, match="say 4 speech tokens per group.*says 5"):
         VoiceChat.from_pretrained(tmp_path / "model", device="cpu")
     path = tmp_path / "model" / "chat_template.jinja"
     path.write_text("{% for message in %}")
@@ -240,7 +352,7 @@ def test_parts_of_different_checkpoints_are_refused(folders, tmp_path):
     torch.save(weights, tts / "flow.pt")
     settings = tts / "cosyvoice3.yaml"
     settings.write_text(settings.read_text().replace("vocab_size: 6561", "vocab_size: 100"))
-    with pytest.raises(CheckpointError, match="speaks 125 codes.*knows 100.*--tts-path"):
+    with pytest.raises(CheckpointError, match="speaks 125 speech tokens.*knows 100.*--tts-path"):
         VoiceChat.from_pretrained(
             folders[0], tts, device="cpu", voices_file=folders[1] / "voices.safetensors"
         )
@@ -282,7 +394,7 @@ def test_text_that_is_not_greedy_never_begins_speech_with_silence(chat):
     length = inputs["input_ids"].shape[1]
     for text_greedy in (False, True):
         sampling = Sampling(greedy=True, text_greedy=text_greedy, max_new_tokens=3)
-        rows, _ = generate(chat.model, inputs, chat._options(length, True, sampling))
+        rows, _ = generate(chat.model, inputs, chat.generation_options(length, True, sampling))
         opened, first, second = rows[0, length:].tolist()
         assert opened == text.audio_bos_index and second == text.sil_index
         assert (first == text.sil_index) == text_greedy
@@ -301,11 +413,13 @@ def test_a_folder_may_say_how_its_codes_are_chosen(chat, folders, tmp_path):
     own = {"temperature": 0.3, "repetition_penalty": 1.0}
     special = with_speech_sampling(folders, tmp_path, own)
     plain, asked = (
-        chat.branch().ask(question(), sampling=Sampling(seed=4, max_new_tokens=12, **values))
+        chat.branch().ask(audio=question(), sampling=Sampling(seed=4, max_new_tokens=12, **values))
         for values in ({}, own)
     )
     found, overruled = (
-        special.branch().ask(question(), sampling=Sampling(seed=4, max_new_tokens=12, **values))
+        special.branch().ask(
+            audio=question(), sampling=Sampling(seed=4, max_new_tokens=12, **values)
+        )
         for values in ({}, {"temperature": 0.8, "repetition_penalty": 1.2})
     )
     assert (
@@ -336,24 +450,24 @@ def test_the_originals_voice_file_is_read(folders, tmp_path):
 
 def test_too_long_a_sound_is_refused_and_says_how_long_is_allowed(chat):
     with pytest.raises(AudioError, match="819.2 s are allowed"):
-        chat.ask(question(820))
+        chat.ask(audio=question(820))
     chat.model.config.text_config.max_position_embeddings = 60
     with pytest.raises(AudioError, match="less than 12 s"):
-        chat.ask(question(8))
+        chat.ask(audio=question(8))
 
 
 def test_two_conversations_on_one_model_do_not_mix(folders):
     first = VoiceChat.from_pretrained(*folders, device="cpu")
     second = VoiceChat(first.model, first.processor, first.detokenizer, first.speaker)
     alone = [
-        chat.ask(question(pitch_hz=p), sampling=GREEDY)
+        chat.ask(audio=question(pitch_hz=p), sampling=GREEDY)
         for chat, p in ((first, 200.0), (second, 700.0))
     ]
     first.reset()
     second.reset()
     streams = [
-        first.stream(question(pitch_hz=200.0), sampling=GREEDY),
-        second.stream(question(pitch_hz=700.0), sampling=GREEDY),
+        first.stream(audio=question(pitch_hz=200.0), sampling=GREEDY),
+        second.stream(audio=question(pitch_hz=700.0), sampling=GREEDY),
     ]
     done = [None, None]
     while None in done:

@@ -84,7 +84,7 @@ def test_no_field_of_a_conversation_yields_control_tokens(chat):
 
 def prompt_ids(chat, text):
     turns = [chat._system(chat._tools, False), *chat._history, Turn("user", text)]
-    return chat._inputs(turns)["input_ids"][0].tolist()
+    return chat.prepare([turns])["input_ids"][0].tolist()
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
@@ -123,7 +123,7 @@ def test_an_abandoned_answer_keeps_its_piece_and_adds_nothing_later(chat, monkey
 
 def test_a_full_context_drops_the_oldest_rounds_and_says_so(chat, monkeypatch):
     monkeypatch.setattr(chat.model.config.text_config, "max_position_embeddings", 240)
-    replies = [chat.ask(question(8), speech=False, sampling=SHORT) for _ in range(6)]
+    replies = [chat.ask(audio=question(8), speech=False, sampling=SHORT) for _ in range(6)]
     assert not replies[0].problems
     assert any("oldest rounds were dropped" in p for r in replies for p in r.problems)
     with pytest.raises(FunAudioChatError, match="text needs .* positions"):

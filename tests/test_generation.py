@@ -347,7 +347,7 @@ def test_half_precision_decodes_and_streams_the_same(dtype):
     rows, speech = generate(model, inputs, options)
     assert rows.dtype == torch.long and all(len(codes) % 5 == 0 for codes in speech)
     one = single(inputs, 0)
-    events = list(stream(model, load_tokenizer(), one, options))
+    events = list(stream(model, load_tokenizer(), prefill(model, one, options), options))
     codes = torch.cat([e.tokens for e in events if isinstance(e, SpeechTokens)])
     assert codes.tolist() == generate(model, one, options)[1][0].tolist()
 
@@ -390,7 +390,7 @@ def test_streamed_pieces_and_groups_join_to_what_generate_gives(name):
     case, inputs, _ = load_case(name)
     model, tokenizer, options = load_model(), load_tokenizer(), options_of(case)
     rows, speech = generate(model, inputs, options)
-    events = list(stream(model, tokenizer, inputs, options))
+    events = list(stream(model, tokenizer, prefill(model, inputs, options), options))
     text = "".join(e.text for e in events if isinstance(e, TextDelta))
     codes = [e.tokens for e in events if isinstance(e, SpeechTokens)]
     new = rows[0, inputs["input_ids"].shape[1] :]
@@ -413,7 +413,7 @@ def test_streamed_text_never_holds_half_a_character():
 
     Says.step = 0
     model.language_model.lm_head = Says()
-    pieces = [e.text for e in stream(model, tokenizer, inputs, options)]
+    pieces = [e.text for e in stream(model, tokenizer, prefill(model, inputs, options), options)]
     assert "".join(pieces) == "你好，今天天气怎么样？😀"
     assert len(pieces) > 5 and not any("\ufffd" in piece for piece in pieces)
 
@@ -423,7 +423,7 @@ def test_cancelled_streams_leave_nothing_behind():
     model, tokenizer, options = load_model(), load_tokenizer(), options_of(case)
 
     def cancelled() -> int:
-        events = stream(model, tokenizer, inputs, options)
+        events = stream(model, tokenizer, prefill(model, inputs, options), options)
         next(events)
         events.close()
         gc.collect()

@@ -142,10 +142,10 @@ def test_a_partial_download_is_not_taken_for_a_folder(tmp_path, monkeypatch, rep
         fill(tmp_path / one.name, one)
     assert found_by_doctor(repository.name).remedy == ""
     (tmp_path / repository.name / gone).unlink()
-    with pytest.raises(CheckpointError, match=f"not complete, {gone} missing; go on with"):
+    with pytest.raises(CheckpointError, match=f"not complete, {gone} missing; resume with"):
         resolve_pair(None, None)
     finding = found_by_doctor(repository.name)
-    assert finding.found.endswith(f"without {gone}") and "goes on" in finding.remedy
+    assert finding.found.endswith(f"without {gone}") and "resumes" in finding.remedy
 
 
 def test_a_damaged_index_is_no_whole_folder(tmp_path, monkeypatch):
@@ -207,7 +207,7 @@ def test_a_model_of_ones_own_never_gets_the_detokenizer_of_nano(tmp_path, monkey
 
 @pytest.mark.parametrize("given", [{"source": "elsewhere"}, {"only": "modell"}])
 def test_an_unknown_source_or_part_is_refused(given):
-    with pytest.raises(DownloadError, match="is none of"):
+    with pytest.raises(DownloadError, match="is not one of"):
         download(**given)
 
 

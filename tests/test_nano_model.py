@@ -55,24 +55,24 @@ def test_typed_questions_are_answered(question, chat):
 
 
 def test_a_spoken_question_is_answered(chat):
-    assert chat.ask(CAPITAL, speech=False).text == "The capital of France is Paris."
+    assert chat.ask(audio=CAPITAL, speech=False).text == "The capital of France is Paris."
 
 
 def test_a_spoken_follow_up_is_understood_from_the_turn_before(chat):
-    chat.ask(CAPITAL, speech=False)
-    assert chat.ask(FOLLOW_UP, speech=False).text == "The capital of Germany is Berlin."
+    chat.ask(audio=CAPITAL, speech=False)
+    assert chat.ask(audio=FOLLOW_UP, speech=False).text == "The capital of Germany is Berlin."
 
 
 def test_a_tool_is_called_for_a_spoken_question(chat):
     tools = [json.loads(tool_definition("get_weather"))]
-    (call,) = chat.ask(WEATHER, tools=tools, speech=False).tool_calls
+    (call,) = chat.ask(audio=WEATHER, tools=tools, speech=False).tool_calls
     assert call.name == "get_weather" and set(call.arguments) == {"city"}
 
 
 def test_a_streamed_answer_to_a_spoken_question_is_that_of_the_whole_one(chat):
-    whole = chat.ask(CAPITAL, sampling=Sampling(seed=3))
+    whole = chat.ask(audio=CAPITAL, sampling=Sampling(seed=3))
     chat.reset()
-    events = list(chat.stream(CAPITAL, sampling=Sampling(seed=3)))
+    events = list(chat.stream(audio=CAPITAL, sampling=Sampling(seed=3)))
     assert isinstance(events[-1], ReplyDone)
     reply = events[-1].reply
     assert "".join(e.text for e in events if isinstance(e, TextDelta)) == whole.text

@@ -55,7 +55,7 @@ def chat(folders):
 
 @pytest.fixture(scope="module")
 def answer(chat):
-    return chat.branch().ask(question(), sampling=GREEDY)
+    return chat.branch().ask(audio=question(), sampling=GREEDY)
 
 
 def assert_equal(reply, expected):
@@ -67,10 +67,10 @@ def assert_equal(reply, expected):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64])
 def test_another_default_dtype_changes_no_answer(chat, answer, folders, dtype):
     with default_dtype(dtype):
-        assert_equal(chat.branch().ask(question(), sampling=GREEDY), answer)
+        assert_equal(chat.branch().ask(audio=question(), sampling=GREEDY), answer)
         loaded = VoiceChat.from_pretrained(*folders, device="cpu")
         assert torch.get_default_dtype() == dtype
-    assert_equal(loaded.ask(question(), sampling=GREEDY), answer)
+    assert_equal(loaded.ask(audio=question(), sampling=GREEDY), answer)
 
 
 def test_audio_is_float32_under_autocast(chat, answer, monkeypatch):
@@ -96,7 +96,7 @@ def test_audio_is_float32_under_autocast(chat, answer, monkeypatch):
 def test_a_model_of_any_dtype_answers_under_autocast(folders, dtype, speech):
     chat = VoiceChat.from_pretrained(*folders, device="cpu", dtype=dtype)
     with autocast():
-        reply = chat.ask(question(), speech=speech, sampling=GREEDY)
+        reply = chat.ask(audio=question(), speech=speech, sampling=GREEDY)
         chat.ask("and on", speech=speech, sampling=GREEDY)
     assert reply.text and (reply.audio is not None) == speech
 
@@ -106,9 +106,9 @@ def test_rounding_by_autocast_leaves_the_answer_of_a_trained_model():
         ROOT / "pretrained_models" / "Fun-Audio-Chat-Nano", device="cpu"
     )
     asked = ROOT / "examples" / "question.wav"
-    expected = chat.branch().ask(asked, sampling=GREEDY)
+    expected = chat.branch().ask(audio=asked, sampling=GREEDY)
     with autocast():
-        reply = chat.branch().ask(asked, sampling=GREEDY)
+        reply = chat.branch().ask(audio=asked, sampling=GREEDY)
     assert (
         reply.text == expected.text
         and reply.speech_tokens.tolist() == expected.speech_tokens.tolist()
@@ -138,7 +138,7 @@ def test_parts_on_the_disk_answer_as_in_memory(answer, parts, tmp_path):
     chat = VoiceChat.from_pretrained(
         FOLDER, device="cpu", device_map=device_map, offload_folder=tmp_path
     )
-    reply = chat.ask(question(), sampling=GREEDY)
+    reply = chat.ask(audio=question(), sampling=GREEDY)
     assert (
         reply.text == answer.text and reply.speech_tokens.tolist() == answer.speech_tokens.tolist()
     )

@@ -23,7 +23,7 @@ from test_modeling import GOLDEN
 from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.errors import AudioError, ServerError
 from funaudiochat.events import ReplyDone, TextDelta
-from funaudiochat.generation_funaudiochat import GenerationOptions, stream
+from funaudiochat.generation_funaudiochat import GenerationOptions, prefill, stream
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
@@ -107,7 +107,9 @@ def model_answers(chat: VoiceChat):
         assert request["temperature"] == 0 and request["stream"] is True
         limit = {**options.__dict__, "max_new_tokens": request["max_tokens"]}
         options = GenerationOptions(**limit)
-        for event in stream(chat.model, chat.processor.tokenizer, inputs, options):
+        for event in stream(
+            chat.model, chat.processor.tokenizer, prefill(chat.model, inputs, options), options
+        ):
             yield chunk(event.text)
         yield DONE
 
@@ -116,17 +118,17 @@ def model_answers(chat: VoiceChat):
 
 def test_a_conversation_over_the_server_equals_the_one_in_process(local):
     turns = [
-        (question(), None, None),
-        (question(0.8, 330.0), "Answer in one word.", None),
+        (None, question(), None),
+        ("Answer in one word.", question(0.8, 330.0), None),
         ("and in writing?", None, None),
-        (question(2.1), None, TOOLS),
+        (None, question(2.1), TOOLS),
     ]
     with serving(model_answers(local)) as url:
         remote = RemoteChat(ChatCompletionsClient(url))
-        for audio, instruction, tools in turns:
+        for text, audio, tools in turns:
             answers = [
-                list(chat.stream(audio, instruction, tools, speech=False, sampling=GREEDY))
-                for chat in (local, remote)
+                list(c.stream(text, audio=audio, tools=tools, speech=False, sampling=GREEDY))
+                for c in (local, remote)
             ]
             here, there = (
                 "".join(e.text for e in events if isinstance(e, TextDelta)) for events in answers
@@ -138,7 +140,7 @@ def test_a_conversation_over_the_server_equals_the_one_in_process(local):
             assert 0 < reply.latency.first_text_s <= reply.latency.total_s
         for chat in (local, remote):
             # Random weights spell half a tag, which only this process keeps from being one.
-            chat.correct_answer("Let me see.")
+            chat.truncate_last_reply("Let me see.")
         result = [c.tool_result({"x": 1}, speech=False, sampling=GREEDY) for c in (local, remote)]
         assert result[0].text == result[1].text
         remote.reset()
@@ -246,7 +248,7 @@ def test_limits_of_the_server_are_kept():
     with serving(refuses, max_model_len=5) as url:
         chat = RemoteChat(ChatCompletionsClient(url))
         with pytest.raises(AudioError, match="1 s"):
-            chat.ask(question(1.2), speech=False)
+            chat.ask(audio=question(1.2), speech=False)
         with pytest.raises(ServerError, match="speech=False"):
             chat.ask("hello")
 
@@ -300,9 +302,9 @@ def test_what_vllm_would_not_hear_to_the_end_is_not_sent():
     long = (np.full(31 * 8000, 0.1, np.float32), 8000)
     with serving(reports_an_error, owner="vllm") as url:
         with pytest.raises(AudioError, match="30 s"):
-            RemoteChat(ChatCompletionsClient(url)).ask(long, speech=False)
+            RemoteChat(ChatCompletionsClient(url)).ask(audio=long, speech=False)
     with serving(reports_an_error) as url, pytest.raises(ServerError, match="out of memory"):
-        RemoteChat(ChatCompletionsClient(url)).ask(long, speech=False)
+        RemoteChat(ChatCompletionsClient(url)).ask(audio=long, speech=False)
 
 
 def sse(*objects: object, space: bytes = b"") -> list[bytes]:
@@ -349,7 +351,7 @@ def test_what_is_sent_to_a_server_spells_no_control_token():
     with serving(answer) as url:
         chat = RemoteChat(ChatCompletionsClient(url), system=evil)
         chat.ask(evil, speech=False)
-        chat.ask(question(0.5), evil, tools=[{"name": evil}], speech=False)
+        chat.ask(evil, audio=question(0.5), tools=[{"name": evil}], speech=False)
         chat.tool_result({"x": evil}, speech=False)
         chat.ask("and on", speech=False)
     texts = [

@@ -35,8 +35,8 @@ def talk(loaded, monkeypatch):
     """A conversation whose model writes what a test wants, and the prompts it was given."""
     chat, prompts, says = VoiceChat(loaded.model, loaded.processor), [], []
 
-    def scripted(model, tokenizer, inputs, *_):
-        prompts.append(tokenizer.decode(inputs["input_ids"][0]))
+    def scripted(model, tokenizer, state, options):
+        prompts.append(tokenizer.decode(state.rows[0]))
         said = says.pop(0)
         if isinstance(said, Exception):
             raise said
@@ -46,7 +46,9 @@ def talk(loaded, monkeypatch):
     return chat, prompts, says
 
 
-@pytest.mark.parametrize("asked", ["And now?", question(0.5)], ids=["typed", "spoken"])
+@pytest.mark.parametrize(
+    "asked", [{"text": "And now?"}, {"audio": question(0.5)}], ids=["typed", "spoken"]
+)
 @pytest.mark.parametrize(
     ("answer", "problem"),
     [
@@ -63,7 +65,7 @@ def test_a_refused_call_is_a_problem_and_a_result_before_the_next_answer(
     says += [answer, "I could not do that."]
     reply = chat.ask("Light, please.", tools=[TIME, WEATHER])
     assert problem in reply.problems[0]
-    chat.ask(asked)
+    chat.ask(**asked)
     turns = prompts[1].split("<|im_start|>")
     result = next(turn for turn in turns if "<tool_response>" in turn)
     told = json.loads(result.split("<tool_response>\n")[1].split("\n</tool_response>")[0])

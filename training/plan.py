@@ -9,7 +9,6 @@ gradients and optimizer states is arithmetic (:func:`static_bytes`).
 """
 
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from funaudiochat.serving_plan import parse_size
 from training.callbacks import freeze_other_parts
 from training.launch import read_config
 
@@ -93,19 +93,6 @@ class Plan:
         """Rows per GPU that fit; 0 if none does."""
         room = self.gpu_memory - self.static - RUNTIME_BYTES
         return max(0, room // (self.row.kept + self.row.moment))
-
-
-def parse_size(text: str) -> int:
-    """``80GiB``, ``80GB`` or plain ``80`` (GiB) -> bytes.
-
-    Raises:
-        FunAudioChatError: it is no size.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(GiB|GB|MiB|MB)?", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise FunAudioChatError(f"{text!r} is no size; write for example 80GiB")
-    units = {"gib": GIB, "gb": 10**9, "mib": 1 << 20, "mb": 10**6}
-    return int(float(match[1]) * units[(match[2] or "GiB").lower()])
 
 
 def read_sharding(config: dict[str, Any], folder: Path) -> Sharding:
@@ -428,8 +415,8 @@ def plan_file(
     Args:
         overrides: ``key=value``, as the launcher takes them.
         model: config.json, or its folder; the config's own model if None.
-        gpu_memory: see :func:`parse_size`. Paths in the config are relative to ``training/``,
-            as for ``run_shell/run.sh``.
+        gpu_memory: a size as :func:`funaudiochat.serving_plan.parse_size` reads it. Paths in the
+            config are relative to ``training/``, as for ``run_shell/run.sh``.
 
     Raises:
         FunAudioChatError: a file is missing or damaged, or an override is no ``key=value``.

@@ -754,7 +754,7 @@ def test_an_interrupted_download_from_the_hub_resumes(tmp_path):
     assert len(sent) == 2 and sent[0] == 0 < sent[1] <= 11_000_000
 
 
-def test_another_package_of_the_name_is_noticed(tmp_path):
+def test_another_package_of_the_name_changes_nothing(tmp_path):
     (tmp_path / "evaluate").mkdir()
     for module in ("__init__.py", "cli.py"):
         (tmp_path / "evaluate" / module).touch()
@@ -765,4 +765,4 @@ def test_another_package_of_the_name_is_noticed(tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and "pip uninstall evaluate" in done.stderr
+    assert done.returncode == 0 and "voicebench" in done.stdout

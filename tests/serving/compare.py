@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from funaudiochat.audio import load_audio  # noqa: E402
-from funaudiochat.chat_protocol import sound_part  # noqa: E402
+from funaudiochat.chat_protocol import audio_part  # noqa: E402
 from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2T_PROMPT  # noqa: E402
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate  # noqa: E402
 from funaudiochat.voice_chat import VoiceChat  # noqa: E402
@@ -203,7 +203,7 @@ def served_answers(url: str, waves: list[np.ndarray], max_tokens: int) -> list[A
             model=model, temperature=0, max_tokens=max_tokens, logprobs=True, top_logprobs=2,
             messages=[
                 {"role": "system", "content": DEFAULT_S2T_PROMPT},
-                {"role": "user", "content": [sound_part(wave)]},
+                {"role": "user", "content": [audio_part(wave)]},
             ],
             extra_body={
                 "repetition_penalty": 1.0, "return_token_ids": True,

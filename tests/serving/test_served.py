@@ -8,7 +8,7 @@ from importlib.metadata import version
 
 import pytest
 
-from funaudiochat.chat_protocol import sound_part
+from funaudiochat.chat_protocol import audio_part
 from funaudiochat.constants import DEFAULT_S2T_PROMPT
 from funaudiochat.events import ReplyDone, TextDelta
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
@@ -43,7 +43,7 @@ def client(url):
 
 def request(wave, instruction=None, **options):
     """Arguments of the official client that ask what ``VoiceChat`` would compute."""
-    content = [sound_part(wave)]
+    content = [audio_part(wave)]
     if instruction:
         content.append({"type": "text", "text": instruction})
     messages = [
@@ -82,14 +82,14 @@ def test_fifty_spoken_questions_at_once_get_our_own_answers(url, chat, questions
 def test_an_instruction_goes_with_the_sound(client, chat, questions):
     wave, rate = questions[1]
     chat.reset()
-    expected = chat.ask((wave, rate), "Answer in one word.", speech=False, sampling=SHORT)
+    expected = chat.ask("Answer in one word.", audio=(wave, rate), speech=False, sampling=SHORT)
     given = client.chat.completions.create(**request(wave, "Answer in one word."))
     assert decoded(chat, given) == expected.text
 
 
 def test_a_streamed_answer_comes_in_pieces(client, chat, questions):
     chat.reset()
-    expected = chat.ask(questions[2], speech=False, sampling=SHORT).text
+    expected = chat.ask(audio=questions[2], speech=False, sampling=SHORT).text
     pieces = [
         chunk.choices[0].delta.content or ""
         for chunk in client.chat.completions.create(**request(questions[2][0], stream=True))
@@ -102,7 +102,7 @@ def test_a_streamed_answer_comes_in_pieces(client, chat, questions):
 def test_tools_reach_the_model_as_its_own_prompt(client, chat, questions):
     wave, rate = questions[3]
     chat.reset()
-    expected = chat.ask((wave, rate), tools=TOOLS, speech=False, sampling=SHORT)
+    expected = chat.ask(audio=(wave, rate), tools=TOOLS, speech=False, sampling=SHORT)
     given = client.chat.completions.create(**request(wave, tools=TOOLS))
     assert decoded(chat, given) == expected.text
     calls = given.choices[0].message.tool_calls or []
@@ -131,11 +131,10 @@ def test_a_required_call_is_well_formed(client, chat, questions):
 def test_our_own_client_holds_the_conversation_of_our_own_chat(url, chat, questions):
     remote = RemoteChat(ChatCompletionsClient(url))
     chat.reset()
-    turns = [(questions[5], None), (questions[6], "Answer in one word."), ("and in writing?", None)]
-    for question, instruction in turns:
+    turns = [(None, questions[5]), ("Answer in one word.", questions[6]), ("and in writing?", None)]
+    for text, audio in turns:
         here, there = (
-            list(c.stream(question, instruction, speech=False, sampling=SHORT))
-            for c in (chat, remote)
+            list(c.stream(text, audio=audio, speech=False, sampling=SHORT)) for c in (chat, remote)
         )
         assert isinstance(there[-1], ReplyDone)
         assert sum(isinstance(event, TextDelta) for event in there) > 1

@@ -94,7 +94,7 @@ def test_ten_spoken_answers_are_learned_by_adapters_on_nano_text_and_tokens(tmp_
     texts = tokens = 0
     for index, (text, codes) in enumerate(spoken_answers.answers()):
         chat.reset()
-        reply = chat.ask(tmp_path / "data" / f"{index}.wav", sampling=sampling)
+        reply = chat.ask(audio=tmp_path / "data" / f"{index}.wav", sampling=sampling)
         texts += reply.text == text
         tokens += reply.speech_tokens.tolist() == codes
     # Measured 9 and 8: one text has a word that is none ("island." at its beginning); processors
@@ -139,5 +139,5 @@ def test_a_folder_trained_from_nano_speaks_with_nanos_detokenizer(
     assert resolve_pair(out, None) == (out, NANO_TTS)
     example("infer_s2s.py", monkeypatch, "--model-path", out, "--output", tmp_path, "--greedy",
             "--max-new-tokens", 8)  # fmt: skip
-    assert "s of sound" in capsys.readouterr().out
+    assert "s of audio" in capsys.readouterr().out
     assert (tmp_path / "answer_1.wav").is_file()

@@ -51,7 +51,7 @@ def assert_answers_by_heart(folder: Path, sources, tmp_path, monkeypatch, capsys
     for index, word in enumerate(WORDS):
         question = sources["data"] / f"{index}.wav"
         chat.reset()
-        assert chat.ask(question, sampling=sampling).speech_tokens.tolist() == codes_of(index)
+        assert chat.ask(audio=question, sampling=sampling).speech_tokens.tolist() == codes_of(index)
         command = [
             "infer_s2s.py", "--audio", question, "--model-path", folder, "--tts-path", tts,
             "--output", tmp_path, "--greedy", "--repetition-penalty", "1.0",

@@ -22,8 +22,9 @@ from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.serving_plan import parse_size
 from training.callbacks import freeze_other_parts
-from training.plan import GIB, Sharding, make_plan, parse_size, read_sharding, static_bytes
+from training.plan import GIB, Sharding, make_plan, read_sharding, static_bytes
 
 CONFIGS = Path(__file__).parents[2] / "training" / "configs"
 ROWS = 8
@@ -126,7 +127,7 @@ def test_config_files_name_their_sharding():
     with pytest.raises(FunAudioChatError, match="cannot be read"):
         read_sharding({"deepspeed": "configs/nowhere.json"}, folder)
     assert parse_size("80GiB") == parse_size("80") == 80 * GIB and parse_size("24 GB") == 24 * 10**9
-    with pytest.raises(FunAudioChatError, match="is no size"):
+    with pytest.raises(FunAudioChatError, match="is not a size"):
         parse_size("much")
 
 

@@ -483,5 +483,7 @@ def test_spying_changes_nothing(models):
     """The log these tests rest on does not touch what is answered."""
     question = (tone(1, rate_hz=16000), 16000)
     spied, _ = spying(models)
-    replies = [chat.ask(question, speech=False) for chat in (models.new_chat(), spied.new_chat())]
+    replies = [
+        chat.ask(audio=question, speech=False) for chat in (models.new_chat(), spied.new_chat())
+    ]
     assert replies[0].text == replies[1].text

@@ -25,8 +25,9 @@ from funaudiochat.generation_funaudiochat import GenerationOptions
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.voice_chat import VoiceChat
 from web_demo.server.app import DEMO, make_app
-from web_demo.server.demo import Demo, Options
+from web_demo.server.demo import Demo
 from web_demo.server.engine import Models
+from web_demo.server.options import Options
 
 TIMEOUT_S = 120.0  # nothing takes so long but on a machine that is very busy
 
@@ -246,8 +247,8 @@ class SpyChat(VoiceChat):
         super().__init__(*args)
         self.log, self.most_steps = log, most_steps
 
-    def _options(self, *args: Any) -> GenerationOptions:
-        options = super()._options(*args)
+    def generation_options(self, *args: Any) -> GenerationOptions:
+        options = super().generation_options(*args)
         return replace(options, max_new_tokens=min(options.max_new_tokens, self.most_steps))
 
     def _answer(self, turn: Any, *args: Any) -> Iterator[Event]:
@@ -293,13 +294,11 @@ class ScriptedChat:
         other.heard = list(self.heard)
         return other
 
-    def correct_answer(self, heard: str) -> None:
+    def truncate_last_reply(self, heard: str) -> None:
         self.heard[-1] = heard
 
-    def spoken(self, codes: torch.Tensor) -> torch.Tensor:
-        return codes
-
-    def stream(self, question: Any, *args: Any, tools: Any = None, **kwargs: Any):
+    def stream(self, *, text: Any = None, audio: Any = None, tools: Any = None, **kwargs: Any):
+        question = text if audio is None else audio
         return self._events(("tools", question) if tools else question)
 
     def stream_tool_result(self, result: Any, *args: Any, **kwargs: Any):
@@ -313,7 +312,7 @@ class ScriptedChat:
                     text += item
                     yield TextDelta(item)
                 elif isinstance(item, list):
-                    yield SpeechTokens(torch.tensor(item))
+                    yield SpeechTokens(torch.tensor(item), torch.tensor(item))
                 else:
                     item()
         finally:

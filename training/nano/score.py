@@ -46,7 +46,11 @@ def written_answers(chat: VoiceChat, record: Record, work: Path, typed: bool = F
     """What the model writes to the questions of a dialogue, each after its own earlier answers."""
     chat.reset()
     return [
-        chat.ask(q["text"] if typed else work / q["audio"], speech=False).text
+        chat.ask(
+            text=q["text"] if typed else None,
+            audio=None if typed else work / q["audio"],
+            speech=False,
+        ).text
         for q in _questions(record)
     ]
 
@@ -82,13 +86,13 @@ def is_right_call(chat: VoiceChat, record: Record, work: Path) -> bool:
     chat.reset()
     tools = tools_offered(record["tools"])
     question = work / _questions(record)[0]["audio"]
-    return chat.ask(question, tools=tools, speech=False).text == _answers(record)[0]
+    return chat.ask(audio=question, tools=tools, speech=False).text == _answers(record)[0]
 
 
 def spoken_reply(chat: VoiceChat, record: Record, work: Path, sampling: Sampling) -> Reply:
     """The streamed answer to the first question of a dialogue."""
     chat.reset()
-    events = chat.stream(work / _questions(record)[0]["audio"], sampling=sampling)
+    events = chat.stream(audio=work / _questions(record)[0]["audio"], sampling=sampling)
     return next(event.reply for event in events if isinstance(event, ReplyDone))
 
 

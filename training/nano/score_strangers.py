@@ -103,17 +103,17 @@ class Scores:
         self.values[name] = value
         print(f"{name:44} {value}", flush=True)
 
-    def ask(self, question: Any, **options: Any) -> Reply:
-        """The answer to a first question."""
+    def ask(self, **question: Any) -> Reply:
+        """Return the reply to a first question, given as :meth:`VoiceChat.ask` takes it."""
         self.chat.reset()
-        return self.chat.ask(question, **options)
+        return self.chat.ask(**question)
 
-    def written(self, question: Any) -> str:
-        return self.ask(question, speech=False).text
+    def written(self, **question: Any) -> str:
+        return self.ask(**question, speech=False).text
 
     def transcript(self, wave: Any) -> str:
         """What the model writes down of a sound, as its normalised words."""
-        text = self.ask(wave, instruction=TRANSCRIBE, speech=False).text
+        text = self.ask(text=TRANSCRIBE, audio=wave, speech=False).text
         return " ".join(normalized_words(text))
 
     def errors(self, recordings: Iterable[tuple[Any, str]]) -> float:
@@ -122,13 +122,13 @@ class Scores:
         return round(100 * jiwer.wer(*map(list, zip(*pairs, strict=True))), 1)
 
     def strangers(self, inside: list[Question], outside: list[Question]) -> None:
-        typed = [self.written(q.text) for q in inside]
+        typed = [self.written(text=q.text) for q in inside]
         self.note("typed: right", percent(map(Question.is_right, inside, typed)))
         self.note("typed: refused by mistake", percent(map(refuses, typed)))
-        refused = [refuses(self.written(q.text)) for q in outside]
+        refused = [refuses(self.written(text=q.text)) for q in outside]
         self.note("typed, outside: refused", percent(refused))
         sounds = [sound(q) for q in inside]
-        replies = [self.ask((w, QUESTION_HZ), sampling=Sampling(seed=0)) for w in sounds]
+        replies = [self.ask(audio=(w, QUESTION_HZ), sampling=Sampling(seed=0)) for w in sounds]
         texts = [reply.text for reply in replies]
         self.note("spoken: text right", percent(map(Question.is_right, inside, texts)))
         self.note("spoken: refused by mistake", percent(map(refuses, texts)))
@@ -142,11 +142,12 @@ class Scores:
             self.note("spoken: WER against its own text", round(100 * jiwer.wer(own, said), 1))
         asked = zip([(w, QUESTION_HZ) for w in sounds], [q.text for q in inside], strict=True)
         self.note("spoken: WER of transcription", self.errors(asked))
-        outside_said = [self.written((sound(q), QUESTION_HZ)) for q in outside]
+        outside_said = [self.written(audio=(sound(q), QUESTION_HZ)) for q in outside]
         self.note("spoken, outside: refused", percent(map(refuses, outside_said)))
         silence = np.zeros(round(SILENCE_S * QUESTION_HZ), np.float32)
         lost = [
-            self.written((np.concatenate([silence, w, silence]), QUESTION_HZ)) for w in sounds[::3]
+            self.written(audio=(np.concatenate([silence, w, silence]), QUESTION_HZ))
+            for w in sounds[::3]
         ]
         self.note("spoken, every third: text right", percent(
             map(Question.is_right, inside[::3], texts[::3])))  # fmt: skip
@@ -167,10 +168,10 @@ class Scores:
         right_after = [b.is_right(self._after_interruption(a, b)) for a, b in pairs]
         self.note("typed, after an interrupted answer: right", percent(right_after))
         self.note("the same as a first question",
-                  percent(b.is_right(self.written(b.text)) for _, b in pairs))  # fmt: skip
+                  percent(b.is_right(self.written(text=b.text)) for _, b in pairs))  # fmt: skip
 
     def _after_interruption(self, first: Question, second: Question) -> str:
-        half = len(self.written(first.text)) // 2
+        half = len(self.written(text=first.text)) // 2
         self.chat.reset()
         said = 0
         events = self.chat.stream(first.text, speech=False)
@@ -184,8 +185,11 @@ class Scores:
     def tools(self, questions: list[Question]) -> None:
         offered = tools_offered(sorted({q.kind for q in questions}))
         for way in ("typed", "spoken"):
-            asked = [q.text if way == "typed" else (sound(q), QUESTION_HZ) for q in questions]
-            replies = [self.ask(question, tools=offered, speech=False) for question in asked]
+            asked: list[dict[str, Any]] = [
+                {"text": q.text} if way == "typed" else {"audio": (sound(q), QUESTION_HZ)}
+                for q in questions
+            ]
+            replies = [self.ask(**question, tools=offered, speech=False) for question in asked]
             self.note(f"{way}: call exact", percent(map(Question.is_called, questions, replies)))
 
     def people(self, folder: Path) -> None:
@@ -193,7 +197,7 @@ class Scores:
         if slots := orders(folder):
             offered, right = tools_offered(["order_coffee"]), []
             for path, wanted in slots.items():
-                reply = self.ask(path, tools=offered, speech=False)
+                reply = self.ask(audio=path, tools=offered, speech=False)
                 right.append([call.arguments for call in reply.tool_calls] == [wanted])
             self.note("people: orders with every slot right", percent(right))
         for name, texts in people(folder).items():

@@ -20,9 +20,10 @@ from web_demo.server.access import (
     notice_head,
     origin_allowed,
 )
-from web_demo.server.demo import Demo, Options
+from web_demo.server.demo import Demo
 from web_demo.server.engine import Models
 from web_demo.server.lobby import QueueFull, State, same_secret
+from web_demo.server.options import Options
 from web_demo.server.outbox import Outbox
 
 logger = logging.getLogger(__name__)

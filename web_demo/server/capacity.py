@@ -4,11 +4,9 @@
 """How many sessions this machine can answer at once in real time, by a measurement."""
 
 import time
-from typing import cast
 
 from funaudiochat.events import SpeechTokens
 from funaudiochat.sampling import Sampling
-from funaudiochat.voice_chat import VoiceChat
 from web_demo.server.engine import Engine
 from web_demo.server.opus import REPLY_RATE_HZ
 
@@ -43,8 +41,7 @@ async def _answer(engine: Engine, steps: int) -> float:
         voice = await engine.voice(job, engine.models.begin_voice, None)
         async for event in job:
             if isinstance(event, SpeechTokens):
-                codes = cast(VoiceChat, chat).spoken(event.tokens)
-                samples += len(await engine.voice(job, voice.push, codes))
+                samples += len(await engine.voice(job, voice.push, event.spoken))
         samples += len(await engine.voice(job, voice.finish))
     finally:
         job.cancel()

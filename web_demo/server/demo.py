@@ -7,10 +7,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -23,6 +20,7 @@ from web_demo.server.capacity import (
 from web_demo.server.engine import Engine, Models
 from web_demo.server.lobby import Lobby, Place
 from web_demo.server.metrics import Metrics
+from web_demo.server.options import Options
 from web_demo.server.opus import FRAME_MS, REPLY_RATE_HZ
 from web_demo.server.recordings import Recordings
 from web_demo.server.session import Session
@@ -35,34 +33,6 @@ PROTOCOL = 2
 RESUME_S = 120
 TAKE_OVER_TIMEOUT_S = 10.0
 CLOSING_S = 2.0  # of the drain's time: to tell why, and to close
-
-
-@dataclass(frozen=True)
-class Options:
-    """Limits and access of a server."""
-
-    token: str | None = None
-    allowed_origins: tuple[str, ...] = ()
-    allowed_hosts: tuple[str, ...] = ()
-    max_sessions: int | None = None  # as many as :meth:`Demo.measure` finds
-    queue_size: int = 16
-    max_utterance_seconds: float = 60.0
-    max_message_bytes: int = 16 * 2**20
-    max_text_chars: int = 4000
-    max_prompt_chars: int = 4000
-    idle_seconds: float = 1800.0
-    drain_seconds: float = 8.0  # container runtimes kill after ten
-    save_recordings: Path | None = None
-    page: Path = Path(__file__).parents[1] / "client" / "dist"
-
-    @property
-    def known_hosts(self) -> set[str]:
-        """Names that the server may be reached by: its own, and those of allowed pages."""
-        return {
-            *self.allowed_hosts,
-            *(origin if origin == "*" else urlsplit(origin).hostname or ""
-              for origin in self.allowed_origins),
-        }  # fmt: skip
 
 
 class Demo:

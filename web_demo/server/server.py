@@ -16,17 +16,20 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-
-import torch
-from aiohttp import web
+from typing import TYPE_CHECKING
 
 from funaudiochat import hub
+from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
 from funaudiochat.errors import FunAudioChatError
-from web_demo.server.access import Connections, LimitedHandler, RateLimit
-from web_demo.server.app import DEMO, make_app
-from web_demo.server.demo import Options
-from web_demo.server.engine import Models
-from web_demo.server.opus import MODEL_RATE_HZ, REPLY_RATE_HZ
+from web_demo.server.options import Options
+
+# torch and aiohttp are imported where they are used, so that `--help` and a wrong flag are
+# answered at once.
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from web_demo.server.access import Connections
+    from web_demo.server.engine import Models
 
 logger = logging.getLogger("web_demo.server")
 
@@ -74,8 +77,8 @@ def make_parser() -> argparse.ArgumentParser:
     add("--device", default="auto", help="of the language model: auto, cpu, cuda, cuda:1, mps")
     add("--tts-device", help="of the detokenizer; default: a second GPU, else that of --device")
     add("--tts-gpu", type=int, help="the reference's flag: --tts-device cuda:N, if there is one")
-    add("--sample-rate", type=int, default=REPLY_RATE_HZ, help="of the replies; only this one")
-    add("--model-sample-rate", type=int, default=MODEL_RATE_HZ, help="of the questions; only this")
+    add("--sample-rate", type=int, default=OUTPUT_RATE_HZ, help="of the replies; only this one")
+    add("--model-sample-rate", type=int, default=INPUT_RATE_HZ, help="of the questions; only this")
     add("--ssl-cert", type=Path, help="certificate chain, PEM; serves https with --ssl-key")
     add("--ssl-key", type=Path, help="private key, PEM")
     add("--token", help="secret that pages must show (?token=...)")
@@ -139,10 +142,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse what cannot work, with what to do."""
-    if args.sample_rate != REPLY_RATE_HZ:
-        parser.error(f"--sample-rate: the detokenizer's sound has {REPLY_RATE_HZ} Hz")
-    if args.model_sample_rate != MODEL_RATE_HZ:
-        parser.error(f"--model-sample-rate: the model hears {MODEL_RATE_HZ} Hz")
+    if args.sample_rate != OUTPUT_RATE_HZ:
+        parser.error(f"--sample-rate: the detokenizer's sound has {OUTPUT_RATE_HZ} Hz")
+    if args.model_sample_rate != INPUT_RATE_HZ:
+        parser.error(f"--model-sample-rate: the model hears {INPUT_RATE_HZ} Hz")
     if args.llm_server is not None and (args.model_path or args.tts_path or args.voice):
         parser.error(
             "--llm-server answers, with text, in place of --model-path, --tts-path, --voice"
@@ -171,7 +174,9 @@ def check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
 
 
 def choose_tts_device(device: str, tts_device: str | None, tts_gpu: int | None) -> str:
-    """Where the detokenizer runs: as told, a second GPU if there is one, else with the model."""
+    """Return the detokenizer's device: as told, else a second GPU, else that of the model."""
+    import torch
+
     if tts_device is not None:
         return tts_device
     gpus = torch.cuda.device_count()
@@ -185,6 +190,8 @@ def choose_tts_device(device: str, tts_device: str | None, tts_gpu: int | None) 
 
 def set_up_logging(as_json: bool, level: str) -> None:
     """Log to stderr."""
+    from web_demo.server.access import RateLimit
+
     handler = logging.StreamHandler()
     if as_json:
         handler.setFormatter(JsonFormatter())
@@ -226,20 +233,27 @@ def bind(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-def connection_limits(sessions: int) -> Connections:
+def connection_limits(sessions: int) -> "Connections":
     """Allow what the open files of this process allow, and an address what its pages need."""
+    from web_demo.server.access import Connections
+
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return Connections(max(64, min(4096, files - 256)), 64 + 4 * sessions)
 
 
 async def serve(
-    app: web.Application,
+    app: "web.Application",
     host: str,
     sockets: list[socket.socket],
     tls: ssl.SSLContext | None,
     drain_seconds: float,
 ) -> None:
     """Run until SIGTERM or SIGINT; replies end first. A second signal ends at once."""
+    from aiohttp import web
+
+    from web_demo.server.access import LimitedHandler
+    from web_demo.server.app import DEMO
+
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=1)
     await runner.setup()
     assert runner.server is not None
@@ -281,8 +295,10 @@ async def serve(
     logger.info("stopped")
 
 
-def load_models(args: argparse.Namespace) -> Models:
+def load_models(args: argparse.Namespace) -> "Models":
     """Load the folders, or reach the server, that the flags name."""
+    from web_demo.server.engine import Models
+
     if args.llm_server is not None:
         key = os.environ.get("OPENAI_API_KEY", "none")
         return Models.of_server(args.llm_server, args.llm_server_model, key)
@@ -299,6 +315,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = make_parser()
     args = parser.parse_args(argv)
     check(parser, args)
+    from web_demo.server.app import make_app
+
     set_up_logging(args.log_json, args.log_level)
     try:
         tls = None

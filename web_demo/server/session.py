@@ -437,7 +437,7 @@ class Session:
         # Nobody says more than ten tokens a second.
         sampling = Sampling(max_new_tokens=20 + 10 * len(question[0]) // question[1])
         job = self._demo.engine.submit(
-            lambda: chat.stream(question, TRANSCRIBE, speech=False, sampling=sampling),
+            lambda: chat.stream(text=TRANSCRIBE, audio=question, speech=False, sampling=sampling),
             background=True,
         )
         try:

@@ -9,10 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
-from funaudiochat.sampling import Sampling
-
-MAX_NEW_TOKENS = 2048  # of the checkpoint: 5 positions a second
-
+from funaudiochat.sampling import LIMITS, Sampling
 
 Answer = Literal["speech", "text"]
 
@@ -26,17 +23,22 @@ def trained_prompt(speech: bool) -> str:
     return DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT
 
 
+def _offered(name: str) -> Any:
+    low, high = LIMITS[name].offered
+    return Field(ge=low, le=high)
+
+
 class SamplingSettings(BaseModel):
-    """Fields and meaning of :class:`funaudiochat.sampling.Sampling`, with their limits."""
+    """Validate :class:`funaudiochat.sampling.Sampling` within the limits offered to users."""
 
     model_config = ConfigDict(strict=True)
 
-    temperature: Annotated[float, Field(ge=0.05, le=2)] | None = None
-    top_p: Annotated[float, Field(ge=0.05, le=1)] | None = None
-    top_k: Annotated[int, Field(ge=0, le=1000)] | None = None
-    repetition_penalty: Annotated[float, Field(ge=0.5, le=2)] | None = None
-    max_new_tokens: Annotated[int, Field(ge=1, le=MAX_NEW_TOKENS)] | None = None
-    seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
+    temperature: Annotated[float, _offered("temperature")] | None = None
+    top_p: Annotated[float, _offered("top_p")] | None = None
+    top_k: Annotated[int, _offered("top_k")] | None = None
+    repetition_penalty: Annotated[float, _offered("repetition_penalty")] | None = None
+    max_new_tokens: Annotated[int, _offered("max_new_tokens")] | None = None
+    seed: Annotated[int, _offered("seed")] | None = None
     greedy: bool = False
     text_greedy: bool | None = None
 

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +17,6 @@ from funaudiochat.conversation import Conversation
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import Event, ReplyDone, SpeechTokens, TextDelta
 from funaudiochat.tool_calls import CALL_OPENS, ToolCall, find_tool_calls
-from funaudiochat.voice_chat import VoiceChat
 from web_demo.server import tools
 from web_demo.server.engine import Engine, Job
 from web_demo.server.metrics import Metrics
@@ -170,7 +169,7 @@ class Turn:
                 await self.before.settled.wait()
             await self._let_go()
             if self.speaker.started and self._chat is not None:
-                self._chat.correct_answer(self.answer)
+                self._chat.truncate_last_reply(self.answer)
                 if not finished:
                     self._adopt()
         finally:
@@ -236,11 +235,15 @@ class Turn:
         await self.outbox.error(code, message, turn=self.number)
         await self.end("error")
 
+    def _question(self) -> dict[str, Any]:
+        """Return the question as arguments of a conversation."""
+        return {"text" if isinstance(self.question, str) else "audio": self.question}
+
     def _ask(self) -> Iterator[Event]:
         assert self._chat is not None
         self._chat.system = self.settings.system(self.speech)
         sampling = self.settings.sampling.to_sampling()
-        return self._chat.stream(self.question, speech=self.speech, sampling=sampling)
+        return self._chat.stream(**self._question(), speech=self.speech, sampling=sampling)
 
     async def _submit(self, begin: Callable[[], Iterator[Event]]) -> Job:
         """The next job of this turn, when the one before has ended."""
@@ -268,7 +271,10 @@ class Turn:
         exact = replace(sampling, text_greedy=True)  # a call is JSON: chance only breaks it
         job = await self._submit(
             lambda: branch.stream(
-                self.question, tools=self.engine.models.tools, speech=False, sampling=exact
+                **self._question(),
+                tools=self.engine.models.tools,
+                speech=False,
+                sampling=exact,
             )
         )
         text, finished = "", False
@@ -333,9 +339,8 @@ class Turn:
                     await chunks.put(Text(event.text, codes * FRAME_SAMPLES))
                 elif isinstance(event, SpeechTokens) and voice is not None:
                     await self._mark("first_codes")
-                    spoken = cast(VoiceChat, self._chat).spoken(event.tokens)
-                    codes += len(spoken)
-                    sound = await self.engine.voice(job, voice.push, spoken)
+                    codes += len(event.spoken)
+                    sound = await self.engine.voice(job, voice.push, event.spoken)
                     if len(sound):
                         job.gave(len(sound) / REPLY_RATE_HZ)
                     await chunks.put(sound.numpy())

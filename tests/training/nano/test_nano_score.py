@@ -28,9 +28,9 @@ class ScriptedChat:
     def reset(self) -> None:
         self.resets += 1
 
-    def ask(self, question, tools=None, speech=True):
+    def ask(self, text=None, audio=None, tools=None, speech=True):
         assert not speech
-        self.asked.append(question)
+        self.asked.append(audio if text is None else text)
         self.tools = tools
         return SimpleNamespace(text=self.answers[len(self.asked) - 1])
 
