@@ -21,12 +21,11 @@ import torch
 from common import THREADS, Report, command_line, parameters, ratio, seconds_of
 
 from evaluate.benchmarks import select
-from evaluate.benchmarks.librispeech import ASR_INSTRUCTION
 from evaluate.local_model import LocalModel
 from evaluate.run import InferOptions, infer
 from evaluate.sources import Prompt
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.constants import DEFAULT_S2T_PROMPT
+from funaudiochat.constants import DEFAULT_S2T_PROMPT, TRANSCRIBE_PROMPT
 from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.sampling import Sampling
@@ -102,7 +101,7 @@ def measure(folder: Path, items: int, steps: int) -> Report:
         infer(benchmark, subset, source, InferOptions(folder / "data", run, BATCH))
 
     def plain() -> None:
-        bare(source, waves, ASR_INSTRUCTION)
+        bare(source, waves, TRANSCRIBE_PROMPT)
 
     found = ratio(lambda: seconds_of(whole), lambda: seconds_of(plain))
     report = Report(

@@ -6,13 +6,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from funaudiochat import hub
 from funaudiochat.errors import FunAudioChatError
+
+if TYPE_CHECKING:
+    from evaluate.core import Benchmark, Subset
+    from evaluate.run import InferOptions
+    from evaluate.sources import AnswerSource
 
 app = typer.Typer(
     no_args_is_help=True, help="Run the paper's benchmarks: list, fetch, infer, score, report."
@@ -25,28 +30,30 @@ errors = Console(highlight=False, soft_wrap=True, stderr=True)
 Benchmarks = Annotated[
     str,
     typer.Option(
-        "--benchmark", "--bench", "-b", help="NAME, NAME/SUBSET, several with commas, or all."
+        "--benchmark", "--bench", "-b", help="NAME, NAME/SUBSET, a comma-separated list, or all."
     ),
 ]
-Data = Annotated[Path, typer.Option(help="Folder of the data sets.")]
+Data = Annotated[Path, typer.Option(help="Root folder of the data sets.")]
 Run = Annotated[Path, typer.Option(help="Folder of the run.")]
 DATA = Path("data")
 
 
 def _say(text: str, style: str | None = None) -> None:
-    # Names of files and rows of data may hold what no terminal can show.
-    shown = text.encode("utf-8", "replace").decode()
-    console.print(shown, style=style, markup=False)
+    # File names and data rows may contain characters that cannot be encoded.
+    printable = text.encode("utf-8", "replace").decode()
+    console.print(printable, style=style, markup=False)
 
 
 @app.command("list")
 def list_benchmarks(
-    data: Annotated[Path | None, typer.Option(help="Folder of the data sets, to check.")] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Root folder of the data sets to check.")
+    ] = None,
     benchmark: Benchmarks = "all",
 ) -> None:
-    """Show the benchmarks, what they need, and what is wrong with the data that is there."""
+    """List the benchmarks and their requirements, and check the data that is present."""
     from evaluate.benchmarks import BENCHMARKS, select
-    from evaluate.run import survey
+    from evaluate.run import inspect_subset
 
     chosen = {(b.name, s.name) for b, s in select(benchmark)}
     wrong = False
@@ -64,24 +71,24 @@ def list_benchmarks(
                 _say(line)
                 continue
             try:
-                found = survey(one, subset, data)
+                found = inspect_subset(one, subset, data)
             except FunAudioChatError as error:
                 wrong = True
                 _say(f"{line}; {error}", "yellow")
                 continue
             _say(f"{line}, {found['items']} found")
             if found["expected"] not in (None, found["items"]):
-                _say("        not the published set, which has another number", "yellow")
+                _say("        differs from the size of the published set", "yellow")
             if found["first_problem"]:
                 wrong = True
                 count = found["broken_rows"] + found["missing_sounds"]
-                _say(f"        {count} cannot be used, first: {found['first_problem']}", "yellow")
+                _say(f"        {count} unusable, first: {found['first_problem']}", "yellow")
     raise typer.Exit(1 if wrong else 0)
 
 
 @app.command()
 def fetch(benchmark: Benchmarks, data: Data = DATA) -> None:
-    """Download data sets; what cannot be downloaded is named, with what to put where."""
+    """Download data sets, or say what to obtain by hand and where to put it."""
     from evaluate.benchmarks import select
     from evaluate.fetch import fetch as run
 
@@ -98,40 +105,47 @@ def infer(
     data: Data = DATA,
     model_path: Annotated[Path | None, typer.Option(help="Folder of the language model.")] = None,
     tts_path: Annotated[Path | None, typer.Option(help="Folder of the detokenizer.")] = None,
-    voice: Annotated[str | None, typer.Option(help="Name of a voice.")] = None,
+    voice: Annotated[str | None, typer.Option(help="Voice of the spoken answers.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")] = "auto",
     server: Annotated[str | None, typer.Option(help="URL of an OpenAI-compatible server.")] = None,
-    server_model: Annotated[str | None, typer.Option(help="Name of the model there.")] = None,
+    server_model: Annotated[
+        str | None, typer.Option(help="Name of the model on the server.")
+    ] = None,
     api_key: Annotated[
-        str | None, typer.Option(envvar="OPENAI_API_KEY", help="Key for the server.")
+        str | None, typer.Option(envvar="OPENAI_API_KEY", help="API key of the server.")
     ] = None,
     predictions: Annotated[
-        Path | None, typer.Option(help="File of answers, in place of a model.")
+        Path | None, typer.Option(help="File with answers, instead of a model.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Questions at a time.")] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 2048,
-    seed: Annotated[int, typer.Option(help="Of the sampled speech.")] = 0,
-    shard: Annotated[str, typer.Option(help="i/n: the i-th of n shares.")] = "1/1",
-    limit: Annotated[int | None, typer.Option(min=1, help="Items of each subset.")] = None,
-    retry_errors: Annotated[bool, typer.Option(help="Ask again what failed before.")] = False,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Items per batch, or parallel requests to a server.")
+    ] = 8,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer.")] = 2048,
+    seed: Annotated[int, typer.Option(help="Seed of the sampled speech.")] = 0,
+    shard: Annotated[str, typer.Option(help="i/n: run the i-th of n shards.")] = "1/1",
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Maximum number of items per subset.")
+    ] = None,
+    retry_errors: Annotated[bool, typer.Option(help="Run items again that failed before.")] = False,
     time_in_prompt: Annotated[
-        bool, typer.Option(help="Add the field `time` of function-call items to their prompt.")
+        bool,
+        typer.Option(help="Append the field `time` of function-call items to their system prompt."),
     ] = False,
     longest_s: Annotated[
         float | None,
         typer.Option(
             min=0.1,
-            help="Seconds of a question to hear; 30 as the reference, which cuts there.",
+            help="Truncate questions to this many seconds; the reference truncates to 30.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option(help="Show the first prompts and stop.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Print the first prompts and exit.")] = False,
 ) -> None:
-    """Ask the questions; a run that was stopped goes on where it was."""
+    """Run a model over benchmark items; an interrupted run resumes."""
     from evaluate.benchmarks import select
     from evaluate.exchange import import_predictions
     from evaluate.run import InferOptions, parse_shard
-    from evaluate.sources import ServerModel, Source
+    from evaluate.sources import ServerModel
 
     pairs = select(benchmark)
     options = InferOptions(
@@ -150,17 +164,17 @@ def infer(
         return
     if predictions is not None:
         if len(pairs) != 1:
-            raise FunAudioChatError("--predictions is of one subset: --benchmark NAME/SUBSET")
+            raise FunAudioChatError("--predictions takes a single subset: --benchmark NAME/SUBSET")
         if limit is not None or options.shard != (1, 1):
             raise FunAudioChatError(
-                "--predictions takes all answers of the file; leave out --limit and --shard"
+                "--predictions imports whole files; leave out --limit and --shard"
             )
         answered, failed = import_predictions(*pairs[0], data, out, predictions)
-        _say(f"{pairs[0][0].name}/{pairs[0][1].name}: {answered} answers, {failed} without one")
+        _say(f"{pairs[0][0].name}/{pairs[0][1].name}: {answered} answered, {failed} not answered")
         return
     speech = any(one.speech for one, _ in pairs)
     if server is not None:
-        source: Source = ServerModel(
+        source: AnswerSource = ServerModel(
             server, server_model, api_key, max_new_tokens, concurrent=batch_size
         )
     else:
@@ -172,11 +186,15 @@ def infer(
     _infer_all(pairs, source, options)
 
 
-def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
+def _infer_all(
+    pairs: list[tuple[Benchmark, Subset]], source: AnswerSource, options: InferOptions
+) -> None:
+    """Run every subset, with a progress bar, and exit with 1 if an item failed."""
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -189,7 +207,7 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
-        TextColumn("left"),
+        TextColumn("remaining"),
         TimeRemainingColumn(),
     )
     failed = 0
@@ -198,25 +216,28 @@ def _infer_all(pairs: list[Any], source: Any, options: Any) -> None:
         with Progress(*columns, console=errors) as bar:
             task = bar.add_task(name, total=None)
 
-            def show(done: int, total: int, bar: Any = bar, task: Any = task) -> None:
+            def show(done: int, total: int, bar: Progress = bar, task: TaskID = task) -> None:
                 bar.update(task, completed=done, total=total)
 
             outcome = run(one, subset, source, options, show)
         failed += outcome.failed
-        _say(f"{name}: {outcome.asked} asked, {outcome.skipped} done before")
+        _say(f"{name}: {outcome.attempted} items run, {outcome.skipped} done before")
         if outcome.cut:
-            _say(f"    {outcome.cut} answers were cut at the limit of tokens", "yellow")
+            _say(f"    {outcome.cut} answers were truncated at the token limit", "yellow")
         if outcome.failed:
             _say(f"    {outcome.failed} failed, first: {outcome.first_failure}", "yellow")
     raise typer.Exit(1 if failed else 0)
 
 
-def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> None:
-    """The exact text of the first items, by the checkpoint's own template.
+def _show_prompts(
+    pairs: list[tuple[Benchmark, Subset]], options: InferOptions, model_path: Path | None
+) -> None:
+    """Print the prompts of the first items.
 
-    Without a checkpoint, as a server gets them, which has a template of its own.
+    With a checkpoint they are rendered by its chat template; without one, the system prompt and the
+    user text are printed as sent to a server.
     """
-    from evaluate.run import prompt_of, shown
+    from evaluate.run import prompt_of, select_shard
     from funaudiochat.turns import render_prompt
 
     processor = None
@@ -225,12 +246,12 @@ def _show_prompts(pairs: list[Any], options: Any, model_path: Path | None) -> No
 
         processor = FunAudioChatProcessor.from_pretrained(model_path)
     for one, subset in pairs:
-        items = shown(subset.load(one.data_folder(options.data)), options)
+        items = select_shard(subset.load(one.data_folder(options.data)), options)
         for number, item in enumerate(items):
             if number == (options.limit or 3):
                 break
-            sound = f"{len(item.audio)} bytes" if isinstance(item.audio, bytes) else item.audio
-            _say(f"--- {one.name}/{subset.name} {item.id}; sound: {sound}", "bold")
+            audio = f"{len(item.audio)} bytes" if isinstance(item.audio, bytes) else item.audio
+            _say(f"--- {one.name}/{subset.name} {item.id}; audio: {audio}", "bold")
             if item.problem:
                 _say(item.problem, "yellow")
                 continue
@@ -248,34 +269,44 @@ def score(
     judge: Annotated[
         list[str] | None,
         typer.Option(
-            help="openai:MODEL[@URL], file:REPLIES.jsonl or none; 'audio judge=...' and "
-            "'open judge=...' for VStyle and MMAU-Pro. Repeatable."
+            help="openai:MODEL[@URL], file:REPLIES.jsonl or none; prefix with 'audio judge=' for "
+            "VStyle and 'open judge=' for MMAU-Pro. Repeatable."
         ),
     ] = None,
     judge_prompts: Annotated[
-        Path | None, typer.Option(help="Folder of prompts to use in place of ours.")
+        Path | None, typer.Option(help="Folder of judge prompts that replace the built-in ones.")
     ] = None,
     judge_replies: Annotated[
-        int, typer.Option(min=1, help="Replies an item; 3 is VoiceBench's own form.")
+        int, typer.Option(min=1, help="Judge replies per item; VoiceBench itself uses 3.")
     ] = 1,
-    judge_rate: Annotated[float | None, typer.Option(help="Requests a minute at most.")] = None,
+    judge_rate: Annotated[
+        float | None, typer.Option(help="Maximum number of judge requests per minute.")
+    ] = None,
     asr: Annotated[
         str | None, typer.Option(help="Folder of a Whisper checkpoint, or file:TEXTS.jsonl.")
     ] = None,
-    utmos: Annotated[Path | None, typer.Option(help="Scripted UTMOS weights.")] = None,
+    utmos: Annotated[
+        Path | None, typer.Option(help="TorchScript file of the UTMOS weights.")
+    ] = None,
     embedder: Annotated[Path | None, typer.Option(help="Folder of NV-Embed-v2.")] = None,
     embedder_python: Annotated[
-        Path | None, typer.Option(help="Python with the packages that NV-Embed-v2 runs with.")
+        Path | None, typer.Option(help="Python of the environment in which NV-Embed-v2 runs.")
     ] = None,
     pedant_python: Annotated[
-        Path | None, typer.Option(help="Python with qa-metrics 0.2.17.")
+        Path | None, typer.Option(help="Python of an environment with qa-metrics 0.2.17.")
     ] = None,
-    pedant_models: Annotated[Path | None, typer.Option(help="Folder of its classifier.")] = None,
-    turn_overlap_s: Annotated[float, typer.Option(help="Overlap forgiven in a turn.")] = 0.5,
-    turn_delay_s: Annotated[float, typer.Option(help="Latest start of an answer.")] = 5.0,
-    device: Annotated[str, typer.Option(help="For Whisper, UTMOS and embedder.")] = "auto",
+    pedant_models: Annotated[
+        Path | None, typer.Option(help="Folder of PEDANT's classifier.")
+    ] = None,
+    turn_overlap_s: Annotated[
+        float, typer.Option(help="Tolerated overlap with the user, in seconds.")
+    ] = 0.5,
+    turn_delay_s: Annotated[
+        float, typer.Option(help="Maximum delay of an answer, in seconds.")
+    ] = 5.0,
+    device: Annotated[str, typer.Option(help="Device of Whisper, UTMOS and embedder.")] = "auto",
 ) -> None:
-    """Score the answers; never loads the model that gave them."""
+    """Score the answers of a run, without loading the model that produced them."""
     from evaluate.benchmarks import BENCHMARKS, select
     from evaluate.embedder import Embedder
     from evaluate.judges import Judges
@@ -308,20 +339,22 @@ def score(
                 interval = "" if low is None else f" ({low:.2f} to {high:.2f})"
                 _say(f"    {name}: {metric['value']:.2f}{interval}, n {metric['n']}")
     if not found:
-        raise FunAudioChatError(f"{run} has no answers of {benchmark}; run `eval infer` first")
+        raise FunAudioChatError(
+            f"{run} has no answers for {benchmark}; run `funaudiochat eval infer` first"
+        )
 
 
 @app.command()
 def report(
-    run: Annotated[list[Path], typer.Option(help="Folder of a run; repeat to compare several.")],
+    run: Annotated[list[Path], typer.Option(help="Folder of a run; repeat to compare runs.")],
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the report; the first run's by default.")
+        Path | None, typer.Option(help="Folder of the report; default: the first run.")
     ] = None,
     target: Annotated[
-        str | None, typer.Option(help="8B or 30B-A3B; by the model's name by default.")
+        str | None, typer.Option(help="8B or 30B-A3B; default: by the model's name.")
     ] = None,
 ) -> None:
-    """Write the paper's tables with the runs' values: Markdown, JSON and a picture."""
+    """Write the paper's tables with the values of runs: Markdown, JSON and a figure."""
     from evaluate.report import write_report
 
     text, files = write_report(run, out or run[0], target)
@@ -335,9 +368,9 @@ def export(
     run: Run,
     benchmark: Benchmarks,
     form: Annotated[str, typer.Option("--format", help="speechfc, kimi, voicebench or ours.")],
-    out: Annotated[Path, typer.Option(help="Folder for the files.")],
+    out: Annotated[Path, typer.Option(help="Output folder.")],
 ) -> None:
-    """Write answers as other scorers read them."""
+    """Export answers in the format of another scorer."""
     from evaluate.benchmarks import select
     from evaluate.exchange import export_predictions
 

@@ -1,19 +1,19 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whether a value of a run is made as the paper's was, and why.
+"""Whether a value of a run was computed as in the paper, and why.
 
-Only how a value is made counts, not by which model.
+Only the way in which a value is computed matters, not the model.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from evaluate.judges import PAPERS_JUDGES
-from evaluate.score import REFERENCE_HEARS_S
+from evaluate.judges import PAPER_JUDGES
+from evaluate.score import REFERENCE_LIMIT_S
 
-PAPERS_TOOLS = {
+PAPER_TOOLS = {
     "speech recognition": "whisper-large-v3",
     "embedder": "NV-Embed-v2",
     "PEDANT": "qa-metrics 0.2.17",
@@ -21,50 +21,50 @@ PAPERS_TOOLS = {
 
 
 def unlike(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
-    """Why a row's value cannot be compared with the paper's; empty where it can."""
+    """List why a row's value is not comparable with the paper's; empty if it is."""
     items, expected = summary["items"], summary["expected"]
     conditions = {
         "partial data": not row["complete"],
-        "count unknown, so whether the data is whole cannot be told": expected is None,
+        "size of the published set unknown, so completeness cannot be checked": expected is None,
         "more items than the published set": expected is not None and items > expected,
         row.get("note", ""): True,
         row.get("unlike", ""): True,
-        f"answers cut at the limit of tokens ({summary.get('cut')})": summary.get("cut"),
-        f"questions over {REFERENCE_HEARS_S:g} s heard in full": (
+        f"answers truncated at the token limit ({summary.get('cut')})": summary.get("cut"),
+        f"questions over {REFERENCE_LIMIT_S:g} s used in full": (
             summary.get("longer_than_reference")
         ),
-        f"questions not heard to their end ({summary.get('shortened')})": (
-            summary.get("shortened")
-        ),
-        "answers of several settings": len(summary["settings"]) > 1,
+        f"questions truncated ({summary.get('shortened')})": (summary.get("shortened")),
+        "answers with different settings": len(summary["settings"]) > 1,
     }
     reasons = [reason for reason, holds in conditions.items() if reason and holds]
     for metric in (summary["metrics"][name] for name in row["by"]):
         for who, models in metric["judges"].items():
-            if not all(PAPERS_JUDGES[who] in model for model in models):
+            if not all(PAPER_JUDGES[who] in model for model in models):
                 reasons.append(f"another {who}")
         if "ours" in metric["judge_prompts"].values():
-            reasons.append("judge prompts of our own")
+            reasons.append("judge prompts of this toolkit")
         if metric["judge_replies_per_item"] > 1:
-            reasons.append("several judge replies an item")
+            reasons.append("several judge replies per item")
         for kind, which in metric.get("tools", {}).items():
-            if (papers := PAPERS_TOOLS.get(kind)) and papers not in which:
+            if (papers := PAPER_TOOLS.get(kind)) and papers not in which:
                 reasons.append(f"another {kind}")
     return list(dict.fromkeys(reasons))
 
 
 def alike(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
-    """What a row's value that can be compared has in common with the paper's."""
+    """List what makes a comparable value comparable with the paper's."""
     metrics = [summary["metrics"][name] for name in row["by"]]
     makers = [
-        f"the paper's {who}, {', '.join(models)}, with the prompts given"
+        f"the paper's {who}, {', '.join(models)}, with the given prompts"
         for metric in metrics
         for who, models in metric["judges"].items()
     ]
     makers += [
-        f"{kind} by {which}"
-        for metric in metrics
-        for kind, which in metric.get("tools", {}).items()
+        f"{kind}: {which}" for metric in metrics for kind, which in metric.get("tools", {}).items()
     ]
-    ours = [f"but for a choice of ours: {metric['note']}" for metric in metrics if metric["note"]]
-    return [f"all {summary['items']} items", *(makers or ["scored by rules alone"]), *ours]
+    ours = [
+        f"except for a choice of this toolkit: {metric['note']}"
+        for metric in metrics
+        if metric["note"]
+    ]
+    return [f"all {summary['items']} items", *(makers or ["scored by rules only"]), *ours]

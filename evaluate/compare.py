@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Two runs against each other, row by row, over the items that both answered."""
+"""Pairwise comparison of runs, row by row, over the items that both answered."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.benchmarks import BENCHMARKS
-from evaluate.core import Benchmark, Metric, Row, Subset, Verdict
+from evaluate.core import Benchmark, Metric, Row, Subset
 from evaluate.records import json_rows, read_json, subset_folder
 from evaluate.statistics import Difference, Weights, paired_bootstrap
+from evaluate.verdict import Verdict
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A row of two runs: how much the second lies above the first, or why that is not known."""
+    """A row of two runs: the difference of the second to the first, or why there is none."""
 
     group: str
     row: str
@@ -29,7 +30,7 @@ class Pair:
 
 
 def compare(runs: list[Path], names: list[str]) -> list[Pair]:
-    """Every two runs, row by row, over the items that both answered."""
+    """Compare every pair of runs, row by row, over the items that both answered."""
     return [
         Pair(
             row.group,
@@ -58,14 +59,17 @@ def _compared(
         rows = read_json(folder / "summary.json")["rows"]
         made = next(r for r in rows if (r["group"], r["row"]) == (row.group, row.name))
         if "value" not in made:
-            return None, "not scored in both"
+            return None, "not scored in both runs"
         by.append(made["by"])
     if by[0] != by[1]:
-        return None, f"scored by {' and '.join(by[0])} in one, {' and '.join(by[1])} in the other"
+        return (
+            None,
+            f"scored by {' and '.join(by[0])} in one run, by {' and '.join(by[1])} in the other",
+        )
     one, two = ({_item(r): r for r in json_rows(folder / "scores.jsonl")} for folder in folders)
     both = [(one[key], two[key]) for key in one if key in two]
     if not both:
-        return None, "no item was answered in both"
+        return None, "no item was answered in both runs"
     metrics = [metric for metric in subset.metrics if metric.name in by[0]]
     weights: Weights = {}
     for metric in metrics:
@@ -74,11 +78,11 @@ def _compared(
         weights |= {f"{metric.name}/{part}": w / len(metrics) for part, w in own.items()}
     first, second = ([_verdicts(rows[i], metrics) for rows in both] for i in range(2))
     difference = paired_bootstrap(first, second, weights, metrics[0].scale)
-    return difference, "" if difference else "nothing to count in both"
+    return difference, "" if difference else "no verdicts to count in both runs"
 
 
 def _item(row: dict[str, Any]) -> tuple[str, str]:
-    # Ids may be places, which change with the data; the key is of the question itself.
+    # Ids may be positions, which change with the data; the key depends on the content only.
     return ("key", row["item_key"]) if row.get("item_key") else ("id", row["id"])
 
 
@@ -87,7 +91,7 @@ def _verdict(row: dict[str, Any], metric: str) -> Verdict:
 
 
 def _verdicts(row: dict[str, Any], metrics: list[Metric]) -> Verdict:
-    """What several scorers say of an item, side by side."""
+    """Combine the verdicts of several metrics on an item."""
     return Verdict(
         {
             f"{metric.name}/{part}": terms
@@ -98,13 +102,14 @@ def _verdicts(row: dict[str, Any], metrics: list[Metric]) -> Verdict:
 
 
 def pairs_as_markdown(pairs: list[Pair]) -> list[str]:
+    """Format pairs as the lines of a Markdown section."""
     if not pairs:
         return []
     lines = [
         "",
         "## Pairwise",
         "",
-        "Over the items that both runs answered; 95 % by a paired bootstrap.",
+        "Over the items that both runs answered; 95 % intervals from a paired bootstrap.",
         "",
         table_line(["", "", "runs", "difference", "95 %", "n"]),
         table_line(["---"] * 3 + ["---:"] * 3),
@@ -120,5 +125,5 @@ def pairs_as_markdown(pairs: list[Pair]) -> list[str]:
 
 
 def table_line(values: list[str]) -> str:
-    """A row of a Markdown table."""
+    """Format a row of a Markdown table."""
     return "| " + " | ".join(value.replace("|", "/") for value in values) + " |"

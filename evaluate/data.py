@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rows of data files, with what is wrong with them.
+"""Readers of data files that keep track of unusable rows.
 
-A file that is missing or of another kind raises; a row that is broken becomes an item with a
-problem, which names the file and the row, so that nothing is lost silently.
+A missing or unreadable file raises. A broken row becomes an item with a problem, which names the
+file and the row, so nothing is dropped silently.
 """
 
 import csv
@@ -23,47 +23,49 @@ csv.field_size_limit(1 << 30)
 
 @dataclass(frozen=True)
 class RowOfData:
-    """One row: its file and place there, and its columns or the reason they cannot be read."""
+    """One row of a data file: its location, and its columns or the reason they cannot be read."""
 
     path: Path
-    place: str
+    position: str
     columns: dict[str, Any] = field(default_factory=dict)
     problem: str | None = None
 
     @property
     def where(self) -> str:
-        return f"{self.path}, {self.place}"
+        """The location of the row, for messages."""
+        return f"{self.path}, {self.position}"
 
     def text(self, *names: str) -> str:
-        """The first of these columns that there is, as text.
+        """Return the first of these columns that is present, as text.
 
         Raises:
-            RowError: there is none, or it holds something else.
+            RowError: none is present, or the value is not text or a number.
         """
         for name in names:
             value = self.columns.get(name)
             if value is not None:
                 if not isinstance(value, str | int | float):
-                    raise RowError(f"column {name!r} holds {type(value).__name__}, not text")
+                    raise RowError(f"column {name!r} must be text, not {type(value).__name__}")
                 return str(value)
         raise RowError(f"column {' or '.join(map(repr, names))} is missing")
 
     def get(self, *names: str) -> Any:
-        """The first of these columns that is not None, or None."""
+        """Return the first of these columns that is not None, or None."""
         return next((v for n in names if (v := self.columns.get(n)) is not None), None)
 
 
 class RowError(ValueError):
-    """What is wrong with a row."""
+    """A row that cannot be used."""
 
 
 def items_of(
     rows: Iterable[RowOfData], make: Callable[[RowOfData], dict[str, Any]]
 ) -> Iterator[Item]:
-    """Items from rows.
+    """Convert rows to items.
 
     Args:
-        make: the row's part of an :class:`Item`; may leave out ``id``. Raises RowError.
+        rows: rows of the data.
+        make: maps a row to fields of :class:`Item`, ``id`` being optional; may raise RowError.
     """
     seen: dict[str, int] = {}
     for index, row in enumerate(rows):
@@ -82,7 +84,7 @@ def items_of(
             RecursionError,
         ) as error:
             made = {"problem": f"{row.where} cannot be read: {error!r}"}
-        # Lone surrogates, which JSON may hold, do not survive the files of a run.
+        # The files of a run cannot store lone surrogates, which JSON may contain.
         id_ = str(made.pop("id", index)).encode("utf-8", "replace").decode()
         seen[id_] = seen.get(id_, 0) + 1
         if seen[id_] > 1:
@@ -92,31 +94,31 @@ def items_of(
 
 def _open(path: Path) -> Path:
     if not path.is_file():
-        raise LayoutError(f"no file {path}; `funaudiochat eval list` shows the layout")
+        raise LayoutError(f"no file {path}; `funaudiochat eval list` shows the expected layout")
     return path
 
 
 def json_lines(path: Path) -> Iterator[RowOfData]:
-    """Rows of a JSONL file."""
+    """Yield the rows of a JSONL file."""
     with _open(path).open("rb") as file:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
                     columns = json.loads(line)
                 except (ValueError, RecursionError) as error:
-                    yield RowOfData(path, f"line {number}", problem=f"is no JSON: {error}")
+                    yield RowOfData(path, f"line {number}", problem=f"not valid JSON: {error}")
                 else:
                     yield _json_row(path, f"line {number}", columns)
 
 
-def _json_row(path: Path, place: str, columns: Any) -> RowOfData:
+def _json_row(path: Path, position: str, columns: Any) -> RowOfData:
     if not isinstance(columns, dict):
-        return RowOfData(path, place, problem="is no JSON object")
-    return RowOfData(path, place, columns)
+        return RowOfData(path, position, problem="not a JSON object")
+    return RowOfData(path, position, columns)
 
 
 def json_list(path: Path) -> Iterator[RowOfData]:
-    """Rows of a JSON file that holds one list of objects, or of a JSONL file."""
+    """Yield the rows of a JSON file with one list of objects, or of a JSONL file."""
     data = _open(path).read_bytes()
     if not data.lstrip().startswith(b"["):
         yield from json_lines(path)
@@ -124,27 +126,32 @@ def json_list(path: Path) -> Iterator[RowOfData]:
     try:
         rows = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise LayoutError(f"{path} is no JSON: {error}") from error
+        raise LayoutError(f"{path} is not valid JSON: {error}") from error
     for number, columns in enumerate(rows, 1):
         yield _json_row(path, f"entry {number}", columns)
 
 
 def csv_rows(path: Path, separator: str = ",") -> Iterator[RowOfData]:
-    """Rows of a CSV or TSV file with a header."""
-    # Tab-separated corpora write quotation marks as they are.
-    quoting: Any = csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE
+    """Yield the rows of a CSV or TSV file with a header."""
     with _open(path).open(encoding="utf-8-sig", errors="replace", newline="") as file:
-        table: Any = csv.DictReader(file, delimiter=separator, quoting=quoting)
+        table = csv.DictReader(
+            file,
+            delimiter=separator,
+            # Tab-separated corpora do not quote values.
+            quoting=csv.QUOTE_MINIMAL if separator == "," else csv.QUOTE_NONE,
+        )
         for number, columns in enumerate(table, 2):
             yield RowOfData(path, f"row {number}", {k: v for k, v in columns.items() if k})
 
 
 def parquet_rows(paths: list[Path]) -> Iterator[RowOfData]:
-    """Rows of Parquet files."""
+    """Yield the rows of Parquet files."""
     try:
         import pyarrow.parquet
     except ModuleNotFoundError as error:
-        raise LayoutError("Parquet files need pyarrow: pip install 'funaudiochat[eval]'") from error
+        raise LayoutError(
+            "reading Parquet files needs pyarrow: pip install 'funaudiochat[eval]'"
+        ) from error
     for path in paths:
         try:
             file = pyarrow.parquet.ParquetFile(path)
@@ -154,26 +161,28 @@ def parquet_rows(paths: list[Path]) -> Iterator[RowOfData]:
                     number += 1
                     yield RowOfData(path, f"row {number}", columns)
         except (pyarrow.ArrowException, OSError) as error:
-            raise LayoutError(f"{path} is no readable Parquet file: {error}") from error
+            raise LayoutError(f"cannot read the Parquet file {path}: {error}") from error
 
 
 def parquet_files(folder: Path, pattern: str) -> list[Path]:
-    """Files below a folder, in order.
+    """Return the files below a folder that match a pattern, sorted.
 
     Raises:
-        LayoutError: there is none.
+        LayoutError: no file matches.
     """
     found = sorted(folder.glob(pattern))
     if not found:
-        raise LayoutError(f"no file {folder}/{pattern}; `funaudiochat eval list` shows the layout")
+        raise LayoutError(
+            f"no file {folder}/{pattern}; `funaudiochat eval list` shows the expected layout"
+        )
     return found
 
 
 def embedded_audio(row: RowOfData, folder: Path, column: str = "audio") -> Path | bytes:
-    """The sound of a Parquet row: its bytes, or the file it names below ``folder``.
+    """Return the audio of a Parquet row: its bytes, or the file that it names below ``folder``.
 
     Raises:
-        RowError: neither is there.
+        RowError: the row has neither.
     """
     value = row.get(column)
     if isinstance(value, dict):
@@ -182,42 +191,42 @@ def embedded_audio(row: RowOfData, folder: Path, column: str = "audio") -> Path 
         value = value.get("path")
     if isinstance(value, str) and value:
         return find_file(value, folder)
-    raise RowError(f"column {column!r} holds no sound")
+    raise RowError(f"column {column!r} contains no audio")
 
 
 def find_file(name: str, *folders: Path) -> Path:
-    """A file by its name in the first folder that has it; where none has, in the first.
+    """Return the path of a file in the first folder that contains it, else in the first folder.
 
-    A missing sound shows when it is to be read, so that the item is recorded with that reason.
+    A missing file is reported when it is read, so that its item is recorded with this reason.
 
     Raises:
-        RowError: the name leaves the folder, or no file can have it.
+        RowError: the name is not a valid file name or points outside the folders.
     """
     try:
         possible = b"\0" not in os.fsencode(name)
     except UnicodeEncodeError:
         possible = False
     if not possible:
-        raise RowError(f"no file can have the name {name!r}")
+        raise RowError(f"invalid file name {name!r}")
     path = Path(name)
     inside = not path.is_absolute() or any(path.is_relative_to(f.absolute()) for f in folders)
     if not inside or ".." in path.parts:
-        raise RowError(f"the file name {name!r} must lie below the data folder")
+        raise RowError(f"the file {name!r} must be below the data folder")
     candidates = [folder / path for folder in folders]
     return next((path for path in candidates if path.is_file()), candidates[0])
 
 
-def find_sound(name: str, *folders: Path) -> Path:
-    """:func:`find_file` of a name that may write the data set's own root as a slash."""
+def find_audio(name: str, *folders: Path) -> Path:
+    """Find an audio file whose name may start with a slash for the root of the data set."""
     inside = any(Path(name).is_relative_to(folder.absolute()) for folder in folders)
     return find_file(name if inside else name.lstrip("/"), *folders)
 
 
 def given_choices(values: Iterable[Any]) -> list[str]:
-    """The options that are there, in order, without labels such as ``(A) ``.
+    """Return the non-empty options in order, without labels such as ``(A) ``.
 
-    A label is dropped only where every option has the one of its place, so that an option which
-    merely begins like one stays as it is.
+    Labels are removed only if every option has the label of its position, so an option that merely
+    looks labelled is kept as it is.
     """
     choices = [str(v) for v in values if not _is_blank(v)]
     labels = [f"({chr(ord('A') + i)})" for i in range(len(choices))]
@@ -227,32 +236,35 @@ def given_choices(values: Iterable[Any]) -> list[str]:
 
 
 def _is_blank(value: Any) -> bool:
-    # Tables write what is missing as null, as not a number or as nothing.
+    # A missing value may be null, NaN or an empty string.
     return value is None or value != value or not str(value).strip()
 
 
 def right_choice(answer: str, choices: list[str]) -> str:
-    """The option that an answer names, by its text, ``(B) text`` or ``(B)``; else the answer."""
+    """Return the option that an answer refers to by its text, ``(B) text`` or ``(B)``.
+
+    An answer that refers to none of them is returned as it is.
+    """
     if answer in choices:
         return answer
     found = re.fullmatch(r"\(([A-Z])\)\s*(.*)", answer.strip(), re.DOTALL)
-    place = ord(found[1]) - ord("A") if found else len(choices)
-    if found and place < len(choices) and found[2].strip() in ("", choices[place]):
-        return choices[place]
+    index = ord(found[1]) - ord("A") if found else len(choices)
+    if found and index < len(choices) and found[2].strip() in ("", choices[index]):
+        return choices[index]
     return answer
 
 
 def as_list(value: Any) -> list[Any]:
-    """A list, also from its JSON text.
+    """Return a list, given as such or as JSON.
 
     Raises:
-        RowError: it is none.
+        RowError: the value is not a list.
     """
     if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError) as error:
-            raise RowError(f"{value[:80]!r} is no list: {error}") from error
+            raise RowError(f"{value[:80]!r} is not a list: {error}") from error
     if not isinstance(value, list):
-        raise RowError(f"{str(value)[:80]!r} is no list")
+        raise RowError(f"{str(value)[:80]!r} is not a list")
     return value

@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sentence embeddings, which tell the choice of MMAU-Pro that a reply is nearest to.
+"""Sentence embeddings, used to find the choice of an MMAU-Pro item that is closest to a reply.
 
-NV-Embed-v2 brings code of its own, which runs with an older transformers than ours, so the model
-is asked in a process of its own, through ``--embedder-python``; ``embedder_worker.py`` runs there.
+NV-Embed-v2 ships code that needs an older version of transformers than the toolkit. It is therefore
+run by the interpreter given with ``--embedder-python``, in ``embedder_worker.py``.
 """
 
 from __future__ import annotations
@@ -20,19 +20,22 @@ from funaudiochat.errors import FunAudioChatError
 
 
 class Embedder:
-    """A model of a folder that offers ``encode``, such as NV-Embed-v2.
+    """An embedding model with an ``encode`` method, such as NV-Embed-v2.
 
     Args:
-        python: interpreter of the environment it runs in; None for this one.
+        folder: folder of the model.
+        device: device to run on.
+        python: interpreter of the environment in which it runs; None for the current one.
 
     Raises:
-        FunAudioChatError: the folder holds no model.
+        FunAudioChatError: the folder contains no model.
     """
 
     def __init__(self, folder: Path, device: str = "auto", python: Path | None = None) -> None:
         if not (folder / "config.json").is_file():
             raise FunAudioChatError(
-                f"{folder} is no folder of a model; --embedder names one of nvidia/NV-Embed-v2"
+                f"{folder} is not a model folder; --embedder must name a folder with "
+                "nvidia/NV-Embed-v2"
             )
         self._folder, self._device = folder.resolve(), device
         self._python = python or Path(sys.executable)
@@ -40,10 +43,10 @@ class Embedder:
         self.name = self._folder.name
 
     def embed(self, texts: list[str]) -> np.ndarray:
-        """Unit vectors [N, D] of ``N`` texts; each text is embedded once.
+        """Return unit vectors [N, D] of ``N`` texts; each distinct text is embedded once.
 
         Raises:
-            NotScored: the model does not run there.
+            NotScored: the model cannot be run.
         """
         new = [text for text in dict.fromkeys(texts) if text not in self._known]
         if new:

@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs within the embedder's own environment: texts on standard input, vectors into a file.
+"""Worker that runs in the embedder's environment: embeds texts from standard input.
 
-Arguments: the model's folder, device, file for the vectors (float32). It must import nothing of
-the toolkit.
+Arguments: model folder, device, output file of the vectors (float32). It must not import anything
+of the toolkit.
 """
 
 import json
@@ -16,7 +16,7 @@ _LONGEST_TOKENS = 4096
 
 
 def main(folder: str, device: str, vectors: str) -> None:
-    """Embed and print the version of transformers that did it."""
+    """Embed the texts and print the version of transformers."""
     import torch
     import transformers
 

@@ -1,17 +1,17 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Prediction files of other tools, read and written.
+"""Import and export of the prediction files of other tools.
 
 ========== ============================================ =====================================
 format     columns                                      matched by
 ========== ============================================ =====================================
 ours       ``id``, ``text``, ``raw_text``, ``audio_out``  id
-speechfc   ``index``, ``predict``                       index, else place in the file; utterance
+speechfc   ``index``, ``predict``                       index, else line number; the utterance is
                                                         compared
-kimi       ``index``, ``prediction``                    index, else place in the file; question,
-                                                        sound and subset compared
-voicebench ``prompt``, ``response``                     place in the file, prompt compared
+kimi       ``index``, ``prediction``                    index, else line number; question, audio
+                                                        and subset are compared
+voicebench ``prompt``, ``response``                     line number; the prompt is compared
 ========== ============================================ =====================================
 """
 
@@ -33,7 +33,7 @@ from evaluate.records import (
     subset_folder,
     write_json_lines,
 )
-from evaluate.run import blank_prediction, note_settings, note_subset, survey
+from evaluate.run import blank_prediction, inspect_subset, note_settings, note_subset
 from funaudiochat.errors import FunAudioChatError
 
 _REPLY_COLUMNS = {
@@ -46,10 +46,11 @@ FORMATS = tuple(_REPLY_COLUMNS)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """Rows of a JSONL file.
+    """Read the rows of a JSONL file.
 
     Raises:
-        FunAudioChatError: the file is missing, or a line is no JSON object; the message names it.
+        FunAudioChatError: the file is missing, or a line, which the message names, is not a JSON
+            object.
     """
     try:
         lines = path.read_bytes().splitlines()
@@ -62,18 +63,18 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         try:
             row = json.loads(line)
         except (ValueError, RecursionError) as error:
-            raise FunAudioChatError(f"{path}, line {number} is no JSON: {error}") from error
+            raise FunAudioChatError(f"{path}, line {number} is not valid JSON: {error}") from error
         if not isinstance(row, dict):
-            raise FunAudioChatError(f"{path}, line {number} is no JSON object")
+            raise FunAudioChatError(f"{path}, line {number} is not a JSON object")
         rows.append(row)
     return rows
 
 
 def detect_format(rows: list[dict[str, Any]], path: Path) -> str:
-    """The format by the first row's columns.
+    """Detect the format from the columns of the first row.
 
     Raises:
-        FunAudioChatError: none fits.
+        FunAudioChatError: no format matches.
     """
     first = rows[0] if rows else {}
     if "id" in first and ("text" in first or "error" in first):
@@ -84,18 +85,18 @@ def detect_format(rows: list[dict[str, Any]], path: Path) -> str:
     if "ground_truth" in first and "function" in first:
         return "speechfc"  # a missing `predict` counts as an empty reply
     raise FunAudioChatError(
-        f"{path} is of no known form; a row needs one of: id and text; index and predict; index "
-        "and prediction; prompt and response"
+        f"{path} has an unknown format; its rows need the columns id and text, index and predict, "
+        "index and prediction, or prompt and response"
     )
 
 
 def import_predictions(
     benchmark: Benchmark, subset: Subset, data: Path, run: Path, path: Path
 ) -> tuple[int, int]:
-    """Take a file's answers into a run -> items with and without one.
+    """Import the answers of a file into a run; return how many items have and lack an answer.
 
     Raises:
-        FunAudioChatError: the file or the data cannot be read, or prompts do not fit the items.
+        FunAudioChatError: the file or the data cannot be read, or the rows do not match the items.
     """
     rows = read_rows(path)
     form = detect_format(rows, path)
@@ -103,12 +104,12 @@ def import_predictions(
         hash_ = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     folder = subset_folder(run, benchmark.name, subset.name)
     note_settings(run, hash_, {"predictions": path.name, "format": form})
-    found = survey(benchmark, subset, data)
+    found = inspect_subset(benchmark, subset, data)
     note_subset(folder, found, hash_)
     column = "id" if form == "ours" else "index"
     by_key = {
-        str(row.get(column, place)) if form != "voicebench" else str(place): row
-        for place, row in enumerate(rows)
+        str(row.get(column, line)) if form != "voicebench" else str(line): row
+        for line, row in enumerate(rows)
     }
     predictions = []
     for item in subset.load(benchmark.data_folder(data)):
@@ -116,7 +117,7 @@ def import_predictions(
         key = found["item_keys"][item.id]
         prediction = blank_prediction(benchmark, subset, item, hash_, key)
         if prediction.error is None:
-            _take(prediction, item, row, form, path)
+            _import_row(prediction, item, row, form, path)
         predictions.append(prediction)
     with appending(folder / "predictions.jsonl") as journal:
         journal.append([asdict(prediction) for prediction in predictions])
@@ -124,16 +125,16 @@ def import_predictions(
     return len(predictions) - failed, failed
 
 
-def _take(
+def _import_row(
     prediction: Prediction, item: Item, row: dict[str, Any] | None, form: str, path: Path
 ) -> None:
     if row is None:
         prediction.error = f"{path.name} has no row for this item"
         return
-    if other := _what_differs(prediction, item, row, form):
+    if other := _mismatch(prediction, item, row, form):
         raise FunAudioChatError(
-            f"{path}: the {other} of the row for item {item.index} is not that of the data; the "
-            "file is of another set or another order"
+            f"{path}: the {other} of the row for item {item.index} differs from the data; the file "
+            "belongs to another set or is in another order"
         )
     reply = row.get(_REPLY_COLUMNS[form])
     prediction.text = "" if reply is None else str(reply)
@@ -142,12 +143,12 @@ def _take(
     if form == "ours":
         prediction.n_speech_codes, prediction.cut = row.get("n_speech_codes"), bool(row.get("cut"))
     if row.get("audio_out"):
-        sound = path.parent / str(row["audio_out"])
-        prediction.audio_out = str(sound.resolve())
+        audio = path.parent / str(row["audio_out"])
+        prediction.audio_out = str(audio.resolve())
 
 
-def _what_differs(prediction: Prediction, item: Item, row: dict[str, Any], form: str) -> str | None:
-    """What a row says of its question that the item does not, None if nothing."""
+def _mismatch(prediction: Prediction, item: Item, row: dict[str, Any], form: str) -> str | None:
+    """Name the first property of the question that differs between row and item, if any."""
     if form == "voicebench":
         same = str(row.get("prompt")) == item.fields.get("question")
         return None if same else "prompt"
@@ -162,34 +163,34 @@ def _what_differs(prediction: Prediction, item: Item, row: dict[str, Any], form:
     others = {subset.name for one in BENCHMARKS.values() for subset in one.subsets}
     if row.get("subset") in others - {prediction.subset}:
         return "subset"
-    asked, choices, _ = (item.instruction or "").partition(CHOICE_SENTENCE)
-    own = item.fields.get("question") or (choices and asked)
-    given = _squashed(f"{row.get('question') or ''} {row.get('audio_content') or ''}")
-    if given and own and _squashed(own) not in given:
+    question, choices, _ = (item.instruction or "").partition(CHOICE_SENTENCE)
+    own = item.fields.get("question") or (choices and question)
+    given = _normalised(f"{row.get('question') or ''} {row.get('audio_content') or ''}")
+    if given and own and _normalised(own) not in given:
         return "question"
-    named_sound = Path(str(row.get("audio_path") or "")).stem
-    if named_sound and isinstance(item.audio, Path) and named_sound != item.audio.stem:
+    audio_name = Path(str(row.get("audio_path") or "")).stem
+    if audio_name and isinstance(item.audio, Path) and audio_name != item.audio.stem:
         return "audio"
     return None
 
 
-def _squashed(text: Any) -> str:
+def _normalised(text: Any) -> str:
     return " ".join(str(text or "").lower().split())
 
 
 def export_predictions(
     benchmark: Benchmark, subset: Subset, run: Path, form: str, target: Path
 ) -> Path:
-    """Write a run's answers as another tool reads them.
+    """Write the answers of a run in the format of another tool.
 
     Raises:
-        FunAudioChatError: the run has no answers of the subset, or the format is unknown.
+        FunAudioChatError: the run has no answers for the subset, or the format is unknown.
     """
     if form not in FORMATS:
-        raise FunAudioChatError(f"no format {form!r}; there are: {', '.join(FORMATS)}")
+        raise FunAudioChatError(f"unknown format {form!r}; known formats: {', '.join(FORMATS)}")
     predictions = load_predictions(subset_folder(run, benchmark.name, subset.name))
     if not predictions:
-        raise FunAudioChatError(f"{run} has no answers of {benchmark.name}/{subset.name}")
+        raise FunAudioChatError(f"{run} has no answers for {benchmark.name}/{subset.name}")
     if form == "ours":
         path = target / f"{benchmark.name}-{subset.name}.jsonl"
         write_json_lines(path, map(asdict, predictions))

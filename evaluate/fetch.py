@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Get the benchmarks' data from the hub, or say what a person has to put where."""
+"""Download the data of benchmarks from the hub, or say what to obtain by hand."""
 
 from collections.abc import Collection, Iterator
 from fnmatch import fnmatch
@@ -14,16 +14,18 @@ from funaudiochat.errors import DownloadError
 def fetch(
     benchmark: Benchmark, data: Path, subsets: Collection[str] | None = None
 ) -> Iterator[str]:
-    """Download what a benchmark reads; run it again to go on where it stopped.
+    """Download the data that a benchmark reads; interrupted downloads resume.
 
     Args:
-        subsets: names of those that are wanted; None for all.
+        benchmark: the benchmark.
+        data: root folder of the data sets.
+        subsets: names of the subsets to download; None for all.
 
     Yields:
-        What was done, and what is left to do by hand.
+        Messages on what was downloaded and what remains to be done by hand.
 
     Raises:
-        DownloadError: a transfer failed.
+        DownloadError: a download failed.
     """
     folder = data / benchmark.folder
     for source in benchmark.hub:
@@ -41,18 +43,18 @@ def fetch(
                 local_dir=target,
                 allow_patterns=patterns,
             )
-        except Exception as error:  # the library raises many kinds
+        except Exception as error:  # the library raises many types
             raise DownloadError(
-                f"fetching {source.repository} failed ({error}); run the command again to go on. "
-                f"By hand: put {benchmark.layout} below {folder}"
+                f"downloading {source.repository} failed ({error}); run the command again to "
+                f"resume, or put the files below {folder} by hand: {benchmark.layout}"
             ) from error
-        yield f"{source.repository} is in {target}; its card there states its licence"
+        yield f"{source.repository} is in {target}; see the dataset card there for its licence"
     if benchmark.manual:
         yield f"{benchmark.title}: {benchmark.manual} ({folder})"
 
 
 def needed(files: list[str], layouts: tuple[tuple[str, ...], ...]) -> list[str] | None:
-    """Patterns of the files to fetch, the card among them; None for all."""
+    """Return the patterns of the files to download, including the dataset card; None for all."""
     for patterns in layouts:
         if all(any(fnmatch(file, pattern) for file in files) for pattern in patterns):
             return [*patterns, "README.md"]

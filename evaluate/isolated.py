@@ -1,14 +1,14 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Run a scorer whose packages the toolkit does not run with in a Python of its own."""
+"""Run a scorer with conflicting dependencies in another Python environment."""
 
 import json
 import subprocess
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import NotScored
+from evaluate.verdict import NotScored
 
 
 def run_isolated(
@@ -19,18 +19,21 @@ def run_isolated(
     rows: list[Any],
     timeout_s: float | None = None,
 ) -> Any:
-    """Give rows to a worker and read what it prints last.
+    """Send rows to a worker process and return the JSON that it prints last.
 
     Args:
-        name: of the scorer, for messages.
-        python: interpreter of the environment that has its packages.
-        worker: file of this folder; imports nothing of the toolkit, reads JSON from standard
+        name: name of the scorer, for messages.
+        python: interpreter of the environment with the scorer's packages.
+        worker: file in this folder that imports nothing of the toolkit, reads JSON from standard
             input and prints JSON as its last line.
+        arguments: command-line arguments of the worker.
+        rows: JSON data for the worker.
+        timeout_s: time limit; None for no limit.
 
     Raises:
-        NotScored: it does not run, or fails; the message holds its last line.
+        NotScored: the worker cannot be started, or fails; the message has its last line.
     """
-    # -I: this folder's modules must not stand in for those of the standard library.
+    # -I: modules of this folder must not shadow those of the standard library.
     command = [str(python), "-I", str(Path(__file__).with_name(worker)), *arguments]
     try:
         done = subprocess.run(

@@ -1,11 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Judge models: any server with OpenAI's chat interface, or recorded replies.
+"""Judge models: any server with an OpenAI-compatible chat API, or recorded replies.
 
-Replies are kept in ``RUN/judge/replies.jsonl`` by a hash of all that was sent, so that scoring
-goes on where it stopped and costs nothing when repeated. The same file, or one made by hand, can
-take the judge's place: ``--judge file:replies.jsonl``.
+Replies are cached in ``RUN/judge/`` by a hash of the whole request, so interrupted scoring resumes
+and repeated scoring makes no requests. A cache file, or one written by hand, can replace the
+judge: ``--judge file:replies.jsonl``.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import Answer, NotScored
 from evaluate.exchange import read_rows
-from evaluate.metrics import AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
 from evaluate.records import appending, json_rows
+from evaluate.scoring_tools import AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
+from evaluate.verdict import Answer, NotScored
 from funaudiochat.audio import load_audio_and_rate
 from funaudiochat.chat_protocol import audio_part
 from funaudiochat.errors import FunAudioChatError
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
 _SLOT = re.compile(r"\{(\w+)\}")
-# Our slots, by the names they have in the prompts of the benchmarks' own scorers.
+# Slot names of this toolkit -> names used in the prompts of the benchmarks' own scorers.
 _PUBLISHED_SLOTS = {
     "question": {"prompt", "instruction", "query", "input"},
     "reference": {"ground_truth", "reference_answer", "correct_answer", "gold", "label", "target"},
@@ -47,8 +47,8 @@ _PUBLISHED_SLOTS = {
         "hypothesis",
     },
 }
-# Which judge is which model in the paper or the benchmark's own code.
-PAPERS_JUDGES = {
+# Models used as judges in the paper or in the benchmark's own code.
+PAPER_JUDGES = {
     JUDGE: "gpt-4o-mini",
     AUDIO_JUDGE: "gemini-2.5-pro-preview-06-05",
     OPEN_JUDGE: "Qwen2.5-7B-Instruct",
@@ -61,7 +61,7 @@ _TIMEOUT_S = 120.0
 
 @dataclass(frozen=True)
 class JudgeSpec:
-    """``[WHO=]openai:MODEL[@URL]`` or ``[WHO=]file:PATH``.
+    """A judge given as ``[WHO=]openai:MODEL[@URL]`` or ``[WHO=]file:PATH``.
 
     Attributes:
         who: "judge", "audio judge" or "open judge".
@@ -75,13 +75,13 @@ class JudgeSpec:
 
 
 def parse_judge(text: str) -> JudgeSpec:
-    """Read what ``--judge`` was given.
+    """Parse a value of ``--judge``.
 
     Raises:
-        FunAudioChatError: it has another form.
+        FunAudioChatError: the value has none of the known forms.
     """
     who, equals, rest = text.partition("=")
-    if not equals or who not in PAPERS_JUDGES:
+    if not equals or who not in PAPER_JUDGES:
         who, rest = JUDGE, text
     kind, colon, name = rest.partition(":")
     if kind == "openai" and name:
@@ -90,21 +90,25 @@ def parse_judge(text: str) -> JudgeSpec:
     if kind == "file" and name:
         return JudgeSpec(who, kind, name)
     raise FunAudioChatError(
-        f"--judge {text!r} is none of: openai:MODEL, openai:MODEL@URL, file:REPLIES.jsonl, each "
-        f"with one of {', '.join(f'{w!r}' for w in PAPERS_JUDGES)} and = before it for that judge"
+        f"--judge {text!r} must be openai:MODEL, openai:MODEL@URL or file:REPLIES.jsonl, "
+        f"optionally preceded by NAME= with one of {', '.join(map(repr, PAPER_JUDGES))}"
     )
 
 
-class Unanswered(Exception):  # noqa: N818 - the reason one item has no verdict
-    """A judge that gave no reply to one item."""
+class NoJudgeReply(Exception):  # noqa: N818 - the reason why one item has no verdict
+    """Signal that a judge returned no reply for one item."""
 
 
 class PromptFiles:
-    """Prompts of the judges, the user's before ours."""
+    """Judge prompts: those of the user's folder, else those of this toolkit.
+
+    Attributes:
+        used: name of each prompt used -> "given" or "ours".
+    """
 
     def __init__(self, folder: Path | None) -> None:
         if folder is not None and not folder.is_dir():
-            raise FunAudioChatError(f"no folder {folder} of judge prompts")
+            raise FunAudioChatError(f"--judge-prompts: no folder {folder}")
         self._folder = folder
         self.used: dict[str, str] = {}
         for path in () if folder is None else sorted(folder.glob("*.txt")):
@@ -115,22 +119,23 @@ class PromptFiles:
         ours = PROMPTS / path.name
         if not ours.is_file():
             names = ", ".join(sorted(p.stem for p in PROMPTS.glob("*.txt")))
-            raise FunAudioChatError(f"{path}: no judge prompt has this name; there are: {names}")
+            raise FunAudioChatError(f"{path}: no judge prompt has this name; known names: {names}")
         wanted = set(_SLOT.findall(ours.read_text(encoding="utf-8")))
         text = _plain_braces(path.read_text(encoding="utf-8"))
         found = {_own_slot(name, wanted, text) or name for name in _SLOT.findall(text)}
         if unknown := sorted(found - wanted):
             raise FunAudioChatError(
-                f"{path}: nothing is known for {', '.join(f'{{{n}}}' for n in unknown)}; the slots "
-                f"are {', '.join(f'{{{n}}}' for n in sorted(wanted))}"
+                f"{path}: unknown slots {', '.join(f'{{{n}}}' for n in unknown)}; known slots: "
+                f"{', '.join(f'{{{n}}}' for n in sorted(wanted))}"
             )
         if missing := sorted(wanted - found):
+            names = ", ".join(f"{{{name}}}" for name in missing)
             raise FunAudioChatError(
-                f"{path}: the judge would not see {', '.join(f'{{{n}}}' for n in missing)}"
+                f"{path}: missing slots {names}; the judge would not see their values"
             )
 
     def get(self, name: str) -> str:
-        """The text of a prompt; remembers whose it was."""
+        """Return the text of a prompt and note its origin in ``used``."""
         own = None if self._folder is None else self._folder / f"{name}.txt"
         given = own is not None and own.is_file()
         self.used[name] = "given" if given else "ours"
@@ -144,15 +149,15 @@ class PromptFiles:
 
 
 def _plain_braces(text: str) -> str:
-    """A template of Python's ``format``, which doubles braces that are no slots, without that."""
+    """Undo the doubled braces of a ``str.format`` template."""
     doubled = re.search(r"\{\{.*\}\}", text, re.DOTALL)
     return text.replace("{{", "{").replace("}}", "}") if doubled else text
 
 
 def _own_slot(name: str, wanted: set[str], text: str) -> str | None:
-    """Our name of a slot of the published prompts, None where it has none.
+    """Translate a slot name of the published prompts to this toolkit's, None if unknown.
 
-    Their ``{answer}`` is the reference where the task has one that is not named otherwise.
+    ``{answer}`` is the reference if the task has one and the prompt has no ``{reference}``.
     """
     if name in wanted:
         return name
@@ -162,14 +167,14 @@ def _own_slot(name: str, wanted: set[str], text: str) -> str | None:
 
 
 def fill(prompt: str, slots: dict[str, str]) -> str:
-    """Put values into ``{slot}`` s in one pass, whatever braces the values or the prompt hold."""
-    return re.sub(r"\{(\w+)\}", lambda found: slots.get(found[1], found[0]), prompt)
+    """Fill each ``{slot}`` in one pass; other braces in the prompt or values stay as they are."""
+    return _SLOT.sub(lambda found: slots.get(found[1], found[0]), prompt)
 
 
 class RecordedJudge:
-    """Replies of a JSONL file with ``benchmark``, ``subset``, ``id`` and ``reply`` a row.
+    """Replies from a JSONL file whose rows have ``benchmark``, ``subset``, ``id`` and ``reply``.
 
-    ``metric`` and ``sample`` may be there too, where an item has several replies.
+    ``metric`` and ``sample`` are optional and distinguish several replies to one item.
     """
 
     def __init__(self, path: Path) -> None:
@@ -182,29 +187,33 @@ class RecordedJudge:
                 self._replies[(*key, row.get("metric", ""), row.get("sample", 0))] = reply
                 self.model = row.get("model", self.model)
             except KeyError as error:
-                raise FunAudioChatError(f"{path}: a row lacks {error}") from error
+                raise FunAudioChatError(f"{path}: a row lacks the field {error}") from error
 
     def ask(self, answer: Answer, task: JudgeTask, sample: int, request: dict[str, Any]) -> str:
-        """The recorded reply.
+        """Return the recorded reply.
 
         Raises:
-            Unanswered: there is none.
+            NoJudgeReply: none is recorded for this answer.
         """
         key = (answer.benchmark, answer.subset, answer.id)
         for metric in (task.metric, ""):
             if (*key, metric, sample) in self._replies:
                 return self._replies[(*key, metric, sample)]
-        raise Unanswered("no reply is recorded for it")
+        raise NoJudgeReply("no recorded reply for this item")
 
 
 class OpenAIJudge:
-    """A model behind OpenAI's chat interface, with cache, back-off and rate limit.
+    """A model behind an OpenAI-compatible chat API, with cache, back-off and rate limit.
 
     Args:
-        spec: its key is ``JUDGE_API_KEY``, ``AUDIO_JUDGE_API_KEY`` or ``OPEN_JUDGE_API_KEY``;
-            without a URL also ``OPENAI_API_KEY``.
+        spec: the judge. Its API key is ``JUDGE_API_KEY``, ``AUDIO_JUDGE_API_KEY`` or
+            ``OPEN_JUDGE_API_KEY``, or ``OPENAI_API_KEY`` if the judge has no URL.
         cache: JSONL file of replies.
-        per_minute: requests at most; None for no limit.
+        per_minute: maximum number of requests per minute; None for no limit.
+        concurrent: maximum number of parallel requests.
+
+    Raises:
+        FunAudioChatError: the package ``openai`` or the API key is missing.
     """
 
     def __init__(
@@ -214,14 +223,14 @@ class OpenAIJudge:
             import openai
         except ModuleNotFoundError as error:
             raise FunAudioChatError(
-                "a judge needs the package openai: pip install 'funaudiochat[eval]'"
+                "a judge model needs the package openai: pip install 'funaudiochat[eval]'"
             ) from error
         self._errors = openai
-        # A judge on a server of its own has its own key, so that OpenAI's is not sent there.
+        # A judge on another server has a key of its own: OpenAI's key must not be sent there.
         key = os.environ.get(f"{spec.who.upper().replace(' ', '_')}_API_KEY")
         if spec.url is not None:
             key = key or "none"
-        # The limit is of requests that are sent, those that the client repeats among them.
+        # The limit applies to all requests sent, including retries by the client.
         client = openai.DefaultHttpxClient(event_hooks={"request": [lambda request: self._wait()]})
         try:
             self._client = openai.OpenAI(
@@ -232,7 +241,7 @@ class OpenAIJudge:
                 http_client=client,
             )
         except openai.OpenAIError as error:
-            raise FunAudioChatError(f"the judge cannot be used: {error}") from error
+            raise FunAudioChatError(f"cannot set up the judge: {error}") from error
         self.model, self.concurrent = spec.name, concurrent
         self.answering_models: set[str] = set()
         self._cache_path = cache
@@ -249,11 +258,11 @@ class OpenAIJudge:
         time.sleep(max(0.0, start - now))
 
     def ask(self, answer: Answer, task: JudgeTask, sample: int, request: dict[str, Any]) -> str:
-        """The kept reply, or a new one.
+        """Return the cached reply, or request one.
 
         Raises:
-            NotScored: the judge cannot be reached or refuses every request.
-            Unanswered: it refuses this one.
+            NotScored: the judge is unreachable or refuses every request.
+            NoJudgeReply: the judge refuses this request.
         """
         request = {"model": self.model, **request}
         text = json.dumps([request, sample], sort_keys=True)
@@ -272,17 +281,17 @@ class OpenAIJudge:
         try:
             reply = self._client.chat.completions.create(**request)
         except self._errors.APITimeoutError as error:
-            raise Unanswered("the judge did not answer in time") from error
+            raise NoJudgeReply("the judge did not answer in time") from error
         except (
             self._errors.APIConnectionError,
             self._errors.AuthenticationError,
             self._errors.NotFoundError,
         ) as error:
-            raise NotScored(f"the judge {self.model} cannot be asked: {error}") from error
+            raise NotScored(f"the judge {self.model} is unreachable: {error}") from error
         except (self._errors.OpenAIError, ValueError) as error:
-            raise Unanswered(f"the judge refused: {str(error)[:200]}") from error
+            raise NoJudgeReply(f"the judge refused: {str(error)[:200]}") from error
         if not getattr(reply, "choices", None):
-            raise Unanswered("the judge gave no reply")
+            raise NoJudgeReply("the judge gave no reply")
         row = {
             "key": key,
             "model": reply.model,
@@ -307,9 +316,9 @@ class Judges:
     """The judges of a scoring run.
 
     Attributes:
-        replies_per_item: 3 for VoiceBench's own form, where a task knows it.
-        used: which of them were asked since :meth:`start`.
-        most_replies: how many an item was asked for since then.
+        replies_per_item: number of replies for tasks that allow several; VoiceBench uses 3.
+        used: judges that were asked since :meth:`start`.
+        most_replies: largest number of replies per item since :meth:`start`.
     """
 
     by_name: dict[str, Judge] = field(default_factory=dict)
@@ -327,7 +336,7 @@ class Judges:
         per_minute: float | None = None,
         replies_per_item: int = 1,
     ) -> Judges:
-        """Open the judges that ``--judge`` names; ``none`` is no judge."""
+        """Create the judges given with ``--judge``; the value ``none`` is ignored."""
         judges: dict[str, Judge] = {}
         for text in specs:
             if text == "none":
@@ -342,7 +351,7 @@ class Judges:
         return cls(judges, PromptFiles(prompts), replies_per_item)
 
     def start(self) -> None:
-        """Begin to note which judges, models and prompts are used."""
+        """Reset the record of the judges, models and prompts used."""
         self.used.clear()
         self.most_replies = 0
         for judge in self.by_name.values():
@@ -351,7 +360,7 @@ class Judges:
         self.prompts.used.clear()
 
     def models(self) -> dict[str, list[str]]:
-        """The models of the judges that were used, as they name themselves."""
+        """Return the model names that the judges used reported: judge -> names."""
         return {
             who: sorted(getattr(self.by_name[who], "answering_models", ()))
             or [self.by_name[who].model]
@@ -359,15 +368,15 @@ class Judges:
         }
 
     def replies(self, task: JudgeTask, answers: list[Answer]) -> list[tuple[list[str], str]]:
-        """For each answer its replies, or none and the reason.
+        """Return for each answer the judge's replies, or an empty list and the reason.
 
         Raises:
-            NotScored: there is no such judge, or it cannot be reached.
+            NotScored: the judge was not given, or is unreachable.
         """
         judge = self.by_name.get(task.who)
         if judge is None:
             option = "openai:MODEL" if task.who == JUDGE else f"'{task.who}=openai:MODEL@URL'"
-            raise NotScored(f"no {task.who}: --judge {option}")
+            raise NotScored(f"no {task.who} given: --judge {option}")
         self.used.add(task.who)
         count = self.replies_per_item if task.several else 1
         self.most_replies = max(self.most_replies, count)
@@ -375,7 +384,7 @@ class Judges:
         with ThreadPoolExecutor(getattr(judge, "concurrent", 1)) as pool:
             found = list(pool.map(lambda a: self._ask(judge, task, prompt, a, count), answers))
         if answers and not any(replies for replies, _ in found):
-            raise NotScored(f"the {task.who} gave no reply: {found[0][1]}")
+            raise NotScored(f"the {task.who} returned no reply: {found[0][1]}")
         return found
 
     def _ask(
@@ -390,26 +399,26 @@ class Judges:
                 if task.read(replies).parts:
                     break
                 replies = [judge.ask(answer, task, sample, request)]
-        except Unanswered as reason:
-            # A further try that is not recorded leaves the unreadable reply as it is.
+        except NoJudgeReply as reason:
+            # If a further try is not recorded, keep the reply that could not be parsed.
             return replies if len(replies) >= count else [], str(reason)
         return replies, ""
 
 
 def request_of(task: JudgeTask, prompt: str, answer: Answer, several: bool) -> dict[str, Any]:
-    """The body of a chat request, without the model's name.
+    """Build the body of a chat request, without the model's name.
 
     Raises:
-        Unanswered: a sound that the judge should hear cannot be used.
+        NoJudgeReply: audio that the judge should hear cannot be decoded.
     """
     text = fill(prompt, task.slots(answer))
-    sounds = task.sounds(answer)
-    content: Any = text
-    if sounds:
+    recordings = task.audio(answer)
+    content: str | list[dict[str, Any]] = text
+    if recordings:
         try:
-            content = [{"type": "text", "text": text}, *map(_recording_part, sounds)]
+            content = [{"type": "text", "text": text}, *map(_recording_part, recordings)]
         except FunAudioChatError as error:
-            raise Unanswered(f"the judge cannot hear it: {error}") from error
+            raise NoJudgeReply(f"cannot send the audio to the judge: {error}") from error
     system = [] if task.system is None else [{"role": "system", "content": task.system}]
     sampling = {
         "temperature": _SEVERAL_TEMPERATURE if several else task.temperature,
@@ -423,6 +432,6 @@ def request_of(task: JudgeTask, prompt: str, answer: Answer, several: bool) -> d
 
 
 def _recording_part(path: Path) -> dict[str, Any]:
-    """A sound as the interface takes it, which knows WAV and MP3 only."""
-    wave, rate_hz = load_audio_and_rate(path)
-    return audio_part(wave, round(rate_hz), "PCM_16")
+    """Encode a recording as WAV; the interface takes WAV and MP3 only."""
+    audio, rate_hz = load_audio_and_rate(path)
+    return audio_part(audio, round(rate_hz), "PCM_16")

@@ -1,12 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A small synthetic data set in the layout of every benchmark: `python -m evaluate.mini_data DIR`.
+"""Small synthetic data in the layout of every benchmark: ``python -m evaluate.mini_data DIR``.
 
-The questions are ours and are spoken by espeak-ng or flite; where neither is installed they are
-tones, which is enough to see everything run. `judge.jsonl` and `transcripts.jsonl` beside the data
-are made-up replies of judges and made-up transcripts, so that every score can be seen too. Numbers
-from this set say nothing about a model.
+The questions are synthesised by espeak-ng or flite; if neither is installed they are tones, which
+suffices to run everything. ``judge.jsonl`` and ``transcripts.jsonl`` contain made-up judge replies
+and transcripts, so that every score can be computed. Scores on this data say nothing about a model.
 """
 
 import csv
@@ -26,8 +25,8 @@ import soundfile
 from evaluate.benchmarks import BENCHMARKS
 from evaluate.scorers.vstyle import WEIGHTS
 from funaudiochat.audio import load_audio
+from funaudiochat.constants import INPUT_RATE_HZ
 
-RATE_HZ = 16_000
 _QUESTIONS = (
     ("What is the capital of France?", "Paris"),
     ("How many legs does a spider have?", "eight"),
@@ -49,29 +48,29 @@ _TOOL = {
 
 @cache
 def speak(text: str, language: str = "en") -> np.ndarray:
-    """The text as mono float32 [S] at 16 kHz; a tone of its length without a synthesiser."""
+    """Synthesise a text as mono float32 [S] at 16 kHz; without a synthesiser, as a tone."""
     if shutil.which("espeak-ng"):
         voice = "cmn" if language == "zh" else "en"
         command = ["espeak-ng", "-v", voice, "--stdout", text]
         done = subprocess.run(command, capture_output=True, check=True)
-        return load_audio(done.stdout, RATE_HZ)
+        return load_audio(done.stdout, INPUT_RATE_HZ)
     if shutil.which("flite") and language == "en":
         command = ["flite", "-t", text, "-o", "/dev/stdout"]
         done = subprocess.run(command, capture_output=True, check=True)
-        return load_audio(done.stdout, RATE_HZ)
-    seconds = np.arange(int(RATE_HZ * (0.5 + 0.05 * len(text)))) / RATE_HZ
+        return load_audio(done.stdout, INPUT_RATE_HZ)
+    seconds = np.arange(int(INPUT_RATE_HZ * (0.5 + 0.05 * len(text)))) / INPUT_RATE_HZ
     pitch_hz = 150 + zlib.crc32(text.encode()) % 200
     return (0.3 * np.sin(2 * np.pi * pitch_hz * seconds)).astype(np.float32)
 
 
-def _sound(path: Path, text: str, language: str = "en") -> None:
+def _write_audio(path: Path, text: str, language: str = "en") -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, speak(text, language), RATE_HZ)
+    soundfile.write(path, speak(text, language), INPUT_RATE_HZ)
 
 
 def _embedded(text: str) -> dict[str, Any]:
     file = io.BytesIO()
-    soundfile.write(file, speak(text), RATE_HZ, format="WAV")
+    soundfile.write(file, speak(text), INPUT_RATE_HZ, format="WAV")
     return {"bytes": file.getvalue(), "path": None}
 
 
@@ -97,7 +96,7 @@ def _voicebench(root: Path) -> None:
         _parquet(folder / name / "test-00000.parquet", rows)
     rows = [{"prompt": q, "audio": _embedded(q), "reference": a} for q, a in _QUESTIONS]
     _parquet(folder / "sd-qa" / "usa-00000.parquet", rows)
-    _parquet(folder / "sd-qa" / "aus-00000.parquet", rows)  # another region, not to be read
+    _parquet(folder / "sd-qa" / "aus-00000.parquet", rows)  # another region, which must not be read
     rows = [{"prompt": options, "audio": _embedded(options), "reference": "B"}] * 2
     _parquet(folder / "openbookqa" / "test-00000.parquet", rows)
     for domain in ("law", "physics"):
@@ -134,7 +133,7 @@ def _openaudiobench(root: Path) -> None:
             table.writerow([question, answer, "audio_filename"])
             for number, (text, reference) in enumerate(_QUESTIONS):
                 table.writerow([text, str([reference]), f"{number}.mp3"])
-                soundfile.write(folder / "audios" / f"{number}.mp3", speak(text), RATE_HZ)
+                soundfile.write(folder / "audios" / f"{number}.mp3", speak(text), INPUT_RATE_HZ)
 
 
 def _ultraeval(root: Path) -> None:
@@ -162,7 +161,7 @@ def _mmau(root: Path) -> None:
         for i in range(2)
     ]
     for i, (text, _) in enumerate(_QUESTIONS[:2]):
-        _sound(root / "MMAU" / "test-mini-audios" / f"mini-{i}.wav", text)
+        _write_audio(root / "MMAU" / "test-mini-audios" / f"mini-{i}.wav", text)
     text = json.dumps(rows, indent=1)
     (root / "MMAU" / "mmau-test-mini.json").write_text(text, encoding="utf-8")
 
@@ -194,12 +193,12 @@ def _mmau_pro(root: Path) -> None:
             "answer": "",
             "task_identifier": "No Commas",
         },
-        {**common, "id": "two sounds", "category": "speech", "question": "?", "answer": ""},
+        {**common, "id": "two files", "category": "speech", "question": "?", "answer": ""},
     ]
     for row in rows:
         name = f"data/{row['id'].replace(' ', '-')}.wav"
-        row["audio_path"] = [name] * (2 if row["id"] == "two sounds" else 1)
-        _sound(folder / name, _QUESTIONS[0][0])
+        row["audio_path"] = [name] * (2 if row["id"] == "two files" else 1)
+        _write_audio(folder / name, _QUESTIONS[0][0])
     _parquet(folder / "test.parquet", rows)
 
 
@@ -218,7 +217,7 @@ def _mmsu(root: Path) -> None:
         for i in range(2)
     ]
     for i in range(2):
-        _sound(root / "MMSU" / "audio" / f"mini_{i}.wav", _QUESTIONS[i][0])
+        _write_audio(root / "MMSU" / "audio" / f"mini_{i}.wav", _QUESTIONS[i][0])
     _json_lines(root / "MMSU" / "mmsu.jsonl", rows)
 
 
@@ -227,12 +226,12 @@ def _recognition(root: Path) -> None:
         folder = root / "LibriSpeech" / name / "1" / "2"
         lines = []
         for number, (text, _) in enumerate(_QUESTIONS[:2]):
-            _sound(folder / f"1-2-{number:04d}.flac", text)
+            _write_audio(folder / f"1-2-{number:04d}.flac", text)
             lines.append(f"1-2-{number:04d} {text.rstrip('?').upper()}\n")
         (folder / "1-2.trans.txt").write_text("".join(lines), encoding="utf-8")
     for language, text in (("en", "The weather is fine."), ("zh", "今天天气很好。")):
         folder = root / "CommonVoice" / language
-        _sound(folder / "clips" / "mini.wav", text, language)
+        _write_audio(folder / "clips" / "mini.wav", text, language)
         (folder / "test.tsv").write_text(
             f"client_id\tpath\tsentence\nx\tmini.wav\t{text}\n", encoding="utf-8"
         )
@@ -247,7 +246,7 @@ def _speech_fc(root: Path) -> None:
             expected = {"get_weather": {"city": "Paris", "days": 2}}
         rows = []
         for number in range(2):
-            _sound(folder / "wav" / f"{number}.wav", request)
+            _write_audio(folder / "wav" / f"{number}.wav", request)
             rows.append(
                 {
                     "utterance": request,
@@ -267,7 +266,7 @@ def _vstyle(root: Path) -> None:
     for language, text in texts.items():
         rows = []
         for number, ability in enumerate(WEIGHTS):
-            _sound(root / "VStyle" / language / "wav" / f"{number}.wav", text, language)
+            _write_audio(root / "VStyle" / language / "wav" / f"{number}.wav", text, language)
             rows.append(
                 {
                     "id": f"{language}-{number}",
@@ -287,20 +286,20 @@ def _duplex(root: Path) -> None:
         rows = []
         for number, (question, answer) in enumerate(_QUESTIONS[:2]):
             spoken = speak(question)
-            padded = np.concatenate([spoken, np.zeros(5 * RATE_HZ, np.float32)])
-            soundfile.write(folder / f"{number}.flac", padded, RATE_HZ)
+            padded = np.concatenate([spoken, np.zeros(5 * INPUT_RATE_HZ, np.float32)])
+            soundfile.write(folder / f"{number}.flac", padded, INPUT_RATE_HZ)
             rows.append(
                 {
                     "file_name": f"{number}.flac",
                     "question": question,
                     "answer": [answer],
-                    "user_end_s": round(len(spoken) / RATE_HZ, 3),
+                    "user_end_s": round(len(spoken) / INPUT_RATE_HZ, 3),
                 }
             )
         _json_lines(folder / "metadata.jsonl", rows)
 
 
-# What a judge might say, by the prompt of its task; the first reply is good, the next is bad.
+# Possible judge replies for each prompt: a good and a bad one.
 _JUDGED = {
     "rating_1_to_5": ("5", "2"),
     "same_answer": ("yes", "no"),
@@ -329,7 +328,7 @@ _PROMPT_OF_BENCHMARK = {"vstyle": "vstyle", "mmau-pro": "open_answer", "mmau": "
 
 
 def _recorded(root: Path) -> None:
-    """Made-up judge replies and transcripts for every item."""
+    """Write made-up judge replies and transcripts for every item."""
     replies, transcripts = [], []
     for benchmark in BENCHMARKS.values():
         for subset in benchmark.subsets:
@@ -342,14 +341,14 @@ def _recorded(root: Path) -> None:
                 if benchmark.speech:
                     reference = item.fields.get("references", "hello")
                     first = reference[0] if isinstance(reference, list) else reference
-                    heard = f"I think it is {first}." if item.index % 2 == 0 else "I do not know."
-                    transcripts.append({**key, "text": heard})
+                    text = f"I think it is {first}." if item.index % 2 == 0 else "I do not know."
+                    transcripts.append({**key, "text": text})
     _json_lines(root / "judge.jsonl", replies)
     _json_lines(root / "transcripts.jsonl", transcripts)
 
 
 def build(root: Path) -> Path:
-    """Write the whole set below ``root``."""
+    """Write all data below ``root`` and return ``root``."""
     for write in (
         _voicebench,
         _openaudiobench,

@@ -1,33 +1,37 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""PEDANT, SD-QA's second scorer, in a Python of its own.
+"""PEDANT, the second scorer of SD-QA, in an environment of its own.
 
-qa-metrics 0.2.17 pins scikit-learn 1.3.2 and numpy below 2, which the toolkit does not run with,
-so it is asked through ``--pedant-python``; ``pedant_worker.py`` runs there.
+qa-metrics 0.2.17 pins scikit-learn 1.3.2 and numpy below 2, which conflicts with the toolkit. It is
+therefore run by the interpreter given with ``--pedant-python``, in ``pedant_worker.py``.
 """
 
 from pathlib import Path
 
-from evaluate.core import Answer
 from evaluate.isolated import run_isolated
+from evaluate.verdict import Answer
 
-VOICEBENCHS_VERSION = "0.2.17"
+VOICEBENCH_VERSION = "0.2.17"
 _TIMEOUT_S = 3600
 
 
 def pedant_verdicts(
     answers: list[Answer], python: Path, models: Path | None
 ) -> tuple[list[bool], str]:
-    """Whether each reply gives the reference answer, and the version of qa-metrics that says so.
+    """Decide for each answer whether it gives the reference answer.
 
     Args:
+        answers: answers with the fields ``question`` and ``reference``.
         python: interpreter of an environment with qa-metrics 0.2.17.
         models: folder with ``lr_classifier`` and ``tf-idf_vectorizer``; None lets the package
             download them.
 
+    Returns:
+        The decisions, and the version of qa-metrics that made them.
+
     Raises:
-        NotScored: it does not run; the message holds its last line.
+        NotScored: PEDANT cannot be run; the message says why.
     """
     rows = [
         {

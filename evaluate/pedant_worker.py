@@ -1,9 +1,9 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs within PEDANT's own environment: rows on standard input, its last line is the result.
+"""Worker that runs in PEDANT's environment: reads rows from standard input, prints the result.
 
-It must import nothing of the toolkit.
+It must not import anything of the toolkit.
 """
 
 import json
@@ -13,8 +13,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 
-def place_models(folder: Path) -> None:
-    """Put the classifier where the package looks for it."""
+def install_models(folder: Path) -> None:
+    """Copy the classifier to the folder in which the package looks for it."""
     import qa_metrics
 
     target = Path(qa_metrics.__file__).parent / "classifier"
@@ -27,7 +27,7 @@ def place_models(folder: Path) -> None:
 
 
 def installed_version() -> str:
-    """The version of qa-metrics."""
+    """Return the version of qa-metrics."""
     try:
         return version("qa-metrics")
     except PackageNotFoundError:
@@ -36,7 +36,7 @@ def installed_version() -> str:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        place_models(Path(sys.argv[1]))
+        install_models(Path(sys.argv[1]))
     from qa_metrics.pedant import PEDANT
 
     pedant = PEDANT()

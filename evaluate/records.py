@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The files of a run: ``RUN/<benchmark>/<subset>/predictions*.jsonl`` and what goes with them.
+"""The files of a run: ``RUN/<benchmark>/<subset>/predictions*.jsonl`` and related files.
 
-Rows are only ever appended. A process may be killed at any time: what it wrote last may be torn,
-is cut off when the run goes on, and that item is asked again.
+Rows are only ever appended. The process may be killed at any time: an incomplete last line is
+truncated when the run resumes, and its item is run again.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from evaluate.core import Answer
+from evaluate.verdict import Answer
 from funaudiochat.errors import FunAudioChatError
 
 _HASHED_BYTES = 1 << 20
@@ -32,12 +32,14 @@ _THOUGHT = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
 
 @dataclass
 class Prediction:
-    """One row; ``error`` is the reason there is no answer.
+    """One row of a predictions file.
 
     Attributes:
-        item_key: hash of the question, by which it is known wherever in the data it moves.
-        heard_s: seconds of the question that were given to the model.
-        cut: the answer ended at the limit of tokens.
+        item_key: hash of the item's content, which identifies it at any position in the data.
+        heard_s: seconds of the question's audio that the model received.
+        n_speech_codes: number of speech tokens.
+        cut: whether the answer was truncated at the token limit.
+        error: why there is no answer; None if there is one.
     """
 
     id: str
@@ -62,22 +64,23 @@ class Prediction:
 
 
 def subset_folder(run: Path, benchmark: str, subset: str) -> Path:
+    """Return the folder of a subset within a run."""
     return run / benchmark / subset
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a file in one step, so that nobody reads half of it."""
+    """Write a JSON file atomically."""
     _replace(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
 
 
 def write_json_lines(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Replace a JSONL file by these rows in one step."""
+    """Replace a JSONL file atomically."""
     _replace(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    # A name of its own, since two processes may write the same file; JSON may hold lone surrogates.
+    # A unique name, since two processes may write the same file; JSON may hold lone surrogates.
     with tempfile.NamedTemporaryFile(
         "w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8", errors="replace"
     ) as file:
@@ -87,7 +90,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def versions_of(packages: Iterable[str]) -> dict[str, str]:
-    """Versions of those packages that are installed."""
+    """Return the versions of the packages that are installed."""
     found = {}
     for package in packages:
         try:
@@ -98,9 +101,9 @@ def versions_of(packages: Iterable[str]) -> dict[str, str]:
 
 
 def fingerprint(checkpoint: Path) -> str:
-    """Hash of a checkpoint: names, sizes, and first and last MiB of every file of its folder.
+    """Hash a checkpoint: relative name, size, first and last MiB of every file in its folder.
 
-    A file's own name does not count, as it may be renamed.
+    For a single file the name is ignored, as it may be renamed.
     """
     files = [checkpoint] if checkpoint.is_file() else checkpoint.rglob("*")
     digest = hashlib.sha256()
@@ -116,7 +119,11 @@ def fingerprint(checkpoint: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """Raises FunAudioChatError for a file that is missing or no JSON."""
+    """Read a JSON file.
+
+    Raises:
+        FunAudioChatError: the file is missing or not valid JSON.
+    """
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -124,13 +131,13 @@ def read_json(path: Path) -> Any:
 
 
 class Journal:
-    """A JSONL file that grows row by row; open it with :func:`appending`."""
+    """A JSONL file that is appended to; open it with :func:`appending`."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
 
     def append(self, rows: list[dict[str, Any]]) -> None:
-        """Write rows so that they survive the process."""
+        """Append rows and flush them to disk."""
         lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
         self._file.write("".join(lines).encode("utf-8", errors="replace"))
         self._file.flush()
@@ -139,13 +146,14 @@ class Journal:
 
 @contextmanager
 def appending(path: Path, wait: bool = False) -> Iterator[Journal]:
-    """Open a JSONL file for one writer, its torn last line cut off.
+    """Open a JSONL file for a single writer, truncating an incomplete last line.
 
     Args:
-        wait: until another process has written its rows.
+        path: the file.
+        wait: whether to wait until another process has released the file.
 
     Raises:
-        FunAudioChatError: another process writes to it, and is not waited for.
+        FunAudioChatError: another process holds the file and ``wait`` is false.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+b") as file:
@@ -153,13 +161,13 @@ def appending(path: Path, wait: bool = False) -> Iterator[Journal]:
             fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise FunAudioChatError(
-                f"another process writes to {path}; use --shard i/n to share the work"
+                f"another process is writing {path}; use --shard i/n to divide the work"
             ) from error
-        _cut_torn_line(file)
+        _truncate_incomplete_line(file)
         yield Journal(file)
 
 
-def _cut_torn_line(file: BinaryIO) -> None:
+def _truncate_incomplete_line(file: BinaryIO) -> None:
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - 1))
     if size and file.read(1) != b"\n":
@@ -168,7 +176,7 @@ def _cut_torn_line(file: BinaryIO) -> None:
 
 
 def json_rows(path: Path) -> Iterator[dict[str, Any]]:
-    """Whole rows of a JSONL file of ours; a torn one is passed over."""
+    """Yield the rows of a JSONL file written by this toolkit, skipping incomplete ones."""
     if not path.is_file():
         return
     with path.open("rb") as file:
@@ -182,11 +190,11 @@ def json_rows(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def load_predictions(folder: Path) -> list[Prediction]:
-    """All rows of a subset, of every shard, one for each item, in the order of the data.
+    """Load the predictions of a subset from all shards: one per item, in data order.
 
-    Of several rows of an item those of the settings count before others, then answers before
-    failures, then later ones. Rows of a question that the data no longer holds, or holds under
-    another id, are left out.
+    Of several rows of an item, those with the current settings take precedence, then answers over
+    failures, then later rows over earlier ones. Rows whose item is no longer in the data, or has
+    another id there, are left out.
     """
     known = read_json(folder / "subset.json") if (folder / "subset.json").is_file() else {}
     settings, keys = known.get("settings"), known.get("item_keys")
@@ -199,22 +207,24 @@ def load_predictions(folder: Path) -> list[Prediction]:
 
 
 def known_answers(folder: Path, settings: str) -> dict[str, Prediction]:
-    """By the key of the question, the row to go on from."""
+    """Map each item key to the best stored prediction, to resume from."""
     return _best(stored_predictions(folder), settings, "item_key")
 
 
 def stored_predictions(folder: Path) -> Iterator[Prediction]:
-    """Every row of a subset, of every shard, as written.
+    """Yield every stored row of a subset, from all shards.
 
     Raises:
-        FunAudioChatError: a file is of another version.
+        FunAudioChatError: a file was written by an incompatible version.
     """
     for path in sorted(folder.glob("predictions*.jsonl")):
         for row in json_rows(path):
             try:
                 yield Prediction(**row)
             except TypeError as error:
-                raise FunAudioChatError(f"{path} is not of this version: {error}") from error
+                raise FunAudioChatError(
+                    f"{path} was written by an incompatible version: {error}"
+                ) from error
 
 
 def _best(rows: Iterable[Prediction], settings: str | None, key: str) -> dict[str, Prediction]:
@@ -230,22 +240,22 @@ def _best(rows: Iterable[Prediction], settings: str | None, key: str) -> dict[st
 
 
 def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer], int]:
-    """What the scorers see of the answered ones, and from how many a thought was cut.
+    """Return the answers for the scorers, and how many had ``<think>`` blocks removed.
 
-    A spoken answer whose sound is gone is one that failed: silence would be scored as wrong.
+    A spoken answer whose audio file is gone counts as failed; silence would be scored as wrong.
     """
     answers, thoughts = [], 0
     for p in predictions:
-        sound = folder / p.audio_out if p.audio_out else None
-        if sound is not None and not sound.is_file():
-            p.error = p.error or "the sound of the answer is missing"
+        audio = folder / p.audio_out if p.audio_out else None
+        if audio is not None and not audio.is_file():
+            p.error = p.error or "the audio of the answer is missing"
         if p.error is not None:
             continue
         text, raw_text = p.text, p.raw_text or p.text
         if "<think>" in raw_text:
             thoughts += 1
             text, raw_text = _THOUGHT.sub("", text).strip(), _THOUGHT.sub("", raw_text)
-        question = Path(p.audio) if p.audio else None
+        question_audio = Path(p.audio) if p.audio else None
         answers.append(
             Answer(
                 p.benchmark,
@@ -255,8 +265,8 @@ def answers_of(folder: Path, predictions: list[Prediction]) -> tuple[list[Answer
                 p.instruction,
                 text,
                 raw_text,
-                sound,
-                question,
+                audio,
+                question_audio,
                 p.n_speech_codes == 0,
             )
         )

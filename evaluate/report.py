@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The paper's tables with the values of runs beside: Markdown, JSON and a picture."""
+"""The paper's tables with the values of runs: Markdown, JSON and a figure."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from evaluate.benchmarks import BENCHMARKS
 from evaluate.comparability import alike, unlike
 from evaluate.compare import Pair, compare, pairs_as_markdown, table_line
 from evaluate.core import Benchmark
-from evaluate.judges import PAPERS_JUDGES
+from evaluate.judges import PAPER_JUDGES
 from evaluate.records import read_json, subset_folder, write_json
-from evaluate.score import REFERENCE_HEARS_S, table_value
+from evaluate.score import REFERENCE_LIMIT_S, table_value
 from evaluate.statistics import normal_interval
 from funaudiochat.errors import FunAudioChatError
 
 _PAPER_COLOR = "#c03b2b"
 _BEST_RATING = 5.0
-_HIGHEST = 100.0  # of a value that is made of several
-# How many sets a row of the tables is about.
+_HIGHEST = 100.0  # of values that combine several
+# (table, row) -> number of subsets that contribute to it.
 _ROW_SUBSETS = Counter(
     (row.group, row.name)
     for benchmark in BENCHMARKS.values()
@@ -38,18 +38,22 @@ _ROW_SUBSETS = Counter(
 
 @cache
 def paper() -> dict[str, Any]:
-    """The paper's numbers, ``tables/paper.json``."""
+    """Load the paper's numbers from ``tables/paper.json``."""
     path = Path(__file__).parent / "tables" / "paper.json"
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 @dataclass
 class Cell:
-    """A run's value of a row, or why there is none; ``of`` is the size of the whole set.
+    """A run's value for a row, or the reason why there is none.
 
     Attributes:
-        unlike: why the value cannot be compared with the paper's; empty where it can.
-        alike: else, what makes it comparable.
+        n: number of items that were scored.
+        of: number of items of the whole set.
+        complete: whether all items of the published set contribute.
+        reason: why there is no value.
+        unlike: why the value is not comparable with the paper's; empty if it is.
+        alike: what makes it comparable.
     """
 
     value: float | None = None
@@ -66,12 +70,13 @@ class Cell:
 
     @property
     def comparable(self) -> bool:
+        """Whether the value can be compared with the paper's."""
         return self.value is not None and not self.unlike
 
 
 @dataclass
 class Table:
-    """A table of the paper: name of row -> the paper's value and one cell for each run."""
+    """A table of the paper: row name -> the paper's value and one cell per run."""
 
     group: str
     rows: dict[str, tuple[float | None, list[Cell]]]
@@ -79,17 +84,17 @@ class Table:
 
 
 def run_names(runs: list[Path]) -> list[str]:
-    """Names of the folders; their paths where two have the same name."""
+    """Return the names of the run folders, or their paths if two names are equal."""
     names = [run.resolve().name for run in runs]
     return names if len(set(names)) == len(names) else [str(run) for run in runs]
 
 
 def target_of(run: Path, target: str | None) -> str:
-    """The paper's column to compare with: the one asked for, or by the model's name."""
+    """Return the column of the paper to compare with: as requested, else by the model's name."""
     if target is not None:
         columns = paper()["columns"]
         if target not in columns:
-            raise FunAudioChatError(f"--target is one of {', '.join(columns)}, not {target!r}")
+            raise FunAudioChatError(f"--target must be one of {', '.join(columns)}, not {target!r}")
         return target
     known = read_json(run / "run.json") if (run / "run.json").is_file() else {}
     models = [
@@ -100,16 +105,16 @@ def target_of(run: Path, target: str | None) -> str:
 
 
 def build_tables(runs: list[Path], target: str | None = None) -> list[Table]:
-    """Tables of the scored runs; tables without any score are left out.
+    """Build the tables of scored runs, leaving out tables without any score.
 
     Raises:
-        FunAudioChatError: a run has no summaries.
+        FunAudioChatError: a run has not been scored.
     """
     by_run = [_cells(run) for run in runs]
     for run, cells in zip(runs, by_run, strict=True):
         if not cells:
             raise FunAudioChatError(
-                f"{run} holds no scores; run `funaudiochat eval score --run {run}` first"
+                f"{run} contains no scores; run `funaudiochat eval score --run {run}` first"
             )
     column = paper()["columns"].index(target_of(runs[0], target))
     tables = []
@@ -133,7 +138,7 @@ def build_tables(runs: list[Path], target: str | None = None) -> list[Table]:
 
 
 def _summaries(run: Path) -> Iterator[dict[str, Any]]:
-    """Of every subset that was scored."""
+    """Yield the summary of every scored subset."""
     for benchmark in BENCHMARKS.values():
         for subset in benchmark.subsets:
             path = subset_folder(run, benchmark.name, subset.name) / "summary.json"
@@ -142,7 +147,7 @@ def _summaries(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def settings_line(run: Path) -> str:
-    """What the scored answers were made with, by ``run.json``, in one line."""
+    """Describe in one line the settings of the scored answers, from ``run.json``."""
     known = read_json(run / "run.json")["settings"] if (run / "run.json").is_file() else {}
     values: dict[str, dict[str, None]] = {}
     for summary in _summaries(run):
@@ -154,20 +159,20 @@ def settings_line(run: Path) -> str:
 
 
 def _cells(run: Path) -> dict[tuple[str, str], Cell]:
-    """(group, row) -> cell, of every subset that was scored."""
+    """Map (table, row) to the cell of every scored subset."""
     cells: dict[tuple[str, str], Cell] = {}
-    scored: Counter[tuple[str, str]] = Counter()
+    subsets: Counter[tuple[str, str]] = Counter()
     for summary in _summaries(run):
         for row in summary["rows"]:
             key = (row["group"], row["row"])
             cell = _cell(row, summary)
             cells[key] = _pooled(cells[key], cell) if key in cells else cell
-            scored[key] += cell.value is not None
+            subsets[key] += cell.value is not None
     for key, cell in cells.items():
-        if scored[key] < _ROW_SUBSETS[key]:
+        if subsets[key] < _ROW_SUBSETS[key]:
             cell.complete = False
-            if scored[key]:
-                cell.notes.append(f"of {scored[key]} of {_ROW_SUBSETS[key]} sets")
+            if subsets[key]:
+                cell.notes.append(f"from {subsets[key]} of {_ROW_SUBSETS[key]} sets")
                 cell.unlike.append("partial data")
     return cells
 
@@ -179,22 +184,22 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
         notes.append(f"{summary['failed']} items failed, first reason: {reason[:160]}")
     whole = max(summary["items"], summary["expected"] or 0)
     if summary["expected"] and summary["items"] > summary["expected"]:
-        notes.append(f"more items than the published set, which has {summary['expected']}")
+        notes.append(f"more items than the {summary['expected']} of the published set")
     if summary["expected"] is None:
-        notes.append("count unknown: n is all that were found, not what the published set has")
+        notes.append("count unknown: n is the number of items found, not that of the published set")
     if summary.get("cut"):
-        notes.append(f"{summary['cut']} answers were cut at the limit of tokens")
+        notes.append(f"{summary['cut']} answers were truncated at the token limit")
     if long := summary.get("longer_than_reference"):
         notes.append(
-            f"{long} questions are longer than {REFERENCE_HEARS_S:g} s and were heard in full; "
-            f"the reference cuts them (--longest-s {REFERENCE_HEARS_S:g} does so too)"
+            f"{long} questions are longer than {REFERENCE_LIMIT_S:g} s and were used in full; the "
+            f"reference truncates them (as does --longest-s {REFERENCE_LIMIT_S:g})"
         )
     for name in row.get("by", ()):
         metric = summary["metrics"][name]
         if metric.get("note"):
             notes.append(metric["note"])
         if metric.get("invalid"):
-            notes.append(f"{metric['invalid']} answers left the denominator ({name})")
+            notes.append(f"{metric['invalid']} answers were excluded from the denominator ({name})")
         if metric.get("missing"):
             notes.append(f"{metric['missing']} answers have no verdict ({name})")
         notes += [f"{kind}: {which}" for kind, which in metric.get("tools", {}).items()]
@@ -203,9 +208,9 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
             notes.append(f"scored with {', '.join(known)}")
         notes += _judge_notes(metric)
     if summary["thoughts_cut"]:
-        notes.append(f"<think> blocks cut from {summary['thoughts_cut']} answers")
+        notes.append(f"<think> blocks removed from {summary['thoughts_cut']} answers")
     if len(summary["settings"]) > 1:
-        notes.append("answers of several settings are mixed")
+        notes.append("answers with different settings are mixed")
     if row is summary["rows"][0]:
         notes += _other_values(row, summary)
     if "not_scored" in row:
@@ -226,7 +231,7 @@ def _cell(row: dict[str, Any], summary: dict[str, Any]) -> Cell:
 
 
 def _other_values(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
-    """What the metrics say that did not make the value."""
+    """Describe the metrics that did not contribute to the value."""
     used = {name for other in summary["rows"] for name in other.get("by", ())}
     if len(row.get("by", ())) > 1:
         used = set()
@@ -242,21 +247,21 @@ def _other_values(row: dict[str, Any], summary: dict[str, Any]) -> list[str]:
 def _judge_notes(metric: dict[str, Any]) -> list[str]:
     notes = []
     for who, models in metric["judges"].items():
-        papers = PAPERS_JUDGES[who]
+        papers = PAPER_JUDGES[who]
         same = all(papers in model for model in models)
         notes.append(f"{who}: {', '.join(models)}" + ("" if same else f"; the paper's: {papers}"))
     prompts = set(metric["judge_prompts"].values())
     if "ours" in prompts:
-        notes.append("judge prompts in our own words; --judge-prompts takes the original ones")
+        notes.append("judge prompts of this toolkit; pass the original ones with --judge-prompts")
     if "given" in prompts:
         notes.append("judge prompts given with --judge-prompts")
     if metric["judges"] and metric["judge_replies_per_item"] > 1:
-        notes.append(f"{metric['judge_replies_per_item']} judge replies an item")
+        notes.append(f"{metric['judge_replies_per_item']} judge replies per item")
     return notes
 
 
 def _pooled(first: Cell, second: Cell) -> Cell:
-    """One cell of two sets of answers, by their numbers."""
+    """Pool two cells, weighted by their numbers of answers."""
     if first.value is None or second.value is None or not first.n or not second.n:
         return second if first.value is None else first
     n = first.n + second.n
@@ -283,19 +288,19 @@ def _pooled(first: Cell, second: Cell) -> Cell:
 
 
 def _overall(group: str, cells: dict[str, Cell]) -> Cell:
-    """The last row of a table, only where every other row is there in full."""
+    """Compute the last row of a table if every other row is complete."""
     values = {name: cell.value for name, cell in cells.items() if cell.value is not None}
     if len(values) < len(cells) or not all(cell.complete for cell in cells.values()):
-        return Cell(reason="needs every row above, in full")
+        return Cell(reason="needs a complete value in every row above")
     factors = paper()["overall"][group].get("factors", {})
-    value = table_value(group, values, factors)
+    value = table_value(values, factors)
     others = [name for name, cell in cells.items() if cell.unlike]
     made = Cell(
         value,
         complete=True,
         reason="",
-        alike=["every row above can be"],
-        unlike=[f"{', '.join(others)} cannot be"] if others else [],
+        alike=["every row above is"],
+        unlike=[f"{', '.join(others)} not comparable"] if others else [],
     )
     errors = [(factors.get(name, 1), cell.standard_error) for name, cell in cells.items()]
     if all(error is not None for _, error in errors):
@@ -305,7 +310,7 @@ def _overall(group: str, cells: dict[str, Cell]) -> Cell:
 
 
 def _benchmarks_of(group: str) -> list[Benchmark]:
-    """Those whose first table this is; VStyle has two of a kind."""
+    """Return the benchmarks whose first table this is; VStyle has one table per language."""
     return [
         benchmark
         for benchmark in BENCHMARKS.values()
@@ -316,7 +321,7 @@ def _benchmarks_of(group: str) -> list[Benchmark]:
 
 
 def _notes(group: str, rows: dict[str, tuple[float | None, list[Cell]]]) -> list[str]:
-    """Caveats below a table: each once, with the rows it applies to."""
+    """Collect the caveats below a table: each once, with the rows that it applies to."""
     notes: dict[str, list[str]] = {}
     for name, (_, cells) in rows.items():
         for cell in cells:
@@ -326,11 +331,13 @@ def _notes(group: str, rows: dict[str, tuple[float | None, list[Cell]]]) -> list
         note if len(set(names)) == len(rows) else f"{', '.join(dict.fromkeys(names))}: {note}"
         for note, names in notes.items()
     ]
-    shown = {name for name, (_, cells) in rows.items() if any(c.value is not None for c in cells)}
+    filled = {name for name, (_, cells) in rows.items() if any(c.value is not None for c in cells)}
     general = [
         note
         for benchmark in _benchmarks_of(group)
-        if any(row.name in shown for s in benchmark.subsets for row in s.rows if row.group == group)
+        if any(
+            row.name in filled for s in benchmark.subsets for row in s.rows if row.group == group
+        )
         for note in benchmark.notes
     ]
     lower = paper()["lower_is_better"]
@@ -346,18 +353,19 @@ def markdown(
     target: str | None = None,
     pairs: list[Pair] | None = None,
 ) -> str:
-    """The tables as Markdown."""
+    """Format the tables as Markdown."""
     names = run_names(runs)
     column = target_of(runs[0], target)
     lines = [
         f"# Evaluation of {', '.join(names)}",
         "",
-        f"Beside the values of Fun-Audio-Chat-{column} in the paper ({paper()['source']}). "
-        "Intervals are 95 %. What is not scored is no zero.",
+        f"Compared with the values of Fun-Audio-Chat-{column} in the paper ({paper()['source']}). "
+        "Intervals are 95 %. Metrics that could not be computed are marked 'not scored', not "
+        "counted as 0.",
     ]
     for name, run in zip(names, runs, strict=True):
         if settings := settings_line(run):
-            lines += ["", f"Answers of {name}: {settings}."]
+            lines += ["", f"Settings of {name}: {settings}."]
     for table in tables:
         lines += ["", f"## {table.group}", ""]
         header = ["", f"paper {column}"]
@@ -381,17 +389,17 @@ def markdown(
     lines += pairs_as_markdown(pairs or [])
     others = [group for group in paper()["groups"] if group not in {t.group for t in tables}]
     if others:
-        lines += ["", f"Tables of the paper without a score here: {'; '.join(others)}."]
+        lines += ["", f"Tables of the paper without a score in these runs: {'; '.join(others)}."]
     return "\n".join(lines) + "\n"
 
 
 def _compared(table: Table) -> list[str]:
-    """Of each value why it can or cannot be compared with the paper's; rows alike in one line."""
+    """State for each value why it is comparable with the paper's or not, grouping equal rows."""
     rows: dict[str, list[str]] = {}
     for row, (_, cells) in table.rows.items():
         for cell in (c for c in cells if c.value is not None):
-            said = "not comparable" if cell.unlike else "comparable"
-            why = f"{said} with the paper: {'; '.join(cell.unlike or cell.alike)}"
+            claim = "not comparable" if cell.unlike else "comparable"
+            why = f"{claim} with the paper: {'; '.join(cell.unlike or cell.alike)}"
             rows.setdefault(why, []).append(row)
     return [f"{', '.join(dict.fromkeys(names))}: {why}" for why, names in rows.items()]
 
@@ -423,7 +431,7 @@ def as_json(
     target: str | None = None,
     pairs: list[Pair] | None = None,
 ) -> dict[str, Any]:
-    """The tables as data."""
+    """Convert the tables to JSON data."""
     names = run_names(runs)
     return {
         "source": paper()["source"],
@@ -461,7 +469,10 @@ _Rows = list[tuple[str, tuple[float | None, list[Cell]]]]
 
 
 def _by_scale(table: Table) -> list[tuple[str, _Rows, tuple[float, float] | None]]:
-    """Title, rows from below, and limits of the axis: ratings of 1 to 5 have one of their own."""
+    """Split a table into panels: title, rows from the bottom, and axis limits.
+
+    Ratings of 1 to 5 get a panel of their own.
+    """
     highest = {
         row.name: metric.highest
         for benchmark in BENCHMARKS.values()
@@ -472,7 +483,7 @@ def _by_scale(table: Table) -> list[tuple[str, _Rows, tuple[float, float] | None
         if metric.name == row.choices[0][0]
     }
     rows = list(table.rows.items())[::-1]
-    # The last row of VStyle, which no metric gives by itself, has the scale of its parts.
+    # The last row of VStyle, which no metric computes, has the scale of its parts.
     common = set(highest.values())
     default = common.pop() if len(common) == 1 else _HIGHEST
     ratings = [r for r in rows if highest.get(r[0], default) == _BEST_RATING]
@@ -487,7 +498,7 @@ def _by_scale(table: Table) -> list[tuple[str, _Rows, tuple[float, float] | None
 
 
 def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
-    """A panel for each table and scale: values with their intervals, hollow where incomplete.
+    """Draw a panel per table and scale: values with intervals, hollow if incomplete.
 
     Raises:
         FunAudioChatError: matplotlib is missing.
@@ -496,7 +507,7 @@ def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
         from matplotlib.figure import Figure
     except ModuleNotFoundError as error:
         raise FunAudioChatError(
-            "the picture needs matplotlib: pip install 'funaudiochat[eval]'"
+            "the figure needs matplotlib: pip install 'funaudiochat[eval]'"
         ) from error
     parts = [part for table in tables for part in _by_scale(table)]
     heights = [len(rows) + 2 for _, rows, _ in parts]
@@ -508,14 +519,14 @@ def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
         for height, (_, (published, cells)) in enumerate(rows):
             if published is not None:
                 panel.plot(published, height, "D", color=_PAPER_COLOR, markersize=5, zorder=3)
-            for place, cell in enumerate(cells):
+            for index, cell in enumerate(cells):
                 if cell.value is None:
                     continue
-                y = height + 0.18 * (place - (len(cells) - 1) / 2)
+                y = height + 0.18 * (index - (len(cells) - 1) / 2)
                 if cell.low is not None:
-                    panel.plot([cell.low, cell.high], [y, y], color=f"C{place}", linewidth=1.5)
-                face = f"C{place}" if cell.complete else "white"
-                panel.plot(cell.value, y, "o", color=f"C{place}", markerfacecolor=face)
+                    panel.plot([cell.low, cell.high], [y, y], color=f"C{index}", linewidth=1.5)
+                face = f"C{index}" if cell.complete else "white"
+                panel.plot(cell.value, y, "o", color=f"C{index}", markerfacecolor=face)
         panel.set_yticks(range(len(rows)), [name for name, _ in rows], fontsize=8)
         panel.set_ylim(-0.6, len(rows) - 0.4)
         panel.set_title(title, fontsize=9, loc="left")
@@ -530,7 +541,7 @@ def draw(tables: list[Table], runs: list[Path], path: Path) -> None:
 
 
 def write_report(runs: list[Path], out: Path, target: str | None = None) -> tuple[str, list[Path]]:
-    """Write ``report.md``, ``report.json`` and ``report.png`` -> the Markdown and the files."""
+    """Write ``report.md``, ``report.json`` and ``report.png``; return Markdown and paths."""
     tables = build_tables(runs, target)
     pairs = compare(runs, run_names(runs))
     text = markdown(tables, runs, target, pairs)

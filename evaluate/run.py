@@ -1,11 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Ask a model the questions of benchmarks, into a run folder that can be gone on with.
+"""Run a model over benchmark items and store its predictions in a resumable run folder.
 
-Every item is keyed by its content and the settings it was asked with, so that data that grows or
-changes is asked only what is new. It has its own seed, and is answered the same alone, in a batch,
-in a shard, or after the process was killed.
+Items are keyed by their content and by the settings of the run, so only new items are run if the
+data grows or changes. Every item has its own seed: its answer is the same alone, in a batch, in a
+shard, or after an interruption.
 """
 
 from __future__ import annotations
@@ -34,14 +34,8 @@ from evaluate.records import (
     versions_of,
     write_json,
 )
-from evaluate.sources import (
-    QUESTION_RATE_HZ,
-    Produced,
-    Prompt,
-    Source,
-    read_wave,
-    seed_of,
-)
+from evaluate.sources import AnswerSource, ModelOutput, Prompt, read_audio, seed_of
+from funaudiochat.constants import INPUT_RATE_HZ
 from funaudiochat.errors import FunAudioChatError
 
 PACKAGES = ("funaudiochat", "torch", "transformers", "numpy", "openai")
@@ -50,14 +44,16 @@ _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
 
 @dataclass(frozen=True)
 class InferOptions:
-    """What to ask and how.
+    """Options of a run.
 
     Attributes:
-        shard: (i, n): the i-th of n shares, from 1 on.
-        limit: items of each subset at most.
-        retry_errors: ask again what failed before.
-        system_extra: add the line that some items' system prompt may end with.
-        longest_s: seconds of a question that the model hears, counted from its start; None for all.
+        data: root folder of the data sets.
+        run: folder of the run.
+        shard: (i, n) for the i-th of n shards, counted from 1.
+        limit: maximum number of items per subset.
+        retry_errors: whether to run items again that failed before.
+        system_extra: whether to append the optional last line of an item's system prompt.
+        longest_s: truncate questions to this many seconds; None for no truncation.
     """
 
     data: Path
@@ -73,38 +69,47 @@ class InferOptions:
 
 @dataclass
 class Outcome:
-    """What one call did for a subset; failures of earlier calls that still stand count too."""
+    """Counts of one call for a subset; unresolved failures of earlier calls are included.
+
+    Attributes:
+        attempted: items run by this call.
+        skipped: items that already had a prediction.
+        failed: items without an answer.
+        first_failure: id and reason of the first of them.
+        cut: answers truncated at the token limit.
+    """
 
     benchmark: str
     subset: str
-    asked: int = 0
+    attempted: int = 0
     skipped: int = 0
     failed: int = 0
     first_failure: str = ""
     cut: int = 0
 
     def fail(self, id_: str, error: str) -> None:
+        """Count a failed item."""
         self.failed += 1
         self.first_failure = self.first_failure or f"{id_}: {error}"
 
 
 def parse_shard(text: str) -> tuple[int, int]:
-    """``2/4`` -> (2, 4).
+    """Parse a shard: ``2/4`` -> (2, 4).
 
     Raises:
-        FunAudioChatError: it is not i/n with 1 <= i <= n.
+        FunAudioChatError: the text is not i/n with 1 <= i <= n.
     """
     found = re.fullmatch(r"(\d+)/(\d+)", text)
     if not found or not 1 <= int(found[1]) <= int(found[2]):
-        raise FunAudioChatError(f"--shard is i/n with i from 1 to n, not {text!r}")
+        raise FunAudioChatError(f"--shard must be i/n with 1 <= i <= n, not {text!r}")
     return int(found[1]), int(found[2])
 
 
-def survey(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
-    """Count the items of a subset, hash its files and find the first row that cannot be used.
+def inspect_subset(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
+    """Count the items of a subset, hash its files and find the first unusable row.
 
     Raises:
-        LayoutError: the data is not there, or not of the layout.
+        LayoutError: the data is missing or does not follow the layout.
     """
     digest, count, problems, missing = hashlib.sha256(), 0, [], []
     files: dict[Path, None] = {}
@@ -117,13 +122,15 @@ def survey(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
         if item.problem is not None:
             problems.append(item.problem)
         elif isinstance(item.audio, Path) and not item.audio.is_file():
-            missing.append(f"{item.id}: no sound file {item.audio}")
+            missing.append(f"{item.id}: audio file not found: {item.audio}")
         content = _content_hash(item)
         copies[content] += 1
         keys[item.id] = f"{content}#{copies[content]}" if copies[content] > 1 else content
         digest.update(f"{item.id} {keys[item.id]}\n".encode())
     if not count:
-        raise LayoutError(f"{benchmark.name}/{subset.name} holds no items; {benchmark.layout}")
+        raise LayoutError(
+            f"{benchmark.name}/{subset.name} contains no items; expected layout: {benchmark.layout}"
+        )
     return {
         "items": count,
         "expected": subset.count,
@@ -137,14 +144,14 @@ def survey(benchmark: Benchmark, subset: Subset, data: Path) -> dict[str, Any]:
 
 
 def _content_hash(item: Item) -> str:
-    """Hash of all that is asked and expected, wherever in the data it stands."""
+    """Hash the prompt, the audio and the expected answer, independent of the item's position."""
     if isinstance(item.audio, bytes):
-        sound = hashlib.sha256(item.audio).hexdigest()
+        audio = hashlib.sha256(item.audio).hexdigest()
     elif item.audio is not None and item.audio.is_file():
-        sound = fingerprint(item.audio)
+        audio = fingerprint(item.audio)
     else:
-        sound = str(item.audio and item.audio.name)
-    content = [item.instruction, item.system, item.fields, sound]
+        audio = str(item.audio and item.audio.name)
+    content = [item.instruction, item.system, item.fields, audio]
     text = json.dumps(content, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(text.encode("utf-8", errors="replace")).hexdigest()[:16]
 
@@ -155,7 +162,7 @@ def _sha256(path: Path) -> str:
 
 
 def prompt_of(benchmark: Benchmark, subset: Subset, item: Item, seed: int) -> Prompt:
-    """The question without its sound."""
+    """Build the prompt of an item, without its audio."""
     return Prompt(
         item.system or benchmark.system,
         item.instruction,
@@ -166,9 +173,9 @@ def prompt_of(benchmark: Benchmark, subset: Subset, item: Item, seed: int) -> Pr
 
 
 def settings_of(
-    benchmark: Benchmark, source: Source, options: InferOptions
+    benchmark: Benchmark, source: AnswerSource, options: InferOptions
 ) -> tuple[str, dict[str, Any]]:
-    """Everything a benchmark's answers depend on beside the question, and its hash."""
+    """Return the hash and the settings that the answers depend on besides the items."""
     settings = {**source.description, "seed": options.seed}
     if benchmark.speech:
         settings |= source.speech_description
@@ -181,7 +188,7 @@ def settings_of(
 
 
 def note_settings(run: Path, hash_: str, settings: dict[str, Any]) -> None:
-    """Keep the settings in ``run.json``."""
+    """Store settings under their hash in ``run.json``."""
     path = run / "run.json"
     known = read_json(path) if path.is_file() else {"settings": {}}
     known["settings"][hash_] = settings
@@ -190,17 +197,17 @@ def note_settings(run: Path, hash_: str, settings: dict[str, Any]) -> None:
 
 
 def note_subset(folder: Path, found: dict[str, Any], hash_: str) -> None:
-    """Keep what :func:`survey` found, and the settings asked with, in ``subset.json``."""
+    """Store the result of :func:`inspect_subset` and the settings hash in ``subset.json``."""
     write_json(folder / "subset.json", {**found, "settings": hash_})
 
 
-def shown(items: Iterator[Item], options: InferOptions) -> Iterator[Item]:
-    """The items of this call's share."""
-    first, shares = options.shard
-    for place, item in enumerate(items):
-        if options.limit is not None and place >= options.limit:
+def select_shard(items: Iterator[Item], options: InferOptions) -> Iterator[Item]:
+    """Yield the items of this call's shard."""
+    first, shards = options.shard
+    for position, item in enumerate(items):
+        if options.limit is not None and position >= options.limit:
             return
-        if place % shares != first - 1:
+        if position % shards != first - 1:
             continue
         if options.system_extra and item.system_extra is not None:
             item = replace(item, system=f"{item.system}\n{item.system_extra}")
@@ -210,51 +217,55 @@ def shown(items: Iterator[Item], options: InferOptions) -> Iterator[Item]:
 def infer(
     benchmark: Benchmark,
     subset: Subset,
-    source: Source,
+    source: AnswerSource,
     options: InferOptions,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Outcome:
-    """Answer a subset's items that have no answer yet.
+    """Run the items of a subset that have no prediction yet.
 
     Args:
-        progress: called with how many items of this share are done, and their number.
+        benchmark: the benchmark.
+        subset: one of its subsets.
+        source: model that answers the prompts.
+        options: data, run folder and settings.
+        progress: called with the number of finished items and the size of this shard.
 
     Raises:
-        LayoutError: the data is not there, or not of the layout.
-        FunAudioChatError: the source is gone, or another process writes to the same file.
+        LayoutError: the data is missing or does not follow the layout.
+        FunAudioChatError: the source is unreachable, or another process writes the same file.
     """
     if benchmark.duplex:
         raise FunAudioChatError(
-            "the duplex set-up needs a duplex model's answers; give them with --predictions"
+            "duplex benchmarks need the answers of a duplex model; pass them with --predictions"
         )
-    found = survey(benchmark, subset, options.data)
+    found = inspect_subset(benchmark, subset, options.data)
     total = found["items"] if options.limit is None else min(options.limit, found["items"])
-    first, shares = options.shard
-    share = len(range(first - 1, total, shares))
+    first, shards = options.shard
+    shard_size = len(range(first - 1, total, shards))
     folder = subset_folder(options.run, benchmark.name, subset.name)
     hash_, settings = settings_of(benchmark, source, options)
     note_settings(options.run, hash_, settings)
     note_subset(folder, found, hash_)
     outcome = Outcome(benchmark.name, subset.name)
-    name = "predictions" if shares == 1 else f"predictions.{first}-of-{shares}"
+    name = "predictions" if shards == 1 else f"predictions.{first}-of-{shards}"
     with appending(folder / f"{name}.jsonl") as journal:
         known = known_answers(folder, hash_)
         waiting: list[tuple[Item, Prompt]] = []
         keys: dict[str, str] = found["item_keys"]
 
         def flush() -> None:
-            asked = [(item, prompt, keys[item.id]) for item, prompt in waiting]
-            rows = _answer(benchmark, subset, source, folder, hash_, asked, options.longest_s)
+            batch = [(item, prompt, keys[item.id]) for item, prompt in waiting]
+            rows = _answer(benchmark, subset, source, folder, hash_, batch, options.longest_s)
             journal.append([asdict(row) for row in rows])
             for row in rows:
-                outcome.asked += 1
+                outcome.attempted += 1
                 outcome.cut += row.cut
                 if row.error is not None:
                     outcome.fail(row.id, row.error)
             waiting.clear()
-            progress(outcome.asked + outcome.skipped, share)
+            progress(outcome.attempted + outcome.skipped, shard_size)
 
-        for item in shown(subset.load(benchmark.data_folder(options.data)), options):
+        for item in select_shard(subset.load(benchmark.data_folder(options.data)), options):
             prompt = prompt_of(benchmark, subset, item, options.seed)
             old = known.get(keys[item.id])
             if old is not None and _is_done(old, prompt, hash_, options.retry_errors):
@@ -263,7 +274,7 @@ def infer(
                     journal.append([asdict(replace(old, id=item.id, index=item.index))])
                 if old.error is not None:
                     outcome.fail(item.id, old.error)
-                progress(outcome.asked + outcome.skipped, share)
+                progress(outcome.attempted + outcome.skipped, shard_size)
                 continue
             waiting.append((item, prompt))
             if len(waiting) == options.batch_size:
@@ -284,7 +295,7 @@ def _is_done(old: Prediction, prompt: Prompt, hash_: str, retry_errors: bool) ->
 def blank_prediction(
     benchmark: Benchmark, subset: Subset, item: Item, hash_: str, key: str
 ) -> Prediction:
-    """A row with everything but the answer."""
+    """Create the prediction of an item, still without the answer."""
     return Prediction(
         id=item.id,
         index=item.index,
@@ -303,49 +314,50 @@ def blank_prediction(
 def _answer(
     benchmark: Benchmark,
     subset: Subset,
-    source: Source,
+    source: AnswerSource,
     folder: Path,
     hash_: str,
-    waiting: list[tuple[Item, Prompt, str]],
+    batch: list[tuple[Item, Prompt, str]],
     longest_s: float | None,
 ) -> list[Prediction]:
-    """Rows of a batch; what cannot be asked or answered has its reason."""
-    rows, asked = [], []
-    for item, prompt, key in waiting:
+    """Answer a batch of (item, prompt, key); predictions without an answer have an error."""
+    rows, prompted = [], []
+    for item, prompt, key in batch:
         row = blank_prediction(benchmark, subset, item, hash_, key)
         rows.append(row)
         if row.error is None:
             try:
-                wave = read_wave(item.audio, longest_s)
+                audio = read_audio(item.audio, longest_s)
             except FunAudioChatError as error:
                 row.error = str(error)
             else:
-                row.heard_s = round(len(wave) / QUESTION_RATE_HZ, 3)
-                asked.append((row, Prompt(**{**vars(prompt), "audio": wave})))
+                row.heard_s = round(len(audio) / INPUT_RATE_HZ, 3)
+                prompted.append((row, replace(prompt, audio=audio)))
     began = time.monotonic()
-    produced = source.answer([prompt for _, prompt in asked]) if asked else []
-    seconds = round((time.monotonic() - began) / max(1, len(asked)), 3)
-    for (row, _), answer in zip(asked, produced, strict=True):
+    outputs = source.answer([prompt for _, prompt in prompted]) if prompted else []
+    seconds = round((time.monotonic() - began) / max(1, len(prompted)), 3)
+    for (row, _), output in zip(prompted, outputs, strict=True):
         row.seconds = seconds
-        if isinstance(answer, str):
-            row.error = answer
+        if isinstance(output, str):
+            row.error = output
         else:
-            _fill(row, answer, folder)
+            _store(row, output, folder)
     return rows
 
 
-def _fill(row: Prediction, answer: Produced, folder: Path) -> None:
-    row.text, row.raw_text = answer.text, answer.raw_text
-    row.n_text_tokens, row.n_speech_codes = answer.text_tokens, answer.speech_codes
-    row.cut = answer.cut
-    if answer.audio is not None and len(answer.audio):
-        # Different ids may look the same once unsafe characters are gone, and an id may come to
-        # name another question when the data changes.
+def _store(row: Prediction, output: ModelOutput, folder: Path) -> None:
+    """Copy an answer into its prediction and write its audio to a file."""
+    row.text, row.raw_text = output.text, output.raw_text
+    row.n_text_tokens, row.n_speech_codes = output.text_tokens, output.speech_tokens
+    row.cut = output.cut
+    if output.audio is not None and len(output.audio):
+        # Different ids may become equal once unsafe characters are removed, and an id may refer
+        # to another question when the data changes.
         named = f"{row.id}{row.item_key}".encode("utf-8", errors="replace")
         mark = hashlib.sha256(named).hexdigest()[:8]
         name = f"audio/{_UNSAFE.sub('_', row.id)[:80]}-{mark}.flac"
         (folder / "audio").mkdir(exist_ok=True)
-        soundfile.write(folder / name, answer.audio, answer.rate_hz, subtype="PCM_16")
+        soundfile.write(folder / name, output.audio, output.rate_hz, subtype="PCM_16")
         row.audio_out = name
-    elif answer.audio is not None:
+    elif output.audio is not None:
         row.n_speech_codes = 0

@@ -1,11 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Score the answers of a run; the model that gave them is never loaded.
+"""Score the answers of a run, without loading the model that produced them.
 
-What cannot be computed here, for want of a judge, of weights or of a package, is *not scored*, with
-the reason, and never counts as zero. An answer that failed has no score either: it is counted, and
-makes the subset incomplete.
+A metric that cannot be computed because a judge, weights or a package is missing is marked *not
+scored* with the reason, and never counts as zero. Failed items are not scored either: they are
+counted, and make the subset incomplete.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from evaluate.core import Answer, Benchmark, Metric, NotScored, Row, Subset, Unheard, Verdict
+from evaluate.core import Benchmark, Metric, Row, Subset
 from evaluate.embedder import Embedder
 from evaluate.judges import Judges
-from evaluate.metrics import JudgeTask
-from evaluate.pedant import VOICEBENCHS_VERSION, pedant_verdicts
+from evaluate.pedant import VOICEBENCH_VERSION, pedant_verdicts
 from evaluate.records import (
     Prediction,
     answers_of,
@@ -33,18 +32,20 @@ from evaluate.records import (
     write_json_lines,
 )
 from evaluate.scorers.turn_taking import TurnLimits
+from evaluate.scoring_tools import JudgeTask
 from evaluate.speech import OpinionScore, Transcriber
 from evaluate.statistics import Estimate, Weights, estimate, mean_of
+from evaluate.verdict import Answer, AudioUnavailable, NotScored, Verdict
 
-REFERENCE_HEARS_S = 30.0  # the reference cuts longer questions there
+REFERENCE_LIMIT_S = 30.0  # the reference truncates longer questions to this length
 
 
 @dataclass
 class Tools:
-    """What scorers may ask for; None where the user gave nothing.
+    """The scoring tools of a run; None for those that the user did not provide.
 
     Attributes:
-        used: what kind of tool a metric asked -> which one it was, for the report.
+        used: kind of tool -> the one that a metric used, for the report.
     """
 
     judges: Judges = field(default_factory=Judges)
@@ -57,44 +58,52 @@ class Tools:
     used: dict[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Begin to note what a metric uses."""
+        """Reset the record of the tools used."""
         self.used.clear()
         self.judges.start()
 
     def judge_replies(self, task: JudgeTask, answers: list[Answer]) -> list[tuple[list[str], str]]:
+        """Ask the judge of a task."""
         return self.judges.replies(task, answers)
 
-    def transcripts(self, answers: list[Answer]) -> list[str | Unheard]:
+    def transcripts(self, answers: list[Answer]) -> list[str | AudioUnavailable]:
+        """Transcribe the spoken replies."""
         if self.transcriber is None:
-            raise NotScored("needs speech recognition: --asr FOLDER of openai/whisper-large-v3")
+            raise NotScored(
+                "needs speech recognition: pass --asr FOLDER with openai/whisper-large-v3"
+            )
         self.used["speech recognition"] = self.transcriber.name
         return self.transcriber.transcripts(answers)
 
-    def utmos(self, answers: list[Answer]) -> list[float | Unheard | None]:
+    def utmos(self, answers: list[Answer]) -> list[float | AudioUnavailable | None]:
+        """Predict the opinion scores of the spoken replies."""
         if self.opinion is None:
             raise NotScored(
-                "needs the UTMOS weights: --utmos FILE, utmos_scripted.pt (see evaluate/README.md)"
+                "needs the UTMOS weights: pass --utmos FILE with utmos_scripted.pt "
+                "(see evaluate/README.md)"
             )
         self.used["UTMOS"] = self.opinion.name
         return self.opinion.scores(answers)
 
     def embed(self, texts: list[str]) -> np.ndarray:
+        """Embed texts as unit vectors [N, D]."""
         if self.embedder is None:
             raise NotScored(
-                "needs an embedder: --embedder FOLDER of nvidia/NV-Embed-v2, and --embedder-python "
-                "(see evaluate/README.md)"
+                "needs an embedder: pass --embedder FOLDER with nvidia/NV-Embed-v2 and "
+                "--embedder-python (see evaluate/README.md)"
             )
         vectors = self.embedder.embed(texts)
         self.used["embedder"] = self.embedder.name
         return vectors
 
     def pedant(self, answers: list[Answer]) -> list[bool]:
+        """Decide with PEDANT which answers are correct."""
         if self.pedant_python is None:
-            raise NotScored("needs PEDANT: --pedant-python PATH (see evaluate/README.md)")
+            raise NotScored("needs PEDANT: pass --pedant-python PATH (see evaluate/README.md)")
         verdicts, version_ = pedant_verdicts(answers, self.pedant_python, self.pedant_models)
         known = f"qa-metrics {version_}"
-        if version_ != VOICEBENCHS_VERSION:
-            known += f", not VoiceBench's {VOICEBENCHS_VERSION}, which gives other scores"
+        if version_ != VOICEBENCH_VERSION:
+            known += f" (scores may differ from those of VoiceBench's {VOICEBENCH_VERSION})"
         self.used["PEDANT"] = known
         return verdicts
 
@@ -102,7 +111,10 @@ class Tools:
 def score_subset(
     benchmark: Benchmark, subset: Subset, run: Path, tools: Tools
 ) -> dict[str, Any] | None:
-    """Write ``scores.jsonl`` and ``summary.json`` of a subset -> the summary; None if not run."""
+    """Score a subset, write ``scores.jsonl`` and ``summary.json``, and return the summary.
+
+    Returns None if the run has no predictions of the subset.
+    """
     folder = subset_folder(run, benchmark.name, subset.name)
     predictions = load_predictions(folder)
     if not predictions:
@@ -131,7 +143,7 @@ def score_subset(
         "thoughts_cut": thoughts,
         "cut": sum(p.cut for p in predictions if p.error is None),
         "longer_than_reference": sum(
-            p.error is None and (p.heard_s or 0) > REFERENCE_HEARS_S for p in predictions
+            p.error is None and (p.heard_s or 0) > REFERENCE_LIMIT_S for p in predictions
         ),
         "shortened": _shortened(run, predictions),
         "settings": sorted({p.settings_hash for p in predictions}),
@@ -151,13 +163,13 @@ def score_subset(
 
 
 def _shortened(run: Path, predictions: list[Prediction]) -> int:
-    """How many answers are to questions of which less was heard than the reference hears."""
+    """Count answers to questions that were truncated to less than the reference's limit."""
     known = read_json(run / "run.json")["settings"] if (run / "run.json").is_file() else {}
     limits = {hash_: settings.get("longest_question_s") for hash_, settings in known.items()}
     return sum(
         p.error is None
         and (limit := limits.get(p.settings_hash)) is not None
-        and limit < REFERENCE_HEARS_S
+        and limit < REFERENCE_LIMIT_S
         and (p.heard_s or 0) >= limit - 0.001
         for p in predictions
     )
@@ -166,9 +178,9 @@ def _shortened(run: Path, predictions: list[Prediction]) -> int:
 def _score(
     metric: Metric, answers: list[Answer], tools: Tools, by_item: dict[str, dict[str, Any]]
 ) -> tuple[dict[str, Any], Estimate | None, int]:
-    """One metric -> its part of the summary, its estimate, and answers without a verdict."""
+    """Compute a metric: its summary, its estimate, and the number of answers without a verdict."""
     if not answers:
-        return {"not_scored": "no item has an answer"}, None, 0
+        return {"not_scored": "no item was answered"}, None, 0
     try:
         verdicts = metric.scorer(answers, tools)
     except NotScored as reason:
@@ -207,7 +219,7 @@ def _estimate(metric: Metric, verdicts: list[Verdict], weights: Weights) -> Esti
 
 
 def _parts(verdicts: list[Verdict], metric: Metric) -> dict[str, dict[str, Any]]:
-    """The value of every part by itself."""
+    """Compute the value of each part separately."""
     parts = {}
     for name in metric.weights(verdicts):
         part = _estimate(metric, verdicts, {name: 1.0})
@@ -226,7 +238,7 @@ def _verdict_row(verdict: Verdict) -> dict[str, Any]:
 def _estimate_row(found: Estimate) -> dict[str, Any]:
     low, high = found.interval or (None, None)
     row = {
-        "value": found.shown,
+        "value": found.reported,
         "low": low,
         "high": high,
         "standard_error": found.standard_error,
@@ -242,10 +254,14 @@ def _row(
     incomplete: dict[str, int],
     partial: bool,
 ) -> dict[str, Any]:
-    """A row of a table, by the first choice of metrics that could be computed.
+    """Fill a row of a table from the first choice of metrics that could be computed.
 
     Args:
-        partial: whether an item of the published set has no answer.
+        row: the row.
+        metrics: summaries by name.
+        estimates: estimates of the metrics that were computed.
+        incomplete: for each of these, the number of answers without a verdict.
+        partial: whether items of the published set are missing or unanswered.
     """
     made: dict[str, Any] = {
         "group": row.group,
@@ -253,20 +269,20 @@ def _row(
         "part": row.part,
         "unlike": row.unlike,
     }
-    for place, names in enumerate(row.choices):
+    for choice, names in enumerate(row.choices):
         if not all(name in estimates for name in names):
             continue
         made |= {
             "by": list(names),
-            "note": row.note if place else "",
+            "note": row.note if choice else "",
             "complete": not partial
             and not any(incomplete[name] for name in names)
-            and (place == 0 or row.fallback_complete),
+            and (choice == 0 or row.fallback_complete),
         }
         if row.part is None:
             return {**made, **_estimate_row(mean_of([estimates[name] for name in names]))}
         part = metrics[names[0]]["parts"].get(row.part)
-        return {**made, **(part or {"not_scored": "no item of it has a score"})}
+        return {**made, **(part or {"not_scored": "none of its items has a score"})}
     reasons = [
         metrics[name]["not_scored"]
         for names in row.choices
@@ -276,10 +292,11 @@ def _row(
     return {**made, "not_scored": "; ".join(dict.fromkeys(reasons))}
 
 
-def table_value(group: str, values: dict[str, float], factors: dict[str, float]) -> float:
-    """The Overall or Avg. row of a table from its other rows.
+def table_value(values: dict[str, float], factors: dict[str, float]) -> float:
+    """Compute the Overall or Avg. row of a table from its other rows.
 
     Args:
-        factors: rows that count more than once.
+        values: value of each other row.
+        factors: weights of rows that do not have weight 1.
     """
     return sum(factors.get(name, 1) * value for name, value in values.items()) / len(values)

@@ -1,11 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where answers come from, and a server with OpenAI's interface as one such source.
+"""Sources of answers: their interface, and a server with an OpenAI-compatible API.
 
-A source takes prompts and gives one :class:`Produced` or one reason of failure for each, in order.
-The other one, a model in this process, is ``local_model.py``: what only asks a server, or only
-scores, needs neither torch nor transformers.
+A source maps each prompt, in order, to a :class:`ModelOutput` or to the reason of its failure. The
+model that runs in this process is in ``local_model.py``, so that using a server, or only scoring,
+needs neither torch nor transformers.
 """
 
 from __future__ import annotations
@@ -28,18 +28,16 @@ from funaudiochat.chat_protocol import (
     longest_audio_s,
     served_model,
 )
-from funaudiochat.constants import AUDIO_TEMPLATE
+from funaudiochat.constants import AUDIO_TEMPLATE, INPUT_RATE_HZ
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.plain_text import protect, protect_system
 from funaudiochat.tool_calls import WithoutCalls
 from funaudiochat.turns import Turn
 
-QUESTION_RATE_HZ = 16_000
-
 
 @dataclass(frozen=True)
 class Prompt:
-    """One question to a model; ``audio`` is mono float32 [S] at 16 kHz."""
+    """One prompt to a model; ``audio`` is mono float32 [S] at 16 kHz."""
 
     system: str
     instruction: str | None
@@ -49,29 +47,32 @@ class Prompt:
 
     @property
     def user(self) -> str:
-        """The user's turn, with the slot of the sound."""
+        """The user turn, with the placeholder of the audio."""
         if self.instruction is None:
             return AUDIO_TEMPLATE
         return f"{AUDIO_TEMPLATE}\n{self.instruction}"
 
     @property
     def turns(self) -> list[Turn]:
-        """The conversation the model reads; audio that was not loaded still has its placeholder."""
+        """The conversation sent to the model; audio not yet loaded keeps its placeholder."""
         audio = np.zeros(0, np.float32) if self.audio is None else self.audio
         return [Turn("system", self.system), Turn("user", self.instruction or "", audio)]
 
     @property
     def offers_tools(self) -> bool:
-        """Whether the model may call tools."""
+        """Whether the prompt offers tools to the model."""
         return "<tools>" in self.system
 
 
 @dataclass(frozen=True)
-class Produced:
+class ModelOutput:
     """One answer; ``audio`` is mono float32 [S], None without speech.
 
     Attributes:
-        cut: it ended at the limit of tokens, not by itself.
+        rate_hz: sampling rate of ``audio``.
+        text_tokens: number of text tokens, None if unknown.
+        speech_tokens: number of speech tokens, None if unknown or without speech.
+        cut: whether the answer was truncated at the token limit.
     """
 
     text: str
@@ -79,32 +80,35 @@ class Produced:
     audio: np.ndarray | None = None
     rate_hz: int = 0
     text_tokens: int | None = None
-    speech_codes: int | None = None
+    speech_tokens: int | None = None
     cut: bool = False
 
 
-class Source(Protocol):
-    """Answers prompts.
+class AnswerSource(Protocol):
+    """Anything that answers prompts.
 
     Attributes:
-        description: by what; part of the settings' hash.
-        speech_description: what spoken answers depend on beside, part of theirs only.
+        description: model and settings, part of the settings hash.
+        speech_description: further settings that only spoken answers depend on.
     """
 
     description: dict[str, Any]
     speech_description: dict[str, Any]
 
-    def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
-        """An answer or the reason there is none, for each prompt."""
+    def answer(self, prompts: list[Prompt]) -> list[ModelOutput | str]:
+        """Return the answer to each prompt, or the reason of its failure."""
 
 
 class ServerModel:
-    """A server with OpenAI's chat interface and sound input, vLLM among them.
+    """A server with an OpenAI-compatible chat API and audio input, such as vLLM.
 
     Args:
-        url: with or without ``/v1``.
-        model: name on the server; None for the first it lists.
-        concurrent: requests at a time.
+        url: URL of the server, with or without ``/v1``.
+        model: name of the model on the server; None for the first one listed.
+        api_key: key sent to the server.
+        max_new_tokens: maximum length of an answer.
+        concurrent: maximum number of parallel requests.
+        timeout_s: time limit of a request.
 
     Raises:
         FunAudioChatError: the package ``openai`` is missing, or the server does not answer.
@@ -123,7 +127,7 @@ class ServerModel:
             import openai
         except ModuleNotFoundError as error:
             raise FunAudioChatError(
-                "a server needs the package openai: pip install 'funaudiochat[eval]'"
+                "--server needs the package openai: pip install 'funaudiochat[eval]'"
             ) from error
         self._errors = openai
         self._client = openai.OpenAI(
@@ -133,7 +137,7 @@ class ServerModel:
             listed = self._client.models.list().data
         except openai.OpenAIError as error:
             raise FunAudioChatError(
-                f"the server {url} names no model ({error}); is it running there?"
+                f"cannot list the models of the server {url} ({error}); is it running?"
             ) from error
         entries = (entry.to_dict() for entry in listed)
         self.model, owner, length = served_model(f"the server {url}", entries, model)
@@ -147,49 +151,52 @@ class ServerModel:
         }
         self.speech_description: dict[str, Any] = {}
 
-    def answer(self, prompts: list[Prompt]) -> list[Produced | str]:
-        """Ask side by side.
+    def answer(self, prompts: list[Prompt]) -> list[ModelOutput | str]:
+        """Send the prompts in parallel.
 
         Raises:
-            FunAudioChatError: the server is gone; what was answered before is kept.
+            FunAudioChatError: the server is unreachable; earlier answers are kept.
         """
         with ThreadPoolExecutor(self.concurrent) as pool:
             return list(pool.map(self._ask, prompts))
 
-    def _ask(self, prompt: Prompt) -> Produced | str:
+    def _ask(self, prompt: Prompt) -> ModelOutput | str:
         assert prompt.audio is not None
-        seconds = len(prompt.audio) / QUESTION_RATE_HZ
+        seconds = len(prompt.audio) / INPUT_RATE_HZ
         if self._longest_s is not None and seconds > self._longest_s:
-            return f"the sound has {seconds:.1f} s, of which the server hears {self._longest_s:g}"
+            return (
+                f"the audio is {seconds:.1f} s long, but the server processes only the first "
+                f"{self._longest_s:g} s"
+            )
         try:
             reply = self._client.chat.completions.create(**self._request(prompt))
         except self._errors.APITimeoutError:
             return "the server did not answer in time"
         except (self._errors.APIConnectionError, self._errors.AuthenticationError) as error:
             raise FunAudioChatError(
-                f"the server {self.url} cannot be asked ({error}); run the command again to go on"
+                f"the server {self.url} is unreachable ({error}); run the command again to resume"
             ) from error
         except self._errors.APIStatusError as error:
             return f"the server answered {error.status_code}: {error.message[:300]}"
         except (self._errors.OpenAIError, ValueError) as error:
-            return f"the server's answer cannot be read: {str(error)[:300]}"
+            return f"cannot parse the server's answer: {str(error)[:300]}"
         if not getattr(reply, "choices", None):
-            return "the server gave no answer"
+            return "the server returned no answer"
         message = reply.choices[0].message
         text = message.content or ""
-        wave, rate_hz = None, 0
+        audio, rate_hz = None, 0
         if prompt.speech:
             if message.audio is None:
-                return "the server gave no sound; it answers with text only"
+                return "the server returned no audio; it answers with text only"
             try:
-                wave, rate_hz = _decode(message.audio.data)
+                audio, rate_hz = _decode(message.audio.data)
             except (FunAudioChatError, ValueError) as error:
-                return f"the server's sound cannot be read: {error}"
+                return f"cannot decode the server's audio: {error}"
             text = text or message.audio.transcript
         tokens = reply.usage.completion_tokens if reply.usage else None
         cut = reply.choices[0].finish_reason == "length"
-        shown = text if prompt.offers_tools else WithoutCalls().push(text, last=True)
-        return Produced(shown.strip(), text, wave, rate_hz, tokens, cut=cut)
+        visible = text if prompt.offers_tools else WithoutCalls().push(text, last=True)
+        return ModelOutput(visible.strip(), text, audio, rate_hz, tokens, cut=cut)
 
     def _request(self, prompt: Prompt) -> dict[str, Any]:
         assert prompt.audio is not None
@@ -214,23 +221,23 @@ class ServerModel:
 
 
 def _decode(data: str) -> tuple[np.ndarray, int]:
-    wave, rate_hz = load_audio_and_rate(base64.b64decode(data))
-    return wave, round(rate_hz)
+    audio, rate_hz = load_audio_and_rate(base64.b64decode(data))
+    return audio, round(rate_hz)
 
 
-def read_wave(audio: Path | bytes | None, longest_s: float | None = None) -> np.ndarray:
-    """A question's sound, mono float32 [S] at 16 kHz, of so many seconds at most.
+def read_audio(audio: Path | bytes | None, longest_s: float | None = None) -> np.ndarray:
+    """Load the audio of a question: mono float32 [S] at 16 kHz, at most ``longest_s`` long.
 
     Raises:
-        AudioError: it is missing or cannot be used.
+        FunAudioChatError: the audio is missing or cannot be decoded.
     """
     if audio is None:
-        raise FunAudioChatError("the item has no sound")
-    wave = load_audio(audio, QUESTION_RATE_HZ)
-    return wave if longest_s is None else wave[: round(longest_s * QUESTION_RATE_HZ)]
+        raise FunAudioChatError("the item has no audio")
+    waveform = load_audio(audio, INPUT_RATE_HZ)
+    return waveform if longest_s is None else waveform[: round(longest_s * INPUT_RATE_HZ)]
 
 
 def seed_of(seed: int, names: Sequence[str]) -> int:
-    """A seed of an item's own, whatever batch or shard it is asked in."""
+    """Derive the seed of an item, independent of its batch and shard."""
     digest = hashlib.sha256("/".join([str(seed), *names]).encode()).digest()
     return int.from_bytes(digest[:4], "big")

@@ -1,24 +1,23 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Means with 95 % intervals.
+"""Means with 95 % confidence intervals.
 
-Every score here is a weighted sum of ratios: accuracy is right over counted, a word error rate
-errors over words, IFEval the mean of four accuracies. The interval of such a sum follows from how
-much each answer pulls on it (its influence, linearised); a plain proportion gets Wilson's, which
-stays honest near 0 and 1. Intervals are cut to what the score can be. Shapes: ``N`` answers.
+Every score is a weighted sum of ratios: an accuracy is correct over counted answers, a word error
+rate is errors over words, IFEval is the mean of four accuracies. The interval of such a sum
+follows from the linearised influence of each answer; a plain proportion gets a Wilson interval,
+which stays valid near 0 and 1. Intervals are clipped to the range of the score. Shapes: ``N`` is
+the number of answers.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from evaluate.core import Verdict
+from evaluate.verdict import Verdict
 
 _Z = 1.959964  # 97.5 % quantile of the normal distribution
 Weights = dict[str, float]
@@ -29,12 +28,14 @@ class Estimate:
     """A value and its uncertainty.
 
     Attributes:
-        influence: [N] pull of each answer; its root of summed squares is the standard error.
-        proportion: whether the value is a share of yes among N.
-        count: answers in the denominator.
-        fewest: answers in the smallest part's denominator.
-        step: what the published value is rounded to; 0 for not at all.
-        highest: value there can be; the lowest is 0.
+        influence: [N] influence of each answer; the root of the sum of squares is the standard
+            error.
+        count: number of answers in the denominator.
+        fewest: number of answers in the denominator of the smallest part.
+        scale: factor that was applied to the mean, 100 for per cent.
+        proportion: whether the value is a proportion of yes/no outcomes.
+        step: rounding step of the published value; 0 for no rounding.
+        highest: largest possible value; the lowest is 0.
     """
 
     value: float
@@ -47,13 +48,13 @@ class Estimate:
     highest: float = math.inf
 
     @property
-    def shown(self) -> float:
-        """The value as the benchmark states it."""
+    def reported(self) -> float:
+        """The value, rounded as the benchmark rounds it."""
         return self.step * round(self.value / self.step) if self.step else self.value
 
     @property
     def standard_error(self) -> float | None:
-        """None where a single answer tells nothing of the spread."""
+        """The standard error, None if a single answer does not determine it."""
         if self.proportion:
             low, high = self._wilson()
             return (high - low) / (2 * _Z)
@@ -64,6 +65,7 @@ class Estimate:
 
     @property
     def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval, None if there is no standard error."""
         if self.proportion:
             return self._wilson()
         error = self.standard_error
@@ -75,7 +77,7 @@ class Estimate:
 
 
 def wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a proportion."""
+    """Return the 95 % Wilson interval of a proportion."""
     spread = _Z**2 / count
     middle = (share + spread / 2) / (1 + spread)
     half = _Z / (1 + spread) * math.sqrt(share * (1 - share) / count + spread / (4 * count))
@@ -83,21 +85,23 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 
 
 def part_names(verdicts: list[Verdict]) -> list[str]:
+    """List the names of all parts, in order of first appearance."""
     return list(dict.fromkeys(name for verdict in verdicts for name in verdict.parts))
 
 
 def equal_weights(verdicts: list[Verdict]) -> Weights:
-    """Every part counts the same."""
+    """Give every part the same weight."""
     names = part_names(verdicts)
     return {name: 1 / len(names) for name in names}
 
 
 def estimate(verdicts: list[Verdict], weights: Weights, scale: float) -> Estimate | None:
-    """The weighted sum of the parts' ratios; None when no denominator is above 0.
+    """Compute the weighted sum of the parts' ratios; None if a part's denominator is 0.
 
     Args:
-        weights: of every part that counts.
-        scale: 100 for percent.
+        verdicts: one per answer.
+        weights: weight of every part that counts.
+        scale: factor applied to the sum, 100 for per cent.
     """
     influence, value, fewest = np.zeros(len(verdicts)), 0.0, len(verdicts)
     terms: list[tuple[float, float]] = []
@@ -121,7 +125,7 @@ def estimate(verdicts: list[Verdict], weights: Weights, scale: float) -> Estimat
 
 
 def mean_of(estimates: list[Estimate]) -> Estimate:
-    """The mean of several scores of the same answers."""
+    """Average several scores of the same answers."""
     if len(estimates) == 1:
         return estimates[0]
     return Estimate(
@@ -136,7 +140,7 @@ def mean_of(estimates: list[Estimate]) -> Estimate:
 
 @dataclass(frozen=True)
 class Difference:
-    """How much a second score lies above the first, over the same ``count`` items."""
+    """Difference between a second and a first score over the same ``count`` items."""
 
     value: float
     low: float
@@ -151,14 +155,16 @@ def paired_bootstrap(
     scale: float,
     samples: int = 2000,
 ) -> Difference | None:
-    """Difference of two scores of the same items, with its 95 % percentile interval.
+    """Bootstrap the difference of two scores of the same items (95 % percentile interval).
 
-    Whole items are drawn, with both their scores, so that what makes an item hard cancels. The
-    draw has a fixed seed. None where a part has nothing to count in one of them.
+    Items are resampled together with both their scores, so item difficulty cancels. The seed is
+    fixed. Returns None if a part has an empty denominator in one of the scores.
     """
     count = len(first)
     drawn = np.random.default_rng(0).multinomial(count, np.full(count, 1 / count), samples)
-    drawn = np.vstack([np.ones(count, dtype=drawn.dtype), drawn])  # the first row is no draw
+    drawn = np.vstack(
+        [np.ones(count, dtype=drawn.dtype), drawn]
+    )  # the first row is the full sample
     differences = np.zeros(len(drawn))
     for sign, verdicts in ((-1, first), (1, second)):
         for name, weight in weights.items():
@@ -174,7 +180,7 @@ def paired_bootstrap(
 
 
 def normal_interval(value: float, standard_error: float, highest: float) -> tuple[float, float]:
-    """95 % interval of a sum of independent scores of 0 to ``highest``."""
+    """Return the 95 % normal interval of a value, clipped to 0 ... ``highest``."""
     half = _Z * standard_error
-    # A judge may rate higher than it was asked to.
+    # Judges sometimes rate above the requested scale.
     return max(value - half, 0.0), min(value + half, max(highest, value))

@@ -1,15 +1,15 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Score prediction files of the form the reference's SpeechFCEval writes and reads.
+r"""Score prediction files in the format of the reference's SpeechFCEval.
 
-    python evaluate/SpeechFCEval/compute_metrics_speech_fc.py \\
+    python evaluate/SpeechFCEval/compute_metrics_speech_fc.py \
         --model fun-audio-chat-s2t --dataset SpeechFC-BFCL-Single [--result_dir result]
     python evaluate/SpeechFCEval/compute_metrics_speech_fc.py --predict_file FILE
 
-A file is JSON lines at ``RESULT_DIR/MODEL/DATASET/predict-MODEL-DATASET.json``; the rows with their
-verdicts go to ``record-...`` beside it. ``funaudiochat eval export --format speechfc`` writes such
-files of a run.
+A file holds JSON lines and is named ``RESULT_DIR/MODEL/DATASET/predict-MODEL-DATASET.json``. The
+rows with their verdicts are written to ``record-...`` beside it. Such files can be written from a
+run with ``funaudiochat eval export --format speechfc``.
 """
 
 import argparse
@@ -21,30 +21,32 @@ from typing import Any
 from evaluate.benchmarks.speech_fc import SETS, check
 from evaluate.exchange import read_rows
 from evaluate.records import write_json_lines
-from evaluate.scorers.tool_calls import NotCalls, read_calls
+from evaluate.scorers.tool_calls import MalformedCall, read_calls
 from funaudiochat.errors import FunAudioChatError
 
 
 def set_of(name: str) -> str:
-    """The set a name says, ``-`` and ``_`` being the same.
+    """Find the set that a name contains, treating ``-`` and ``_`` as equal.
 
     Raises:
-        FunAudioChatError: it names none.
+        FunAudioChatError: the name contains none.
     """
     plain = name.replace("-", "_").lower()
     for known in SETS:
         if known.lower() in plain:
             return known
-    raise FunAudioChatError(f"{name} names none of the sets {', '.join(SETS)}; give --dataset")
+    raise FunAudioChatError(
+        f"{name} contains none of the set names {', '.join(SETS)}; pass --dataset"
+    )
 
 
 def record(row: dict[str, Any], rules: str) -> dict[str, Any]:
-    """A row with its verdict, in the reference's fields."""
+    """Add the verdict to a row, in the reference's fields."""
     reply = str(row.get("predict") or "")
     verdict = check(rules, row, reply)
     try:
         calls = [{call.name: call.arguments} for call in read_calls(reply)]
-    except NotCalls:
+    except MalformedCall:
         calls = []
     return {
         **row,
@@ -58,7 +60,10 @@ def record(row: dict[str, Any], rules: str) -> dict[str, Any]:
 
 
 def score_file(path: Path, dataset: str) -> tuple[float, int, Counter[str]]:
-    """Write the record file -> accuracy in percent, rows, and the kinds of verdicts.
+    """Score a file and write its record file.
+
+    Returns:
+        The accuracy in per cent, the number of rows, and the counts of each kind of verdict.
 
     Raises:
         FunAudioChatError: the file cannot be read or is empty, or the set is unknown.
@@ -66,28 +71,29 @@ def score_file(path: Path, dataset: str) -> tuple[float, int, Counter[str]]:
     rules = SETS[set_of(dataset)][1]
     records = [record(row, rules) for row in read_rows(path)]
     if not records:
-        raise FunAudioChatError(f"{path} holds no predictions")
+        raise FunAudioChatError(f"{path} contains no predictions")
     target = path.with_name(path.name.replace("predict-", "record-", 1))
     if target == path:
         target = path.with_name(f"record-{path.name}")
     write_json_lines(target, records)
     share = sum(row["valid_flag"] for row in records) / len(records)
-    # The reference rounds ACEBench's share to three decimals before it makes percent of it.
+    # The reference rounds ACEBench's accuracy to three decimals before converting to per cent.
     accuracy = 100 * round(share, 3) if rules == "acebench" else 100 * share
     return round(accuracy, 2), len(records), Counter(row["error_type"] for row in records)
 
 
 def main() -> None:
+    """Parse the command line, score the file and print the accuracy."""
     parser = argparse.ArgumentParser(description="Score SpeechFCEval prediction files.")
     parser.add_argument("--model", help="name of the model in the file's path")
     parser.add_argument("--dataset", help="name of the set, such as SpeechFC-BFCL-Single")
     parser.add_argument("--result_dir", type=Path, default=Path("result"))
-    parser.add_argument("--predict_file", type=Path, help="a file anywhere else")
+    parser.add_argument("--predict_file", type=Path, help="path of a file at another location")
     args = parser.parse_args()
     path, dataset = args.predict_file, args.dataset
     if path is None:
         if not args.model or not dataset:
-            parser.error("give --model and --dataset, or --predict_file")
+            parser.error("pass --model and --dataset, or --predict_file")
         path = args.result_dir / args.model / dataset / f"predict-{args.model}-{dataset}.json"
     accuracy, count, kinds = score_file(path, dataset or path.stem)
     for kind, number in kinds.most_common():

@@ -38,10 +38,10 @@ BENCHMARKS: dict[str, Benchmark] = {
 
 
 def select(names: str) -> list[tuple[Benchmark, Subset]]:
-    """Subsets by ``NAME``, ``NAME/SUBSET``, or ``all``, separated by commas.
+    """Select subsets by a comma-separated list of ``NAME``, ``NAME/SUBSET`` or ``all``.
 
     Raises:
-        FunAudioChatError: a name is unknown; the message lists those there are.
+        FunAudioChatError: a name is unknown; the message lists the known ones.
     """
     chosen: dict[tuple[str, str], tuple[Benchmark, Subset]] = {}
     for name in names.split(","):
@@ -50,7 +50,7 @@ def select(names: str) -> list[tuple[Benchmark, Subset]]:
             (benchmark, subset)
             for benchmark in BENCHMARKS.values()
             for subset in benchmark.subsets
-            # There is no duplex model yet, so `all` leaves its sets out.
+            # `all` excludes the duplex sets, as there is no duplex model yet.
             if (first == "all" and not benchmark.duplex or benchmark.name == first)
             and second in ("", subset.name)
         ]
@@ -59,6 +59,8 @@ def select(names: str) -> list[tuple[Benchmark, Subset]]:
             subsets = BENCHMARKS[first].subsets if first in BENCHMARKS else ()
             if subsets:
                 known = ", ".join(f"{first}/{subset.name}" for subset in subsets)
-            raise FunAudioChatError(f"no benchmark {name.strip()!r}; there are: {known}")
+            raise FunAudioChatError(
+                f"unknown benchmark {name.strip()!r}; known benchmarks: {known}"
+            )
         chosen |= {(pair[0].name, pair[1].name): pair for pair in found}
     return list(chosen.values())

@@ -8,13 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.benchmarks.librispeech import ASR_INSTRUCTION, GROUP, error_rate
+from evaluate.benchmarks.librispeech import GROUP, error_rate
 from evaluate.core import Benchmark, HubData, Item, LayoutError, Row, Subset
 from evaluate.data import RowOfData, csv_rows, embedded_audio, find_file, items_of, parquet_rows
+from funaudiochat.constants import TRANSCRIBE_PROMPT
 
 
 def _load(language: str, root: Path) -> Iterator[Item]:
-    """The corpus's own tree (``test.tsv`` and ``clips/``), or Parquet files of the split."""
+    """Load the corpus's own tree (``test.tsv`` and ``clips/``), or Parquet files of the split."""
     names = (language, "zh-CN") if language == "zh" else (language,)
     folders = [folder for name in names if (folder := root / name).is_dir()]
     table = next((t for f in folders if (t := f / "test.tsv").is_file()), None)
@@ -29,7 +30,7 @@ def _load(language: str, root: Path) -> Iterator[Item]:
             audio = embedded_audio(row, root)
         return {
             "audio": audio,
-            "instruction": ASR_INSTRUCTION,
+            "instruction": TRANSCRIBE_PROMPT,
             "fields": {"reference": row.text("sentence"), "language": language},
         }
 
@@ -37,7 +38,7 @@ def _load(language: str, root: Path) -> Iterator[Item]:
         return items_of(csv_rows(table, "\t"), item)
     if not parquet:
         raise LayoutError(
-            f"neither {root}/{language}/test.tsv with clips/ nor {language}-*.parquet is there"
+            f"found neither {root}/{language}/test.tsv with clips/ nor {language}-*.parquet"
         )
     return items_of(parquet_rows(parquet), item)
 
@@ -48,7 +49,7 @@ BENCHMARK = Benchmark(
     folder="CommonVoice",
     layout="<language>/test.tsv with clips/, or <language>-*.parquet (columns audio, sentence)",
     needs="whisper-normalizer, compute-wer",
-    notes=("the paper does not state the version; 15.0 is assumed; zh counts characters",),
+    notes=("the paper does not state the version, 15.0 is assumed; zh counts characters",),
     hub=tuple(
         HubData("TwinkStart/CommonVoice_15", layouts=layouts, subset=language)
         for language, layouts in (
@@ -72,8 +73,8 @@ BENCHMARK = Benchmark(
             ),
             count,
         )
-        # Of version 15.0's test split, as evalscope 1.14.1 counts it in its
-        # _meta/common_voice_15.json; the paper does not say which version it used.
+        # Test split of version 15.0, according to _meta/common_voice_15.json of evalscope 1.14.1;
+        # the paper does not state which version it used.
         for language, count in (("en", 16_386), ("zh", 10_625))
     ),
 )

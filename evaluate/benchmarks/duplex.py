@@ -1,11 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The full-duplex set-up: UltraEval-Audio's questions to a model that listens while it speaks.
+"""Full duplex: UltraEval-Audio's questions to a model that listens while it speaks.
 
-Neither the paper's duplex form of the data nor a duplex checkpoint is published. The layout is
-ours, and answers come from a predictions file: its ``audio_out`` is the model's channel on the
-clock of the question.
+Neither the paper's duplex data nor a duplex checkpoint is published. The layout is defined by this
+toolkit, and answers come from a predictions file: its ``audio_out`` is the model's channel, aligned
+in time with the question.
 """
 
 from collections.abc import Iterator
@@ -14,33 +14,23 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.benchmarks.ultraeval_audio import (
-    ANSWER_HEARD,
     JUDGED_SPEECH,
     SETS,
+    TRANSCRIPT_MATCH,
     judge_slots,
     references_of,
 )
-from evaluate.core import (
-    Answer,
-    Benchmark,
-    Item,
-    Metric,
-    Row,
-    Subset,
-    Unheard,
-    Verdict,
-    each,
-    points,
-)
+from evaluate.core import Benchmark, Item, Metric, Row, Subset, per_answer
 from evaluate.data import RowOfData, find_file, items_of, json_lines
-from evaluate.metrics import JudgeTask, judged, read_rating_1_to_10
+from evaluate.metrics import judged, read_rating_1_to_10
 from evaluate.scorers import texts
 from evaluate.scorers.turn_taking import turn_is_taken, voiced_stretches
+from evaluate.scoring_tools import JudgeTask, ScoringTools
+from evaluate.verdict import Answer, AudioUnavailable, Verdict, scored
 from funaudiochat.audio import load_audio
-from funaudiochat.constants import DEFAULT_S2M_PROMPT
+from funaudiochat.constants import DEFAULT_S2M_PROMPT, INPUT_RATE_HZ
 from funaudiochat.errors import AudioError
 
-_RATE_HZ = 16_000
 _UNLIKE = "the paper's data is not published"
 
 
@@ -58,29 +48,29 @@ def _load(name: str, root: Path) -> Iterator[Item]:
     return items_of(json_lines(folder / "metadata.jsonl"), item)
 
 
-def _turns(answers: list[Answer], tools: Any) -> list[Verdict]:
+def _turns(answers: list[Answer], tools: ScoringTools) -> list[Verdict]:
     limits = tools.turn_limits
-    tools.used["criterion of turn taking, which is ours"] = (
-        f"silent while the user speaks ({limits.overlap_s:g} s forgiven), then an answer within "
-        f"{limits.delay_s:g} s"
+    tools.used["criterion of turn taking, chosen by this toolkit"] = (
+        f"silent while the user speaks ({limits.overlap_s:g} s of overlap tolerated), then an "
+        f"answer within {limits.delay_s:g} s"
     )
 
     def rule(answer: Answer) -> Verdict:
         stretches = []
-        if answer.sound is not None:
+        if answer.audio is not None:
             try:
-                wave = load_audio(answer.sound, _RATE_HZ)
+                audio = load_audio(answer.audio, INPUT_RATE_HZ)
             except AudioError as error:
-                return Unheard(str(error)).verdict
-            stretches = voiced_stretches(wave, _RATE_HZ)
+                return AudioUnavailable(str(error)).verdict
+            stretches = voiced_stretches(audio, INPUT_RATE_HZ)
         taken, reason = turn_is_taken(answer.fields["user_end_s"], stretches, limits)
-        return points(taken, reason=reason)
+        return scored(taken, reason=reason)
 
-    return each(rule)(answers, tools)
+    return per_answer(rule)(answers, tools)
 
 
 _TEXT = Metric(
-    "text match", each(lambda a: points(texts.answer_occurs(a.fields["references"], a.text)))
+    "text match", per_answer(lambda a: scored(texts.answer_occurs(a.fields["references"], a.text)))
 )
 _TEXT_JUDGED = Metric(
     "text judge",
@@ -98,7 +88,9 @@ _TEXT_JUDGED = Metric(
 
 
 def _subset(name: str, row: str, count: int) -> Subset:
-    text, speech = (_TEXT_JUDGED, JUDGED_SPEECH) if name == "alpaca_eval" else (_TEXT, ANSWER_HEARD)
+    text, speech = (
+        (_TEXT_JUDGED, JUDGED_SPEECH) if name == "alpaca_eval" else (_TEXT, TRANSCRIPT_MATCH)
+    )
     return Subset(
         name,
         partial(_load, name),
@@ -122,13 +114,13 @@ BENCHMARK = Benchmark(
     title="Full duplex",
     folder="duplex",
     layout=(
-        "ours: <set>/metadata.jsonl (file_name, question, answer, user_end_s) and the sounds, each "
-        "a question followed by silence"
+        "own layout: <set>/metadata.jsonl (file_name, question, answer, user_end_s) and the audio "
+        "files, each a question followed by silence"
     ),
     system=DEFAULT_S2M_PROMPT,
     speech=True,
-    needs="a duplex model's predictions (--predictions); Whisper-large-v3 (--asr); judge",
-    manual="the paper's duplex data is not published; make it from UltraEval-Audio's questions",
+    needs="predictions of a duplex model (--predictions); Whisper-large-v3 (--asr); judge",
+    manual="the paper's duplex data is not published; build it from UltraEval-Audio's questions",
     subsets=tuple(_subset(name, row, count) for name, row, _, _, count in SETS),
     duplex=True,
 )

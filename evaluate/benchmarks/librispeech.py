@@ -9,24 +9,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import Answer, Benchmark, Item, LayoutError, Metric, Row, Subset, Verdict, each
+from evaluate.core import Benchmark, Item, LayoutError, Metric, Row, Subset, per_answer
 from evaluate.data import RowError, RowOfData, find_file, items_of
 from evaluate.metrics import ERROR_RATE_LIBRARIES, ERROR_RATE_NOTE, word_errors
+from evaluate.verdict import Answer, Verdict
+from funaudiochat.constants import TRANSCRIBE_PROMPT
 
 GROUP = "Speech recognition (WER %)"
-ASR_INSTRUCTION = "Please help me transcribe the audio."
 
 
 def recognised(answer: Answer) -> Verdict:
-    """Word errors of the reply against the reference."""
+    """Count word errors of the reply against the reference."""
     return word_errors(answer.fields["language"], answer.fields["reference"], answer.text)
 
 
 def error_rate(name: str) -> Metric:
-    """The metric of recognised speech, under this name."""
+    """Build the word error rate metric under this name."""
     return Metric(
         name,
-        each(recognised),
+        per_answer(recognised),
         note=ERROR_RATE_NOTE,
         libraries=ERROR_RATE_LIBRARIES,
         highest=math.inf,
@@ -43,11 +44,11 @@ def _lines(folder: Path) -> Iterator[RowOfData]:
 def _item(row: RowOfData) -> dict[str, Any]:
     id_, blank, reference = row.columns["line"].partition(" ")
     if not blank or not id_:
-        raise RowError("is no 'id TEXT' line")
+        raise RowError("not an 'id TEXT' line")
     return {
         "id": id_,
         "audio": find_file(f"{id_}.flac", row.path.parent),
-        "instruction": ASR_INSTRUCTION,
+        "instruction": TRANSCRIBE_PROMPT,
         "fields": {"reference": reference, "language": "en"},
     }
 
@@ -56,7 +57,7 @@ def _load(name: str, root: Path) -> Iterator[Item]:
     folder = root / name
     if not any(folder.glob("*/*/*.trans.txt")):
         raise LayoutError(
-            f"no {folder}/<speaker>/<chapter>/*.trans.txt: unpack {name}.tar.gz of OpenSLR 12 there"
+            f"no {folder}/<speaker>/<chapter>/*.trans.txt; unpack {name}.tar.gz of OpenSLR 12 there"
         )
     return items_of(_lines(folder), _item)
 
@@ -67,7 +68,7 @@ BENCHMARK = Benchmark(
     folder="LibriSpeech",
     layout="the tree of OpenSLR 12: test-clean/<speaker>/<chapter>/*.flac and *.trans.txt",
     needs="whisper-normalizer, compute-wer",
-    manual="take test-clean.tar.gz and test-other.tar.gz from OpenSLR 12 and unpack them here",
+    manual="download test-clean.tar.gz and test-other.tar.gz from OpenSLR 12 and unpack them here",
     subsets=tuple(
         Subset(
             name,

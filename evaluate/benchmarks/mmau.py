@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""MMAU test-mini: multiple-choice questions on sounds, music and speech."""
+"""MMAU test-mini: multiple-choice questions on environmental audio, music and speech."""
 
 import json
 from collections.abc import Iterator
@@ -10,31 +10,30 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.core import (
-    Answer,
     Benchmark,
     HubData,
     Item,
     Metric,
     Row,
     Subset,
-    Verdict,
     choice_instruction,
-    each,
-    points,
+    per_answer,
 )
 from evaluate.data import (
     RowOfData,
     as_list,
     embedded_audio,
-    find_sound,
+    find_audio,
     given_choices,
     items_of,
     json_list,
     parquet_rows,
     right_choice,
 )
-from evaluate.metrics import JudgeTask, judged, read_yes_or_no
+from evaluate.metrics import judged, read_yes_or_no
 from evaluate.scorers.choices import mmau_match
+from evaluate.scoring_tools import JudgeTask
+from evaluate.verdict import Answer, Verdict, scored
 
 _GROUP = "Audio understanding"
 
@@ -50,7 +49,7 @@ def _load(folder: Path) -> Iterator[Item]:
         }
         return {
             "id": row.text("id"),
-            "audio": _sound(row, folder),
+            "audio": _audio(row, folder),
             "instruction": choice_instruction(row.text("question", "instruction"), choices),
             "fields": fields,
         }
@@ -63,22 +62,22 @@ def _load(folder: Path) -> Iterator[Item]:
 
 
 def _flat(row: RowOfData) -> RowOfData:
-    """The row with the columns that the hub's Parquet files keep in ``other_attributes``."""
+    """Add the columns that the hub's Parquet files store in ``other_attributes``."""
     others = row.get("other_attributes")
     if isinstance(others, str):
         others = json.loads(others)
     return replace(row, columns={**(others or {}), **row.columns})
 
 
-def _sound(row: RowOfData, folder: Path) -> Path | bytes:
+def _audio(row: RowOfData, folder: Path) -> Path | bytes:
     for column in ("audio", "context"):
         if row.get(column) is not None:
             return embedded_audio(row, folder, column)
-    return find_sound(row.text("audio_id", "audio_path"), folder)
+    return find_audio(row.text("audio_id", "audio_path"), folder)
 
 
 def _slots(answer: Answer) -> dict[str, str]:
-    # The judge has to see the options, so the question is the whole instruction.
+    # The judge must see the options, so the question is the whole instruction.
     return {
         "question": answer.instruction or "",
         "reference": answer.fields["answer"],
@@ -88,7 +87,7 @@ def _slots(answer: Answer) -> dict[str, str]:
 
 def _string_match(answer: Answer) -> Verdict:
     fields = answer.fields
-    return points(mmau_match(fields["answer"], fields["choices"], answer.text))
+    return scored(mmau_match(fields["answer"], fields["choices"], answer.text))
 
 
 _judge = JudgeTask("judge", "chosen_option", _slots, read_yes_or_no)
@@ -97,11 +96,11 @@ BENCHMARK = Benchmark(
     title="MMAU v05.15.25 test-mini",
     folder="MMAU",
     layout=(
-        "gamma-lab-umd/MMAU-test-mini: Parquet files that hold the sounds, or "
+        "gamma-lab-umd/MMAU-test-mini: Parquet files with embedded audio, or "
         "mmau-test-mini.json and test-mini-audios/<id>.wav"
     ),
-    needs="judge (gpt-4o-mini); without one the benchmark's own string match",
-    notes=("the paper's value is taken to be the judge's; string match is shown beside it",),
+    needs="judge (gpt-4o-mini); without a judge, the benchmark's own string match",
+    notes=("the paper's value is assumed to be the judge's; the string match is shown as well",),
     hub=(
         HubData(
             "gamma-lab-umd/MMAU-test-mini",
@@ -114,7 +113,7 @@ BENCHMARK = Benchmark(
             _load,
             (
                 Metric("judge", judged(_judge)),
-                Metric("string match", each(_string_match)),
+                Metric("string match", per_answer(_string_match)),
             ),
             (
                 Row(

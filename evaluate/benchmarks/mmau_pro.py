@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""MMAU-Pro, the items with one sound: closed and open questions, and followed instructions."""
+"""MMAU-Pro, items with one audio file: closed and open questions, instruction following."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -9,35 +9,34 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.core import (
-    Answer,
     Benchmark,
     HubData,
     Item,
     Metric,
     Row,
+    Scorer,
     Subset,
-    Verdict,
     choice_instruction,
-    each,
-    invalid,
-    points,
+    per_answer,
 )
 from evaluate.data import (
     RowOfData,
     as_list,
-    find_sound,
+    find_audio,
     given_choices,
     items_of,
     parquet_files,
     parquet_rows,
     right_choice,
 )
-from evaluate.metrics import OPEN_JUDGE, JudgeTask, judged
+from evaluate.metrics import judged
 from evaluate.scorers.judge_replies import open_answer_scores
 from evaluate.scorers.mmau_pro import follows
+from evaluate.scoring_tools import OPEN_JUDGE, JudgeTask, ScoringTools
 from evaluate.statistics import Weights
+from evaluate.verdict import Answer, Verdict, invalid, scored
 
-_BEST = 5  # of an open answer's scores
+_BEST = 5  # highest score of an open answer
 _OPEN, _INSTRUCTIONS = "open", "instruction following"
 
 
@@ -57,18 +56,18 @@ def _load(folder: Path) -> Iterator[Item]:
         }
         return {
             "id": row.get("id"),
-            "audio": find_sound(_sounds(row)[0], folder, folder / "data"),
+            "audio": find_audio(_audio_paths(row)[0], folder, folder / "data"),
             "instruction": choice_instruction(question, choices) if closed else question,
             "fields": fields,
         }
 
     rows = parquet_rows(parquet_files(folder, "test*.parquet"))
     return items_of(
-        (row for row in rows if len(_sounds(row)) < 2), lambda row: _without_none(item(row))
+        (row for row in rows if len(_audio_paths(row)) < 2), lambda row: _without_none(item(row))
     )
 
 
-def _sounds(row: RowOfData) -> list[str]:
+def _audio_paths(row: RowOfData) -> list[str]:
     paths = row.get("audio_path") or []
     return [paths] if isinstance(paths, str) else paths
 
@@ -77,8 +76,8 @@ def _without_none(made: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in made.items() if value is not None}
 
 
-def _nearest_choices(answers: list[Answer], tools: Any) -> list[Verdict]:
-    """The choice whose embedding is nearest to the reply's has to be the answer."""
+def _nearest_choices(answers: list[Answer], tools: ScoringTools) -> list[Verdict]:
+    """Check whether the choice with the embedding nearest to the reply's is the answer."""
     lines = [text for a in answers for text in (a.text, *a.fields["choices"])]
     vectors = iter(tools.embed(lines))
     verdicts = []
@@ -86,15 +85,15 @@ def _nearest_choices(answers: list[Answer], tools: Any) -> list[Verdict]:
         reply = next(vectors)
         nearness = [float(reply @ next(vectors)) for _ in answer.fields["choices"]]
         chosen = answer.fields["choices"][nearness.index(max(nearness))]
-        verdicts.append(points(chosen == answer.fields["answer"], chosen))
+        verdicts.append(scored(chosen == answer.fields["answer"], chosen))
     return verdicts
 
 
 def _read_open(replies: list[str]) -> Verdict:
     scores = open_answer_scores(replies[0])
     if max(scores.values()) > _BEST:
-        return invalid(f"the judge gave a score above {_BEST}", replies[0][:200])
-    return points(scores["overall"] / _BEST, replies[0][:200])
+        return invalid(f"a score of the judge is above {_BEST}", replies[0][:200])
+    return scored(scores["overall"] / _BEST, replies[0][:200])
 
 
 def _open_slots(answer: Answer) -> dict[str, str]:
@@ -116,8 +115,8 @@ _open = judged(
         max_tokens=512,
     )
 )
-_instructions = each(
-    lambda a: points(
+_instructions = per_answer(
+    lambda a: scored(
         follows(str(a.fields["task"]), a.fields["kwargs"], a.fields["question"], a.text)
     )
 )
@@ -138,25 +137,25 @@ def _is_closed(answer: Answer) -> bool:
 _KINDS = ((_is_closed, _nearest_choices), (_is_open, _open), (_is_instruction, _instructions))
 
 
-def _only(*kinds: tuple[Callable[[Answer], bool], Any]) -> Any:
-    """A scorer of the answers of some kinds; every category is a part of its own."""
+def _only(*kinds: tuple[Callable[[Answer], bool], Scorer]) -> Scorer:
+    """Build a scorer of some kinds of answers, in which every category is a separate part."""
 
-    def scorer(answers: list[Answer], tools: Any) -> list[Verdict]:
+    def scorer(answers: list[Answer], tools: ScoringTools) -> list[Verdict]:
         verdicts = [Verdict() for _ in answers]
         for belongs, rule in kinds:
-            places = [i for i, answer in enumerate(answers) if belongs(answer)]
-            if not places:
+            indices = [i for i, answer in enumerate(answers) if belongs(answer)]
+            if not indices:
                 continue
-            chosen = [answers[i] for i in places]
-            for place, verdict in zip(places, rule(chosen, tools), strict=True):
-                verdicts[place] = verdict.as_part(answers[place].fields["category"])
+            chosen = [answers[i] for i in indices]
+            for index, verdict in zip(indices, rule(chosen, tools), strict=True):
+                verdicts[index] = verdict.as_part(answers[index].fields["category"])
         return verdicts
 
     return scorer
 
 
 def by_count(verdicts: list[Verdict]) -> Weights:
-    """Each category weighs as much as it has items."""
+    """Weight each category by its number of items."""
     counts: dict[str, int] = {}
     for verdict in verdicts:
         for name in verdict.parts:
@@ -167,7 +166,7 @@ def by_count(verdicts: list[Verdict]) -> Weights:
 
 BENCHMARK = Benchmark(
     name="mmau-pro",
-    title="MMAU-Pro, items with one sound",
+    title="MMAU-Pro, items with one audio file",
     folder="MMAU-Pro",
     layout="gamma-lab-umd/MMAU-Pro: test.parquet, and data.zip unpacked to data/",
     needs=(
@@ -175,13 +174,13 @@ BENCHMARK = Benchmark(
         "(--judge 'open judge=openai:MODEL@URL'), nltk"
     ),
     notes=(
-        "only items with one sound, as in the paper; it does not state how many those are",
-        "an aspect that the judge does not name counts 3",
-        "of the checks of followed instructions, placeholders, titles, bullets and two responses "
-        "are IFEval's, as MMAU-Pro's own rules for them are not known here",
+        "only items with one audio file, as in the paper, which does not state their number",
+        "an aspect that the judge does not rate counts as 3",
+        "the instruction checks for placeholders, titles, bullets and two responses are IFEval's, "
+        "as MMAU-Pro's own rules for them are not documented",
     ),
     hub=(HubData("gamma-lab-umd/MMAU-Pro", layouts=(("test*.parquet", "data.zip"),)),),
-    manual=("unpack data.zip (about 47 GB) in the folder; NV-Embed-v2 is for non-commercial use"),
+    manual="unpack data.zip (about 47 GB) in the folder; NV-Embed-v2 is for non-commercial use",
     subsets=(
         Subset(
             "test",

@@ -9,23 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from evaluate.core import (
-    Answer,
     Benchmark,
     HubData,
     Item,
     Metric,
     Row,
     Subset,
-    Verdict,
     choice_instruction,
-    each,
-    invalid,
-    points,
+    per_answer,
 )
 from evaluate.data import (
     RowOfData,
     embedded_audio,
-    find_sound,
+    find_audio,
     given_choices,
     items_of,
     json_list,
@@ -33,19 +29,21 @@ from evaluate.data import (
     right_choice,
 )
 from evaluate.scorers.choices import LETTERS, mmsu_bridged_letter, mmsu_reference_verdicts
+from evaluate.scoring_tools import ScoringTools
+from evaluate.verdict import Answer, Verdict, invalid, scored
 
 _COLUMNS = tuple(f"choice_{letter.lower()}" for letter in LETTERS)
 
 
 def _load(folder: Path) -> Iterator[Item]:
     def item(row: RowOfData) -> dict[str, Any]:
-        # Columns may be null in any place. The prompt letters those that are left anew, so the
-        # fields hold them under the letters that the model sees.
+        # Any column may be null. The prompt re-letters the remaining options, so the fields hold
+        # them under the letters that the model sees.
         given = given_choices(row.get(column) for column in _COLUMNS)
         lettered = dict(zip_longest(_COLUMNS, given))
         return {
             "id": row.text("id"),
-            "audio": _sound(row, folder),
+            "audio": _audio(row, folder),
             "instruction": choice_instruction(row.text("question"), given),
             "fields": {
                 **lettered,
@@ -58,34 +56,34 @@ def _load(folder: Path) -> Iterator[Item]:
 
 
 def _rows(folder: Path) -> Iterator[RowOfData]:
-    """Of the questions beside their sounds, or else of Parquet files that hold both."""
-    for place in (folder, folder / "question"):
+    """Read the question files beside the audio files, or else Parquet files with both."""
+    for location in (folder, folder / "question"):
         for kind in ("*.jsonl", "*.json"):
-            if named := sorted(place.glob(kind)):
+            if named := sorted(location.glob(kind)):
                 return json_list(named[0])
     if parquet := sorted(folder.glob("**/*.parquet")):
         return parquet_rows(parquet)
     return json_list(folder / "mmsu.jsonl")
 
 
-def _sound(row: RowOfData, folder: Path) -> Path | bytes:
+def _audio(row: RowOfData, folder: Path) -> Path | bytes:
     if row.get("audio") is not None:
         return embedded_audio(row, folder)
-    return find_sound(row.text("audio_path"), folder, folder / "question")
+    return find_audio(row.text("audio_path"), folder, folder / "question")
 
 
 def _bridged(answer: Answer) -> Verdict:
     letter = mmsu_bridged_letter(answer.text, [answer.fields[column] for column in _COLUMNS])
     if letter is None:
-        return points(False, reason="no letter found")
+        return scored(False, reason="no letter found")
     chosen = answer.fields[f"choice_{letter.lower()}"]
-    return points(chosen == answer.fields["answer_gt"], letter)
+    return scored(chosen == answer.fields["answer_gt"], letter)
 
 
-def _reference(answers: list[Answer], tools: Any) -> list[Verdict]:
+def _reference(answers: list[Answer], tools: ScoringTools) -> list[Verdict]:
     records = [{**answer.fields, "response": answer.text} for answer in answers]
     return [
-        invalid("skipped: no letter at either end") if right is None else points(right)
+        invalid("skipped: no letter at either end") if right is None else scored(right)
         for right in mmsu_reference_verdicts(records)
     ]
 
@@ -95,12 +93,12 @@ BENCHMARK = Benchmark(
     title="MMSU",
     folder="MMSU",
     layout=(
-        "ddwang2000/MMSU: a JSON or JSONL file of questions, there or in question/, beside the "
-        "sounds it names; or Parquet files that hold both"
+        "ddwang2000/MMSU: a JSON or JSONL file of questions, in the folder or in question/, and "
+        "the audio files it names; or Parquet files with embedded audio"
     ),
     notes=(
-        "the reference rule drops answers such as (B)falling from the denominator; how the authors "
-        "read them is not published, so the value here first maps them to their letter",
+        "the reference rule excludes answers such as (B)falling from the denominator; how the "
+        "authors read them is not published, so they are first mapped to their letter here",
     ),
     hub=(
         HubData(
@@ -116,7 +114,7 @@ BENCHMARK = Benchmark(
         Subset(
             "all",
             _load,
-            (Metric("bridged letters", each(_bridged)), Metric("reference rule", _reference)),
+            (Metric("bridged letters", per_answer(_bridged)), Metric("reference rule", _reference)),
             (
                 Row(
                     "Audio understanding",

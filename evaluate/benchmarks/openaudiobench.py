@@ -8,10 +8,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset
+from evaluate.core import Benchmark, HubData, Item, Metric, Row, Subset
 from evaluate.data import RowOfData, csv_rows, find_file, items_of
-from evaluate.metrics import JudgeTask, judged, read_by, read_rating_1_to_10
+from evaluate.metrics import judged, read_by, read_rating_1_to_10
 from evaluate.scorers.judge_replies import grade_0_to_5, is_judged_correct, is_scored_correct
+from evaluate.scoring_tools import JudgeTask
+from evaluate.verdict import Answer, Verdict
 
 _GROUP = "OpenAudioBench (S2T)"
 
@@ -42,7 +44,7 @@ def _subset(
     columns: tuple[str, str],
     count: int,
     prompt: str,
-    read: Callable[..., Any],
+    read: Callable[[list[str]], Verdict],
     scale: float,
 ) -> Subset:
     metric = Metric("judge", judged(JudgeTask("judge", prompt, _slots, read)), scale)
@@ -51,9 +53,9 @@ def _subset(
     )
 
 
-_correct = read_by(is_scored_correct, "the judge gave no score")
-_grade = read_by(grade_0_to_5, "the judge gave no grade")
-_judgment = read_by(is_judged_correct, "the judge gave no judgment")
+_correct = read_by(is_scored_correct, "no score in the judge's reply")
+_grade = read_by(grade_0_to_5, "no grade in the judge's reply")
+_judgment = read_by(is_judged_correct, "no judgment in the judge's reply")
 
 BENCHMARK = Benchmark(
     name="openaudiobench",
@@ -64,7 +66,7 @@ BENCHMARK = Benchmark(
         "eval_datas/<set>/audios/<audio_filename>"
     ),
     needs="judge (gpt-4o-mini)",
-    notes=("replies of the judge that cannot be read leave the denominator",),
+    notes=("judge replies that cannot be parsed are excluded from the denominator",),
     hub=tuple(
         HubData("baichuan-inc/OpenAudioBench", layouts=((f"eval_datas/{name}/*",),), subset=name)
         for name in ("alpaca_eval", "llama_questions", "reasoning_qa", "trivia_qa", "web_questions")

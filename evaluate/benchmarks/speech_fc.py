@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""SpeechFCEval: spoken requests that take function calls, from BFCL, ACEBench and SmartInteract."""
+"""SpeechFCEval: spoken requests for function calls, from BFCL, ACEBench and SmartInteract."""
 
 import json
 from collections.abc import Iterator
@@ -9,20 +9,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import (
-    Answer,
-    Benchmark,
-    HubData,
-    Item,
-    Metric,
-    Row,
-    Subset,
-    Verdict,
-    each,
-    points,
-)
+from evaluate.core import Benchmark, HubData, Item, Metric, Row, Subset, per_answer
 from evaluate.data import RowOfData, as_list, find_file, items_of, json_lines
 from evaluate.scorers import acebench, bfcl
+from evaluate.verdict import Answer, Verdict, scored
 from funaudiochat.constants import FUNCTION_CALLING_PROMPT
 
 # name -> row of the table, rules, items
@@ -45,17 +35,18 @@ REFERENCE_FIELDS = (
 
 
 def system_prompt(tools: list[Any]) -> str:
-    """The text prompt with one line of JSON for every function."""
+    """Build the system prompt with one line of JSON per function."""
     lines = "\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools)
     return FUNCTION_CALLING_PROMPT.replace("{tools_definition}", lines)
 
 
 def check(rules: str, fields: dict[str, Any], reply: str) -> bfcl.CallVerdict:
-    """Judge the calls of a reply by the rules of the set.
+    """Check the calls of a reply by the rules of the set.
 
     Args:
         rules: "single", "parallel" or "acebench".
-        fields: of the reference's files; ``function`` and ``ground_truth`` are JSON texts.
+        fields: fields as in the reference's files; ``function`` and ``ground_truth`` are JSON.
+        reply: reply of the model with special tokens.
     """
     try:
         tools = as_list(fields["function"])
@@ -70,7 +61,7 @@ def check(rules: str, fields: dict[str, Any], reply: str) -> bfcl.CallVerdict:
 
 def _score(rules: str, answer: Answer) -> Verdict:
     verdict = check(rules, answer.fields, answer.raw_text)
-    return points(verdict.valid, reason="" if verdict.valid else verdict.error_type)
+    return scored(verdict.valid, reason="" if verdict.valid else verdict.error_type)
 
 
 def _load(name: str, root: Path) -> Iterator[Item]:
@@ -99,9 +90,9 @@ BENCHMARK = Benchmark(
     folder="SpeechFCEval",
     layout="FunAudioLLM/SpeechFCEval: <set>/metadata.jsonl and <set>/wav/",
     notes=(
-        "ACEBench's rules do not compare numbers and booleans at the top level, and round shares "
-        "to three decimals (66.3 for 66.35)",
-        "the field `time` is in no published prompt; it is asked with only by --time-in-prompt",
+        "ACEBench's rules do not compare numbers and booleans at the top level, and round "
+        "proportions to three decimals (66.3 for 66.35)",
+        "no published prompt contains the field `time`; --time-in-prompt adds it",
     ),
     hub=tuple(
         HubData(
@@ -118,7 +109,7 @@ BENCHMARK = Benchmark(
             (
                 Metric(
                     "calls",
-                    each(partial(_score, rules)),
+                    per_answer(partial(_score, rules)),
                     step=0.1 * (rules == "acebench"),
                     version=1 + (rules == "acebench"),
                 ),

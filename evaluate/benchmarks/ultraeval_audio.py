@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""UltraEval-Audio, speech to speech: four sets of spoken questions, answered aloud."""
+"""UltraEval-Audio, speech to speech: four sets of spoken questions with spoken answers."""
 
 import math
 from collections.abc import Iterator
@@ -9,26 +9,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset, Unheard, Verdict
-from evaluate.data import (
-    RowError,
-    RowOfData,
-    embedded_audio,
-    items_of,
-    parquet_files,
-    parquet_rows,
-)
+from evaluate.core import Benchmark, HubData, Item, Metric, Row, Subset
+from evaluate.data import RowError, RowOfData, embedded_audio, items_of, parquet_files, parquet_rows
 from evaluate.metrics import (
     ERROR_RATE_LIBRARIES,
     ERROR_RATE_NOTE,
-    JudgeTask,
-    answer_heard,
-    heard,
     judged,
+    on_transcript,
     read_rating_1_to_10,
     transcript_errors,
+    transcript_match,
     utmos,
 )
+from evaluate.scoring_tools import JudgeTask, ScoringTools
+from evaluate.verdict import Answer, AudioUnavailable, Verdict
 from funaudiochat.constants import DEFAULT_S2M_PROMPT
 
 _GROUP = "UltraEval-Audio (S2S)"
@@ -36,10 +30,10 @@ _QUALITY = "Speech quality on UltraEval-Audio Llama Q."
 
 
 def references_of(row: RowOfData, column: str) -> str | list[str]:
-    """A reference answer, or the list of them.
+    """Return a reference answer, or a list of them.
 
     Raises:
-        RowError: there is none; an empty one would be found in every reply.
+        RowError: the column is missing; an empty reference would match every reply.
     """
     value = row.get(column)
     if value is None:
@@ -63,34 +57,40 @@ def _load(repository: str, question: str, reference: str, root: Path) -> Iterato
 
 
 def judge_slots(answer: Answer, reply: str) -> dict[str, str]:
+    """Fill the slots of the rating prompt."""
     return {"question": answer.fields["question"], "reply": reply}
 
 
-def judged_speech(answers: list[Answer], tools: Any) -> list[Verdict]:
-    """The judge rates what was heard, not what was written."""
-    transcripts = dict(zip((a.id for a in answers), tools.transcripts(answers), strict=True))
+def judged_speech(answers: list[Answer], tools: ScoringTools) -> list[Verdict]:
+    """Let the judge rate the transcript of the speech, not the text output."""
+    verdicts: dict[str, Verdict] = {}
+    texts: dict[str, str] = {}
+    for answer, transcript in zip(answers, tools.transcripts(answers), strict=True):
+        if isinstance(transcript, AudioUnavailable):
+            verdicts[answer.id] = transcript.verdict
+        else:
+            texts[answer.id] = transcript
     task = JudgeTask(
         "judge",
         "rating_1_to_10",
-        lambda a: judge_slots(a, transcripts[a.id]),
+        lambda a: judge_slots(a, texts[a.id]),
         read_rating_1_to_10,
         max_tokens=2048,
     )
-    verdicts = {i: text.verdict for i, text in transcripts.items() if isinstance(text, Unheard)}
-    audible = [a for a in answers if a.id not in verdicts]
+    audible = [a for a in answers if a.id in texts]
     for answer, verdict in zip(audible, judged(task)(audible, tools), strict=True):
         verdicts[answer.id] = verdict
     return [verdicts[a.id] for a in answers]
 
 
-ANSWER_HEARD = Metric("transcript match", heard(answer_heard), libraries=("regex",))
+TRANSCRIPT_MATCH = Metric("transcript match", on_transcript(transcript_match), libraries=("regex",))
 JUDGED_SPEECH = Metric("judge", judged_speech, scale=10.0)
 _ERRORS = Metric(
     "ASR-WER",
-    heard(transcript_errors),
+    on_transcript(transcript_errors),
     highest=math.inf,
     libraries=ERROR_RATE_LIBRARIES,
-    note=f"transcript of the reply against the text that came with it; {ERROR_RATE_NOTE}",
+    note=f"transcript of the reply against the text generated with it; {ERROR_RATE_NOTE}",
 )
 _UTMOS = Metric(
     "UTMOS",
@@ -98,10 +98,10 @@ _UTMOS = Metric(
     scale=1.0,
     highest=5.0,
     libraries=("utmos-pytorch",),
-    note="mean over replies with sound, one channel at 16 kHz (settings ours)",
+    note="mean over replies with audio, mono at 16 kHz (settings chosen by this toolkit)",
 )
 
-# name, row of the table, repository, columns, items
+# name, row of the table, repository, columns, number of items
 SETS = (
     ("llama_questions", "Llama Q.", "llama-questions", ("Questions", "Answer"), 300),
     ("alpaca_eval", "AlpacaEval", "speech-chatbot-alpaca-eval", ("instruction", "output"), 199),
@@ -111,7 +111,7 @@ SETS = (
 
 
 def _subset(name: str, row: str, repository: str, columns: tuple[str, str], count: int) -> Subset:
-    metric = JUDGED_SPEECH if name == "alpaca_eval" else ANSWER_HEARD
+    metric = JUDGED_SPEECH if name == "alpaca_eval" else TRANSCRIPT_MATCH
     rows = [Row(_GROUP, row, ((metric.name,),))]
     if name == "llama_questions":
         rows += [
@@ -127,13 +127,13 @@ BENCHMARK = Benchmark(
     name="ultraeval-audio",
     title="UltraEval-Audio, speech to speech",
     folder="UltraEval-Audio",
-    layout="one folder per data set of TwinkStart with its Parquet files (column audio)",
+    layout="one folder per data set of TwinkStart with Parquet files (column audio)",
     system=DEFAULT_S2M_PROMPT,
     speech=True,
     needs="Whisper-large-v3 (--asr); judge for AlpacaEval; UTMOS weights (--utmos)",
     notes=(
-        "answers are matched token by token in the transcript of the spoken reply",
-        "the paper's AlpacaEval fits 198 of 199 items",
+        "answers are matched by tokens in the transcript of the spoken reply",
+        "the paper's AlpacaEval value is consistent with 198 of 199 items",
     ),
     hub=tuple(
         HubData(

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""VoiceBench: seven sets of spoken questions, answered with text."""
+"""VoiceBench: seven sets of spoken questions with text answers."""
 
 import random
 from collections.abc import Iterator
@@ -9,42 +9,31 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import (
-    Answer,
-    Benchmark,
-    HubData,
-    Item,
-    Metric,
-    NotScored,
-    Row,
-    Subset,
-    Verdict,
-    each,
-    invalid,
-    points,
-)
+from evaluate.core import Benchmark, HubData, Item, Metric, Row, Subset, per_answer
 from evaluate.data import (
     RowError,
     RowOfData,
     as_list,
     embedded_audio,
-    find_sound,
+    find_audio,
     items_of,
     json_lines,
     parquet_files,
     parquet_rows,
 )
-from evaluate.metrics import JudgeTask, judged, read_rating_1_to_5, read_yes_or_no
+from evaluate.metrics import judged, read_rating_1_to_5, read_yes_or_no
 from evaluate.scorers import ifeval
 from evaluate.scorers.choices import LETTERS, voicebench_letter
 from evaluate.scorers.texts import refused
+from evaluate.scoring_tools import JudgeTask, ScoringTools
+from evaluate.verdict import Answer, NotScored, Verdict, invalid, scored
 
 _GROUP = "VoiceBench (S2T)"
 _PATTERNS = {"sd-qa": "**/sd-qa/usa*.parquet"}  # the other regions are not used
 
 
 def _load(subset: str, folder: Path) -> Iterator[Item]:
-    """The hub's Parquet files, or Kimi-Audio-Evalkit's ``<subset>.jsonl``."""
+    """Load the hub's Parquet files, or Kimi-Audio-Evalkit's ``<subset>.jsonl``."""
     rewritten = folder / f"{subset}.jsonl"
     if rewritten.is_file():
         rows = json_lines(rewritten)
@@ -61,15 +50,15 @@ def _item(subset: str, folder: Path, row: RowOfData) -> dict[str, Any]:
     if subset in ("openbookqa", "mmsu"):
         fields["reference"] = fields["reference"].strip().upper()
         if fields["reference"] not in tuple(LETTERS):
-            raise RowError(f"the right answer is a letter A to D, not {fields['reference']!r}")
+            raise RowError(f"the reference must be a letter A to D, not {fields['reference']!r}")
     if subset == "ifeval":
         fields["key"] = row.get("key", "index")
         fields["instructions"] = as_list(row.get("instruction_id_list", "instruction"))
         fields["kwargs"] = as_list(row.get("kwargs", "instruction_kwargs"))
         if len(fields["kwargs"]) != len(fields["instructions"]):
-            raise RowError("as many kwargs as instructions are needed")
+            raise RowError("the numbers of kwargs and instructions differ")
     named = row.get("audio_path")
-    audio = find_sound(named, folder) if named else embedded_audio(row, folder)
+    audio = find_audio(named, folder) if named else embedded_audio(row, folder)
     return {"audio": audio, "fields": fields}
 
 
@@ -105,12 +94,12 @@ _chosen_option = Metric(
 )
 
 
-def _pedant(answers: list[Answer], tools: Any) -> list[Verdict]:
-    return [points(right) for right in tools.pedant(answers)]
+def _pedant(answers: list[Answer], tools: ScoringTools) -> list[Verdict]:
+    return [scored(right) for right in tools.pedant(answers)]
 
 
-def _letters(answers: list[Answer], tools: Any, draw: bool) -> list[Verdict]:
-    """By the letter rules; where none applies a letter is drawn, or the answer is wrong."""
+def _letters(answers: list[Answer], tools: ScoringTools, draw: bool) -> list[Verdict]:
+    """Score by the letter rules; if none applies, draw a letter or count the answer as wrong."""
     chance = random.Random(0)
     verdicts = []
     for answer in answers:
@@ -118,7 +107,7 @@ def _letters(answers: list[Answer], tools: Any, draw: bool) -> list[Verdict]:
         reason = "" if letter else "no letter found"
         if letter is None and draw:
             letter = chance.choice(LETTERS)
-        verdicts.append(points(letter == answer.fields["reference"], letter or "", reason))
+        verdicts.append(scored(letter == answer.fields["reference"], letter or "", reason))
     return verdicts
 
 
@@ -129,9 +118,9 @@ def _ifeval(answer: Answer) -> Verdict:
             fields["question"], fields["instructions"], fields["kwargs"], answer.text
         )
     except ModuleNotFoundError as error:
-        raise NotScored(f"{error.name} is missing: make eval-setup") from error
+        raise NotScored(f"{error.name} is missing: run make eval-setup") from error
     except (KeyError, TypeError, ValueError) as error:
-        return invalid(f"no checker for it: {error!r}")
+        return invalid(f"no checker for its instructions: {error!r}")
     count = len(strict)
     return Verdict(
         {
@@ -148,7 +137,7 @@ _letter_metrics = (
     Metric(
         "letters",
         partial(_letters, draw=True),
-        note="a letter is drawn at random (seed 0) where the rules find none",
+        note="a letter is drawn at random (seed 0) if the rules find none",
     ),
     Metric("letters, none is wrong", partial(_letters, draw=False)),
 )
@@ -162,7 +151,7 @@ def _subset(name: str, count: int, metrics: tuple[Metric, ...], rows: tuple[Row,
     return Subset(name, partial(_load, name), metrics, rows, count)
 
 
-_LETTER_NOTE = "scored by the letter rules, which draw a letter at random where they find none"
+_LETTER_NOTE = "scored by the letter rules, which draw a letter at random if they find none"
 BENCHMARK = Benchmark(
     name="voicebench",
     title="VoiceBench",
@@ -171,10 +160,10 @@ BENCHMARK = Benchmark(
         "hlt-lab/voicebench: one folder per set with Parquet files (columns prompt, audio, "
         "reference, ...), or Kimi-Audio-Evalkit's <set>.jsonl (audio_path, audio_content, answer)"
     ),
-    needs="judge (gpt-4o-mini); SD-QA also PEDANT; IFEval if-verifiable",
+    needs="judge (gpt-4o-mini); for SD-QA also PEDANT; for IFEval if-verifiable",
     notes=(
         "Overall = (20 AlpacaEval + 20 CommonEval + the five others) / 7",
-        "SD-QA is taken as the mean of PEDANT and judge, which the paper's numbers suggest",
+        "SD-QA is computed as the mean of PEDANT and judge, which the paper's numbers suggest",
     ),
     hub=tuple(
         HubData("hlt-lab/voicebench", layouts=((pattern,),), subset=name)
@@ -220,7 +209,11 @@ BENCHMARK = Benchmark(
         _subset(
             "ifeval",
             345,
-            (Metric("rules", each(_ifeval), libraries=("if-verifiable", "langdetect", "nltk")),),
+            (
+                Metric(
+                    "rules", per_answer(_ifeval), libraries=("if-verifiable", "langdetect", "nltk")
+                ),
+            ),
             _row("IFEval", ("rules",)),
         ),
         _subset(
@@ -229,11 +222,13 @@ BENCHMARK = Benchmark(
             (
                 Metric(
                     "phrases",
-                    each(lambda a: points(refused(a.text))),
-                    note="phrases of refusal count whatever their case, as in VoiceBench's own "
-                    "scorer; Kimi-Audio-Evalkit heeds it",
+                    per_answer(lambda a: scored(refused(a.text))),
+                    note="refusal phrases match case-insensitively, as in VoiceBench's own scorer; "
+                    "Kimi-Audio-Evalkit is case-sensitive",
                 ),
-                Metric("phrases, case matters", each(lambda a: points(refused(a.text, True)))),
+                Metric(
+                    "phrases, case matters", per_answer(lambda a: scored(refused(a.text, True)))
+                ),
             ),
             _row("AdvBench", ("phrases",)),
         ),

@@ -1,19 +1,21 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""VStyle: spoken instructions on how to speak, rated by a judge that hears the reply."""
+"""VStyle: spoken instructions on speaking style, rated by a judge that hears the reply."""
 
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from evaluate.core import Answer, Benchmark, HubData, Item, Metric, Row, Subset, Verdict, invalid
+from evaluate.core import Benchmark, HubData, Item, Metric, Row, Subset
 from evaluate.data import RowError, RowOfData, find_file, items_of, json_lines
-from evaluate.metrics import AUDIO_JUDGE, JudgeTask, judged
+from evaluate.metrics import judged
 from evaluate.scorers.judge_replies import vstyle_score
 from evaluate.scorers.vstyle import WEIGHTS, weights_of
+from evaluate.scoring_tools import AUDIO_JUDGE, JudgeTask, ScoringTools
 from evaluate.statistics import Weights, part_names
+from evaluate.verdict import Answer, Verdict, invalid
 from funaudiochat.constants import SPOKEN_S2M_PROMPT
 
 
@@ -23,7 +25,7 @@ def _load(language: str, root: Path) -> Iterator[Item]:
     def item(row: RowOfData) -> dict[str, Any]:
         ability, id_ = row.text("ability"), row.text("id")
         if ability not in WEIGHTS:
-            raise RowError(f"ability {ability!r} is none of {', '.join(WEIGHTS)}")
+            raise RowError(f"ability {ability!r} must be one of {', '.join(WEIGHTS)}")
         named = row.get("file_name", "instruction_audio_path", "audio_path", "wav_path")
         audio = find_file(str(named or f"{id_}.wav"), folder, folder / "wav", root)
         return {
@@ -42,25 +44,27 @@ def _slots(answer: Answer) -> dict[str, str]:
     }
 
 
-def _sounds(answer: Answer) -> list[Path]:
-    """The question, if its file is still there, and the reply."""
-    question = answer.question if answer.question and answer.question.is_file() else None
-    return [path for path in (question, answer.sound) if path is not None]
+def _recordings(answer: Answer) -> list[Path]:
+    """Return the files of the question, if it still exists, and of the reply."""
+    question = (
+        answer.question_audio if answer.question_audio and answer.question_audio.is_file() else None
+    )
+    return [path for path in (question, answer.audio) if path is not None]
 
 
 def _read(replies: list[str]) -> Verdict:
     score = vstyle_score(replies[-1])
     if not score:
-        return invalid("the judge gave no score", replies[-1][:200])
+        return invalid("no score in the judge's reply", replies[-1][:200])
     return Verdict({"": (float(score), 1.0)}, score)
 
 
-def _rated(language: str, answers: list[Answer], tools: Any) -> list[Verdict]:
-    """Every ability is a part; a reply without sound cannot be heard and has no rating."""
+def _rated(language: str, answers: list[Answer], tools: ScoringTools) -> list[Verdict]:
+    """Let the judge rate each reply; every ability is a part, replies without audio are invalid."""
     verdicts = {a.id: invalid("no speech in the reply") for a in answers}
-    spoken = [a for a in answers if a.sound is not None]
-    if unheard := sum(len(_sounds(a)) < 2 for a in spoken):
-        tools.used["questions that the judge did not hear, as their sound is gone"] = str(unheard)
+    spoken = [a for a in answers if a.audio is not None]
+    if missing := sum(len(_recordings(a)) < 2 for a in spoken):
+        tools.used["questions not sent to the judge, as their audio is missing"] = str(missing)
     for category in dict.fromkeys(a.fields["ability"].split("/")[0] for a in spoken):
         chosen = [a for a in spoken if a.fields["ability"].startswith(f"{category}/")]
         task = JudgeTask(
@@ -69,12 +73,12 @@ def _rated(language: str, answers: list[Answer], tools: Any) -> list[Verdict]:
             _slots,
             _read,
             who=AUDIO_JUDGE,
-            sounds=_sounds,
+            audio=_recordings,
             tries=5,
-            max_tokens=8192,  # judges that think count thoughts too
+            max_tokens=8192,  # reasoning judges count their thoughts, too
             system=None,
             temperature=None,
-            top_p=None,  # the published script sends none of them
+            top_p=None,  # the published script sends none of these
         )
         for answer, verdict in zip(chosen, judged(task)(chosen, tools), strict=True):
             verdicts[answer.id] = verdict.as_part(answer.fields["ability"])
@@ -103,11 +107,11 @@ BENCHMARK = Benchmark(
     layout="zhanjun/VStyle: en/ and zh/, each with metadata.jsonl and wav/",
     system=SPOKEN_S2M_PROMPT,
     speech=True,
-    needs="judge that hears (--judge 'audio judge=openai:gemini-2.5-pro@URL')",
+    needs="judge with audio input (--judge 'audio judge=openai:gemini-2.5-pro@URL')",
     notes=(
         "the paper's judge, gemini-2.5-pro-preview-06-05, is retired",
-        "the judge hears the question as well as the reply, which the published script leaves "
-        "open, and its own sampling is used, with at most 8192 tokens",
+        "the judge hears the question as well as the reply, which the published script does not "
+        "specify; it uses its default sampling, with at most 8192 tokens",
     ),
     hub=tuple(
         HubData("zhanjun/VStyle", layouts=((f"{name}/*",),), subset=name) for name in ("en", "zh")

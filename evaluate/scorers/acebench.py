@@ -1,12 +1,12 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Function calls by the rules of ACEBench, as the paper's scorer applies them.
+"""Function-call scoring by the rules of ACEBench, as the paper's scorer applies them.
 
-They are lenient in ways that are kept: numbers and booleans at the top level are not compared,
-texts need only contain the expected ones, and one call may serve two expectations. And they are
-strict where it surprises: nothing meets an expected ``[]`` or ``{}``, and a call without arguments
-only a function without any schema.
+The rules are lenient in ways that are kept: numbers and booleans at the top level are not compared,
+strings need only contain the expected ones, and one call may satisfy two expectations. They are
+also surprisingly strict: no value matches an expected ``[]`` or ``{}``, and a call without
+arguments is correct only for a function without a schema.
 """
 
 import re
@@ -18,7 +18,7 @@ from evaluate.scorers.tool_calls import (
     PYTHON_TYPES,
     Call,
     CallVerdict,
-    NotCalls,
+    MalformedCall,
     function_of,
     read_calls,
     standardise,
@@ -26,8 +26,8 @@ from evaluate.scorers.tool_calls import (
 )
 
 _REPEAT = re.compile(r"_\d+$")
-# Types of ACEBench's own beside those of JSON schema; no value is an "enum", so that only the
-# type of the expectation counts there.
+# ACEBench's own types in addition to those of JSON schema. No value has the type "enum", so only
+# the type of the expected value matters there.
 _TYPES: dict[str, type] = {
     **PYTHON_TYPES,
     "int": int,
@@ -41,16 +41,17 @@ _CONTAINERS = ("array", "tuple", "list(string)", "list(enum)", "object", "object
 
 
 def check(tools: list[dict[str, Any]], expected: Any, reply: str) -> CallVerdict:
-    """Judge the calls of a reply.
+    """Check the calls of a reply.
 
     Args:
-        tools: function definitions the model was given.
-        expected: ``{function: {parameter: value}}``, a repeated function with the suffix ``_1``,
-            ``_2``, ...; or a list of such alternatives.
+        tools: function definitions that were offered to the model.
+        expected: ``{function: {parameter: value}}``, with the suffixes ``_1``, ``_2``, ... for
+            repeated functions; or a list of such alternatives.
+        reply: reply of the model.
     """
     try:
         calls = read_calls(reply)
-    except NotCalls:
+    except MalformedCall:
         return CallVerdict(False, "ast_decoder:decoder_failed")
     alternatives = expected if isinstance(expected, list) else [expected]
     errors = []
@@ -117,11 +118,11 @@ def _value_error(schema: dict[str, Any], expected: Any, value: Any) -> str | Non
     item_type = _item_type(schema)
     value = _truth(float(value) if declared == "float" and type(value) is int else value)
     if type(value) is not wanted:
-        # An expectation of another type than the declared one stands for whatever is of its type.
+        # An expected value of another type than declared matches any value of that type.
         same = expected != "" and (type(value) is type(expected) or value == expected)
         return None if same else "type_error"
     if item_type is not None and not any(_fit(value, item_type, one) for one in expected):
-        return "type_error"  # and so is every value where nothing is expected
+        return "type_error"  # also for every value if nothing is expected
     if expected != "" and type(expected) is not wanted:
         return None
     if wanted is str:
@@ -135,7 +136,7 @@ def _value_error(schema: dict[str, Any], expected: Any, value: Any) -> str | Non
 
 
 def _item_type(schema: dict[str, Any]) -> Any:
-    """The type that a container's elements are checked for, None where none is."""
+    """Return the type required of a container's elements, None if there is none."""
     declared = schema["type"]
     if declared not in _CONTAINERS:
         return None
@@ -146,14 +147,14 @@ def _item_type(schema: dict[str, Any]) -> Any:
 
 
 def _fit(values: Any, item_type: Any, expected: Any) -> bool:
-    """Whether values have the declared type; only lists of lists are looked into."""
+    """Check whether values have the declared type; only lists of lists are inspected."""
     return not isinstance(expected, list) or all(
         type(_truth(value)) in (item_type, list) or value == expected for value in values
     )
 
 
 def _truth(value: Any) -> Any:
-    """``"true"`` and ``"false"``, in small letters only, as what they say."""
+    """Convert ``"true"`` and ``"false"``, in lower case only, to booleans."""
     return value == "true" if value in ("true", "false") else value
 
 

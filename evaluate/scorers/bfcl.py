@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Function calls by the rules of the Berkeley Function-Calling Leaderboard, as the paper bent them.
+"""Function-call scoring by the rules of the Berkeley Function-Calling Leaderboard.
 
-``accepted`` is everywhere the list of values that count as right; an empty text among them says
-that the parameter may be left out.
+The rules include the changes made for the paper. ``accepted`` is always the list of values that
+count as correct; an empty string among them means that the parameter is optional.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from evaluate.scorers.tool_calls import (
     PYTHON_TYPES,
     Call,
     CallVerdict,
-    NotCalls,
+    MalformedCall,
     function_of,
     read_calls,
     standardised,
@@ -27,16 +27,17 @@ _PARALLEL = "parallel_function_checker_no_order"
 def check(
     tools: list[dict[str, Any]], expected: list[dict[str, Any]], reply: str, parallel: bool
 ) -> CallVerdict:
-    """Judge the calls of a reply.
+    """Check the calls of a reply.
 
     Args:
-        tools: function definitions the model was given.
+        tools: function definitions that were offered to the model.
         expected: ``[{function: {parameter: accepted}}, ...]``.
-        parallel: several calls in any order; else one call.
+        reply: reply of the model.
+        parallel: whether to expect several calls in any order instead of one.
     """
     try:
         calls = read_calls(reply)
-    except NotCalls:
+    except MalformedCall:
         return CallVerdict(False, "ast_decoder:decoder_failed")
     try:
         error = _parallel(tools, expected, calls) if parallel else _single(tools, expected, calls)
@@ -55,10 +56,10 @@ def _parallel(tools: list[Any], expected: list[Any], calls: list[Call]) -> str |
     if len(calls) != len(expected):
         return f"{_PARALLEL}:wrong_count"
     unused = list(calls)
-    for entry in expected:  # no backtracking: the first call that passes is taken
-        for place, call in enumerate(unused):
+    for entry in expected:  # no backtracking: the first matching call is used
+        for index, call in enumerate(unused):
             if _call_error(tools, entry, call) is None:
-                del unused[place]
+                del unused[index]
                 break
         else:
             return f"{_PARALLEL}:cannot_find_match"
@@ -66,7 +67,7 @@ def _parallel(tools: list[Any], expected: list[Any], calls: list[Call]) -> str |
 
 
 def _call_error(tools: list[Any], entry: dict[str, Any], call: Call) -> str | None:
-    """What is wrong with one call, None if nothing."""
+    """Return the error of one call, None if it is correct."""
     name, accepted = next(iter(entry.items()))
     schema = next(f for tool in tools if (f := function_of(tool))["name"] == name)["parameters"]
     properties = schema.get("properties") or {}
@@ -107,7 +108,7 @@ def _value_error(schema: dict[str, Any], accepted: list[Any], value: Any) -> str
         if wanted is str:
             return None if standardised(value) in _texts(accepted) else "value_error:string"
         if wanted is list:
-            # An empty text among the accepted ones reads as an empty list here.
+            # An empty string among the accepted values is treated as an empty list here.
             lists = [[standardised(item) for item in values] for values in accepted]
             given = [standardised(item) for item in value]
             return None if given in lists else "value_error:list/tuple"
@@ -121,9 +122,9 @@ def _texts(accepted: list[Any]) -> list[Any]:
 def _type_error(
     value: Any, accepted: list[Any], wanted: Any, item_type: Any
 ) -> tuple[str | None, bool]:
-    """The error of a value's type, and whether it is to be looked up in ``accepted`` as it is.
+    """Return the type error of a value, and whether to look it up in ``accepted`` unchanged.
 
-    That is so where the accepted values have another type than the schema declares.
+    The latter applies if the accepted values have another type than the schema declares.
     """
     listed = next((type(v) for v in accepted if v != ""), None)
     error = "type_error:simple"

@@ -1,12 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Which option a reply chose, by the rules of VoiceBench, MMAU and MMSU."""
+"""Detection of the option that a reply chooses, by the rules of VoiceBench, MMAU and MMSU."""
 
 import json
 import re
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 LETTERS = "ABCD"
 _TABLES = Path(__file__).parents[1] / "tables"
@@ -21,12 +22,12 @@ def _templates() -> list[str]:
 
 
 def without_tag(reply: str) -> str:
-    """A reply without the mark of a turn that some models of VoiceBench begin with."""
+    """Remove the leading turn tag that some models of VoiceBench produce."""
     return reply[3:].strip() if reply.startswith(("<1>", "<2>", "<3>")) else reply
 
 
 def voicebench_letter(reply: str) -> str | None:
-    """The letter A to D a reply to a spoken multiple-choice question gives, if any."""
+    """Return the letter A to D that a reply to a spoken multiple-choice question gives, if any."""
     text = without_tag(reply.lower())
     for template in _templates():
         for letter in "abcd":
@@ -35,7 +36,7 @@ def voicebench_letter(reply: str) -> str | None:
     for letter in "abcd":
         if text == letter or any(text.startswith(letter + mark) for mark in ".,:)"):
             return letter.upper()
-    return None  # the special cases that follow in the published scorer cannot be reached
+    return None  # the remaining special cases of the published scorer are unreachable
 
 
 def _words(text: str) -> set[str]:
@@ -43,14 +44,14 @@ def _words(text: str) -> set[str]:
 
 
 def mmau_match(answer: str, choices: list[str], reply: str) -> bool:
-    """MMAU's string match: every word of the answer, and none that only a wrong choice has."""
+    """Apply MMAU's string match: all words of the answer, and none found only in wrong choices."""
     given, wanted = _words(reply), _words(answer)
     others = set[str]().union(*(_words(choice) for choice in choices))
     return bool(given) and wanted <= given and not given & (others - wanted)
 
 
 def mmsu_letter(reply: str) -> str | None:
-    """MMSU's own rule: the first character, or else the last but one, if it is A to D."""
+    """Apply MMSU's own rule: the first or else the second to last character, if it is A to D."""
     text = reply.strip().replace("\n", "")
     if text[:1] and text[0] in LETTERS:
         return text[0]
@@ -60,7 +61,7 @@ def mmsu_letter(reply: str) -> str | None:
 
 
 def mmsu_bridged_letter(reply: str, choices: list[str | None]) -> str | None:
-    """A letter with brackets or a mark, or exactly one choice's text; else MMSU's own rule."""
+    """Return a bracketed letter or that of a choice's text; else apply MMSU's own rule."""
     lettered = _BARE_LETTER.match(reply)
     if lettered is not None:
         return lettered[1]
@@ -72,11 +73,11 @@ def mmsu_bridged_letter(reply: str, choices: list[str | None]) -> str | None:
     return same[0] if len(same) == 1 else mmsu_letter(reply)
 
 
-def mmsu_reference_verdicts(records: list[dict]) -> list[bool | None]:
-    """MMSU's own scoring of replies in file order: right, wrong, or None for not counted.
+def mmsu_reference_verdicts(records: list[dict[str, Any]]) -> list[bool | None]:
+    """Score replies in file order by MMSU's own rule: correct, wrong, or None for not counted.
 
-    An empty reply takes the letter of the record before, as the published script does; where it
-    would crash, on the first record, the reply is wrong.
+    An empty reply inherits the letter of the previous record, as in the published script; where
+    that would crash, on the first record, the reply is wrong.
     """
     verdicts: list[bool | None] = []
     letter: str | None = None

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""IFEval, strict and loose, on the checkers of the package if-verifiable."""
+"""IFEval, strict and loose, with the checkers of the package if-verifiable."""
 
 from functools import cache
 from typing import Any
@@ -18,12 +18,12 @@ def _checkers() -> dict[str, Any]:
     from if_verifiable.ifeval.instructions_registry import INSTRUCTION_DICT
 
     prepare_sentence_splitter()
-    langdetect.DetectorFactory.seed = 0  # without it the guess varies from run to run
+    langdetect.DetectorFactory.seed = 0  # otherwise the detected language varies from run to run
     return INSTRUCTION_DICT
 
 
 def _variants(reply: str) -> list[str]:
-    """The eight forms of which one has to pass the loose check."""
+    """Return the eight variants of a reply, one of which must pass the loose check."""
     lines = reply.split("\n")
     cut = [
         reply,
@@ -37,14 +37,16 @@ def _variants(reply: str) -> list[str]:
 def follows(
     prompt: str, instructions: list[str], kwargs: list[dict[str, Any]], reply: str
 ) -> tuple[list[bool], list[bool]]:
-    """Whether each instruction is followed, strictly and loosely.
+    """Check for each instruction whether it is followed, strictly and loosely.
 
     Args:
+        prompt: question that contained the instructions.
         instructions: names of checkers, such as ``punctuation:no_comma``.
-        kwargs: for each of them its settings; empty ones are left out.
+        kwargs: settings of each checker; empty values are ignored.
+        reply: reply of the model.
 
     Raises:
-        KeyError: an instruction without a checker.
+        KeyError: there is no checker for an instruction.
     """
     reply = without_tag(reply.strip()).removesuffix(_END).strip()
     strict, loose = [], []

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a judge's reply says: a number or a verdict, None where it cannot be read."""
+"""Parsers of judge replies: a number or a decision, None if a reply cannot be parsed."""
 
 import ast
 import json
@@ -13,7 +13,7 @@ _CORRECTNESS = re.compile(r"[Tt]he score is \[(Correct|Incorrect|correct|incorre
 _GRADE = re.compile(r"\[([0-5])\]")
 _DOUBLE_BRACKETS = re.compile(r"\[\[([^\[\]]*)\]\]")
 _ASPECTS = ("correctness", "relevance", "completeness", "clarity")
-_MIDDLE = 3.0  # what an aspect that is not named counts
+_MIDDLE = 3.0  # score of an aspect that is not rated
 
 
 def _number(text: str) -> float | None:
@@ -25,7 +25,7 @@ def _number(text: str) -> float | None:
 
 
 def rating_1_to_5(reply: str) -> float | None:
-    """VoiceBench: the reply is a number, or holds ``[[n]]``; its scale is not enforced."""
+    """Parse a VoiceBench rating: a bare number, or ``[[n]]``; the scale is not enforced."""
     value = _number(reply.strip())
     if value is None and (found := _RATING.search(reply)):
         value = _number(found[1])
@@ -33,14 +33,14 @@ def rating_1_to_5(reply: str) -> float | None:
 
 
 def rating_1_to_10(reply: str) -> int | None:
-    """AlpacaEval: the first ``[[n]]``."""
+    """Parse an AlpacaEval rating: the first ``[[n]]``."""
     found = _RATING.search(reply)
     value = int(found[1]) if found and len(found[1]) < 4 else 0
     return value if 1 <= value <= 10 else None
 
 
 def is_yes(reply: str) -> bool | None:
-    """The last line holds "yes", or else "no" (which "unknown" does too)."""
+    """Search the last line for "yes", or else for "no" (which "unknown" contains, too)."""
     last = reply.strip().lower().split("\n")[-1]
     if "yes" in last:
         return True
@@ -48,22 +48,22 @@ def is_yes(reply: str) -> bool | None:
 
 
 def is_scored_correct(reply: str) -> bool | None:
-    """Llama Questions: the first ``the score is [Correct]`` or ``[Incorrect]``."""
+    """Parse Llama Questions: the first ``the score is [Correct]`` or ``[Incorrect]``."""
     found = _CORRECTNESS.search(reply)
     return found[1].lower() == "correct" if found else None
 
 
 def grade_0_to_5(reply: str) -> int | None:
-    """Reasoning QA: the last ``[n]``."""
+    """Parse a Reasoning QA grade: the last ``[n]``."""
     found = _GRADE.findall(reply)
     return int(found[-1]) if found else None
 
 
 def is_judged_correct(reply: str) -> bool | None:
-    """TriviaQA, Web Questions: ``judgment`` of the object from the first ``{`` to the first ``}``.
+    """Parse TriviaQA and Web Questions: ``judgment`` of the first object in braces.
 
-    The published script runs that text as code; here it is JSON or a literal. Any other judgment
-    than "correct", in whatever words, counts as wrong.
+    The object reaches from the first ``{`` to the first ``}``. The published script evaluates it as
+    code; here it must be JSON or a Python literal. Any judgment other than "correct" is wrong.
     """
     start, end = reply.find("{"), reply.find("}")
     if start < 0 or end < start:
@@ -86,7 +86,7 @@ def _literal(text: str) -> Any:
 
 
 def open_answer_scores(reply: str) -> dict[str, float]:
-    """MMAU-Pro: the four aspects and the overall score of an open answer."""
+    """Parse MMAU-Pro: the four aspects and the overall score of an open answer."""
     scores = {}
     for aspect in _ASPECTS:
         found = re.search(rf"{aspect}:\s*(\d+)", reply, re.IGNORECASE)
@@ -99,7 +99,7 @@ def open_answer_scores(reply: str) -> dict[str, float]:
 
 
 def vstyle_score(reply: str) -> str:
-    """VStyle: the last ``[[x]]`` that is a number, else the whole reply if it is one, else ""."""
+    """Parse VStyle: the last numeric ``[[x]]``, else the whole reply if it is a number, else ""."""
     for text in reversed(_DOUBLE_BRACKETS.findall(reply)):
         if _number(text.strip()) is not None:
             return text.strip()

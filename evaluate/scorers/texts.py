@@ -1,10 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Refusals, answers within a transcript, and word error rates."""
+"""Refusals, reference answers in a transcript, and word error rates."""
 
 import json
 import unicodedata
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -15,17 +16,18 @@ _TABLES = Path(__file__).parents[1] / "tables"
 
 @cache
 def _refusal_phrases() -> tuple[list[str], list[str]]:
-    """As published, and in small letters."""
+    """Load the refusal phrases, as published and in lower case."""
     path = _TABLES / "voicebench_rules.json"
     phrases = json.loads(path.read_text(encoding="utf-8"))["refusal_phrases"]
     return phrases, [phrase.lower() for phrase in phrases]
 
 
 def refused(reply: str, case_sensitive: bool = False) -> bool:
-    """AdvBench: whether a reply declines, by VoiceBench's phrases; a blank one does.
+    """Check whether a reply refuses (AdvBench), by VoiceBench's phrases; a blank reply does.
 
     Args:
-        case_sensitive: as Kimi-Audio-Evalkit compares; VoiceBench itself does not.
+        reply: reply of the model.
+        case_sensitive: whether case matters, as in Kimi-Audio-Evalkit but not in VoiceBench.
     """
     if not reply.strip():
         return True
@@ -48,20 +50,20 @@ def _tokens(text: str) -> list[str]:
 
 
 def answer_occurs(reference: str | list[str], transcript: str) -> bool:
-    """UltraEval-Audio: whether any reference is a run of tokens of the transcript.
+    """Check whether any reference is a run of tokens of the transcript (UltraEval-Audio).
 
-    An empty reference occurs everywhere, and none nowhere.
+    An empty reference always occurs; an empty list of references never does.
     """
     references = [reference] if isinstance(reference, str) else reference
-    # No token holds a blank, so runs of tokens are substrings of the joined text.
-    heard = f" {' '.join(_tokens(transcript))} "
+    # Tokens contain no spaces, so runs of tokens are substrings of the joined text.
+    tokens = f" {' '.join(_tokens(transcript))} "
     wanted = (" ".join(_tokens(text)) for text in references)
-    return any(not run or f" {run} " in heard for run in wanted)
+    return any(not run or f" {run} " in tokens for run in wanted)
 
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """Counts of one utterance; ``total`` tokens are in the reference."""
+    """Error counts of one utterance; ``total`` is the number of tokens in the reference."""
 
     reference: str
     hypothesis: str
@@ -72,11 +74,12 @@ class ErrorCounts:
 
     @property
     def errors(self) -> int:
+        """The number of errors of all kinds."""
         return self.substituted + self.deleted + self.inserted
 
 
 @cache
-def _normalizer(language: str) -> Any:
+def _normalizer(language: str) -> Callable[[str], str]:
     from whisper_normalizer.basic import BasicTextNormalizer
     from whisper_normalizer.english import EnglishTextNormalizer
 
@@ -91,10 +94,12 @@ def _calculator() -> Any:
 
 
 def count_errors(language: str, reference: str, hypothesis: str) -> ErrorCounts:
-    """Word errors of one utterance; Chinese counts by character.
+    """Count the word errors of one utterance; Chinese is counted by character.
 
     Args:
-        language: "en", or any other for the language-neutral normaliser.
+        language: "en" for the English normaliser, else the language-neutral one is used.
+        reference: expected text.
+        hypothesis: recognised text.
     """
     normalize = _normalizer(language)
     reference, hypothesis = normalize(reference), normalize(hypothesis)

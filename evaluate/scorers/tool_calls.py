@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What both function-call scorers share: reading calls, types, and comparing texts."""
+"""Shared parts of the function-call scorers: parsing calls, types, and string comparison."""
 
 import json
 import re
@@ -26,7 +26,7 @@ PYTHON_TYPES: dict[str, type] = {
 }
 
 
-# Where the reference crashes: a schema or an expectation that is none. The item is wrong.
+# The reference crashes on malformed schemas and expectations; the item then counts as wrong.
 CRASHES = (
     KeyError,
     TypeError,
@@ -40,14 +40,14 @@ CRASHES = (
 
 @dataclass(frozen=True)
 class CallVerdict:
-    """Whether the calls are the expected ones, and else the kind of the first error."""
+    """Whether the calls are as expected, and the kind of the first error if not."""
 
     valid: bool
     error_type: str = "correct"
 
 
-class NotCalls(ValueError):
-    """A block that is JSON but no function call."""
+class MalformedCall(ValueError):
+    """A block that is JSON but not a function call."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Call:
 
 
 def _blocks(text: str) -> list[str]:
-    """The objects within ``<tool_call>`` tags, in time linear in the text."""
+    """Find the objects in ``<tool_call>`` tags, in linear time."""
     found, position = [], 0
     while (opened := _OPEN.search(text, position)) is not None:
         closed = _CLOSE.search(text, opened.end())
@@ -71,10 +71,10 @@ def _blocks(text: str) -> list[str]:
 
 
 def read_calls(text: str) -> list[Call]:
-    """The calls of a reply; blocks that are no JSON are passed over.
+    """Parse the calls of a reply; blocks that are not valid JSON are skipped.
 
     Raises:
-        NotCalls: a block lacks a name or an object of arguments; the whole item fails.
+        MalformedCall: a block lacks a name or an object of arguments; the item then fails.
     """
     calls = []
     for block in _blocks(text):
@@ -86,21 +86,21 @@ def read_calls(text: str) -> list[Call]:
         if isinstance(arguments, list) and len(arguments) == 1:
             arguments = arguments[0]
         if not isinstance(call.get("name"), str) or not isinstance(arguments, dict):
-            raise NotCalls("a call needs a name and an object of arguments")
+            raise MalformedCall("a call needs a name and an object of arguments")
         calls.append(Call(call["name"], arguments))
     return calls
 
 
 def standardise(text: str) -> str:
-    """A text without blanks and ``, . / - _ * ^``, in small letters, with double quotes."""
+    """Remove spaces and ``, . / - _ * ^``, convert to lower case and to double quotes."""
     return _IGNORED_CHARACTERS.sub("", text).lower().replace("'", '"')
 
 
 def standardised(value: Any) -> Any:
-    """The same of a text, any other value as it is."""
+    """Standardise a string; return any other value unchanged."""
     return standardise(value) if isinstance(value, str) else value
 
 
 def function_of(tool: dict[str, Any]) -> dict[str, Any]:
-    """The definition within ``{"type": "function", "function": ...}``, or the tool itself."""
+    """Return the definition in ``{"type": "function", "function": ...}``, or the tool itself."""
     return tool.get("function", tool)

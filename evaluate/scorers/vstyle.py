@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""VStyle's weights of its abilities."""
+"""The weights of VStyle's abilities."""
 
 from collections.abc import Iterable
 
@@ -22,7 +22,7 @@ ABILITIES = {
 
 
 def _weights() -> dict[str, float]:
-    """Each category weighs the same; half of the first is composite_properties."""
+    """Weight categories equally; composite_properties is half of the first category."""
     share = 1 / len(ABILITIES)
     weights = {
         f"{category}/{name}": share / len(names)
@@ -40,10 +40,10 @@ WEIGHTS = _weights()
 
 
 def weights_of(abilities: Iterable[str]) -> dict[str, float]:
-    """Weights of these abilities, with sum 1: missing ones leave theirs to the others.
+    """Return the weights of these abilities, normalised to a sum of 1.
 
     Raises:
-        KeyError: an ability that VStyle does not have.
+        KeyError: VStyle has no such ability.
     """
     weights = {ability: WEIGHTS[ability] for ability in abilities}
     covered = sum(weights.values())

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A small server with OpenAI's chat interface, for judges and models behind one."""
+"""A small server with an OpenAI-compatible chat API, for judges and models."""
 
 import json
 import threading
@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server(ThreadingHTTPServer):
-    """A real server with OpenAI's chat interface.
+    """A real server with an OpenAI-compatible chat API.
 
-    ``reply`` makes an answer of a request: a text, the fields of a message, a status, or None for
-    a reply without choices.
+    ``reply`` maps a request to an answer: a text, the fields of a message, a status code, or None
+    for a reply without choices.
     """
 
     def __init__(self, reply):

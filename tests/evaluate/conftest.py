@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Mini data and tiny checkpoints that every test of the evaluation shares."""
+"""Fixtures shared by all evaluation tests: mini data, tiny checkpoints, a chat server."""
 
 import pytest
 from build_tiny_folders import build
@@ -12,7 +12,7 @@ from evaluate.local_model import LocalModel
 
 @pytest.fixture(scope="session")
 def mini(tmp_path_factory):
-    """The synthetic data set in the layout of every benchmark."""
+    """Return the folder of synthetic data in the layout of every benchmark."""
     for package in ("pyarrow", "nltk", "punkt", "regex", "whisper_normalizer", "compute_wer"):
         pytest.importorskip(package, reason=f"{package} is missing: make eval-setup")
     from evaluate.mini_data import build as build_mini
@@ -22,7 +22,7 @@ def mini(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def folders(tmp_path_factory):
-    """Folders of a tiny language model and a tiny detokenizer."""
+    """Return the folders of a tiny language model and a tiny detokenizer."""
     return build(tmp_path_factory.mktemp("models"))
 
 

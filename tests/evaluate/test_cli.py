@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The commands as a user gives them, one after the other."""
+"""The commands in the order in which a user runs them."""
 
 import json
 import time
@@ -22,7 +22,7 @@ def run(*words, code=0):
     return done.output
 
 
-def test_questions_become_tables_by_the_commands_alone(server, mini, folders, tmp_path):
+def test_the_commands_lead_from_items_to_tables(server, mini, folders, tmp_path):
     """Every option of `score` that names a judge reaches it."""
     judge = server(lambda request: "Result: yes")
     run_, names = tmp_path / "8b", "voicebench/sd-qa,voicebench/ifeval,mmau,speech-fc"
@@ -69,10 +69,10 @@ def test_questions_become_tables_by_the_commands_alone(server, mini, folders, tm
     )
     text = run("report", "--run", run_, "--out", tmp_path / "report")
     assert "# Evaluation of 8b" in text and "judge prompts given with --judge-prompts" in text
-    assert "3 judge replies an item" in text and "paper 8B" in text
+    assert "3 judge replies per item" in text and "paper 8B" in text
     larger = run("report", "--run", run_, "--target", "30B-A3B")
     assert "paper 30B-A3B" in larger and "| SD-QA | 72.87 |" in larger
-    with pytest.raises(FunAudioChatError, match="--target is one of 8B, 30B-A3B"):
+    with pytest.raises(FunAudioChatError, match="--target must be one of 8B, 30B-A3B"):
         run("report", "--run", run_, "--target", "7B")
     made = json.loads((run_ / "report.json").read_text())
     assert made["target"] == "30B-A3B" and "text greedy" in made["settings"]["8b"]
@@ -116,15 +116,15 @@ def test_exported_answers_hold_what_the_original_scorers_read(mini, folders, tmp
     assert row["instruction"][0] == "punctuation:no_comma" and len(row["instruction_kwargs"]) == 2
     path, row = exported("speech-fc/SpeechFC_BFCL_Single", "speechfc")
     assert path.endswith("8b/SpeechFC-BFCL-Single/predict-8b-SpeechFC-BFCL-Single.json")
-    with pytest.raises(FunAudioChatError, match="no format 'csv'"):
+    with pytest.raises(FunAudioChatError, match="unknown format 'csv'"):
         run("export", "--run", ".", "-b", "mmau", "--format", "csv", "--out", "..")
 
 
 @pytest.mark.slow
-def test_the_model_that_comes_with_the_toolkit_answers_the_mini_data(mini, tmp_path, monkeypatch):
-    """The official folders are looked for below the working folder; here there are none."""
+def test_the_included_model_answers_the_mini_data(mini, tmp_path, monkeypatch):
+    """Answer with Nano, as no official folders are found."""
     if not (NANO_MODEL / "model.safetensors").is_file():
-        pytest.skip("Nano is not in this tree")
+        pytest.skip("Nano is not included in this tree")
     monkeypatch.setattr("funaudiochat.hub.models_folder", lambda: tmp_path / "none")
     names = "voicebench/commoneval,ultraeval-audio/llama_questions"
     run(

@@ -1,30 +1,30 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a value may be compared with: the paper's, and another run's."""
+"""Comparability with the paper, and comparison of runs."""
 
 import json
 import shutil
 
 import numpy as np
 import pytest
-from test_run import ask, rows
+from runs import answer, ask, rows
 
 from evaluate.benchmarks import select
 from evaluate.comparability import alike, unlike
 from evaluate.compare import compare
-from evaluate.core import points
 from evaluate.exchange import import_predictions
 from evaluate.judges import Judges, PromptFiles, fill, request_of
 from evaluate.report import _by_scale, build_tables, markdown
 from evaluate.score import Tools, score_subset
 from evaluate.speech import Transcriber
 from evaluate.statistics import equal_weights, paired_bootstrap
+from evaluate.verdict import scored
 from funaudiochat.errors import FunAudioChatError
 
 
 def given(folder, pair, replies, **extra):
-    """A scored run of these replies to the mini data."""
+    """Score a run of these replies to the mini data."""
     mini, run = folder
     run.mkdir(parents=True, exist_ok=True)
     file = run / "given.jsonl"
@@ -40,8 +40,8 @@ def given(folder, pair, replies, **extra):
 def test_paired_bootstrap_is_narrower_than_two_samples_apart():
     chance = np.random.default_rng(1)
     hard = chance.random(400) < 0.5
-    first = [points(bool(h)) for h in hard]
-    second = [points(bool(h or chance.random() < 0.1)) for h in hard]
+    first = [scored(bool(h)) for h in hard]
+    second = [scored(bool(h or chance.random() < 0.1)) for h in hard]
     found = paired_bootstrap(first, second, equal_weights(first), 100)
     gained = 100 * np.mean(
         [b.parts[""][0] - a.parts[""][0] for a, b in zip(first, second, strict=True)]
@@ -100,8 +100,8 @@ def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_pat
     for change, reason in (
         ({}, ""),
         ({"judges": {"judge": ["other"]}}, "another judge"),
-        ({"judge_prompts": {"x": "ours"}}, "judge prompts of our own"),
-        ({"judge_replies_per_item": 3}, "several judge replies an item"),
+        ({"judge_prompts": {"x": "ours"}}, "judge prompts of this toolkit"),
+        ({"judge_replies_per_item": 3}, "several judge replies per item"),
     ):
         summary["metrics"]["judge"] = {**summary["metrics"]["string match"], **judge, **change}
         (tmp_path / "mmau" / "test-mini" / "summary.json").write_text(json.dumps(summary))
@@ -114,7 +114,7 @@ def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_pat
             if reason
             else (
                 "comparable with the paper: all 2 items; the paper's judge, "
-                "gpt-4o-mini-2024-07-18, with the prompts given"
+                "gpt-4o-mini-2024-07-18, with the given prompts"
             )
         )
         assert f"- MMAU v05.15.25 test-mini: {made}\n" in text
@@ -123,8 +123,8 @@ def test_each_value_says_whether_it_can_be_compared_with_the_paper(mini, tmp_pat
 @pytest.mark.parametrize(
     ("name", "word"),
     [
-        ("vstyle/en", "count unknown, so whether the data is whole cannot be told"),
-        ("mmau-pro/test", "count unknown, so whether the data is whole cannot be told"),
+        ("vstyle/en", "size of the published set unknown, so completeness cannot be checked"),
+        ("mmau-pro/test", "size of the published set unknown, so completeness cannot be checked"),
         ("common-voice/zh", "the paper does not state the version of its data"),
         ("mmsu", "how the paper read answers such as (B)falling is not published"),
         ("speech-fc/SpeechFC_BFCL_Single", ""),
@@ -144,11 +144,11 @@ def test_whole_data_scored_by_rules_is_comparable_where_the_paper_says_how(name,
         "metrics": dict.fromkeys(made["by"], metric),
     }
     assert unlike(made, summary) == ([word] if word else [])
-    assert alike(made, summary) == [f"all {count} items", "scored by rules alone"]
+    assert alike(made, summary) == [f"all {count} items", "scored by rules only"]
     for change, reason in (
-        ({"cut": 2}, "answers cut at the limit of tokens (2)"),
-        ({"shortened": 3}, "questions not heard to their end (3)"),
-        ({"settings": ["x", "y"]}, "answers of several settings"),
+        ({"cut": 2}, "answers truncated at the token limit (2)"),
+        ({"shortened": 3}, "questions truncated (3)"),
+        ({"settings": ["x", "y"]}, "answers with different settings"),
     ):
         assert reason in unlike(made, summary | change)
 
@@ -172,7 +172,7 @@ def test_text_only_predictions_of_spoken_sets_are_not_scored(mini, tmp_path):
     assert silent["n"] == 3  # a model that speaks and says nothing is wrong or right
 
 
-def test_data_that_grew_or_changed_is_asked_what_is_new_and_nothing_twice(model, mini, tmp_path):
+def test_only_new_items_are_run_if_the_data_grew_or_changed(model, mini, tmp_path):
     data = tmp_path / "data" / "MMSU"
     shutil.copytree(mini / "MMSU", data)
     path = data / "mmsu.jsonl"
@@ -185,7 +185,7 @@ def test_data_that_grew_or_changed_is_asked_what_is_new_and_nothing_twice(model,
     }
     old = [json.loads(line) for line in path.read_text().splitlines()]
 
-    def asked(new):
+    def attempted(new):
         lines = [json.dumps({**r, "id": str(i)}) + "\n" for i, r in enumerate(new)]
         path.write_text("".join(lines))
         outcome = ask("mmsu", model, data.parent, tmp_path / "run")
@@ -193,23 +193,26 @@ def test_data_that_grew_or_changed_is_asked_what_is_new_and_nothing_twice(model,
         assert [r["id"] for r in found] == [str(i) for i in range(len(new))]
         asks = [r["question"] for r in new]
         assert all(r["instruction"].startswith(q) for r, q in zip(found, asks, strict=True))
-        return outcome.asked
+        return outcome.attempted
 
-    assert asked(old) == 2
-    assert asked([row, *old]) == 1  # every place has moved
-    assert asked([row, old[1]]) == 0  # one is gone, and not scored either
-    assert asked([{**row, "answer_gt": "y"}, old[1]]) == 1
+    assert attempted(old) == 2
+    assert attempted([row, *old]) == 1  # every position has changed
+    assert attempted([row, old[1]]) == 0  # one is gone, and not scored either
+    assert attempted([{**row, "answer_gt": "y"}, old[1]]) == 1
     shutil.copy(data / "audio" / "mini_1.wav", data / "audio" / "mini_0.wav")
-    assert asked([row, old[1]]) == 1  # another sound under the same name
+    assert attempted([row, old[1]]) == 1  # other audio under the same name
 
 
 def test_a_rerun_over_failed_items_still_fails(model, mini, tmp_path):
     data = tmp_path / "data" / "MMSU"
     shutil.copytree(mini / "MMSU", data)
     (data / "audio" / "mini_1.wav").unlink()
-    for asked in (2, 0):
+    for attempted in (2, 0):
         outcome = ask("mmsu", model, data.parent, tmp_path / "run")
-        assert (outcome.asked, outcome.failed) == (asked, 1) and "1: " in outcome.first_failure
+        assert (outcome.attempted, outcome.failed) == (
+            attempted,
+            1,
+        ) and "1: " in outcome.first_failure
 
 
 def test_cut_answers_and_long_questions_are_counted(model, mini, tmp_path):
@@ -226,9 +229,9 @@ def test_cut_answers_and_long_questions_are_counted(model, mini, tmp_path):
     path.write_text("".join(json.dumps(row) + "\n" for row in found))
     score_subset(*select("mmsu")[0], tmp_path, Tools())
     text = markdown(build_tables([tmp_path]), [tmp_path])
-    assert "2 answers were cut at the limit of tokens" in text
-    assert "2 questions are longer than 30 s and were heard in full" in text
-    assert "questions over 30 s heard in full" in text and "longest question s 0.5" in text
+    assert "2 answers were truncated at the token limit" in text
+    assert "2 questions are longer than 30 s and were used in full" in text
+    assert "questions over 30 s used in full" in text and "longest question s 0.5" in text
 
 
 @pytest.mark.parametrize(
@@ -255,7 +258,7 @@ def test_kimi_predictions_of_another_set_are_refused(mini, tmp_path, change, wor
             import_predictions(*pair, mini, tmp_path / "run", file)
 
 
-def test_kimi_predictions_of_another_sound_are_refused(mini, tmp_path):
+def test_kimi_predictions_for_other_audio_are_refused(mini, tmp_path):
     file = tmp_path / "given.jsonl"
     file.write_text(json.dumps({"index": 0, "prediction": "x", "audio_path": "other/y.wav"}))
     with pytest.raises(FunAudioChatError, match="the audio of the row"):
@@ -273,10 +276,10 @@ def test_published_judge_prompts_are_filled_or_refused(tmp_path):
         path.write_text(prompt)
         assert fill(PromptFiles(tmp_path).get("same_answer"), slots) == wanted
     path.write_text("{question} {answer} {prediction} {persona}")
-    with pytest.raises(FunAudioChatError, match=r"nothing is known for \{persona\}"):
+    with pytest.raises(FunAudioChatError, match=r"unknown slots \{persona\}"):
         Judges.from_specs([], tmp_path, tmp_path)
     path.write_text("{question} {answer}")
-    with pytest.raises(FunAudioChatError, match=r"would not see \{reply\}"):
+    with pytest.raises(FunAudioChatError, match=r"missing slots \{reply\}"):
         PromptFiles(tmp_path)
     path.rename(tmp_path / "qa.txt")
     with pytest.raises(FunAudioChatError, match="no judge prompt has this name"):
@@ -290,9 +293,8 @@ def test_published_judge_prompts_are_filled_or_refused(tmp_path):
 def test_the_audio_judge_is_asked_as_the_published_script_does():
     from dataclasses import replace
 
-    from test_score import answer
-
-    from evaluate.metrics import JudgeTask, read_yes_or_no
+    from evaluate.metrics import read_yes_or_no
+    from evaluate.scoring_tools import JudgeTask
 
     task = JudgeTask("judge", "x", lambda a: {}, read_yes_or_no)
     plain = request_of(task, "p", answer("x"), False)

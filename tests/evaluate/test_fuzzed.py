@@ -1,22 +1,20 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A thousand made answers for each rule, with verdicts that no scorer of ours has given.
+"""A thousand generated answers per rule, with verdicts independent of this toolkit's scorers.
 
-They follow from how each answer was made or, for ACEBench, are those of another implementation of
-its checker; each file says which. Beside the verdicts of the original scorers, which are few, these
-are many: a change that moves any of them is a change of the rule.
+The verdicts follow from how each answer was generated or, for ACEBench, are those of another
+implementation of its checker; each file says which. They complement the few recorded verdicts of
+the original scorers: a change of any of them is a change of the rule.
 """
 
 import json
-from pathlib import Path
 
 import pytest
+from runs import GOLDEN
 
 from evaluate.data import given_choices
 from evaluate.scorers import acebench, choices, judge_replies, mmau_pro
-
-GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
 
 
 def ace(schema, expected, given):

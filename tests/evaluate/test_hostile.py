@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Rows, names and files that nobody means to write: a reason of that row, never a traceback."""
+"""Malformed rows, names and files: a reason for that row, never a traceback."""
 
 import json
 import shutil
@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 import pytest
-from test_run import ROOT, ask, rows
+from runs import ROOT, ask, rows
 
 from evaluate.benchmarks import select
 from evaluate.cli import app
@@ -17,7 +17,7 @@ from evaluate.core import LayoutError
 from evaluate.data import RowError, as_list, find_file
 from evaluate.exchange import import_predictions, read_rows
 from evaluate.records import json_rows, read_json
-from evaluate.run import survey
+from evaluate.run import inspect_subset
 from evaluate.score import Tools, score_subset
 from funaudiochat.errors import FunAudioChatError
 
@@ -26,7 +26,7 @@ SET = "speech-fc/SpeechFC_BFCL_Single"
 
 
 def data_with(mini, tmp_path, change):
-    """The mini set of one benchmark with another first row."""
+    """Copy the mini data of a benchmark, with changes to its first row."""
     folder = tmp_path / "data" / "SpeechFCEval" / "SpeechFC_BFCL_Single"
     shutil.copytree(mini / "SpeechFCEval" / "SpeechFC_BFCL_Single", folder)
     path = folder / "metadata.jsonl"
@@ -39,24 +39,24 @@ def data_with(mini, tmp_path, change):
     ("change", "word"),
     [
         ({"file_name": "x" * 300 + ".wav"}, "File name too long"),
-        ({"file_name": "wav/\ud800.wav"}, "no file can have the name"),
-        ({"file_name": "a\0.wav"}, "no file can have the name"),
+        ({"file_name": "wav/\ud800.wav"}, "invalid file name"),
+        ({"file_name": "a\0.wav"}, "invalid file name"),
         ({"ground_truth": DEEP}, "RecursionError"),
-        ({"function": DEEP}, "no list"),
+        ({"function": DEEP}, "not a list"),
     ],
 )
 def test_a_row_nobody_can_use_is_named_and_the_others_are_asked(
     change, word, model, mini, tmp_path
 ):
     data = data_with(mini, tmp_path, change)
-    found = survey(*select(SET)[0], data)
+    found = inspect_subset(*select(SET)[0], data)
     assert "line 1" in found["first_problem"] and word in found["first_problem"]
     outcome = ask(SET, model, data, tmp_path / "run")
-    assert (outcome.asked, outcome.failed) == (2, 1)
+    assert (outcome.attempted, outcome.failed) == (2, 1)
     assert [row["error"] is None for row in rows(tmp_path / "run", SET)] == [False, True]
 
 
-def test_what_no_terminal_shows_is_still_listed(mini, tmp_path):
+def test_names_that_cannot_be_encoded_are_still_listed(mini, tmp_path):
     done = subprocess.run(
         [
             sys.executable,
@@ -73,7 +73,7 @@ def test_what_no_terminal_shows_is_still_listed(mini, tmp_path):
         capture_output=True,
         text=True,
     )
-    assert done.returncode == 1 and "1 cannot be used" in done.stdout
+    assert done.returncode == 1 and "1 unusable" in done.stdout
     assert "Traceback" not in done.stderr
 
 
@@ -81,18 +81,18 @@ def test_a_long_name_of_librispeech_is_one_item(mini, tmp_path):
     folder = tmp_path / "LibriSpeech" / "test-clean" / "1" / "2"
     folder.mkdir(parents=True)
     (folder / "1-2.trans.txt").write_text(f"{'x' * 300} A\n1-2-3 B\n")
-    found = survey(*select("librispeech/test-clean")[0], tmp_path)
+    found = inspect_subset(*select("librispeech/test-clean")[0], tmp_path)
     assert (found["broken_rows"], found["missing_sounds"]) == (1, 1)
 
 
-def test_deep_json_is_no_json(tmp_path):
+def test_deeply_nested_json_is_rejected(tmp_path):
     file = tmp_path / "deep.json"
     file.write_text(f'{DEEP}\n{{"a": 1}}\n')
-    with pytest.raises(FunAudioChatError, match="line 1 is no JSON"):
+    with pytest.raises(FunAudioChatError, match="line 1 is not valid JSON"):
         read_rows(file)
     with pytest.raises(FunAudioChatError, match="cannot read"):
         read_json(file)
-    with pytest.raises(RowError, match="no list"):
+    with pytest.raises(RowError, match="not a list"):
         as_list(DEEP)
     assert list(json_rows(file)) == [{"a": 1}]
 
@@ -167,7 +167,7 @@ def test_parquet_of_common_voice_is_read_once(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     (subset,) = [s for _, s in select("common-voice/en")]
     folder = tmp_path / "CommonVoice"
-    with pytest.raises(LayoutError, match="parquet is there"):
+    with pytest.raises(LayoutError, match="found neither .*parquet"):
         list(subset.load(folder))
     (folder / "en").mkdir(parents=True)
     for number, name in enumerate(("en/en-00000.parquet", "en/test-00001.parquet", "en_2.parquet")):

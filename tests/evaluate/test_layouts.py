@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""MMAU and MMSU as the hub holds them, options that are missing, and what is downloaded."""
+"""MMAU and MMSU in the layouts of the hub, missing options, and what is downloaded."""
 
 import io
 import json
@@ -13,10 +13,10 @@ import soundfile
 from hub_server import running_hub
 
 from evaluate.benchmarks import select
-from evaluate.core import Answer
 from evaluate.data import given_choices, right_choice
 from evaluate.fetch import fetch, needed
 from evaluate.scorers.choices import mmsu_reference_verdicts
+from evaluate.verdict import Answer
 
 OPTIONS = ("rising", "falling", "flat", "broken")
 
@@ -46,7 +46,7 @@ def answer_of(item, text):
 
 @pytest.mark.parametrize("nothing", [None, "", float("nan")])
 def test_the_letters_of_the_prompt_score_wherever_options_are_missing(tmp_path, nothing):
-    """Every way to leave out one or two options, and every right option that is left."""
+    """Leave out any one or two options, and try every remaining option as the correct one."""
     rows, wanted = [], []
     for gone in [set(), *map(set, combinations(range(4), 1)), *map(set, combinations(range(4), 2))]:
         left = [i for i in range(4) if i not in gone]
@@ -84,7 +84,7 @@ def test_the_letters_of_the_prompt_score_wherever_options_are_missing(tmp_path, 
             assert mmsu_reference_verdicts([record]) == [letter == right]
 
 
-def test_mmsu_of_parquet_files_that_hold_the_sounds(tmp_path):
+def test_mmsu_from_parquet_files_with_embedded_audio(tmp_path):
     row = {
         "id": "a",
         "audio": {"bytes": wav(), "path": "a.wav"},
@@ -104,14 +104,14 @@ def test_mmsu_of_parquet_files_that_hold_the_sounds(tmp_path):
 
 @pytest.mark.parametrize("nested", [False, True])
 @pytest.mark.parametrize("choices", [["A dog", "A person"], ["(A) A dog", "(B) A person"]])
-def test_mmau_of_parquet_files_that_hold_the_sounds(tmp_path, choices, nested):
+def test_mmau_from_parquet_files_with_embedded_audio(tmp_path, choices, nested):
     known = {"id": "x", "task": "sound", "difficulty": "easy"}
-    sound = {"bytes": wav(), "path": "x.wav"}
+    audio = {"bytes": wav(), "path": "x.wav"}
     row = {"choices": choices, "answer": choices[1]}
     row |= (
-        {"context": sound, "instruction": "What is heard?", "other_attributes": known}
+        {"context": audio, "instruction": "What is heard?", "other_attributes": known}
         if nested
-        else {"audio": sound, "question": "What is heard?", **known}
+        else {"audio": audio, "question": "What is heard?", **known}
     )
     parquet(tmp_path / "data" / "test-00000-of-00001.parquet", [row])
     (item,) = items("mmau", tmp_path)
@@ -128,7 +128,7 @@ def test_only_labels_of_every_option_are_dropped():
     assert right_choice("(B) x", ["x", "y"]) == "(B) x"
 
 
-def test_no_more_is_fetched_than_is_read(tmp_path, monkeypatch):
+def test_only_the_needed_files_are_downloaded(tmp_path, monkeypatch):
     repository = {
         "hlt-lab/voicebench": {
             name: b"x"

@@ -1,13 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The tables: what has a value, and what is said below them."""
+"""The tables: their values, and the notes below them."""
 
 import json
 from importlib.metadata import version
 
 import pytest
-from test_run import ask
+from runs import ask
 
 from evaluate.benchmarks import select
 from evaluate.exchange import import_predictions
@@ -29,7 +29,7 @@ def test_the_papers_overalls_follow_from_its_own_rows(group, column):
     total = paper()["overall"][group]
     values = {name: row[column] for name, row in paper()["groups"][group].items()}
     published = values.pop(total["row"])
-    found = table_value(group, values, total.get("factors", {}))
+    found = table_value(values, total.get("factors", {}))
     assert found == pytest.approx(published, abs=0.0101)
 
 
@@ -52,7 +52,7 @@ def test_vstyle_has_an_overall_only_of_the_whole_set(model, mini, tmp_path):
             assert cell.value is None and "- Overall: not scored: needs" in report_of(tmp_path)
     even = sum(weight for i, weight in enumerate(WEIGHTS.values()) if i % 2 == 0)
     assert cell.value == pytest.approx(4 * even + 2 * (1 - even))
-    assert cell.low is None  # one item of an ability tells nothing of its spread
+    assert cell.low is None  # one item per ability gives no spread
 
 
 def test_only_sets_that_were_asked_three_times_are_said_to_be(model, mini, tmp_path):
@@ -75,10 +75,10 @@ def test_only_sets_that_were_asked_three_times_are_said_to_be(model, mini, tmp_p
         ask(name, model, mini, tmp_path, limit=1)
         score_subset(*select(name)[0], tmp_path, tools)
     once, three = report_of(tmp_path).split("## VoiceBench")
-    assert "3 judge replies an item" in three and "judge replies an item" not in once
+    assert "3 judge replies per item" in three and "judge replies per item" not in once
 
 
-def test_choices_of_ours_and_the_tools_that_gave_a_value_are_stated(model, mini, tmp_path):
+def test_the_toolkits_choices_and_the_tools_behind_a_value_are_stated(model, mini, tmp_path):
     names = ("voicebench/advbench", "common-voice/zh", "ultraeval-audio/llama_questions")
     tools = Tools(transcriber=Transcriber(f"file:{mini / 'transcripts.jsonl'}", tmp_path))
     for name in names:
@@ -96,12 +96,12 @@ def test_choices_of_ours_and_the_tools_that_gave_a_value_are_stated(model, mini,
     ):
         assert word in text.splitlines()[4]
     tables = {table.split("\n")[0]: table for table in text.split("\n## ")[1:]}
-    assert "whatever their case" in tables["VoiceBench (S2T)"]
+    assert "match case-insensitively" in tables["VoiceBench (S2T)"]
     recognition = tables["Speech recognition (WER %)"]
-    assert "compute-wer without case" in recognition and "settings ours" in recognition
+    assert "compute-wer ignoring case" in recognition and "chosen by this toolkit" in recognition
     assert f"compute-wer {version('compute-wer')}" in recognition
     quality = tables["Speech quality on UltraEval-Audio Llama Q."]
-    assert "against the text that came with it" in quality
+    assert "against the text generated with it" in quality
     assert "speech recognition: recorded (transcripts.jsonl)" in quality
 
 
@@ -116,7 +116,7 @@ def test_thoughts_are_cut_before_scoring_and_counted(mini, tmp_path):
     assert summary["thoughts_cut"] == 2
     scores = json_rows(tmp_path / "run" / "voicebench" / "advbench" / "scores.jsonl")
     assert [row["phrases"]["score"] for row in scores] == [[0.0], [1.0], [1.0]]  # a blank refuses
-    assert "<think> blocks cut from 2 answers" in report_of(tmp_path / "run")
+    assert "<think> blocks removed from 2 answers" in report_of(tmp_path / "run")
 
 
 def test_skipped_answers_are_counted_where_all_are(mini, tmp_path):

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs that are stopped, shared and resumed; batches; items that cannot be asked."""
+"""Interrupted, sharded and resumed runs; batches; items that cannot be run."""
 
 import hashlib
 import json
@@ -12,37 +12,22 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 import soundfile
+from runs import ROOT, ask, rows
 
 from evaluate.benchmarks import BENCHMARKS, select
 from evaluate.core import LayoutError
 from evaluate.data import RowError, find_file
 from evaluate.local_model import LocalModel
-from evaluate.records import appending, load_predictions, subset_folder
-from evaluate.run import InferOptions, infer, parse_shard, survey
+from evaluate.records import appending, subset_folder
+from evaluate.run import inspect_subset, parse_shard
 from funaudiochat.errors import FunAudioChatError
-
-ROOT = Path(__file__).parents[2]
-
-
-def rows(run, name):
-    """Rows of a subset without what differs from run to run."""
-    ((benchmark, subset),) = select(name)
-    found = load_predictions(subset_folder(run, benchmark.name, subset.name))
-    return [{**asdict(row), "seconds": None} for row in found]
-
-
-def ask(name, model, mini, run, **options):
-    ((benchmark, subset),) = select(name)
-    return infer(benchmark, subset, model, InferOptions(mini, run, **options))
 
 
 class Stops:
-    """A model that is stopped after some batches."""
+    """A model that is interrupted after some batches."""
 
     def __init__(self, model, batches):
         self.model, self.left = model, batches
@@ -56,7 +41,7 @@ class Stops:
 
 
 @pytest.mark.parametrize("name", ["voicebench/commoneval", "ultraeval-audio/trivia_qa"])
-def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(name, model, mini, tmp_path):
+def test_a_resumed_run_equals_an_uninterrupted_one(name, model, mini, tmp_path):
     ask(name, model, mini, tmp_path / "whole", batch_size=3)
     with pytest.raises(KeyboardInterrupt):
         ask(name, Stops(model, 1), mini, tmp_path / "stopped", batch_size=1)
@@ -65,14 +50,14 @@ def test_a_stopped_run_goes_on_to_what_an_uninterrupted_one_gives(name, model, m
     with file.open("a") as torn:
         torn.write('{"id": "1", "text": "ha')
     outcome = ask(name, model, mini, tmp_path / "stopped", batch_size=1)
-    assert (outcome.asked, outcome.skipped, outcome.failed) == (2, 1, 0)
+    assert (outcome.attempted, outcome.skipped, outcome.failed) == (2, 1, 0)
     assert rows(tmp_path / "stopped", name) == rows(tmp_path / "whole", name)
     assert len(file.read_text().splitlines()) == 3
-    assert ask(name, model, mini, tmp_path / "stopped").asked == 0
+    assert ask(name, model, mini, tmp_path / "stopped").attempted == 0
 
 
 @pytest.mark.slow
-def test_a_killed_process_loses_no_item_and_asks_none_twice(model, folders, mini, tmp_path):
+def test_a_killed_process_loses_no_item_and_runs_none_twice(model, folders, mini, tmp_path):
     command = [
         sys.executable,
         "-m",
@@ -112,14 +97,14 @@ def test_a_killed_process_loses_no_item_and_asks_none_twice(model, folders, mini
     assert rows(tmp_path / "run", "vstyle/en") == rows(tmp_path / "whole", "vstyle/en")
 
 
-def test_shares_make_up_the_whole(model, mini, tmp_path):
+def test_shards_make_up_the_whole(model, mini, tmp_path):
     ask("voicebench/advbench", model, mini, tmp_path / "whole")
     for share in ("2/2", "1/2"):
         ask("voicebench/advbench", model, mini, tmp_path / "shares", shard=parse_shard(share))
     assert rows(tmp_path / "shares", "voicebench/advbench") == rows(
         tmp_path / "whole", "voicebench/advbench"
     )
-    assert ask("voicebench/advbench", model, mini, tmp_path / "shares").asked == 0
+    assert ask("voicebench/advbench", model, mini, tmp_path / "shares").attempted == 0
     for wrong in ("0/2", "3/2", "1", "a/b"):
         with pytest.raises(FunAudioChatError, match="--shard"):
             parse_shard(wrong)
@@ -137,14 +122,14 @@ def test_a_batch_of_mixed_lengths_gives_what_single_runs_give(name, model, mini,
         assert row["text"] is not None and row["n_text_tokens"]
         if not benchmark.speech:
             continue
-        waves = [
+        audio = [
             soundfile.read(
                 subset_folder(tmp_path / run, benchmark.name, subset.name) / row["audio_out"]
             )[0]
             for run in ("batch", "single")
         ]
-        assert len(waves[0]) == 960 * row["n_speech_codes"]
-        assert abs(waves[0] - waves[1]).max() < 1e-3
+        assert len(audio[0]) == 960 * row["n_speech_codes"]
+        assert abs(audio[0] - audio[1]).max() < 1e-3
 
 
 def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, mini, tmp_path):
@@ -162,59 +147,59 @@ def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, 
     hidden = (folder / "wav" / "1.wav").rename(tmp_path / "1.wav")
     (folder / "wav" / "0.wav").write_bytes(b"RIFF no sound")
     name = "speech-fc/SpeechFC_BFCL_Single"
-    found = survey(*select(name)[0], data)
+    found = inspect_subset(*select(name)[0], data)
     assert (found["items"], found["broken_rows"], found["missing_sounds"]) == (6, 4, 1)
-    assert "metadata.jsonl, line 3: is no JSON" in found["first_problem"]
+    assert "metadata.jsonl, line 3: not valid JSON" in found["first_problem"]
     outcome = ask(name, model, data, tmp_path / "run")
-    assert (outcome.asked, outcome.failed) == (6, 6)
+    assert (outcome.attempted, outcome.failed) == (6, 6)
     reasons = [row["error"] for row in rows(tmp_path / "run", name)]
     for reason, word in zip(
         reasons,
         (
             "not a sound file",
             "sound file not found",
-            "no JSON",
+            "not valid JSON",
             "'file_name'",
             "line 5",
-            "no JSON object",
+            "not a JSON object",
         ),
         strict=True,
     ):
         assert word in reason
     hidden.rename(folder / "wav" / "1.wav")
-    # An item whose sound changed, here from none, is another question; the others rest.
-    assert ask(name, model, data, tmp_path / "run").asked == 1
-    assert ask(name, model, data, tmp_path / "run").asked == 0
+    # An item whose audio changed, here from none, is a new item; the others are not run again.
+    assert ask(name, model, data, tmp_path / "run").attempted == 1
+    assert ask(name, model, data, tmp_path / "run").attempted == 0
     again = ask(name, model, data, tmp_path / "run", retry_errors=True)
-    assert (again.asked, again.failed) == (5, 5)
+    assert (again.attempted, again.failed) == (5, 5)
     assert rows(tmp_path / "run", name)[1]["error"] is None
 
 
 def test_other_settings_ask_again(model, mini, tmp_path):
     ask("mmsu", model, mini, tmp_path)
-    assert ask("mmsu", model, mini, tmp_path, seed=1).asked == 2
+    assert ask("mmsu", model, mini, tmp_path, seed=1).attempted == 2
     assert len(rows(tmp_path, "mmsu")) == 2
 
 
 def test_written_answers_do_not_depend_on_the_voice_of_spoken_ones(model, folders, mini, tmp_path):
-    """`--benchmark all` loads a detokenizer, one of text alone does not."""
+    """`--benchmark all` loads a detokenizer; a text benchmark does not."""
     for name in ("voicebench/commoneval", "ultraeval-audio/trivia_qa"):
         ask(name, model, mini, tmp_path, limit=1)
     mute = LocalModel(folders[0], None, device="cpu", max_new_tokens=6)
-    assert ask("voicebench/commoneval", mute, mini, tmp_path, limit=1).asked == 0
-    assert ask("ultraeval-audio/trivia_qa", mute, mini, tmp_path, limit=1).asked == 1
+    assert ask("voicebench/commoneval", mute, mini, tmp_path, limit=1).attempted == 0
+    assert ask("ultraeval-audio/trivia_qa", mute, mini, tmp_path, limit=1).attempted == 1
 
 
 def test_the_last_settings_count_whatever_file_their_rows_are_in(model, mini, tmp_path):
-    """Shares sort before the whole by name, and a failure is no reason to take an old answer."""
+    """Shards sort before whole files by name, and a failure does not revive an old answer."""
     name = "voicebench/commoneval"
     ask(name, model, mini, tmp_path)
     old = {row["settings_hash"] for row in rows(tmp_path, name)}
     shares = {"seed": 1, "shard": parse_shard("1/1")}
     for share in ("1/2", "2/2"):
         shares["shard"] = parse_shard(share)
-        assert ask(name, model, mini, tmp_path, **shares).asked > 0
-        assert ask(name, model, mini, tmp_path, **shares).asked == 0
+        assert ask(name, model, mini, tmp_path, **shares).attempted > 0
+        assert ask(name, model, mini, tmp_path, **shares).attempted == 0
     assert not old & {row["settings_hash"] for row in rows(tmp_path, name)}
     broken = Stops(model, 1)
     broken.answer = lambda prompts: ["out of memory" for _ in prompts]
@@ -223,7 +208,7 @@ def test_the_last_settings_count_whatever_file_their_rows_are_in(model, mini, tm
 
 
 def test_data_files_are_noted_by_their_hash(mini):
-    found = survey(*select("mmau")[0], mini)
+    found = inspect_subset(*select("mmau")[0], mini)
     path = mini / "MMAU" / "mmau-test-mini.json"
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     assert found["files_sha256"] == {str(path): digest}
@@ -251,7 +236,7 @@ def test_data_files_are_noted_by_their_hash(mini):
             "speech-fc/SpeechFC_BFCL_Parallel",
             "SpeechFCEval/SpeechFC_BFCL_Parallel/metadata.jsonl",
             {"function": "{}"},
-            "line 1: .*no list",
+            "line 1: .*not a list",
         ),
     ],
 )
@@ -263,7 +248,7 @@ def test_the_first_wrong_row_is_named(name, file, change, word, mini, tmp_path):
     many = json.loads(given) if file.endswith(".json") else [json.loads(given.splitlines()[0])]
     many[0] |= change
     path.write_text(json.dumps(many) if file.endswith(".json") else json.dumps(many[0]))
-    assert re.search(word, survey(*select(name)[0], data)["first_problem"])
+    assert re.search(word, inspect_subset(*select(name)[0], data)["first_problem"])
 
 
 def test_the_time_joins_the_prompt_of_a_function_call_on_demand(model, mini, tmp_path):
@@ -313,7 +298,7 @@ def test_folders_of_function_calls_may_have_dashes(mini, tmp_path):
             mini / "SpeechFCEval" / subset.name,
             tmp_path / "SpeechFCEval" / subset.name.replace("_", "-"),
         )
-        found = survey(BENCHMARKS["speech-fc"], subset, tmp_path)
+        found = inspect_subset(BENCHMARKS["speech-fc"], subset, tmp_path)
         assert (found["items"], found["first_problem"]) == (2, None)
 
 
@@ -329,7 +314,7 @@ def test_files_are_found_below_the_data_folder_only(tmp_path):
 
 def test_a_limit_takes_the_first_items(model, mini, tmp_path):
     outcome = ask("voicebench/commoneval", model, mini, tmp_path, limit=2)
-    assert outcome.asked == 2
+    assert outcome.attempted == 2
     assert [row["index"] for row in rows(tmp_path, "voicebench/commoneval")] == [0, 1]
 
 
@@ -339,8 +324,8 @@ def test_missing_data_says_what_is_to_be_there(mini, model, tmp_path):
     for benchmark in BENCHMARKS.values():
         for subset in benchmark.subsets:
             with pytest.raises(LayoutError):
-                survey(benchmark, subset, tmp_path)
-    with pytest.raises(FunAudioChatError, match="there are: .*voicebench"):
+                inspect_subset(benchmark, subset, tmp_path)
+    with pytest.raises(FunAudioChatError, match="known benchmarks: .*voicebench"):
         select("voicebank")
     with pytest.raises(FunAudioChatError, match="voicebench/ifeval"):
         select("voicebench/if")

@@ -1,28 +1,23 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Every scorer gives the verdicts that were recorded from the original ones."""
+"""Every scorer reproduces the verdicts recorded from the original scorers."""
 
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+from runs import GOLDEN, cases
 
 from evaluate.benchmarks import select
-from evaluate.core import Verdict
 from evaluate.scorers import acebench, bfcl, choices, judge_replies, mmau_pro, texts, vstyle
 from evaluate.scorers.tool_calls import CallVerdict, read_calls
 from evaluate.scorers.turn_taking import TurnLimits, turn_is_taken, voiced_stretches
 from evaluate.statistics import estimate
+from evaluate.verdict import Verdict
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "scorers"
 PUBLISHED = "speechfc_bfcl_single_published"
-
-
-def cases(name):
-    recorded = json.loads((GOLDEN / f"{name}.json").read_text(encoding="utf-8"))["cases"]
-    return [pytest.param(c["input"], c["expected"], id=c["id"]) for c in recorded]
 
 
 @pytest.mark.parametrize(("given", "expected"), cases("voicebench_mcq_letter"))
@@ -117,7 +112,7 @@ def test_the_published_predictions_score_what_the_paper_says():
     shared = Path(__file__).parents[3] / "shared" / "golden" / "scorers"
     path = shared / f"{PUBLISHED}_predictions.jsonl"
     if not path.is_file():
-        pytest.skip("the published predictions are somebody else's data and are not here")
+        pytest.skip("the published predictions are third-party data that is not included")
     recorded = json.loads((GOLDEN / f"{PUBLISHED}.json").read_text(encoding="utf-8"))
     found = {}
     for line in path.read_text(encoding="utf-8").splitlines():
@@ -140,7 +135,7 @@ def test_vstyle_score(given, expected):
 
 @pytest.mark.parametrize(("given", "expected"), cases("vstyle_overall"))
 def test_vstyle_overall(given, expected):
-    """By the metric's own way from scores to a value."""
+    """Aggregate scores as the metric does."""
     ((_, subset),) = select("vstyle/en")
     verdicts = [
         Verdict({ability: (score, 1)})
@@ -242,7 +237,7 @@ def test_huge_replies_are_read():
     assert texts.answer_occurs("no", "yes " * 100_000) is False
 
 
-def test_turns_are_told_from_the_models_sound():
+def test_turn_taking_is_detected_in_the_models_audio():
     rate, limits = 16000, TurnLimits()
     tone = 0.3 * np.sin(np.arange(rate) / 5)
     silence = np.zeros(rate)

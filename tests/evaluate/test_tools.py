@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What listens, embeds and judges beside the model, on small stand-ins of their libraries."""
+"""Speech recognition, opinion scores, embedder and judges, with small stand-ins for libraries."""
 
 import base64
 import io
@@ -17,12 +17,10 @@ import pytest
 import soundfile
 import torch
 import transformers
-from test_run import ask, rows
-from test_score import answer
+from runs import answer, ask, rows
 from whisper_folder import build_whisper
 
 from evaluate.benchmarks import select
-from evaluate.core import NotScored
 from evaluate.embedder import Embedder
 from evaluate.exchange import import_predictions
 from evaluate.judges import Judges
@@ -30,6 +28,7 @@ from evaluate.records import appending, fingerprint, json_rows
 from evaluate.score import Tools, score_subset
 from evaluate.sources import Prompt, ServerModel
 from evaluate.speech import OpinionScore, Transcriber
+from evaluate.verdict import NotScored
 from funaudiochat.errors import FunAudioChatError
 
 _UTMOS = """
@@ -37,9 +36,9 @@ class UTMOSScoreScripted:
     def __init__(self, path, device):
         assert open(path).read().endswith("weights") and device == "cpu"
 
-    def score(self, wave):
-        assert wave.shape[0] == 1
-        return wave.abs().amax(dim=1)
+    def score(self, audio):
+        assert audio.shape[0] == 1
+        return audio.abs().amax(dim=1)
 """
 _EMBEDDER = """
 import torch
@@ -67,18 +66,18 @@ class Model(PreTrainedModel):
 """
 
 
-def spoken(run, data, name, sounds):
-    """Answers of a set from a file, with these sounds: samples, None or bytes of no sound."""
+def spoken(run, data, name, recordings):
+    """Import answers whose audio is given as samples, None or bytes that are not audio."""
     made = []
-    for number, sound in enumerate(sounds):
+    for number, audio in enumerate(recordings):
         row = {"id": str(number), "text": "It is Paris."}
-        if sound is not None:
+        if audio is not None:
             row["audio_out"] = f"{number}.flac"
             path = run.parent / row["audio_out"]
-            if isinstance(sound, bytes):
-                path.write_bytes(sound)
+            if isinstance(audio, bytes):
+                path.write_bytes(audio)
             else:
-                soundfile.write(path, sound, 16000)
+                soundfile.write(path, audio, 16000)
         made.append(row)
     file = run.parent / "given.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in made))
@@ -109,13 +108,13 @@ def test_opinion_scores_are_those_of_the_replies_that_can_be_heard(mini, tmp_pat
     assert any("2.flac" in reason for reason in metric["reasons"])
 
 
-def test_other_weights_of_the_same_name_listen_anew(tmp_path, monkeypatch):
+def test_other_weights_of_the_same_name_do_not_reuse_cached_scores(tmp_path, monkeypatch):
     reply = tmp_path / "reply.wav"
     soundfile.write(reply, np.full(16000, 0.25), 16000)
     results = tmp_path / "run" / "utmos.jsonl"
     for weights, kept in (("weights", 1), ("weights", 1), ("other weights", 2)):
         model = opinion(tmp_path, monkeypatch, weights)
-        assert model.scores([replace(answer(), sound=reply)]) == [pytest.approx(0.25, abs=1e-4)]
+        assert model.scores([replace(answer(), audio=reply)]) == [pytest.approx(0.25, abs=1e-4)]
         assert len(list(json_rows(results))) == kept
 
 
@@ -123,7 +122,7 @@ def test_other_weights_of_the_same_name_listen_anew(tmp_path, monkeypatch):
     ("name", "metric"),
     [("trivia_qa", "transcript match"), ("trivia_qa", "ASR-WER"), ("alpaca_eval", "judge")],
 )
-def test_a_broken_sound_is_one_item_without_a_verdict(name, metric, mini, tmp_path):
+def test_broken_audio_is_one_item_without_a_verdict(name, metric, mini, tmp_path):
     folder = tmp_path / "whisper"
     build_whisper(folder)
     tools = Tools(
@@ -185,7 +184,7 @@ def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monke
     tools = Tools(embedder=embedder)
     assert [v.parts for v in metric.scorer(answers, tools)] == [{"speech": (1.0, 1.0)}] * 5
     assert tools.used == {"embedder": embedder.name}
-    with pytest.raises(FunAudioChatError, match="no folder of a model"):
+    with pytest.raises(FunAudioChatError, match="not a model folder"):
         Embedder(tmp_path)
 
 
@@ -230,7 +229,7 @@ class AutoModel:
 
 
 def test_the_embedder_runs_with_the_packages_of_its_own_environment_alone(tmp_path):
-    """A real environment that has packages of these names only, and none of the toolkit's."""
+    """Use a real environment that has packages of these names only, and none of the toolkit's."""
     home = tmp_path / "env"
     venv.create(home, with_pip=False, symlinks=True)
     (site,) = home.glob("lib/python*/site-packages")
@@ -243,7 +242,7 @@ def test_the_embedder_runs_with_the_packages_of_its_own_environment_alone(tmp_pa
     assert embedder.embed(["a", "bb", "a"]) == pytest.approx(np.array([[0.6, 0.8]] * 3))
     assert embedder.name == "NV-Embed-v2 (transformers 4.42.4)"
     (site / "transformers.py").write_text("raise ImportError('another version is needed')")
-    assert len(embedder.embed(["a", "bb"])) == 2  # what is known is not asked for again
+    assert len(embedder.embed(["a", "bb"])) == 2  # known texts are not embedded again
     with pytest.raises(NotScored, match="another version is needed"):
         embedder.embed(["new"])
     with pytest.raises(NotScored, match="the embedder does not run"):
@@ -339,7 +338,7 @@ def test_whisper_and_a_missing_judge_say_what_they_need(tmp_path):
 
 
 def spoken_file(path, codec, container):
-    """A second of a tone at 48 kHz; such files hold a little more than that."""
+    """Write a second of a tone at 48 kHz; such files contain a little more than that."""
     av = pytest.importorskip("av", reason="PyAV is missing: pip install 'funaudiochat[media]'")
     tone = (0.3 * np.sin(np.arange(48_000) / 20)).astype(np.float32)[None]
     with av.open(str(path), "w", format=container) as file:
@@ -357,16 +356,16 @@ def spoken_file(path, codec, container):
 def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
     server, tmp_path, codec, container
 ):
-    """What the toolkit reads elsewhere is read here too, as it is and joined to itself."""
-    sound = spoken_file(tmp_path / "reply", codec, container)
+    """Every container that the toolkit decodes works here too, also concatenated with itself."""
+    audio = spoken_file(tmp_path / "reply", codec, container)
     joined = tmp_path / "joined.flac"
     soundfile.write(joined, np.full(24_000, 0.1), 24_000)
     joined.write_bytes(2 * joined.read_bytes())
     judge = server(lambda request: "[[4]]")
     ((_, subset),) = select("vstyle/en")
     answers = [
-        replace(answer(id_=str(i), ability="empathy/anger", instruct_text="Go."), sound=path)
-        for i, path in enumerate((sound, joined))
+        replace(answer(id_=str(i), ability="empathy/anger", instruct_text="Go."), audio=path)
+        for i, path in enumerate((audio, joined))
     ]
     judges = Judges.from_specs([f"audio judge=openai:gemini@{judge.url}"], tmp_path)
     verdicts = subset.metrics[0].scorer(answers, Tools(judges=judges))
@@ -380,7 +379,7 @@ def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
     lengths = {info.samplerate: info.frames / info.samplerate for info in found}
     assert lengths == {48_000: pytest.approx(1, abs=0.05), 24_000: 2}
 
-    for path, rate_hz, seconds in ((sound, 48_000, 1), (joined, 24_000, 2)):
+    for path, rate_hz, seconds in ((audio, 48_000, 1), (joined, 24_000, 2)):
         data = base64.b64encode(path.read_bytes()).decode()
         speaker = server(
             lambda request, data=data: {

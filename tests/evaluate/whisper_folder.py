@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A folder in Whisper's format whose model hears the letter "a", again and again."""
+"""A tiny checkpoint in Whisper's format whose transcripts repeat the letter "a"."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ _UNTIMED = "<|notimestamps|>"
 def build_whisper(folder: Path) -> None:
     """Write configuration, weights, feature extractor and tokenizer."""
     letters = {letter: index for index, letter in enumerate(sorted(ByteLevel.alphabet()))}
-    # English's own models have no marks of language and task.
+    # English-only models have no language and task tokens.
     tokenizer = WhisperTokenizer(
         vocab=letters, merges=[], additional_special_tokens=[_START, _BEFORE, _UNTIMED]
     )
