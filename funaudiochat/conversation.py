@@ -17,7 +17,7 @@ from funaudiochat.constants import (
     DEFAULT_S2T_PROMPT,
     FUNCTION_CALLING_PROMPT,
 )
-from funaudiochat.cosyvoice3.flow import ChunkSchedule
+from funaudiochat.cosyvoice3.config import ChunkSchedule
 from funaudiochat.events import Event, Reply, ReplyDone
 from funaudiochat.sampling import Sampling
 from funaudiochat.tool_calls import (

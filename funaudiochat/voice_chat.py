@@ -20,8 +20,8 @@ from funaudiochat.constants import (
     AUDIO_TEMPLATE,
 )
 from funaudiochat.conversation import Conversation
+from funaudiochat.cosyvoice3.config import ChunkSchedule
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
-from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_voices
 from funaudiochat.device import resolve_device
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError

@@ -12,9 +12,10 @@ from builders import GOLDEN, build_cosyvoice3_folder
 from safetensors.torch import load_file
 
 from funaudiochat.cosyvoice3 import checkpoint
+from funaudiochat.cosyvoice3.config import FlowConfig, HiftConfig
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
-from funaudiochat.cosyvoice3.flow import Flow, FlowConfig
-from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
+from funaudiochat.cosyvoice3.flow import Flow
+from funaudiochat.cosyvoice3.hift import Hift
 from funaudiochat.errors import CheckpointError
 
 

@@ -11,7 +11,7 @@ from onnx_builders import TinyCampplus, build_campplus, build_speech_tokenizer
 from safetensors.torch import load_file, save_file
 
 from funaudiochat.audio import save_wav
-from funaudiochat.cosyvoice3.pieces import pieces
+from funaudiochat.cosyvoice3.segments import segment_bounds
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer, log_mel
 from funaudiochat.cosyvoice3.voices import (
     DEFAULT_VOICE,
@@ -64,7 +64,7 @@ def test_codes_equal_recorded(folder, data):
 )
 def test_long_sound_is_cut_by_the_30_s_rule(seconds, bounds):
     expected = [(round(a * 16000), round(b * 16000)) for a, b in bounds]
-    assert pieces(round(seconds * 16000), 16000, 1) == expected
+    assert segment_bounds(round(seconds * 16000), 16000, 1) == expected
 
 
 def test_long_sound_gives_the_codes_of_its_segments(folder, data):
