@@ -18,9 +18,11 @@ import torch
 import transformers
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.constants import CODEBOOK_SIZE
+from funaudiochat.cosyvoice3.config import FlowConfig, HiftConfig
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
-from funaudiochat.cosyvoice3.flow import Flow, FlowConfig
-from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
+from funaudiochat.cosyvoice3.flow import Flow
+from funaudiochat.cosyvoice3.hift import Hift
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 
 PAIRS = 7
@@ -117,7 +119,7 @@ def chat_model() -> FunAudioChatForConditionalGeneration:
             "encoder_ffn_dim": 1536,
             "output_dim": 640,
             "codebook_size": 6565,
-            "bos_token_id": 6561,
+            "bos_token_id": CODEBOOK_SIZE,
             "eos_token_id": 6562,
             "pad_token_id": 6563,
             "crq_transformer_config": head,

@@ -26,7 +26,7 @@ from evaluate.local_model import LocalModel
 from evaluate.run import InferOptions, infer
 from evaluate.sources import Prompt, render
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.constants import DEFAULT_S2T_PROMPT
+from funaudiochat.constants import DEFAULT_S2T_PROMPT, INPUT_RATE_HZ
 from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 
@@ -66,8 +66,8 @@ def questions(folder: Path, count: int) -> list[np.ndarray]:
     generator, waves, lines = np.random.default_rng(0), [], []
     for index in range(count):
         seconds = 1 + 3 * index / max(1, count - 1)
-        wave = 0.1 * generator.standard_normal(int(16000 * seconds)).astype(np.float32)
-        soundfile.write(chapter / f"1-2-{index:04d}.flac", wave, 16000)
+        wave = 0.1 * generator.standard_normal(int(INPUT_RATE_HZ * seconds)).astype(np.float32)
+        soundfile.write(chapter / f"1-2-{index:04d}.flac", wave, INPUT_RATE_HZ)
         lines.append(f"1-2-{index:04d} NOISE\n")
         waves.append(wave)
     (chapter / "1-2.trans.txt").write_text("".join(lines))

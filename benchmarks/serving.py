@@ -24,9 +24,10 @@ import sphn
 from common import command_line
 
 from funaudiochat.audio import load_audio
+from funaudiochat.constants import OUTPUT_RATE_HZ
 
 ROOT = Path(__file__).parents[1]
-RATE_HZ, FRAME = 24000, 960
+FRAME = 960
 STAGES = ("first_text_ms", "first_codes_ms", "first_audio_ms")
 
 
@@ -56,7 +57,7 @@ class Talker:
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
-        self._writer = sphn.OpusStreamWriter(RATE_HZ)
+        self._writer = sphn.OpusStreamWriter(OUTPUT_RATE_HZ)
         self.sounds: list[float] = []
         self._events: asyncio.Queue[dict] = asyncio.Queue()
         self.reading = asyncio.create_task(self._read())
@@ -137,7 +138,7 @@ def collect(end: dict, asked: float, sounds: list[float], figures: Figures) -> N
 
 async def measure(url: str, talkers: int, args: argparse.Namespace) -> list[str]:
     """Run one row -> its cells."""
-    question = load_audio(args.question, RATE_HZ)
+    question = load_audio(args.question, OUTPUT_RATE_HZ)
     figures = Figures()
     await asyncio.gather(
         *(talk(url, question, args.turns, args.steps, figures) for _ in range(talkers))
@@ -186,7 +187,7 @@ def main() -> None:
 
 async def measure_all(url: str, args: argparse.Namespace) -> None:
     """One turn to warm up, then the table; times in ms, p50 / p95."""
-    question = load_audio(args.question, RATE_HZ)
+    question = load_audio(args.question, OUTPUT_RATE_HZ)
     await talk(url, question, 1, args.steps, Figures())
     names = (
         "talkers",

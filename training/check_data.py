@@ -15,12 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from funaudiochat.audio import load_audio
-from funaudiochat.constants import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
+from funaudiochat.constants import (
+    AUDIO_BOS_TOKEN,
+    AUDIO_PAD_TOKEN,
+    AUDIO_TEMPLATE,
+    CODEBOOK_SIZE,
+    GROUP_SIZE,
+    INPUT_RATE_HZ,
+    TOKEN_FPS,
+)
 from funaudiochat.errors import AudioError, FunAudioChatError
 from funaudiochat.plain_text import encode_text
-from training.speech_tokens import GROUP_SIZE, SAMPLE_RATE_HZ
 
-CODES = 6561
 DELAY_CODES = 10
 # Other tools round to a token at either end of an audio.
 TOLERATED_TOKENS = 2
@@ -161,7 +167,7 @@ class DataChecker:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                audio = load_audio(path, SAMPLE_RATE_HZ)
+                audio = load_audio(path, INPUT_RATE_HZ)
         except AudioError as error:
             missing = isinstance(path, str) and path and not Path(path).exists()
             return (
@@ -171,7 +177,7 @@ class DataChecker:
             )
         for warning in caught:
             self._warn("audio", str(warning.message))
-        return len(audio) / SAMPLE_RATE_HZ
+        return len(audio) / INPUT_RATE_HZ
 
     def _question(self, fields: dict[str, Any]) -> tuple[int, dict[str, str]]:
         """Number of 25 Hz places of a user's entry, and key -> problem."""
@@ -222,8 +228,11 @@ class DataChecker:
         rest, most = _CODE.sub("", spelled), max(codes, default=0)
         if rest or not codes:
             problems["token"] = f"must hold [AU0000] and so on, and holds {rest[:40]!r}"
-        elif most >= CODES:
-            problems["token"] = f"has code {most}; codes are 0 to {CODES - 1}: tokenize again"
+        elif most >= CODEBOOK_SIZE:
+            problems["token"] = (
+                f"contains speech token {most}; valid ids are 0 to {CODEBOOK_SIZE - 1}: tokenize the "
+                "audio again"
+            )
         text = fields.get("text")
         room = -(-(DELAY_CODES + len(codes)) // GROUP_SIZE)
         if not text or not isinstance(text, str):

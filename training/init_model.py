@@ -25,6 +25,7 @@ from transformers import (
 )
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.constants import CODEBOOK_SIZE, GROUP_SIZE
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_funaudiochat import (
     FunAudioChatAudioEncoder,
@@ -35,8 +36,6 @@ from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.weights import INDEX, config_of, tensors_of, weight_files
 from training.whisper_encoder import read_whisper
 
-CODES = 6561
-GROUP_SIZE = 5
 # In the order of their ids in the published checkpoint.
 SPECIAL = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|audio_pad|>", "<|sil|>")
 _EMBEDDING_STD = 0.02
@@ -48,7 +47,7 @@ _FRESH = (
 )  # fmt: skip
 
 
-def speech_tokenizer(codes: int = CODES) -> PreTrainedTokenizerFast:
+def speech_tokenizer(codes: int = CODEBOOK_SIZE) -> PreTrainedTokenizerFast:
     """The vocabulary of speech codes: ``[AU0000]`` and on, start, end, padding, unknown."""
     names = [f"[AU{code:04d}]" for code in range(codes)]
     names += ["<|audio_bos|>", "<|audio_eos|>", "<|audio_pad|>", "<|audio_unk|>"]
@@ -195,7 +194,7 @@ def _write_weights(
 
 
 def init_model(
-    llm: Path, audio_encoder: Path, head: Path, out: Path, codes: int = CODES, seed: int = 0
+    llm: Path, audio_encoder: Path, head: Path, out: Path, codes: int = CODEBOOK_SIZE, seed: int = 0
 ) -> dict[str, int]:
     """Write a fresh joint checkpoint; the backbone is copied shard by shard.
 

@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-GROUP_SIZE = 5
-SAMPLE_RATE_HZ = 16_000
+from funaudiochat.constants import GROUP_SIZE, INPUT_RATE_HZ
+
 _TOKEN_SAMPLES = 640
 _FRAME_SAMPLES = 160
 # An end this far below the loudest 10 ms (40 dB) is silence; so is what 16 bits cannot hold.
@@ -41,7 +41,7 @@ def whole_groups(
     kept = len(tokens) - remainder
     if kept > 0 and _is_silent_from(waveform, kept * _TOKEN_SAMPLES):
         return list(tokens[:kept])
-    silence = encode(np.zeros(SAMPLE_RATE_HZ, np.float32))[: GROUP_SIZE - remainder]
+    silence = encode(np.zeros(INPUT_RATE_HZ, np.float32))[: GROUP_SIZE - remainder]
     return [*tokens, *map(int, silence)]
 
 

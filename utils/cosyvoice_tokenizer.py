@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from funaudiochat.audio import load_audio
-from funaudiochat.cosyvoice3.speech_tokenizer import SAMPLE_RATE_HZ, SpeechTokenizer
+from funaudiochat.constants import INPUT_RATE_HZ
+from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
 
 
 def get_audio_tokenizer(
@@ -19,4 +20,4 @@ def get_audio_tokenizer(
 
 def extract_speech_token(audio_tokenizer: SpeechTokenizer, utts: list[Any]) -> list[list[int]]:
     """Codes of several sounds: paths, or pairs (samples, rate)."""
-    return [audio_tokenizer.encode(load_audio(utt, SAMPLE_RATE_HZ)).tolist() for utt in utts]
+    return [audio_tokenizer.encode(load_audio(utt, INPUT_RATE_HZ)).tolist() for utt in utts]

@@ -47,7 +47,7 @@ def load_trained(work: Path) -> tuple[Flow, Hift]:
     config = replace(
         CONFIG,
         solver_steps=SOLVER_STEPS,
-        guidance_rate=GUIDANCE_RATE,
+        cfg_scale=GUIDANCE_RATE,
         temperature=TEMPERATURE,
     )
     flow = Flow(config)

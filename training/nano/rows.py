@@ -28,12 +28,12 @@ from funaudiochat.constants import (
     DEFAULT_S2T_PROMPT,
     FUNCTION_CALLING_PROMPT,
     TOKEN_FPS,
+    TRANSCRIBE_PROMPT,
 )
 from training.nano.data import WORK, read_jsonl
 from training.nano.domain import Domain
 
 SILENCE_TOKEN, AUDIO_EOS_TOKEN = "<|sil|>", "<|audio_eos|>"
-TRANSCRIBE = "Please help me transcribe the audio."
 SAY = "Say: "
 VOICE = "heart"
 DELAY_CODES = 10
@@ -191,7 +191,7 @@ def _answer_rows(
 
 
 def _transcript_row(question: str, text: str, heard: list[str]) -> dict[str, Any]:
-    request, answer = _turn("user", f"{question}\n{TRANSCRIBE}"), _turn("assistant", text)
+    request, answer = _turn("user", f"{question}\n{TRANSCRIBE_PROMPT}"), _turn("assistant", text)
     return _row(DEFAULT_S2T_PROMPT, [request, answer], heard)
 
 

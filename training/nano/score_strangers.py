@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import yaml
 
+from funaudiochat.constants import TRANSCRIBE_PROMPT
 from funaudiochat.events import Reply, ReplyDone, TextDelta
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
@@ -31,7 +32,6 @@ from training.nano.export import FOLDER as DETOKENIZER
 from training.nano.export_model import FOLDER as MODEL
 from training.nano.judge import hear, judge_available
 from training.nano.rooms import Scene
-from training.nano.rows import TRANSCRIBE
 from training.nano.score import tools_offered
 from training.nano.score_ears import orders, people
 from training.nano.voices import HELD_OUT_VOICES, QUESTION_HZ, available, speak
@@ -113,7 +113,7 @@ class Scores:
 
     def transcript(self, wave: Any) -> str:
         """What the model writes down of a sound, as its normalised words."""
-        text = self.ask(wave, instruction=TRANSCRIBE, speech=False).text
+        text = self.ask(wave, instruction=TRANSCRIBE_PROMPT, speech=False).text
         return " ".join(normalized_words(text))
 
     def errors(self, recordings: Iterable[tuple[Any, str]]) -> float:

@@ -6,10 +6,10 @@
 from typing import Any
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.constants import GROUP_SIZE
 from training.nano.tokenizer import CODES
 
 WIDTH = 256
-GROUP_SIZE = 5
 _QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",

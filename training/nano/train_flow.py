@@ -20,7 +20,8 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig
+from funaudiochat.cosyvoice3.config import ChunkSchedule, FlowConfig
+from funaudiochat.cosyvoice3.flow import Flow
 from training.nano.answers import Answers, CodeBatch
 from training.nano.loop import Run, parse
 from training.nano.tokenizer import CODES, DIGITS, digits_of

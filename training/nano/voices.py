@@ -24,8 +24,10 @@ import numpy as np
 import soundfile
 import soxr
 
-QUESTION_HZ = 16000
-ANSWER_HZ = 24000
+from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
+
+QUESTION_HZ = INPUT_RATE_HZ
+ANSWER_HZ = OUTPUT_RATE_HZ
 ANSWER_VOICES = ("heart", "joe")
 
 SOURCES = {

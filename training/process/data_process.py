@@ -35,9 +35,10 @@ from funaudiochat.constants import (  # noqa: E402
     AUDIO_TEMPLATE,
     DEFAULT_S2M_PROMPT,
     DEFAULT_S2T_PROMPT,
+    INPUT_RATE_HZ,
     TOKEN_FPS,
 )
-from funaudiochat.cosyvoice3.speech_tokenizer import SAMPLE_RATE_HZ, SpeechTokenizer  # noqa: E402
+from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer  # noqa: E402
 from funaudiochat.errors import FunAudioChatError  # noqa: E402
 from funaudiochat.hub import resolve_tts  # noqa: E402
 from training.check_data import DELAY_CODES  # noqa: E402
@@ -71,7 +72,7 @@ def _question(fields: dict[str, Any], folder: Path, audio: list[str]) -> dict[st
             raise ValueError("has neither question_audio nor question_text")
         return {"role": "user", "content": f"{text}\n{instruction}" if instruction else text}
     path = folder / _text(fields, "question_audio")
-    seconds = len(load_audio(path, SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    seconds = len(load_audio(path, INPUT_RATE_HZ)) / INPUT_RATE_HZ
     pads = AUDIO_PAD_TOKEN * int(seconds * TOKEN_FPS)
     # A "text" would be averaged into the user's audio in training, and never when answering.
     audio.append(_entry(path=str(path), ref_text=text, text="", token=pads))
@@ -118,7 +119,7 @@ def make_row(
         if tokenizer is None:
             raise ValueError("has a spoken answer: give --tts-path for its codes")
         path = folder / _text(fields, "answer_audio")
-        wave = load_audio(path, SAMPLE_RATE_HZ)
+        wave = load_audio(path, INPUT_RATE_HZ)
         codes = whole_groups(tokenizer.encode(wave).tolist(), wave, tokenizer.encode, delay)
         spelled = "".join(f"[AU{code:04d}]" for code in codes)
         token = AUDIO_BOS_TOKEN * delay + spelled
