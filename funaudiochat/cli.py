@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 from rich.console import Console
-from typer.core import TyperGroup
 
 from funaudiochat import hub
 from funaudiochat.audio import load_audio, save_wav
@@ -33,26 +32,14 @@ try:
     from evaluate.cli import app as eval_app
 except ImportError:  # a package of the public index has the same name
     eval_app = None  # type: ignore[assignment]
+from training.cli import app as train_app
+from training.cli import init_checkpoint, merge
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make one.")
 app.add_typer(voices_app, name="voices")
 
 
-class _TrainGroup(TyperGroup):
-    """``train CONFIG`` beside ``train check-data``: what is no subcommand is a config."""
-
-    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
-        if args and args[0] not in self.commands:
-            args = ["run", *args]
-        return super().resolve_command(ctx, args)
-
-
-train_app = typer.Typer(
-    cls=_TrainGroup,
-    no_args_is_help=True,
-    help="Train by a LLaMA-Factory config (train CONFIG [key=value ...]), or check data.",
-)
 app.add_typer(train_app, name="train")
 if eval_app is not None:
     app.add_typer(eval_app, name="eval")
@@ -254,101 +241,6 @@ def doctor() -> None:
     raise typer.Exit(0 if healthy else 1)
 
 
-@train_app.command(
-    "run", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
-)
-def train(
-    context: typer.Context,
-    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
-) -> None:
-    """Train by a LLaMA-Factory config; key=value arguments replace its fields."""
-    command = [sys.executable, "-m", "training.launch", str(config), *context.args]
-    raise typer.Exit(subprocess.run(command).returncode)
-
-
-@train_app.command("plan")
-def plan(
-    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
-    fields: Annotated[
-        list[str] | None, typer.Argument(help="key=value, in place of the config's.")
-    ] = None,
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs in all nodes together.")] = 1,
-    gpu_memory: Annotated[str, typer.Option(help="Of one GPU, for example 80GiB.")] = "80GiB",
-    model: Annotated[
-        Path | None, typer.Option(help="config.json, or its folder; default: the config's model.")
-    ] = None,
-    audio_seconds: Annotated[float, typer.Option(help="Sound of the questions of a row.")] = 30.0,
-) -> None:
-    """Say how much memory a config takes on each GPU, and which batch fits."""
-    from training.plan import plan_file
-
-    lines, fits = plan_file(config, fields or [], gpus, gpu_memory, model, audio_seconds)
-    for line in lines:
-        console.print(line, markup=False)
-    raise typer.Exit(0 if fits else 1)
-
-
-@train_app.command("merge-adapter")
-def merge_adapter(
-    adapter: Annotated[Path, typer.Argument(help="Folder of a run with finetuning_type: lora.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    base: Annotated[
-        Path | None, typer.Option(help="Model it was trained on; the one it names by default.")
-    ] = None,
-) -> None:
-    """Merge a LoRA adapter into its base, as a folder that --model-path takes."""
-    from training.adapters import merge_adapter as run
-
-    base = run(adapter, out, base)
-    console.print(f"merged {adapter} into {base}: {out}", markup=False)
-
-
-@train_app.command("check-data")
-def check_data(
-    file: Annotated[Path, typer.Argument(help="JSONL file of training rows.")],
-    model_path: Annotated[
-        Path | None, typer.Option(help="Folder of the model to train; counts tokens.")
-    ] = None,
-    cutoff_len: Annotated[int, typer.Option(help="Longest row, in tokens.")] = 2048,
-    png: Annotated[Path | None, typer.Option(help="Picture of the lengths to write.")] = None,
-    show: Annotated[int, typer.Option(help="How many problems to print.")] = 50,
-) -> None:
-    """Say which training rows do not fit, and why."""
-    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-    from training.check_data import check_file, draw_histograms
-
-    tokenizer = None
-    if model_path is not None:
-        tokenizer = FunAudioChatProcessor.from_pretrained(model_path).tokenizer
-    summary = check_file(file, tokenizer, cutoff_len)
-    for problem in summary.problems[:show]:
-        where = f"row {problem.row}" + (f", {problem.field}" if problem.field else "")
-        console.print(f"{where}: {problem.text}", markup=False)
-    if len(summary.problems) > show:
-        console.print(f"... and {len(summary.problems) - show} more; --show prints them")
-    for warning in summary.warnings[:show]:
-        console.print(f"row {warning.row}, {warning.field}: warning: {warning.text}", markup=False)
-    if len(summary.warnings) > show:
-        console.print(f"... and {len(summary.warnings) - show} more warnings; --show prints them")
-    if summary.partial_groups:
-        console.print(
-            f"warning: {summary.partial_groups} of {len(summary.answer_seconds)} spoken answers "
-            "end in a partial group of speech tokens: the rest of the group has no label and the "
-            "model does not learn where speech ends; make the rows with process/data_process.py, "
-            "or cut or fill the answers to multiples of 5 tokens"
-        )
-    hours = [sum(s) / 3600 for s in (summary.question_seconds, summary.answer_seconds)]
-    wrong = len({problem.row for problem in summary.problems})
-    console.print(
-        f"{summary.rows} rows, {wrong} with problems; {len(summary.question_seconds)} spoken "
-        f"questions ({hours[0]:.2f} h), {len(summary.answer_seconds)} spoken answers "
-        f"({hours[1]:.2f} h)"
-    )
-    if png is not None:
-        draw_histograms(summary, png)
-    raise typer.Exit(1 if summary.problems else 0)
-
-
 @app.command(
     add_help_option=False,
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
@@ -380,41 +272,8 @@ def plan_serving(
     raise typer.Exit(0 if fits else 1)
 
 
-@app.command("init")
-def init_checkpoint(
-    llm: Annotated[Path, typer.Option(help="Qwen3 folder: backbone and tokenizer.")],
-    audio_encoder: Annotated[
-        Path, typer.Option(help="Whisper folder, Transformers or CTranslate2: mel encoder.")
-    ],
-    head: Annotated[Path, typer.Option(help="Folder of a small Qwen3: refined head.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    codes: Annotated[int, typer.Option(help="Codes of the speech tokenizer.")] = 6561,
-    seed: Annotated[int, typer.Option(help="Of the weights drawn anew.")] = 0,
-) -> None:
-    """Make the joint checkpoint that training begins with."""
-    from training.init_model import init_model
-
-    counts = init_model(llm, audio_encoder, head, out, codes, seed)
-    for part, parameters in counts.items():
-        console.print(f"{part:10}{parameters:>16,} parameters", markup=False)
-    console.print(str(out), markup=False)
-
-
-@app.command()
-def merge(
-    trained: Annotated[Path, typer.Option(help="Joint checkpoint M1.")],
-    base: Annotated[Path, typer.Option(help="Joint checkpoint or text model M0.")],
-    out: Annotated[Path, typer.Option(help="Folder to write.")],
-    alpha: Annotated[float, typer.Option(help="Weight of the trained one.")] = 0.5,
-) -> None:
-    """Core-Cocktail: mix the language model of a trained checkpoint with its base."""
-    from training.merge import merge as run
-
-    report = run(trained, base, out, alpha)
-    console.print(
-        f"merged {len(report.merged)} tensors, kept {len(report.kept)}; largest change "
-        f"{report.largest_change:.4g} in {report.largest_change_in or 'none'}"
-    )
+app.command("init")(init_checkpoint)
+app.command("merge")(merge)
 
 
 @voices_app.command("list")

@@ -230,8 +230,8 @@ class DataChecker:
             problems["token"] = f"must hold [AU0000] and so on, and holds {rest[:40]!r}"
         elif most >= CODEBOOK_SIZE:
             problems["token"] = (
-                f"contains speech token {most}; valid ids are 0 to {CODEBOOK_SIZE - 1}: tokenize the "
-                "audio again"
+                f"contains speech token {most}; valid ids are 0 to {CODEBOOK_SIZE - 1}: tokenize "
+                "the audio again"
             )
         text = fields.get("text")
         room = -(-(DELAY_CODES + len(codes)) // GROUP_SIZE)

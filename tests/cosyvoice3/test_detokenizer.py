@@ -9,11 +9,10 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from builders import GOLDEN, build_cosyvoice3_folder
+from builders import CASES, GOLDEN, RECORDED_MASK, build_cosyvoice3_folder, close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_flow import CASES, RECORDED_MASK, close
 
 from funaudiochat.cosyvoice3.config import ChunkSchedule, FlowConfig, HiftConfig
 from funaudiochat.cosyvoice3.detokenizer import (
@@ -248,7 +247,7 @@ def test_state_of_a_long_reply_does_not_grow(detokenizer, speaker):
 
 @pytest.mark.parametrize("code", [-1, 6561])
 def test_codes_outside_the_vocabulary_are_refused(detokenizer, speaker, code):
-    with pytest.raises(ValueError, match=f"code {code} is outside 0..6560"):
+    with pytest.raises(ValueError, match=f"speech token {code} is outside 0..6560"):
         detokenizer.stream(speaker).push([3, code])
 
 

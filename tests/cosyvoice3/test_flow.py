@@ -3,20 +3,15 @@
 
 """The flow equals recorded results, and chunk by chunk equals one shot under the same mask."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from builders import CASES, GOLDEN, RECORDED_MASK, close
 from safetensors.torch import load_file
 
 from funaudiochat.cosyvoice3.config import ChunkSchedule, FlowConfig
 from funaudiochat.cosyvoice3.flow import Flow
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "cosyvoice3"
-CASES = json.loads((GOLDEN / "cases.json").read_text())["cases"]
 TINY = FlowConfig(dim=64, depth=2, heads=2, dim_head=32, lookahead_channels=48)
-RECORDED_MASK = ChunkSchedule(25, 1.0, 25, None)
 
 
 @pytest.fixture(scope="module")
@@ -29,10 +24,6 @@ def flow():
     model = Flow(TINY)
     model.load_state_dict(load_file(GOLDEN / "flow_tiny.safetensors"))
     return model.eval()
-
-
-def close(actual, expected, atol):
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize(

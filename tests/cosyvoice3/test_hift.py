@@ -5,8 +5,8 @@
 
 import pytest
 import torch
+from builders import GOLDEN, close
 from safetensors.torch import load_file
-from test_flow import GOLDEN, close
 
 from funaudiochat.cosyvoice3.checkpoint import fold_weight_norm
 from funaudiochat.cosyvoice3.config import HiftConfig

@@ -1,0 +1,169 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The training commands: `funaudiochat train`, `init` and `merge`."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from typer.core import TyperGroup
+
+from funaudiochat.constants import CODEBOOK_SIZE
+
+# Modules that need torch or transformers are imported inside the commands: help and mistyped
+# options answer at once.
+
+
+class _TrainGroup(TyperGroup):
+    """Runs ``train CONFIG`` as ``train run CONFIG``, beside the other subcommands."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in self.commands:
+            args = ["run", *args]
+        return super().resolve_command(ctx, args)
+
+
+app = typer.Typer(
+    cls=_TrainGroup,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train from a LLaMA-Factory config (train CONFIG KEY=VALUE ...), or check data.",
+)
+console = Console(highlight=False, soft_wrap=True)
+
+
+@app.command(
+    "run", hidden=True, context_settings={"allow_extra_args": True, "ignore_unknown_options": True}
+)
+def train(
+    context: typer.Context,
+    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
+) -> None:
+    """Train from a LLaMA-Factory config; key=value arguments override its fields."""
+    command = [sys.executable, "-m", "training.launch", str(config), *context.args]
+    raise typer.Exit(subprocess.run(command).returncode)
+
+
+@app.command("plan")
+def plan(
+    config: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="YAML file.")],
+    fields: Annotated[
+        list[str] | None, typer.Argument(help="key=value, overriding the config.")
+    ] = None,
+    gpus: Annotated[int, typer.Option(min=1, help="Number of GPUs on all nodes.")] = 1,
+    gpu_memory: Annotated[str, typer.Option(help="Memory of one GPU, e.g. 80GiB.")] = "80GiB",
+    model: Annotated[
+        Path | None, typer.Option(help="config.json or its folder; the config's model by default.")
+    ] = None,
+    audio_seconds: Annotated[float, typer.Option(help="Seconds of audio in a row.")] = 30.0,
+) -> None:
+    """Estimate the memory a config needs on each GPU, and the largest batch that fits."""
+    from training.plan import plan_file
+
+    lines, fits = plan_file(config, fields or [], gpus, gpu_memory, model, audio_seconds)
+    for line in lines:
+        console.print(line, markup=False)
+    raise typer.Exit(0 if fits else 1)
+
+
+@app.command("merge-adapter")
+def merge_adapter(
+    adapter: Annotated[Path, typer.Argument(help="Output folder of a LoRA run.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    base: Annotated[
+        Path | None, typer.Option(help="Base model; by default the one that the adapter names.")
+    ] = None,
+) -> None:
+    """Merge a LoRA adapter into its base model and write a checkpoint folder."""
+    from training.adapters import merge_adapter as run
+
+    base = run(adapter, out, base)
+    console.print(f"merged {adapter} into {base}: {out}", markup=False)
+
+
+@app.command("check-data")
+def check_data(
+    file: Annotated[Path, typer.Argument(help="JSONL file of training rows.")],
+    model_path: Annotated[
+        Path | None, typer.Option(help="Folder of the model to train, to count text tokens.")
+    ] = None,
+    cutoff_len: Annotated[int, typer.Option(help="Maximum length of a row, in tokens.")] = 2048,
+    png: Annotated[Path | None, typer.Option(help="Plot the lengths to this PNG file.")] = None,
+    show: Annotated[int, typer.Option(help="Maximum number of problems to print.")] = 50,
+) -> None:
+    """Check training rows and report the problems found."""
+    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+    from training.check_data import check_file, draw_histograms
+
+    tokenizer = None
+    if model_path is not None:
+        tokenizer = FunAudioChatProcessor.from_pretrained(model_path).tokenizer
+    summary = check_file(file, tokenizer, cutoff_len)
+    for problem in summary.problems[:show]:
+        where = f"row {problem.row}" + (f", {problem.field}" if problem.field else "")
+        console.print(f"{where}: {problem.text}", markup=False)
+    if len(summary.problems) > show:
+        console.print(f"... and {len(summary.problems) - show} more; raise --show to print them")
+    for warning in summary.warnings[:show]:
+        console.print(f"row {warning.row}, {warning.field}: warning: {warning.text}", markup=False)
+    if len(summary.warnings) > show:
+        console.print(
+            f"... and {len(summary.warnings) - show} more warnings; raise --show to print them"
+        )
+    if summary.partial_groups:
+        console.print(
+            f"warning: {summary.partial_groups} of {len(summary.answer_seconds)} spoken answers "
+            "end in a partial group of speech tokens: the rest of the group has no label and the "
+            "model does not learn where speech ends; make the rows with process/data_process.py, "
+            "or cut or fill the answers to multiples of 5 tokens"
+        )
+    hours = [sum(s) / 3600 for s in (summary.question_seconds, summary.answer_seconds)]
+    wrong = len({problem.row for problem in summary.problems})
+    console.print(
+        f"{summary.rows} rows, {wrong} with problems; {len(summary.question_seconds)} spoken "
+        f"questions ({hours[0]:.2f} h), {len(summary.answer_seconds)} spoken answers "
+        f"({hours[1]:.2f} h)"
+    )
+    if png is not None:
+        draw_histograms(summary, png)
+    raise typer.Exit(1 if summary.problems else 0)
+
+
+def init_checkpoint(
+    llm: Annotated[Path, typer.Option(help="Qwen3 folder for the backbone and the tokenizer.")],
+    audio_encoder: Annotated[
+        Path, typer.Option(help="Whisper folder (Transformers or CTranslate2) for the mel encoder.")
+    ],
+    head: Annotated[Path, typer.Option(help="Folder of a small Qwen3 for the refined head.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    codes: Annotated[int, typer.Option(help="Number of speech tokens.")] = CODEBOOK_SIZE,
+    seed: Annotated[int, typer.Option(help="Random seed of the newly initialized weights.")] = 0,
+) -> None:
+    """Build the joint checkpoint that training starts from."""
+    from training.init_model import init_model
+
+    counts = init_model(llm, audio_encoder, head, out, codes, seed)
+    for part, parameters in counts.items():
+        console.print(f"{part:10}{parameters:>16,} parameters", markup=False)
+    console.print(str(out), markup=False)
+
+
+def merge(
+    trained: Annotated[Path, typer.Option(help="Joint checkpoint M1.")],
+    base: Annotated[Path, typer.Option(help="Joint checkpoint or text model M0.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    alpha: Annotated[float, typer.Option(help="Weight of the trained checkpoint.")] = 0.5,
+) -> None:
+    """Interpolate the language model of a trained checkpoint with its base (Core-Cocktail)."""
+    from training.merge import merge as run
+
+    report = run(trained, base, out, alpha)
+    console.print(
+        f"merged {len(report.merged)} tensors, kept {len(report.kept)}; largest change "
+        f"{report.largest_change:.4g} in {report.largest_change_in or 'none'}"
+    )
