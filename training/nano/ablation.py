@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.voice_chat import VoiceChat
@@ -56,7 +57,7 @@ COLUMNS = {
 
 def starting_model(arm: str, start: Path, folder: Path) -> None:
     """Write the weights an arm begins with: those of ``start`` wherever the sizes agree."""
-    config = FunAudioChatForConditionalGeneration.config_class.from_pretrained(start)
+    config = FunAudioChatConfig.from_pretrained(start)
     processor = FunAudioChatProcessor.from_pretrained(start)
     if arm == "25 Hz":
         config.audio_config.group_size = processor.audio_group_size = 1

@@ -101,16 +101,23 @@ class Ears(nn.Module):
         """Vectors [B, T, D] -> what the language model gets of them [B, G, D]."""
         return self.adapter(group_means(vectors)).float()
 
+    def _words(self) -> tuple[Tensor, Tensor]:
+        """Return the word embeddings [W, D] and their centre [D], which reading words needs."""
+        assert self.embeddings is not None and self.centre is not None, "built without words"
+        return self.embeddings, self.centre
+
     def read_words(self, adapted: Tensor) -> Tensor:
         """[B, G, D] -> log-probabilities of silence and the words [B, G, W]."""
-        known = F.normalize(self.embeddings - self.centre, dim=-1)
-        heard = F.normalize(adapted - self.centre, dim=-1)
+        embeddings, centre = self._words()
+        known = F.normalize(embeddings - centre, dim=-1)
+        heard = F.normalize(adapted - centre, dim=-1)
         return (SHARPNESS * heard @ known.T).log_softmax(-1)
 
     def length_error(self, adapted: Tensor) -> Tensor:
         """How far vectors [B, G, D] are from being as long as embeddings, from the centre."""
-        wanted = (self.embeddings - self.centre).norm(dim=-1).mean()
-        return ((adapted - self.centre).norm(dim=-1) / wanted - 1).square().mean()
+        embeddings, centre = self._words()
+        wanted = (embeddings - centre).norm(dim=-1).mean()
+        return ((adapted - centre).norm(dim=-1) / wanted - 1).square().mean()
 
     def distance(self, adapted: Tensor, by_word: Tensor, counts: Tensor) -> Tensor:
         """Mean squared distance from the embedding of what is read.
@@ -123,17 +130,17 @@ class Ears(nn.Module):
         Returns:
             A share of the embeddings' mean square.
         """
-        found = by_word.argmax(-1)
-        away = (adapted - self.embeddings[found]).square().sum(-1)
+        found, (embeddings, _) = by_word.argmax(-1), self._words()
+        away = (adapted - embeddings[found]).square().sum(-1)
         weights = torch.where(found > 0, 1.0, SILENCE_SHARE)
         weights = weights * (torch.arange(found.shape[1]) < counts[:, None])
-        return (away * weights).sum() / weights.sum() / self.embeddings.square().sum(-1).mean()
+        return (away * weights).sum() / weights.sum() / embeddings.square().sum(-1).mean()
 
     @torch.no_grad()
     def scale_adapter(self, mels: list[Tensor]) -> None:
         """Make what the adapter gives of these spectrograms as long as embeddings are."""
         given = self.adapt(self.encode(mels)[0]).norm(dim=-1).mean()
-        self.adapter.weight *= self.embeddings.norm(dim=-1).mean() / given
+        self.adapter.weight *= self._words()[0].norm(dim=-1).mean() / given
 
     @torch.no_grad()
     def hear(self, wave: Tensor) -> str:

@@ -113,6 +113,7 @@ class FrameStore:
 
     def __getitem__(self, index: int) -> Tensor:
         """Array ``index`` as float32 [T, C]."""
+        assert self.frames is not None, "the store is empty"
         end = self.ends[index]
         return torch.from_numpy(self.frames[end - self.lengths[index] : end].astype(np.float32))
 

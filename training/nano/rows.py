@@ -210,7 +210,7 @@ def typed_rows(
         ``words_transcribe``.
     """
     rng = Random(f"words/{record['id']}")
-    forms = {"text": str, "words": partial(paused_words, rng=rng)}
+    forms: dict[str, Callable[[str], str]] = {"text": str, "words": partial(paused_words, rng=rng)}
     for kind, question in forms.items():
         for turns, message, tools in _turns_before_answers(record, question):
             for suffix, row in _answer_rows(turns, message, tools, codes, []):

@@ -97,7 +97,10 @@ def score_speech(
 ) -> dict[str, float]:
     """What the judge hears against the model's own text and against the right answer."""
     replies = [spoken_reply(chat, record, work, sampling) for record in records]
-    heard = [hear(r.audio, r.sample_rate_hz) if r.seconds else "" for r in replies]
+    heard = [
+        hear(r.audio, r.sample_rate_hz) if r.audio is not None and len(r.audio) else ""
+        for r in replies
+    ]
     own = score([r.text if normalized_words(r.text) else "nothing" for r in replies], heard)
     answers = [next(m for m in r["messages"] if m["role"] == "assistant") for r in records]
     exact = [

@@ -119,7 +119,8 @@ class Scores:
     def errors(self, recordings: Iterable[tuple[Any, str]]) -> float:
         """Word error rate of transcription, percent."""
         pairs = [(" ".join(normalized_words(t)), self.transcript(w)) for w, t in recordings]
-        return round(100 * jiwer.wer(*map(list, zip(*pairs, strict=True))), 1)
+        expected, found = zip(*pairs, strict=True)
+        return round(100 * jiwer.wer(list(expected), list(found)), 1)
 
     def strangers(self, inside: list[Question], outside: list[Question]) -> None:
         typed = [self.written(q.text) for q in inside]
@@ -135,7 +136,10 @@ class Scores:
         self.note("spoken: tool call where none is offered",
                   percent(bool(r.tool_calls) or "<tool" in r.text for r in replies))  # fmt: skip
         if judge_available():
-            heard = [hear(r.audio, r.sample_rate_hz) if r.seconds else "" for r in replies]
+            heard = [
+                hear(r.audio, r.sample_rate_hz) if r.audio is not None and len(r.audio) else ""
+                for r in replies
+            ]
             self.note("spoken: right as heard", percent(map(Question.is_right, inside, heard)))
             own = [" ".join(normalized_words(t)) or "nothing" for t in texts]
             said = [" ".join(normalized_words(h)) for h in heard]

@@ -62,7 +62,7 @@ def new_flow() -> Flow:
     """An untrained flow whose codes enter by their digits."""
     torch.manual_seed(0)
     flow = Flow(CONFIG)
-    flow.input_embedding = DigitEmbedding(CONFIG.mel_bins)
+    flow.add_module("input_embedding", DigitEmbedding(CONFIG.mel_bins))
     for module in flow.decoder.estimator.transformer_blocks:
         nn.init.normal_(module.attn_norm.linear.weight, 0, 0.01)
     return flow

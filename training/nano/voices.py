@@ -127,6 +127,7 @@ def _espeak(*voices: str) -> Callable[[str, float, Random], tuple[np.ndarray, in
 def _festvox(voice: str) -> Callable[[str, float, Random], tuple[np.ndarray, int]]:
     def speak(text: str, speed: float, rng: Random) -> tuple[np.ndarray, int]:
         process = _festival()
+        assert process.stdin is not None and process.stdout is not None  # both are pipes
         with tempfile.NamedTemporaryFile(suffix=".wav") as file:
             quoted = text.replace('"', "")
             process.stdin.write(

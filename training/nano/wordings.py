@@ -8,7 +8,7 @@ A template holds slots, ``{x}`` or in a form as ``{x:a}``, and alternatives, ``(
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -49,7 +49,7 @@ def fill(template: str, row: Row) -> str:
     return _SENTENCE_START.sub(lambda m: m.group(0).upper(), insert(template, row))
 
 
-FORMS = {
+FORMS: dict[str, Callable[[str], str]] = {
     "": str,
     "a": with_article,
     "s": lambda text: text + ("'" if text.endswith("s") else "'s"),

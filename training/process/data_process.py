@@ -119,8 +119,8 @@ def make_row(
         if tokenizer is None:
             raise ValueError("has a spoken answer: give --tts-path for its codes")
         path = folder / _text(fields, "answer_audio")
-        wave = load_audio(path, INPUT_RATE_HZ)
-        codes = whole_groups(tokenizer.encode(wave).tolist(), wave, tokenizer.encode, delay)
+        waveform = load_audio(path, INPUT_RATE_HZ)
+        codes = whole_groups(tokenizer.encode(waveform), waveform, tokenizer.encode, delay)
         spelled = "".join(f"[AU{code:04d}]" for code in codes)
         token = AUDIO_BOS_TOKEN * delay + spelled
         audio.append(_entry(path=str(path), text=text, token=token))

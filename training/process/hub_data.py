@@ -33,7 +33,7 @@ def guess_columns(features: dict[str, Any]) -> dict[str, str]:
     """
     sounds = [name for name, kind in features.items() if type(kind).__name__ == "Audio"]
     texts = [name for name, kind in features.items() if getattr(kind, "dtype", "") == "string"]
-    found = {}
+    found: dict[str, str] = {}
     for role, hints in (("question", _QUESTION), ("answer", _ANSWER)):
         for kind, columns in (("audio", sounds), ("text", texts)):
             named = [column for hint in hints for column in columns if hint in column.lower()]
