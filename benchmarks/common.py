@@ -68,7 +68,7 @@ class Report:
 
 
 def command_line(description: str) -> argparse.ArgumentParser:
-    """What every benchmark takes: how to print the report."""
+    """Build a parser with the options shared by all benchmarks."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--style", choices=("text", "markdown", "json"), default="text")
     return parser
@@ -143,7 +143,7 @@ def chat_model() -> FunAudioChatForConditionalGeneration:
 
 
 def detokenizer() -> tuple[CosyVoice3Detokenizer, int]:
-    """A detokenizer in the official shape, and its parameters in use (about 50 M).
+    """Build a detokenizer of the official architecture; return its parameters in use (50 M) too.
 
     The time layers, a third more, are evaluated once and dropped.
     """

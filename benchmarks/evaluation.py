@@ -35,7 +35,7 @@ TINY = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "ti
 
 
 def checkpoint(folder: Path) -> Path:
-    """The tiny fixture's folder with a model of about 50 M parameters and its vocabulary."""
+    """Write a folder with a model of about 50 M parameters and the tiny fixture's vocabulary."""
     shutil.copytree(TINY, folder, dirs_exist_ok=True)
     fields = json.loads((TINY / "config.json").read_text())
     head = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}
@@ -60,7 +60,7 @@ def checkpoint(folder: Path) -> Path:
 
 
 def questions(folder: Path, count: int) -> list[np.ndarray]:
-    """A LibriSpeech tree of noise of 1 to 4 s -> its waves."""
+    """Write a LibriSpeech tree of 1 to 4 s of noise per item; return the waveforms."""
     chapter = folder / "LibriSpeech" / "test-clean" / "1" / "2"
     chapter.mkdir(parents=True)
     generator, waves, lines = np.random.default_rng(0), [], []

@@ -27,7 +27,7 @@ AUDIO, PAD, END, START_CODE, PAD_CODE = 4000, 4005, 4004, 6561, 6563
 
 
 def prompt(seconds: float) -> dict[str, torch.Tensor]:
-    """A question of this length, as the processor gives it."""
+    """Build the model inputs of a question of this length."""
     frames, codes = round(seconds * 100), round(seconds * TOKEN_FPS)
     groups = -(-codes // GROUP_SIZE)
     width = groups * GROUP_SIZE

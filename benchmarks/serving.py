@@ -73,7 +73,7 @@ class Talker:
                 await self._events.put(event)
 
     async def event(self, name: str, **fields: object) -> dict:
-        """The next of this name with these fields: a turn cut while its tail plays ends twice."""
+        """Wait for an event of this name and fields; a turn cut near its end reports it twice."""
         wanted = {"event": name, **fields}
         while not wanted.items() <= (event := await self._events.get()).items():
             if event["event"] == "error":

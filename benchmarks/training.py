@@ -145,7 +145,7 @@ def plugin_overhead(report: Report, folder: Path, batches: int) -> None:
 
 
 def training_model(group_size: int) -> FunAudioChatForConditionalGeneration:
-    """The mid-size model with another group size, trainable, with the fixture's special ids."""
+    """Build the mid-size model for training with a group size and the fixture's special ids."""
     config = chat_model().config
     config.audio_config.group_size = group_size
     config.audio_token_index = 387
@@ -158,7 +158,7 @@ def training_model(group_size: int) -> FunAudioChatForConditionalGeneration:
 
 
 def spoken_batch(group_size: int) -> dict[str, torch.Tensor]:
-    """A question and an answer of equal seconds for any group size."""
+    """Build a batch whose question and answer durations do not depend on the group size."""
     counts = [TOKEN_FPS * QUESTION_SECONDS, TOKEN_FPS * ANSWER_SECONDS]
     text = torch.arange(40)
     question, answer = (torch.full((n // group_size,), 387) for n in counts)

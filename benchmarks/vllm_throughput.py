@@ -108,7 +108,7 @@ def batch_run(chat: VoiceChat, waves: list[np.ndarray], rows: int) -> Result:
 
 
 def best(run: Callable[[], Result], repeats: int) -> Result:
-    """The fastest of several runs after one to warm up: what the machine can, undisturbed."""
+    """Return the fastest of several runs after one warm-up run."""
     run()
     return max((run() for _ in range(repeats)), key=lambda result: result.answers_per_s)
 

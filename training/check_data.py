@@ -93,19 +93,19 @@ class DataChecker:
         try:
             row = json.loads(line)
         except ValueError as error:
-            yield "", f"is no JSON ({error}); write one object a line"
+            yield "", f"is not valid JSON ({error}); write one object per line"
             return
         if not isinstance(row, dict):
-            yield "", "is no JSON object; a row has system, messages and audio"
+            yield "", "is not a JSON object; a row has system, messages and audio"
             return
         messages, entries = row.get("messages"), row.get("audio", [])
         if not isinstance(row.get("system", ""), str):
-            yield "system", "is no text"
+            yield "system", "is not a string"
         if not isinstance(entries, list):
-            yield "audio", "is no list; give one JSON text for every placeholder"
+            yield "audio", "is not a list; give one JSON text for every placeholder"
             return
         if not isinstance(messages, list) or not messages:
-            yield "messages", "is no list of messages; give user and assistant in turn"
+            yield "messages", "is not a list of messages; give user and assistant in turn"
             return
         owners, well_formed = [], True
         for index, message in enumerate(messages):
@@ -138,7 +138,7 @@ class DataChecker:
             except (TypeError, ValueError):
                 fields = None
             if not isinstance(fields, dict):
-                yield where, "is no JSON text of an object with path, token and text"
+                yield where, "is not the JSON text of an object with path, token and text"
                 continue
             check = self._question if owner == "user" else self._answer
             places, problems = check(fields)
@@ -171,7 +171,7 @@ class DataChecker:
         except AudioError as error:
             missing = isinstance(path, str) and path and not Path(path).exists()
             return (
-                f"there is no such file: {path}; paths are relative to where training starts"
+                f"file not found: {path}; paths are relative to where training starts"
                 if missing
                 else str(error)
             )
@@ -180,7 +180,7 @@ class DataChecker:
         return len(audio) / INPUT_RATE_HZ
 
     def _question(self, fields: dict[str, Any]) -> tuple[int, dict[str, str]]:
-        """Number of 25 Hz places of a user's entry, and key -> problem."""
+        """Count the 25 Hz positions of a user's entry; also return its problems by key."""
         path = fields.get("path") or fields.get("wav_path")
         if not path:
             return 0, {"path": "is missing; it names the audio file"}
@@ -206,7 +206,7 @@ class DataChecker:
         return stated, problems
 
     def _answer(self, fields: dict[str, Any]) -> tuple[int, dict[str, str]]:
-        """Number of codes of an assistant's entry, the delay among them, and key -> problem."""
+        """Count an assistant entry's speech tokens and delay; also return its problems by key."""
         token, delay = fields.get("token"), AUDIO_BOS_TOKEN * DELAY_CODES
         if not isinstance(token, str) or not token.startswith(delay):
             wanted = f"must begin with {AUDIO_BOS_TOKEN} {DELAY_CODES} times, then the codes"
@@ -223,7 +223,7 @@ class DataChecker:
             elif abs(seconds * TOKEN_FPS - len(codes)) > TOLERATED_CODES:
                 problems["token"] = (
                     f"has {len(codes)} codes for {seconds:.2f} s, which make "
-                    f"{int(seconds * TOKEN_FPS)}: wave and codes do not belong together"
+                    f"{int(seconds * TOKEN_FPS)}: audio and speech tokens do not match"
                 )
         rest, most = _CODE.sub("", spelled), max(codes, default=0)
         if rest or not codes:
@@ -246,7 +246,7 @@ class DataChecker:
     def _length(
         self, system: str, messages: list[dict[str, str]], groups: int
     ) -> Iterator[tuple[str, str]]:
-        """The whole row against the longest that training takes."""
+        """Check the length of the whole row against the training limit."""
         turns = [{"role": "system", "content": system or DEFAULT_SYSTEM}, *messages]
         total = groups
         for turn in turns:

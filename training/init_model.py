@@ -1,10 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Make the joint checkpoint that training begins with: `funaudiochat init`.
+"""Build the joint checkpoint that training starts from: `funaudiochat init`.
 
-As the paper begins (arXiv 2512.20156, section 2.4): a text LLM is the shared backbone, Whisper's
-encoder the mel encoder, a small LLM the refined head. What joins them is drawn anew.
+As in the paper (arXiv 2512.20156, section 2.4), a text LLM becomes the shared backbone, Whisper's
+encoder the mel encoder, and a small LLM the refined head. The layers between them are initialized
+at random.
 """
 
 import json
@@ -48,7 +49,7 @@ _FRESH = (
 
 
 def speech_tokenizer(codes: int = CODEBOOK_SIZE) -> PreTrainedTokenizerFast:
-    """The vocabulary of speech codes: ``[AU0000]`` and on, start, end, padding, unknown."""
+    """Build the speech token vocabulary: ``[AU0000]`` and so on, start, end, padding, unknown."""
     names = [f"[AU{code:04d}]" for code in range(codes)]
     names += ["<|audio_bos|>", "<|audio_eos|>", "<|audio_pad|>", "<|audio_unk|>"]
     words = {name: index for index, name in enumerate(names)}
@@ -99,7 +100,7 @@ def _joint_config(
 
 
 def _head_weights(folder: Path) -> dict[str, Tensor]:
-    """A text model's layers and last norm as the head's transformer."""
+    """Map a text model's layers and last norm to the head's transformer."""
     prefix = "audio_invert_tower.crq_transformer."
     return {
         prefix + key.removeprefix("model."): tensor

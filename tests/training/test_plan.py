@@ -126,7 +126,7 @@ def test_config_files_name_their_sharding():
     with pytest.raises(FunAudioChatError, match="cannot be read"):
         read_sharding({"deepspeed": "configs/nowhere.json"}, folder)
     assert parse_size("80GiB") == parse_size("80") == 80 * GIB and parse_size("24 GB") == 24 * 10**9
-    with pytest.raises(FunAudioChatError, match="is no size"):
+    with pytest.raises(FunAudioChatError, match="is not a size"):
         parse_size("much")
 
 

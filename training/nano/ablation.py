@@ -3,7 +3,7 @@
 
 """Does the recipe do what the paper says, at this scale? Writes benchmarks/nano_ablation.md.
 
-    python -m training.nano.ablation                   # goes on where it was stopped
+    python -m training.nano.ablation                   # resumes where it stopped
 
 Every arm trains the same rows, spoken questions only, from the same text model, mel encoder and
 adapter and an untrained head, once for each seed, in one thread:
@@ -144,7 +144,7 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
 
 
 def report(results: list[dict[str, Any]], text: str, steps: int, items: int) -> str:
-    """A table of every arm's mean and deviation over its seeds."""
+    """Tabulate mean and standard deviation of every arm over its seeds."""
     lines = [
         "# Nano: what each part of the recipe does",
         "",

@@ -138,7 +138,7 @@ class Domain:
         return dialogue
 
     def _exchange(self, dialogue: Dialogue, rng: Random) -> None:
-        """A question and its answer, and sometimes a second turn."""
+        """Draw a question and its answer, and sometimes a second turn."""
         split = dialogue.split
         part = SPLITS[split][1]
         choices = [i for i in self.intents.values() if i.rows[part] and self._fits(i, split)]

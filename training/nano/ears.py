@@ -82,7 +82,7 @@ class Ears(nn.Module):
         return [{"params": found, "share": share} for share, found in by_share.items()]
 
     def mel(self, wave: Tensor) -> Tensor:
-        """Spectrogram [mels, M] of 16 kHz sound [S]."""
+        """Compute the spectrogram [mels, M] of a 16 kHz waveform [S]."""
         return whisper_mel(wave, self.encoder.config.num_mel_bins)
 
     def encode(self, mels: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -94,7 +94,7 @@ class Ears(nn.Module):
         return encoded.last_hidden_state, counts
 
     def read_characters(self, vectors: Tensor) -> Tensor:
-        """[B, T, D] -> log-probabilities [B, T, characters + 1]."""
+        """Map [B, T, D] to log-probabilities [B, T, characters + 1]."""
         return self.characters(vectors).float().log_softmax(-1)
 
     def adapt(self, vectors: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ class Ears(nn.Module):
         return self.embeddings, self.centre
 
     def read_words(self, adapted: Tensor) -> Tensor:
-        """[B, G, D] -> log-probabilities of silence and the words [B, G, W]."""
+        """Map [B, G, D] to log-probabilities of silence and the words [B, G, W]."""
         embeddings, centre = self._words()
         known = F.normalize(embeddings - centre, dim=-1)
         heard = F.normalize(adapted - centre, dim=-1)
@@ -144,7 +144,7 @@ class Ears(nn.Module):
 
     @torch.no_grad()
     def hear(self, wave: Tensor) -> str:
-        """What is heard in 16 kHz sound [S], letter by letter, without a language model."""
+        """Transcribe a 16 kHz waveform [S] letter by letter, without a language model."""
         vectors, counts = self.encode([self.mel(wave)])
         path = best_path(self.read_characters(vectors)[0, : int(counts)])
         return " ".join("".join(CHARACTERS[i - 1] for i in path).split())

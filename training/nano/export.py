@@ -36,7 +36,7 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_trained(work: Path) -> tuple[Flow, Hift]:
-    """The newest checkpoints of both runs, ready for use.
+    """Load the newest checkpoints of both runs for inference.
 
     Raises:
         FileNotFoundError: a run has not saved anything yet.

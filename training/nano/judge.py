@@ -69,7 +69,7 @@ def _recogniser() -> Any:
 
 
 def hear(wave: np.ndarray, rate_hz: int) -> str:
-    """What the recogniser understands in a mono wave [samples].
+    """Transcribe a mono waveform [samples] with the recogniser.
 
     Decoding is greedy and bounded: without bounds it loops on unclear speech.
     """

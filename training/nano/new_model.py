@@ -80,7 +80,7 @@ _PIECES = (
 
 
 def _texts(work: Path, dialogues: int) -> Iterator[str]:
-    """What the model reads or writes, of so many dialogues."""
+    """Yield the texts that the model reads or writes in this many dialogues."""
     domain = Domain()
     for index in range(dialogues):
         for split in ("train", "conversation"):

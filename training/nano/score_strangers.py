@@ -81,7 +81,7 @@ def refuses(text: str) -> bool:
 
 
 def sound(question: Question) -> np.ndarray:
-    """The question in a voice that training never has, 16 kHz, the same every time."""
+    """Synthesize the question at 16 kHz in a voice absent from training, deterministically."""
     rng = Random(f"stranger/{question.text}")
     voice = rng.choice([v for v in HELD_OUT_VOICES if available(v)])
     wave = speak(question.text, voice, QUESTION_HZ, rng, rng.uniform(0.9, 1.1), 1.0)
@@ -104,7 +104,7 @@ class Scores:
         print(f"{name:44} {value}", flush=True)
 
     def ask(self, question: Any, **options: Any) -> Reply:
-        """The answer to a first question."""
+        """Return the answer to a first question."""
         self.chat.reset()
         return self.chat.ask(question, **options)
 
@@ -112,7 +112,7 @@ class Scores:
         return self.ask(question, speech=False).text
 
     def transcript(self, wave: Any) -> str:
-        """What the model writes down of a sound, as its normalised words."""
+        """Transcribe audio with the model, as normalised words."""
         text = self.ask(wave, instruction=TRANSCRIBE_PROMPT, speech=False).text
         return " ".join(normalized_words(text))
 
@@ -193,7 +193,7 @@ class Scores:
             self.note(f"{way}: call exact", percent(map(Question.is_called, questions, replies)))
 
     def people(self, folder: Path) -> None:
-        """Recordings of people: orders, spelled words and numbers, open speech."""
+        """Score recordings of people: orders, spelled words and numbers, open speech."""
         if slots := orders(folder):
             offered, right = tools_offered(["order_coffee"]), []
             for path, wanted in slots.items():

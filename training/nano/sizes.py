@@ -73,7 +73,7 @@ def whisper_audio(sizes: dict[str, int], width: int = WIDTH) -> dict[str, Any]:
 def nano_config(
     vocab: dict[str, int], text_vocab_size: int, audio: dict[str, Any] = AUDIO
 ) -> FunAudioChatConfig:
-    """The joint configuration for a text vocabulary.
+    """Build the joint configuration for a text vocabulary.
 
     Args:
         vocab: ids of the special tokens.

@@ -220,7 +220,7 @@ class EarsRun(Run):
         return found
 
     def hear_words(self, wave: Tensor) -> str:
-        """What the language model would read of 16 kHz sound [S]."""
+        """Transcribe a 16 kHz waveform [S] as the words that the language model reads."""
         vectors, counts = self.model.encode([self.model.mel(wave)])
         by_word = self.model.read_words(self.model.adapt(vectors))
         groups = -(-int(counts) // GROUP_SIZE)

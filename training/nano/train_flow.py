@@ -35,7 +35,7 @@ EVALUATED = 20
 
 
 def speaker_vectors() -> dict[str, Tensor]:
-    """A fixed point [192] of the speaker space for every answer voice, far from one another."""
+    """Assign every answer voice a fixed speaker vector [192], far from the others."""
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(CONFIG.speaker_dim, 8, generator=generator)).Q.T
     return {voice: basis[i].clone() for i, voice in enumerate(ANSWER_VOICES)}
@@ -54,12 +54,12 @@ class DigitEmbedding(nn.Module):
 
     @torch.no_grad()
     def table(self) -> nn.Embedding:
-        """The plain embedding with equal results."""
+        """Return the plain embedding with equal results."""
         return nn.Embedding.from_pretrained(self(torch.arange(CODES)), freeze=False)
 
 
 def new_flow() -> Flow:
-    """An untrained flow whose codes enter by their digits."""
+    """Build an untrained flow whose speech tokens are embedded by their digits."""
     torch.manual_seed(0)
     flow = Flow(CONFIG)
     flow.add_module("input_embedding", DigitEmbedding(CONFIG.mel_bins))

@@ -67,7 +67,7 @@ def spectral_loss(made: Tensor, wanted: Tensor) -> Tensor:
 
 
 def new_vocoder() -> Hift:
-    """An untrained vocoder that starts almost silent."""
+    """Build an untrained vocoder whose output starts almost silent."""
     torch.manual_seed(0)
     model = Hift(CONFIG)
     nn.init.normal_(model.conv_post.weight, 0, 0.01)

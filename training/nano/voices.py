@@ -43,7 +43,7 @@ _JOE_SHA256 = "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06"
 
 
 def require_sha256(path: Path, expected: str) -> Path:
-    """The path, if the file has the pinned hash.
+    """Return the path if the file has the pinned hash.
 
     Raises:
         ValueError: another file; the data set would not be the documented one.
@@ -56,7 +56,7 @@ def require_sha256(path: Path, expected: str) -> Path:
 
 @cache
 def hibari() -> Any:
-    """The neural voice ``heart``, which also knows how English words sound."""
+    """Load the neural voice ``heart``, which also knows the pronunciation of English words."""
     import hibari as package
 
     require_sha256(Path(package.__file__).parent / "assets" / "hibari.onnx", _HIBARI_SHA256)

@@ -58,7 +58,7 @@ FORMS: dict[str, Callable[[str], str]] = {
 
 
 def sound(template: str) -> str:
-    """A wording without what is not heard: marks and capitals."""
+    """Strip a wording of what is not audible: punctuation and capitals."""
     return " ".join(re.sub(r"[^a-z{}:_' ]", " ", template.lower()).split())
 
 
@@ -83,7 +83,7 @@ class Wordings:
         return iter(found.values())
 
     def pick(self, rng: Random) -> str:
-        """A wording; many variants of one do not outweigh the others."""
+        """Draw a wording; many variants of one do not outweigh the others."""
         framed = self.framed and (not self.own or rng.random() < FRAMED_SHARE)
         return rng.choice(rng.choice(self.framed if framed else self.own))
 
@@ -123,7 +123,7 @@ class Delivery:
         self.spec = spec
 
     def say(self, template: str, slip: str, framed: bool, rng: Random) -> str:
-        """The template as it is said; mostly as it is.
+        """Vary the template as people say it; mostly keep it unchanged.
 
         Args:
             template: a wording.

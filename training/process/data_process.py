@@ -9,7 +9,7 @@
 
 A data set's sounds and a manifest of them go to ``data/NAME/`` first. The manifest and the rows
 are described in ``data/README.md``. Rows keep the manifest's order. The
-same command goes on where it was stopped. A bad row is skipped and noted in
+same command resumes where it stopped. A bad row is skipped and noted in
 ``OUTPUT.errors.jsonl``.
 """
 
@@ -65,7 +65,7 @@ def _text(fields: dict[str, Any], key: str) -> str:
 
 
 def _question(fields: dict[str, Any], folder: Path, audio: list[str]) -> dict[str, str]:
-    """A user's message; its sound, if it has one, is added to ``audio``."""
+    """Build a user message; append its audio entry, if any, to ``audio``."""
     text, instruction = _text(fields, "question_text"), _text(fields, "instruction")
     if not fields.get("question_audio"):
         if not text:
@@ -101,10 +101,10 @@ def make_row(
         delay: start codes before them.
 
     Raises:
-        ValueError: the row is no question with an answer, or its sound cannot be used.
+        ValueError: the row is not a question with an answer, or its audio cannot be used.
     """
     if not isinstance(fields, dict) or fields.keys() - _FIELDS:
-        raise ValueError(f"is no object of {', '.join(sorted(_FIELDS))}")
+        raise ValueError(f"is not an object of {', '.join(sorted(_FIELDS))}")
     audio: list[str] = []
     messages = []
     for turn in fields.get("history") or []:
@@ -117,7 +117,7 @@ def make_row(
     content, prompt = text, DEFAULT_S2T_PROMPT
     if fields.get("answer_audio"):
         if tokenizer is None:
-            raise ValueError("has a spoken answer: give --tts-path for its codes")
+            raise ValueError("has a spoken answer: give --tts-path to make its speech tokens")
         path = folder / _text(fields, "answer_audio")
         waveform = load_audio(path, INPUT_RATE_HZ)
         codes = whole_groups(tokenizer.encode(waveform), waveform, tokenizer.encode, delay)
@@ -148,7 +148,7 @@ def _work(line: str, folder: Path, delay: int) -> tuple[bool, str]:
 
 
 def _whole_lines(path: Path) -> int:
-    """Number of lines of a file, whose torn end is cut off."""
+    """Count the lines of a file, after removing an incomplete last line."""
     if not path.exists():
         return 0
     data = path.read_bytes()

@@ -112,7 +112,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / "manifest.jsonl"
     done = manifest.read_bytes().count(b"\n") if manifest.exists() else 0
-    if done:  # a torn last line is written anew
+    if done:  # an incomplete last line is rewritten
         data = manifest.read_bytes()
         manifest.write_bytes(data[: data.rfind(b"\n") + 1])
     with manifest.open("a" if done else "w", encoding="utf-8") as out:
