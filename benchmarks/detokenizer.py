@@ -49,7 +49,7 @@ def stream_all(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
     return push_groups(stream, ids) + seconds_of(stream.finish)
 
 
-def first_sound(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
+def first_audio_s(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
     """Seconds of computing until the first samples are there."""
     start, stream = time.perf_counter(), model.stream(SPEAKER, SCHEDULE)
     for index in range(0, len(ids), GROUP_SIZE):
@@ -100,9 +100,9 @@ def long_reply(model: CosyVoice3Detokenizer, seconds: int, report: Report) -> No
 def measure(model: CosyVoice3Detokenizer, size: int) -> Report:
     report = Report(f"random flow and vocoder of {size / 1e6:.0f} M parameters in use")
     ids = codes(8)
-    first_sound(model, ids)  # warm up
-    first = statistics.median(first_sound(model, ids) for _ in range(PAIRS))
-    report.add("first sound, time of computing", 1000 * first, "ms")
+    first_audio_s(model, ids)  # warm up
+    first = statistics.median(first_audio_s(model, ids) for _ in range(PAIRS))
+    report.add("first-audio latency, computing time", 1000 * first, "ms")
     masked = ratio(
         lambda: stream_all(model, ids),
         lambda: seconds_of(lambda: model.decode(ids, SPEAKER, schedule=SCHEDULE)),

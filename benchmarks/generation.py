@@ -153,7 +153,7 @@ def measure(model) -> Report:
         lambda: decode_loop(model, inputs), lambda: own_modules(model, inputs, rows, speech[0])
     )
     report.add("S2S steps per second (text tokens)", (STEPS - 1) / loop.first_s, "")
-    report.add("S2S codes per second", GROUP_SIZE * (STEPS - 1) / loop.first_s, "")
+    report.add("S2S tokens per second", GROUP_SIZE * (STEPS - 1) / loop.first_s, "")
     report.add("decode loop over transformers' own modules", loop.share, "", 0.7)
 
     plain = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}

@@ -5,7 +5,7 @@
 
 Needs `make train-setup`. Two threads, float32, AdamW. First the plugin: tokens per second of
 loading, collating and stepping against the same steps on batches made beforehand. Then group size
-5 against 1: a step on equal seconds of sound, models otherwise the same. `--batches 1 --pairs 1`
+5 against 1: a step on equal seconds of audio, models otherwise the same. `--batches 1 --pairs 1`
 makes a short run.
 """
 
@@ -194,8 +194,8 @@ def group_sizes(report: Report, pairs: int) -> None:
         runs.append(partial(seconds_of, step))
     taken = ratio(*runs, pairs)
     seconds = ROWS * (QUESTION_SECONDS + ANSWER_SECONDS)
-    report.add(f"step on {seconds} s of sound, group size 5", taken.first_s, "s")
-    report.add(f"step on {seconds} s of sound, group size 1", taken.second_s, "s")
+    report.add(f"step on {seconds} s of audio, group size 5", taken.first_s, "s")
+    report.add(f"step on {seconds} s of audio, group size 1", taken.second_s, "s")
     report.add("group size 5 over 1 (paper: about half the GPU hours)", taken.share, "")
 
 

@@ -7,7 +7,7 @@
 
 SOUNDS are files, folders or JSONL of dialogues; without any, questions are spoken here.
 Every answer has the same number of tokens (ends are ignored on both sides). The server gets its
-requests over HTTP with sound inside, and keeps so many in flight; our batch is one ``generate``
+requests over HTTP with audio inside, and keeps so many in flight; our batch is one ``generate``
 over as many rows, in this process, mel features included. Without ``--url`` a server is started
 for the folder, and stopped before our batch is timed; one that is given has to be idle, but takes
 memory and cores beside ours. Needs the environment of ``requirements-vllm.txt``.
@@ -130,7 +130,7 @@ def main() -> None:
     chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
     ours = [best(partial(batch_run, chat, waves, n), args.repeats) for n in CONCURRENCY]
     print(
-        f"{len(waves)} questions, {sum(map(len, waves)) / RATE_HZ:.0f} s of sound, "
+        f"{len(waves)} questions, {sum(map(len, waves)) / RATE_HZ:.0f} s of audio, "
         f"{TOKENS} tokens an answer"
     )
     print(
