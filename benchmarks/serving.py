@@ -4,8 +4,8 @@
 """The web demo's server for 1, 2 and 4 users, over real sockets: `python benchmarks/serving.py`.
 
 The server is a process of its own; every user asks spoken questions in turn, each sent in real
-time as the client does, and interrupts the last. First-audio latency counts from the end of the question to the
-arrival of the first audio message; stages are the server's own clock.
+time as the client does, and interrupts the last. First-audio latency runs from the end
+of the question to the arrival of the first audio message; stages use the server's own clock.
 """
 
 import argparse
@@ -195,14 +195,14 @@ def main() -> None:
 
 
 async def measure_all(url: str, args: argparse.Namespace) -> None:
-    """One turn to warm up, then the table; times in ms, p50 / p95."""
+    """Run one turn to warm up, then print the table; times in ms, p50 / p95."""
     question = load_audio(args.question, OUTPUT_RATE_HZ)
-    await talk(url, question, 1, args.steps, Figures())
+    await converse(url, question, 1, args.steps, Figures())
     names = (
         "users",
         "first audio",
         "server: text",
-        "codes",
+        "tokens",
         "audio",
         "stalls",
         "interrupt to silence",
