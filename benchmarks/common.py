@@ -18,9 +18,11 @@ import torch
 import transformers
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.constants import CODEBOOK_SIZE
+from funaudiochat.cosyvoice3.config import FlowConfig, HiftConfig
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
-from funaudiochat.cosyvoice3.flow import Flow, FlowConfig
-from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
+from funaudiochat.cosyvoice3.flow import Flow
+from funaudiochat.cosyvoice3.hift import Hift
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 
 PAIRS = 7
@@ -66,7 +68,7 @@ class Report:
 
 
 def command_line(description: str) -> argparse.ArgumentParser:
-    """What every benchmark takes: how to print the report."""
+    """Build a parser with the options shared by all benchmarks."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--style", choices=("text", "markdown", "json"), default="text")
     return parser
@@ -117,7 +119,7 @@ def chat_model() -> FunAudioChatForConditionalGeneration:
             "encoder_ffn_dim": 1536,
             "output_dim": 640,
             "codebook_size": 6565,
-            "bos_token_id": 6561,
+            "bos_token_id": CODEBOOK_SIZE,
             "eos_token_id": 6562,
             "pad_token_id": 6563,
             "crq_transformer_config": head,
@@ -141,7 +143,7 @@ def chat_model() -> FunAudioChatForConditionalGeneration:
 
 
 def detokenizer() -> tuple[CosyVoice3Detokenizer, int]:
-    """A detokenizer in the official shape, and its parameters in use (about 50 M).
+    """Build a detokenizer of the official architecture; return its parameters in use (50 M) too.
 
     The time layers, a third more, are evaluated once and dropped.
     """

@@ -22,24 +22,24 @@ from common import (
     style_of_report,
 )
 
+from funaudiochat.constants import CODEBOOK_SIZE, GROUP_SIZE, TOKEN_FPS
+from funaudiochat.cosyvoice3.config import ChunkSchedule
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer, DetokenizerStream
-from funaudiochat.cosyvoice3.flow import ChunkSchedule
 
 SCHEDULE = ChunkSchedule()
 SPEAKER = torch.linspace(-1, 1, 192)
-GROUP, RATE_HZ = 5, 25
 
 
 def codes(seconds: int) -> list[int]:
     generator = torch.Generator().manual_seed(2)
-    return torch.randint(0, 6561, (seconds * RATE_HZ,), generator=generator).tolist()
+    return torch.randint(0, CODEBOOK_SIZE, (seconds * TOKEN_FPS,), generator=generator).tolist()
 
 
 def push_groups(stream: DetokenizerStream, ids: list[int]) -> float:
     """Seconds of pushing these codes."""
     start = time.perf_counter()
-    for index in range(0, len(ids), GROUP):
-        stream.push(ids[index : index + GROUP])
+    for index in range(0, len(ids), GROUP_SIZE):
+        stream.push(ids[index : index + GROUP_SIZE])
     return time.perf_counter() - start
 
 
@@ -49,11 +49,11 @@ def stream_all(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
     return push_groups(stream, ids) + seconds_of(stream.finish)
 
 
-def first_sound(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
+def first_audio_s(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
     """Seconds of computing until the first samples are there."""
     start, stream = time.perf_counter(), model.stream(SPEAKER, SCHEDULE)
-    for index in range(0, len(ids), GROUP):
-        if len(stream.push(ids[index : index + GROUP])):
+    for index in range(0, len(ids), GROUP_SIZE):
+        if len(stream.push(ids[index : index + GROUP_SIZE])):
             break
     return time.perf_counter() - start
 
@@ -75,8 +75,8 @@ def long_reply(model: CosyVoice3Detokenizer, seconds: int, report: Report) -> No
     the last. Both pairs are repeated, interleaved, from copies of the state before them.
     """
     ids, stream, took = codes(seconds), model.stream(SPEAKER, SCHEDULE), 0.0
-    size = SCHEDULE.max_codes
-    fifth, half, last = 4 * RATE_HZ, len(ids) // 2, (seconds - 2) * RATE_HZ
+    size = SCHEDULE.max_tokens
+    fifth, half, last = 4 * TOKEN_FPS, len(ids) // 2, (seconds - 2) * TOKEN_FPS
     before = {}
     for start in range(0, len(ids), size):
         if start in (fifth, half, last):
@@ -93,16 +93,16 @@ def long_reply(model: CosyVoice3Detokenizer, seconds: int, report: Report) -> No
     report.add(f"last second of {seconds} s over the fifth", costs.share, "", 1.1)
     for start in (half, last):
         stream.state = before[start]
-        second = start // RATE_HZ + 1
+        second = start // TOKEN_FPS + 1
         report.add(f"state before second {second}", state_bytes(stream) / 2**20, "MiB")
 
 
 def measure(model: CosyVoice3Detokenizer, size: int) -> Report:
     report = Report(f"random flow and vocoder of {size / 1e6:.0f} M parameters in use")
     ids = codes(8)
-    first_sound(model, ids)  # warm up
-    first = statistics.median(first_sound(model, ids) for _ in range(PAIRS))
-    report.add("first sound, time of computing", 1000 * first, "ms")
+    first_audio_s(model, ids)  # warm up
+    first = statistics.median(first_audio_s(model, ids) for _ in range(PAIRS))
+    report.add("first-audio latency, computing time", 1000 * first, "ms")
     masked = ratio(
         lambda: stream_all(model, ids),
         lambda: seconds_of(lambda: model.decode(ids, SPEAKER, schedule=SCHEDULE)),

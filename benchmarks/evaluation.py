@@ -25,7 +25,7 @@ from evaluate.local_model import LocalModel
 from evaluate.run import InferOptions, infer
 from evaluate.sources import Prompt
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.constants import DEFAULT_S2T_PROMPT, TRANSCRIBE_PROMPT
+from funaudiochat.constants import DEFAULT_S2T_PROMPT, INPUT_RATE_HZ, TRANSCRIBE_PROMPT
 from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.sampling import Sampling
@@ -36,7 +36,7 @@ TINY = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "ti
 
 
 def checkpoint(folder: Path) -> Path:
-    """The tiny fixture's folder with a model of about 50 M parameters and its vocabulary."""
+    """Write a folder with a model of about 50 M parameters and the tiny fixture's vocabulary."""
     shutil.copytree(TINY, folder, dirs_exist_ok=True)
     fields = json.loads((TINY / "config.json").read_text())
     head = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}
@@ -61,14 +61,14 @@ def checkpoint(folder: Path) -> Path:
 
 
 def questions(folder: Path, count: int) -> list[np.ndarray]:
-    """A LibriSpeech tree of noise of 1 to 4 s -> its waves."""
+    """Write a LibriSpeech tree of 1 to 4 s of noise per item; return the waveforms."""
     chapter = folder / "LibriSpeech" / "test-clean" / "1" / "2"
     chapter.mkdir(parents=True)
     generator, waves, lines = np.random.default_rng(0), [], []
     for index in range(count):
         seconds = 1 + 3 * index / max(1, count - 1)
-        wave = 0.1 * generator.standard_normal(int(16000 * seconds)).astype(np.float32)
-        soundfile.write(chapter / f"1-2-{index:04d}.flac", wave, 16000)
+        wave = 0.1 * generator.standard_normal(int(INPUT_RATE_HZ * seconds)).astype(np.float32)
+        soundfile.write(chapter / f"1-2-{index:04d}.flac", wave, INPUT_RATE_HZ)
         lines.append(f"1-2-{index:04d} NOISE\n")
         waves.append(wave)
     (chapter / "1-2.trans.txt").write_text("".join(lines))

@@ -16,21 +16,21 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
+from funaudiochat.constants import GROUP_SIZE, TOKEN_FPS
 from funaudiochat.events import SpeechTokens
 from funaudiochat.generation_funaudiochat import GenerationOptions, generate, prefill, step, stream
 from funaudiochat.modeling_common import cache_argument
 
 STEPS = 40
-GROUP = 5
 VOCABULARY = 4096
 AUDIO, PAD, END, START_CODE, PAD_CODE = 4000, 4005, 4004, 6561, 6563
 
 
 def prompt(seconds: float) -> dict[str, torch.Tensor]:
-    """A question of this length, as the processor gives it."""
-    frames, codes = round(seconds * 100), round(seconds * 25)
-    groups = -(-codes // GROUP)
-    width = groups * GROUP
+    """Build the model inputs of a question of this length."""
+    frames, codes = round(seconds * 100), round(seconds * TOKEN_FPS)
+    groups = -(-codes // GROUP_SIZE)
+    width = groups * GROUP_SIZE
     ids = torch.cat([torch.arange(20), torch.full((groups,), AUDIO), torch.arange(20)])[None]
     return {
         "input_ids": ids,
@@ -89,7 +89,7 @@ def own_modules(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> floa
         use_cache=True,
         **cache_argument(head.crq_transformer, head_cache),
     )
-    groups = speech.view(-1, GROUP)
+    groups = speech.view(-1, GROUP_SIZE)
     start = time.perf_counter()
     for index in range(1, STEPS):
         embeds = fed = embed(rows[:, length + index - 1 : length + index])
@@ -98,9 +98,9 @@ def own_modules(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> floa
         hidden = backbone.model(
             inputs_embeds=fed, use_cache=True, **cache_argument(backbone.model, cache)
         ).last_hidden_state
-        fine = head.pre_matching(hidden + embeds).view(1, GROUP, -1)
+        fine = head.pre_matching(hidden + embeds).view(1, GROUP_SIZE, -1)
         codes = groups[index - 1]
-        for position in range(GROUP):
+        for position in range(GROUP_SIZE):
             before = fine[:, position : position + 1] + embed_code(codes[position])
             out = head.crq_transformer(
                 inputs_embeds=head.input_matching(before),
@@ -127,7 +127,7 @@ def step_bytes(model) -> int:
     once = parameters(backbone) - parameters(backbone.get_input_embeddings())
     once += parameters(head.pre_matching)
     each = parameters(head) - parameters(head.pre_matching)
-    return 4 * (once + GROUP * each)
+    return 4 * (once + GROUP_SIZE * each)
 
 
 def first_group(model, words, inputs) -> float:
@@ -153,7 +153,7 @@ def measure(model) -> Report:
         lambda: decode_loop(model, inputs), lambda: own_modules(model, inputs, rows, speech[0])
     )
     report.add("S2S steps per second (text tokens)", (STEPS - 1) / loop.first_s, "")
-    report.add("S2S codes per second", GROUP * (STEPS - 1) / loop.first_s, "")
+    report.add("S2S tokens per second", GROUP_SIZE * (STEPS - 1) / loop.first_s, "")
     report.add("decode loop over transformers' own modules", loop.share, "", 0.7)
 
     plain = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}

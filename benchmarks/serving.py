@@ -1,11 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The web demo's server for 1, 2 and 4 talkers, over real sockets: `python benchmarks/serving.py`.
+"""The web demo's server for 1, 2 and 4 users, over real sockets: `python benchmarks/serving.py`.
 
-The server is a process of its own; every talker asks spoken questions in turn, each sent in real
-time as a page does, and interrupts the last. First sound counts from the end of the question to the
-arrival of the first sound message; stages are the server's own clock.
+The server is a process of its own; every user asks spoken questions in turn, each sent in real
+time as the client does, and interrupts the last. First-audio latency runs from the end
+of the question to the arrival of the first audio message; stages use the server's own clock.
 """
 
 import argparse
@@ -24,17 +24,18 @@ import sphn
 from common import command_line
 
 from funaudiochat.audio import load_audio
+from funaudiochat.constants import OUTPUT_RATE_HZ
 
 ROOT = Path(__file__).parents[1]
-RATE_HZ, FRAME = 24000, 960
+FRAME = 960
 STAGES = ("first_text_ms", "first_codes_ms", "first_audio_ms")
 
 
 @dataclass
 class Figures:
-    """What the talkers measured; milliseconds."""
+    """What the users measured; milliseconds."""
 
-    first_sound: list[float] = field(default_factory=list)
+    first_audio_ms: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in STAGES})
     real_time_factor: list[float] = field(default_factory=list)
     stalls: list[float] = field(default_factory=list)
@@ -47,32 +48,32 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
-class Talker:
+class User:
     """One page; its messages arrive in a task of their own.
 
     Attributes:
-        sounds: when each sound message of the newest turn came.
+        arrivals: when each audio message of the newest turn came.
     """
 
     def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
         self._socket = socket
-        self._writer = sphn.OpusStreamWriter(RATE_HZ)
-        self.sounds: list[float] = []
+        self._writer = sphn.OpusStreamWriter(OUTPUT_RATE_HZ)
+        self.arrivals: list[float] = []
         self._events: asyncio.Queue[dict] = asyncio.Queue()
         self.reading = asyncio.create_task(self._read())
 
     async def _read(self) -> None:
         async for message in self._socket:
             if message.data[0] == 1:
-                self.sounds.append(time.monotonic())
+                self.arrivals.append(time.monotonic())
             elif message.data[0] == 4:
                 event = json.loads(message.data[1:])
                 if event["event"] == "turn_start":
-                    self.sounds.clear()  # those of the turn before, which may have played on
+                    self.arrivals.clear()  # those of the turn before, which may have played on
                 await self._events.put(event)
 
     async def event(self, name: str, **fields: object) -> dict:
-        """The next of this name with these fields: a turn cut while its tail plays ends twice."""
+        """Wait for an event of this name and fields; a turn cut near its end reports it twice."""
         wanted = {"event": name, **fields}
         while not wanted.items() <= (event := await self._events.get()).items():
             if event["event"] == "error":
@@ -95,55 +96,64 @@ class Talker:
         await self._socket.send_bytes(b"\x04" + json.dumps(values).encode())
 
 
-async def talk(url: str, question: np.ndarray, turns: int, steps: int, figures: Figures) -> None:
+async def converse(
+    url: str, question: np.ndarray, turns: int, steps: int, figures: Figures
+) -> None:
     """Ask `turns` questions, then one more that is interrupted after a second of its answer."""
     async with aiohttp.ClientSession() as http:
         async with http.ws_connect(f"{url}/api/chat?protocol=2", max_msg_size=0) as socket:
-            talker = Talker(socket)
-            await talker.event("ready")
-            await talker.settings(sampling={"greedy": True, "max_new_tokens": steps})
+            user = User(socket)
+            await user.event("ready")
+            await user.settings(sampling={"greedy": True, "max_new_tokens": steps})
             for turn in range(1, turns + 2):
-                await talker.press(3 if turn > 1 else 0)  # every question is the first of its talk
-                await talker.say(question)
-                asked = await talker.press(2)
+                await user.press(
+                    3 if turn > 1 else 0
+                )  # every question is the first of its conversation
+                await user.say(question)
+                asked = await user.press(2)
                 if turn > turns:
-                    await talker.event("first_audio", turn=turn)
+                    await user.event("first_audio", turn=turn)
                     await asyncio.sleep(1)
-                    pressed = await talker.press(0)
-                    await talker.event("turn_end", turn=turn, reason="interrupted")
+                    pressed = await user.press(0)
+                    await user.event("turn_end", turn=turn, reason="interrupted")
                     await asyncio.sleep(0.5)
-                    figures.silence.append(1000 * max(0.0, talker.sounds[-1] - pressed))
+                    figures.silence.append(1000 * max(0.0, user.arrivals[-1] - pressed))
                 else:
-                    end = await talker.event("turn_end", turn=turn, reason="done")
-                    collect(end, asked, talker.sounds, figures)
-            talker.reading.cancel()
+                    end = await user.event("turn_end", turn=turn, reason="done")
+                    collect(end, asked, user.arrivals, figures)
+            user.reading.cancel()
 
 
-def collect(end: dict, asked: float, sounds: list[float], figures: Figures) -> None:
+def collect(end: dict, asked: float, arrivals: list[float], figures: Figures) -> None:
     """Figures of one whole turn."""
-    if not sounds:
-        raise RuntimeError("an answer had no sound; give --steps or another model")
-    figures.first_sound.append(1000 * (sounds[0] - asked))
+    if not arrivals:
+        raise RuntimeError("an answer had no audio; give --steps or another model")
+    figures.first_audio_ms.append(1000 * (arrivals[0] - asked))
     for stage in STAGES:
         figures.stages[stage].append(end["stages"][stage])
     figures.real_time_factor.append(end["stages"]["real_time_factor"])
-    # A listener who starts with the first sound: how long the sound was missing in all.
-    plays_until, missing = sounds[0], 0.0
-    for at in sounds:
+    # A user who starts with the first audio: total duration of the gaps.
+    plays_until, missing = arrivals[0], 0.0
+    for at in arrivals:
         missing += max(0.0, at - plays_until)
         plays_until = max(plays_until, at) + 0.04
     figures.stalls.append(1000 * missing)
 
 
-async def measure(url: str, talkers: int, args: argparse.Namespace) -> list[str]:
+async def measure(url: str, users: int, args: argparse.Namespace) -> list[str]:
     """Run one row -> its cells."""
-    question = load_audio(args.question, RATE_HZ)
+    question = load_audio(args.question, OUTPUT_RATE_HZ)
     figures = Figures()
     await asyncio.gather(
-        *(talk(url, question, args.turns, args.steps, figures) for _ in range(talkers))
+        *(converse(url, question, args.turns, args.steps, figures) for _ in range(users))
     )
-    cells = [str(talkers)]
-    for values in (figures.first_sound, *figures.stages.values(), figures.stalls, figures.silence):
+    cells = [str(users)]
+    for values in (
+        figures.first_audio_ms,
+        *figures.stages.values(),
+        figures.stalls,
+        figures.silence,
+    ):
         cells.append(f"{percentile(values, 0.5):.0f} / {percentile(values, 0.95):.0f}")
     cells.append(f"{statistics.median(figures.real_time_factor):.2f}")
     return cells
@@ -152,7 +162,7 @@ async def measure(url: str, talkers: int, args: argparse.Namespace) -> list[str]
 def main() -> None:
     parser = command_line(__doc__)
     parser.add_argument("--question", type=Path, default=ROOT / "examples" / "question.wav")
-    parser.add_argument("--talkers", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--users", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--turns", type=int, default=5)
     parser.add_argument("--steps", type=int, default=40, help="longest answer, 5 a second")
     args, server_flags = parser.parse_known_args()  # what is left goes to the server
@@ -164,7 +174,7 @@ def main() -> None:
         "0",
         "--log-json",
         "--max-sessions",
-        str(max(args.talkers)),
+        str(max(args.users)),
         *server_flags,
     ]
     server = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
@@ -185,23 +195,23 @@ def main() -> None:
 
 
 async def measure_all(url: str, args: argparse.Namespace) -> None:
-    """One turn to warm up, then the table; times in ms, p50 / p95."""
-    question = load_audio(args.question, RATE_HZ)
-    await talk(url, question, 1, args.steps, Figures())
+    """Run one turn to warm up, then print the table; times in ms, p50 / p95."""
+    question = load_audio(args.question, OUTPUT_RATE_HZ)
+    await converse(url, question, 1, args.steps, Figures())
     names = (
-        "talkers",
-        "first sound",
+        "users",
+        "first audio",
         "server: text",
-        "codes",
-        "sound",
+        "tokens",
+        "audio",
         "stalls",
         "interrupt to silence",
         "real-time factor",
     )
     if args.style == "markdown":
         print("| " + " | ".join(names) + " |\n" + "| ---: " * len(names) + "|")
-    for talkers in args.talkers:
-        cells = await measure(url, talkers, args)
+    for users in args.users:
+        cells = await measure(url, users, args)
         if args.style == "markdown":
             line = "| " + " | ".join(cells) + " |"
         elif args.style == "json":

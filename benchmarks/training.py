@@ -5,7 +5,7 @@
 
 Needs `make train-setup`. Two threads, float32, AdamW. First the plugin: tokens per second of
 loading, collating and stepping against the same steps on batches made beforehand. Then group size
-5 against 1: a step on equal seconds of sound, models otherwise the same. `--batches 1 --pairs 1`
+5 against 1: a step on equal seconds of audio, models otherwise the same. `--batches 1 --pairs 1`
 makes a short run.
 """
 
@@ -34,7 +34,13 @@ from common import (
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from funaudiochat.audio import save_wav  # noqa: E402
-from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
+from funaudiochat.constants import (  # noqa: E402
+    AUDIO_TEMPLATE,
+    CODEBOOK_SIZE,
+    DEFAULT_S2M_PROMPT,
+    INPUT_RATE_HZ,
+    TOKEN_FPS,
+)
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration  # noqa: E402
 from funaudiochat.register import register_funaudiochat  # noqa: E402
 from training.init_model import speech_tokenizer  # noqa: E402
@@ -53,8 +59,8 @@ def write_rows(folder: Path, count: int) -> None:
     lines = []
     for index in range(count):
         path = folder / f"{index}.wav"
-        save_wav(path, 0.1 * draw.standard_normal(16000 * QUESTION_SECONDS), 16000)
-        codes = draw.integers(0, 6561, 25 * ANSWER_SECONDS)
+        save_wav(path, 0.1 * draw.standard_normal(INPUT_RATE_HZ * QUESTION_SECONDS), INPUT_RATE_HZ)
+        codes = draw.integers(0, CODEBOOK_SIZE, TOKEN_FPS * ANSWER_SECONDS)
         token = "<|audio_bos|>" * 10 + "".join(f"[AU{code:04d}]" for code in codes)
         lines.append(
             json.dumps(
@@ -139,7 +145,7 @@ def plugin_overhead(report: Report, folder: Path, batches: int) -> None:
 
 
 def training_model(group_size: int) -> FunAudioChatForConditionalGeneration:
-    """The mid-size model with another group size, trainable, with the fixture's special ids."""
+    """Build the mid-size model for training with a group size and the fixture's special ids."""
     config = chat_model().config
     config.audio_config.group_size = group_size
     config.audio_token_index = 387
@@ -152,14 +158,14 @@ def training_model(group_size: int) -> FunAudioChatForConditionalGeneration:
 
 
 def spoken_batch(group_size: int) -> dict[str, torch.Tensor]:
-    """A question and an answer of equal seconds for any group size."""
-    counts = [25 * QUESTION_SECONDS, 25 * ANSWER_SECONDS]
+    """Build a batch whose question and answer durations do not depend on the group size."""
+    counts = [TOKEN_FPS * QUESTION_SECONDS, TOKEN_FPS * ANSWER_SECONDS]
     text = torch.arange(40)
     question, answer = (torch.full((n // group_size,), 387) for n in counts)
     ids = torch.cat([text, question, text[:8], torch.tensor([388]), answer, torch.tensor([389])])
     labels = ids.clone()
     labels[: len(text) + len(question) + 8] = -100
-    codes = torch.randint(0, 6561, (2 * ROWS, max(counts)))
+    codes = torch.randint(0, CODEBOOK_SIZE, (2 * ROWS, max(counts)))
     mask = torch.zeros_like(codes)
     for row in range(2 * ROWS):
         mask[row, : counts[row % 2]] = 1
@@ -188,8 +194,8 @@ def group_sizes(report: Report, pairs: int) -> None:
         runs.append(partial(seconds_of, step))
     taken = ratio(*runs, pairs)
     seconds = ROWS * (QUESTION_SECONDS + ANSWER_SECONDS)
-    report.add(f"step on {seconds} s of sound, group size 5", taken.first_s, "s")
-    report.add(f"step on {seconds} s of sound, group size 1", taken.second_s, "s")
+    report.add(f"step on {seconds} s of audio, group size 5", taken.first_s, "s")
+    report.add(f"step on {seconds} s of audio, group size 1", taken.second_s, "s")
     report.add("group size 5 over 1 (paper: about half the GPU hours)", taken.share, "")
 
 

@@ -7,7 +7,7 @@
 
 SOUNDS are files, folders or JSONL of dialogues; without any, questions are spoken here.
 Every answer has the same number of tokens (ends are ignored on both sides). The server gets its
-requests over HTTP with sound inside, and keeps so many in flight; our batch is one ``generate``
+requests over HTTP with audio inside, and keeps so many in flight; our batch is one ``generate``
 over as many rows, in this process, mel features included. Without ``--url`` a server is started
 for the folder, and stopped before our batch is timed; one that is given has to be idle, but takes
 memory and cores beside ours. Needs the environment of ``requirements-vllm.txt``.
@@ -108,7 +108,7 @@ def batch_run(chat: VoiceChat, waves: list[np.ndarray], rows: int) -> Result:
 
 
 def best(run: Callable[[], Result], repeats: int) -> Result:
-    """The fastest of several runs after one to warm up: what the machine can, undisturbed."""
+    """Return the fastest of several runs after one warm-up run."""
     run()
     return max((run() for _ in range(repeats)), key=lambda result: result.answers_per_s)
 
@@ -130,7 +130,7 @@ def main() -> None:
     chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
     ours = [best(partial(batch_run, chat, waves, n), args.repeats) for n in CONCURRENCY]
     print(
-        f"{len(waves)} questions, {sum(map(len, waves)) / RATE_HZ:.0f} s of sound, "
+        f"{len(waves)} questions, {sum(map(len, waves)) / RATE_HZ:.0f} s of audio, "
         f"{TOKENS} tokens an answer"
     )
     print(

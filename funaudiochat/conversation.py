@@ -20,7 +20,7 @@ from funaudiochat.constants import (
     FUNCTION_CALLING_PROMPT,
     INPUT_RATE_HZ,
 )
-from funaudiochat.cosyvoice3.flow import ChunkSchedule
+from funaudiochat.cosyvoice3.config import ChunkSchedule
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import Event, Reply, ReplyDone
 from funaudiochat.sampling import Sampling

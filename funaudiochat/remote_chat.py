@@ -25,7 +25,7 @@ from funaudiochat.chat_protocol import (
 )
 from funaudiochat.constants import DEFAULT_S2M_GEN_KWARGS
 from funaudiochat.conversation import Conversation
-from funaudiochat.cosyvoice3.flow import ChunkSchedule
+from funaudiochat.cosyvoice3.config import ChunkSchedule
 from funaudiochat.errors import ServerError
 from funaudiochat.events import Event, Latency, Reply, ReplyDone, TextDelta
 from funaudiochat.sampling import SAMPLING_VALUES, Sampling

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from funaudiochat.constants import STEPS_PER_SECOND
 from funaudiochat.conversation import Conversation
+from funaudiochat.cosyvoice3.config import ChunkSchedule
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
-from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_voices
 from funaudiochat.device import resolve_device
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError

@@ -12,8 +12,8 @@ import pytest
 import soxr
 import torch
 
+from funaudiochat.cosyvoice3.config import ChunkSchedule
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
-from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
 from funaudiochat.cosyvoice3.voices import load_voices
 from funaudiochat.hub import NANO_MODEL

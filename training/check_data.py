@@ -15,12 +15,18 @@ from pathlib import Path
 from typing import Any
 
 from funaudiochat.audio import load_audio
-from funaudiochat.constants import AUDIO_BOS_TOKEN, AUDIO_PAD_TOKEN, AUDIO_TEMPLATE, TOKEN_FPS
+from funaudiochat.constants import (
+    AUDIO_BOS_TOKEN,
+    AUDIO_PAD_TOKEN,
+    AUDIO_TEMPLATE,
+    CODEBOOK_SIZE,
+    GROUP_SIZE,
+    INPUT_RATE_HZ,
+    TOKEN_FPS,
+)
 from funaudiochat.errors import AudioError, FunAudioChatError
 from funaudiochat.plain_text import encode_text
-from training.speech_tokens import GROUP_SIZE, SAMPLE_RATE_HZ
 
-CODES = 6561
 DELAY_CODES = 10
 # Other tools round to a token at either end of an audio.
 TOLERATED_TOKENS = 2
@@ -87,19 +93,19 @@ class DataChecker:
         try:
             row = json.loads(line)
         except ValueError as error:
-            yield "", f"is no JSON ({error}); write one object a line"
+            yield "", f"is not valid JSON ({error}); write one object per line"
             return
         if not isinstance(row, dict):
-            yield "", "is no JSON object; a row has system, messages and audio"
+            yield "", "is not a JSON object; a row has system, messages and audio"
             return
         messages, entries = row.get("messages"), row.get("audio", [])
         if not isinstance(row.get("system", ""), str):
-            yield "system", "is no text"
+            yield "system", "is not a string"
         if not isinstance(entries, list):
-            yield "audio", "is no list; give one JSON text for every placeholder"
+            yield "audio", "is not a list; give one JSON text for every placeholder"
             return
         if not isinstance(messages, list) or not messages:
-            yield "messages", "is no list of messages; give user and assistant in turn"
+            yield "messages", "is not a list of messages; give user and assistant in turn"
             return
         owners, well_formed = [], True
         for index, message in enumerate(messages):
@@ -132,7 +138,7 @@ class DataChecker:
             except (TypeError, ValueError):
                 fields = None
             if not isinstance(fields, dict):
-                yield where, "is no JSON text of an object with path, token and text"
+                yield where, "is not the JSON text of an object with path, token and text"
                 continue
             check = self._question if owner == "user" else self._answer
             places, problems = check(fields)
@@ -161,20 +167,20 @@ class DataChecker:
         try:
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                audio = load_audio(path, SAMPLE_RATE_HZ)
+                audio = load_audio(path, INPUT_RATE_HZ)
         except AudioError as error:
             missing = isinstance(path, str) and path and not Path(path).exists()
             return (
-                f"there is no such file: {path}; paths are relative to where training starts"
+                f"file not found: {path}; paths are relative to where training starts"
                 if missing
                 else str(error)
             )
         for warning in caught:
             self._warn("audio", str(warning.message))
-        return len(audio) / SAMPLE_RATE_HZ
+        return len(audio) / INPUT_RATE_HZ
 
     def _question(self, fields: dict[str, Any]) -> tuple[int, dict[str, str]]:
-        """Number of 25 Hz places of a user's entry, and key -> problem."""
+        """Count the 25 Hz positions of a user's entry; also return its problems by key."""
         path = fields.get("path") or fields.get("wav_path")
         if not path:
             return 0, {"path": "is missing; it names the audio file"}
@@ -200,7 +206,7 @@ class DataChecker:
         return stated, problems
 
     def _answer(self, fields: dict[str, Any]) -> tuple[int, dict[str, str]]:
-        """Number of codes of an assistant's entry, the delay among them, and key -> problem."""
+        """Count an assistant entry's speech tokens and delay; also return its problems by key."""
         token, delay = fields.get("token"), AUDIO_BOS_TOKEN * DELAY_CODES
         if not isinstance(token, str) or not token.startswith(delay):
             wanted = f"must begin with {AUDIO_BOS_TOKEN} {DELAY_CODES} times, then the codes"
@@ -217,13 +223,16 @@ class DataChecker:
             elif abs(seconds * TOKEN_FPS - len(codes)) > TOLERATED_CODES:
                 problems["token"] = (
                     f"has {len(codes)} codes for {seconds:.2f} s, which make "
-                    f"{int(seconds * TOKEN_FPS)}: wave and codes do not belong together"
+                    f"{int(seconds * TOKEN_FPS)}: audio and speech tokens do not match"
                 )
         rest, most = _CODE.sub("", spelled), max(codes, default=0)
         if rest or not codes:
             problems["token"] = f"must hold [AU0000] and so on, and holds {rest[:40]!r}"
-        elif most >= CODES:
-            problems["token"] = f"has code {most}; codes are 0 to {CODES - 1}: tokenize again"
+        elif most >= CODEBOOK_SIZE:
+            problems["token"] = (
+                f"contains speech token {most}; valid ids are 0 to {CODEBOOK_SIZE - 1}: tokenize "
+                "the audio again"
+            )
         text = fields.get("text")
         room = -(-(DELAY_CODES + len(codes)) // GROUP_SIZE)
         if not text or not isinstance(text, str):
@@ -237,7 +246,7 @@ class DataChecker:
     def _length(
         self, system: str, messages: list[dict[str, str]], groups: int
     ) -> Iterator[tuple[str, str]]:
-        """The whole row against the longest that training takes."""
+        """Check the length of the whole row against the training limit."""
         turns = [{"role": "system", "content": system or DEFAULT_SYSTEM}, *messages]
         total = groups
         for turn in turns:

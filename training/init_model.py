@@ -1,10 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Make the joint checkpoint that training begins with: `funaudiochat init`.
+"""Build the joint checkpoint that training starts from: `funaudiochat init`.
 
-As the paper begins (arXiv 2512.20156, section 2.4): a text LLM is the shared backbone, Whisper's
-encoder the mel encoder, a small LLM the refined head. What joins them is drawn anew.
+As in the paper (arXiv 2512.20156, section 2.4), a text LLM becomes the shared backbone, Whisper's
+encoder the mel encoder, and a small LLM the refined head. The layers between them are initialized
+at random.
 """
 
 import json
@@ -25,6 +26,7 @@ from transformers import (
 )
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.constants import CODEBOOK_SIZE, GROUP_SIZE
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_funaudiochat import (
     FunAudioChatAudioEncoder,
@@ -35,8 +37,6 @@ from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.weights import INDEX, config_of, tensors_of, weight_files
 from training.whisper_encoder import read_whisper
 
-CODES = 6561
-GROUP_SIZE = 5
 # In the order of their ids in the published checkpoint.
 SPECIAL = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>", "<|audio_pad|>", "<|sil|>")
 _EMBEDDING_STD = 0.02
@@ -48,8 +48,8 @@ _FRESH = (
 )  # fmt: skip
 
 
-def speech_tokenizer(codes: int = CODES) -> PreTrainedTokenizerFast:
-    """The vocabulary of speech codes: ``[AU0000]`` and on, start, end, padding, unknown."""
+def speech_tokenizer(codes: int = CODEBOOK_SIZE) -> PreTrainedTokenizerFast:
+    """Build the speech token vocabulary: ``[AU0000]`` and so on, start, end, padding, unknown."""
     names = [f"[AU{code:04d}]" for code in range(codes)]
     names += ["<|audio_bos|>", "<|audio_eos|>", "<|audio_pad|>", "<|audio_unk|>"]
     words = {name: index for index, name in enumerate(names)}
@@ -100,7 +100,7 @@ def _joint_config(
 
 
 def _head_weights(folder: Path) -> dict[str, Tensor]:
-    """A text model's layers and last norm as the head's transformer."""
+    """Map a text model's layers and last norm to the head's transformer."""
     prefix = "audio_invert_tower.crq_transformer."
     return {
         prefix + key.removeprefix("model."): tensor
@@ -195,7 +195,7 @@ def _write_weights(
 
 
 def init_model(
-    llm: Path, audio_encoder: Path, head: Path, out: Path, codes: int = CODES, seed: int = 0
+    llm: Path, audio_encoder: Path, head: Path, out: Path, codes: int = CODEBOOK_SIZE, seed: int = 0
 ) -> dict[str, int]:
     """Write a fresh joint checkpoint; the backbone is copied shard by shard.
 

@@ -193,7 +193,7 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     model = config.get("model_name_or_path")
     if not model or not Path(str(model)).is_dir():
         problems.append(
-            f"model_name_or_path: there is no folder {model}; `funaudiochat download` fetches the "
+            f"model_name_or_path: folder {model} not found; `funaudiochat download` fetches the "
             "official one, and model_name_or_path=FOLDER names another"
         )
     if missing("llamafactory"):
@@ -202,14 +202,14 @@ def config_problems(config: dict[str, Any]) -> list[str]:
     if not has_gpu and not config.get("use_cpu"):
         for name in ("bf16", "fp16"):
             if config.get(name):
-                problems.append(f"{name}: there is no GPU; write use_cpu=true, or {name}=false")
+                problems.append(f"{name}: no GPU is available; write use_cpu=true, or {name}=false")
     if config.get("deepspeed"):
         if missing("deepspeed"):
             problems.append(
                 "deepspeed is not installed; write deepspeed=null, or pip install deepspeed==0.19.8"
             )
         elif not Path(str(config["deepspeed"])).is_file():
-            problems.append(f"deepspeed: there is no file {config['deepspeed']}")
+            problems.append(f"deepspeed: file not found: {config['deepspeed']}")
     reports = config.get("report_to") or []
     for name in [reports] if isinstance(reports, str) else reports:
         if name == "tensorboard" and missing("tensorboard"):

@@ -179,9 +179,10 @@ class _Attention(torch.autograd.Function):
 
 
 class _Traced(TorchFunctionMode):
-    """Attention as fused kernels do it, which the meta device lacks; questions to data say yes.
+    """Attention as fused kernels do it, which the meta device lacks.
 
-    transformers asks masks and positions whether they are plain.
+    Data-dependent conditions (e.g. ``mask.all()``) evaluate to True: transformers
+    asks whether masks and positions are trivial.
     """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -419,7 +420,8 @@ def plan_file(
             config are relative to ``training/``, as for ``run_shell/run.sh``.
 
     Raises:
-        FunAudioChatError: a file is missing or damaged, or an override is no ``key=value``.
+        FunAudioChatError: a file is missing or damaged, or an override lacks the form
+            ``key=value``.
     """
     config, folder = read_config(str(path), overrides), Path(__file__).parent
     source = model or folder / str(config.get("model_name_or_path"))
@@ -451,6 +453,6 @@ def _model_config(path: Path) -> FunAudioChatConfig:
         return FunAudioChatConfig(**fields)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise FunAudioChatError(
-            f"{file} is no config of a Fun-Audio-Chat model ({error}); give --model, for example "
-            "training/configs/model_8b.json"
+            f"{file} is not the config of a Fun-Audio-Chat model ({error}); give --model, "
+            "for example training/configs/model_8b.json"
         ) from error

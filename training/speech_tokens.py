@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-GROUP_SIZE = 5
-SAMPLE_RATE_HZ = 16_000
+from funaudiochat.constants import GROUP_SIZE, INPUT_RATE_HZ
+
 _TOKEN_SAMPLES = 640
 _FRAME_SAMPLES = 160
 # An end this far below the loudest 10 ms (40 dB) is silence; so is what 16 bits cannot hold.
@@ -20,9 +20,9 @@ _SILENCE_RATIO, _SILENCE_RMS = 0.01, 1e-4
 
 
 def whole_groups(
-    tokens: Sequence[int],
+    tokens: Sequence[int] | np.ndarray,
     waveform: np.ndarray,
-    encode: Callable[[np.ndarray], Sequence[int]],
+    encode: Callable[[np.ndarray], Sequence[int] | np.ndarray],
     delay: int = 0,
 ) -> list[int]:
     """Cut or fill the last group of an answer's speech tokens, so that none is partial.
@@ -37,12 +37,12 @@ def whole_groups(
     """
     remainder = (delay + len(tokens)) % GROUP_SIZE
     if not remainder:
-        return list(tokens)
+        return [int(token) for token in tokens]
     kept = len(tokens) - remainder
     if kept > 0 and _is_silent_from(waveform, kept * _TOKEN_SAMPLES):
-        return list(tokens[:kept])
-    silence = encode(np.zeros(SAMPLE_RATE_HZ, np.float32))[: GROUP_SIZE - remainder]
-    return [*tokens, *map(int, silence)]
+        return [int(token) for token in tokens[:kept]]
+    silence = encode(np.zeros(INPUT_RATE_HZ, np.float32))[: GROUP_SIZE - remainder]
+    return [int(token) for token in (*tokens, *silence)]
 
 
 def _is_silent_from(waveform: np.ndarray, start: int) -> bool:

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a checkpoint folder holds: its configuration, and which files have its weights."""
+"""Read checkpoint folders: the configuration, and the tensors of the weight files."""
 
 import json
 from collections.abc import Iterator
@@ -17,10 +17,10 @@ INDEX = "model.safetensors.index.json"
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files a loader reads; others, say of another precision, may lie beside them.
+    """List the safetensors files a loader reads; the folder may hold others beside them.
 
     Raises:
-        CheckpointError: there are none, or one that the index names is missing.
+        CheckpointError: there are none, or a file named by the index is missing.
     """
     index, single = folder / INDEX, folder / "model.safetensors"
     if index.is_file():
@@ -30,7 +30,7 @@ def weight_files(folder: Path) -> list[Path]:
     missing = [path.name for path in files if not path.is_file()]
     if missing:
         raise CheckpointError(
-            f"{folder} holds no {', '.join(missing)}; give a whole checkpoint folder with "
+            f"{folder} lacks {', '.join(missing)}; give a whole checkpoint folder with "
             "safetensors weights"
         )
     return files
@@ -44,10 +44,10 @@ def _weight_map(index: Path) -> dict[str, str]:
 
 
 def config_of(folder: Path, *kinds: str) -> PretrainedConfig:
-    """The configuration of a folder that must hold a model of one of these types.
+    """Read the configuration of a folder that must hold a model of one of these types.
 
     Raises:
-        CheckpointError: it has none, or one of another type.
+        CheckpointError: the configuration is missing or of another model type.
     """
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -61,7 +61,7 @@ def config_of(folder: Path, *kinds: str) -> PretrainedConfig:
 
 
 def tensors_of(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of a folder, one at a time."""
+    """Yield names and tensors of a folder, one at a time."""
     for path in weight_files(folder):
         with safe_open(path, "pt") as file:
             for key in file.keys():

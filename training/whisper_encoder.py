@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Whisper's encoder as the mel encoder, out of a Transformers folder or a CTranslate2 one."""
+"""Load Whisper's encoder as the mel encoder, from a Transformers or CTranslate2 folder."""
 
 import re
 import struct
@@ -29,7 +29,7 @@ _CT2_VERSION = 6
 
 @dataclass(frozen=True)
 class WhisperEncoder:
-    """What a Whisper folder gives to a joint model.
+    """The parts of a Whisper folder that a joint model takes.
 
     Attributes:
         sizes: fields of the mel encoder's configuration.
@@ -52,7 +52,7 @@ def read_whisper(folder: Path) -> WhisperEncoder:
 
 
 def _require_sinusoids(table: Tensor, folder: Path) -> None:
-    """The position table is computed, not loaded, so it must be the one that we compute."""
+    """Require sinusoidal positions: the mel encoder computes its table and does not load one."""
     # Half precision files round the table.
     if not torch.allclose(table.float(), sinusoids(*table.shape), atol=1e-2):
         raise CheckpointError(
@@ -88,7 +88,7 @@ class _Ct2File:
 
     def take(self, size: int) -> bytes:
         if size > len(self.data) - self.at:
-            raise struct.error(f"{size} bytes are wanted where {len(self.data) - self.at} are left")
+            raise struct.error(f"{size} bytes are needed, {len(self.data) - self.at} are left")
         self.at += size
         return self.data[self.at - size : self.at]
 
@@ -102,21 +102,21 @@ class _Ct2File:
 
 
 def _read_ct2(path: Path) -> dict[str, np.ndarray]:
-    """All arrays of a Whisper model file by name.
+    """Read all arrays of a Whisper model file by name.
 
     Raises:
-        CheckpointError: it is cut off, of another version or of another model.
+        CheckpointError: the file is truncated, or of another version or model.
     """
     file = _Ct2File(path.read_bytes())
     try:
         version, model, _ = file.number("I"), file.text(), file.number("I")
         if version != _CT2_VERSION or model != "WhisperSpec":
             raise CheckpointError(
-                f"{path} is no Whisper model of CTranslate2's format {_CT2_VERSION}"
+                f"{path} is not a Whisper model in CTranslate2's format {_CT2_VERSION}"
             )
         return {file.text(): file.array() for _ in range(file.number("I"))}
     except (struct.error, ValueError, KeyError) as error:
-        raise CheckpointError(f"{path} is no whole CTranslate2 model: {error}") from error
+        raise CheckpointError(f"{path} is not a complete CTranslate2 model: {error}") from error
 
 
 def _from_ct2(folder: Path) -> WhisperEncoder:
@@ -124,7 +124,7 @@ def _from_ct2(folder: Path) -> WhisperEncoder:
 
     def tensor(name: str) -> Tensor:
         if (array := arrays.get(f"encoder/{name}")) is None:
-            raise CheckpointError(f"{folder}/model.bin holds no encoder/{name}")
+            raise CheckpointError(f"{folder}/model.bin does not contain encoder/{name}")
         if not np.issubdtype(array.dtype, np.floating):
             raise CheckpointError(
                 f"{folder}/model.bin holds quantized weights; convert it with "

@@ -1,22 +1,23 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Names that programs written for the original import; the work is in funaudiochat.cosyvoice3."""
+"""Import path of the reference's speech tokenizer, implemented by funaudiochat.cosyvoice3."""
 
 from pathlib import Path
 from typing import Any
 
 from funaudiochat.audio import load_audio
-from funaudiochat.cosyvoice3.speech_tokenizer import SAMPLE_RATE_HZ, SpeechTokenizer
+from funaudiochat.constants import INPUT_RATE_HZ
+from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
 
 
 def get_audio_tokenizer(
     model_dir: str | Path = "pretrained_models/Fun-CosyVoice3-0.5B-2512", device: str = "cpu"
 ) -> SpeechTokenizer:
-    """Load the speech tokenizer of a folder."""
+    """Load the speech tokenizer from a folder."""
     return SpeechTokenizer.from_pretrained(model_dir, device)
 
 
 def extract_speech_token(audio_tokenizer: SpeechTokenizer, utts: list[Any]) -> list[list[int]]:
-    """Codes of several sounds: paths, or pairs (samples, rate)."""
-    return [audio_tokenizer.encode(load_audio(utt, SAMPLE_RATE_HZ)).tolist() for utt in utts]
+    """Encode several utterances, paths or pairs (samples, rate), as speech tokens."""
+    return [audio_tokenizer.encode(load_audio(utt, INPUT_RATE_HZ)).tolist() for utt in utts]

@@ -1,4 +1,4 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""CosyVoice3: 25 Hz speech codes from sound, and 24 kHz sound from codes."""
+"""CosyVoice3: 16 kHz audio to 25 Hz speech tokens, and speech tokens to 24 kHz audio."""

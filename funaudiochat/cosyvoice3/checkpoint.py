@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reading and writing the official folder: ``cosyvoice3.yaml``, ``flow.pt``, ``hift.pt``.
+"""Read and write the official folder: ``cosyvoice3.yaml``, ``flow.pt``, ``hift.pt``.
 
 This module owns the checkpoint's key names. Weights are loaded without executing pickles, and
 every key must fit. Other files of the folder (the unused language model) are not read.
@@ -13,8 +13,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from funaudiochat.cosyvoice3.flow import Flow, FlowConfig
-from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
+from funaudiochat.cosyvoice3.config import FlowConfig, HiftConfig
+from funaudiochat.cosyvoice3.flow import Flow
+from funaudiochat.cosyvoice3.hift import Hift
 from funaudiochat.cosyvoice3.settings import read_settings, write_settings
 from funaudiochat.errors import CheckpointError
 
@@ -22,7 +23,7 @@ __all__ = ["fold_weight_norm", "load_flow", "load_hift", "read_settings", "save"
 
 _Model = TypeVar("_Model", Flow, Hift)
 
-# Magnitude and direction under the names of today, and under the older ones.
+# Key endings of magnitude and direction: the current ones, and the older ones.
 _WEIGHT_NORM_ENDINGS = (
     (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
     (".weight_g", ".weight_v"),
@@ -31,9 +32,9 @@ _NAMED_AT_MOST = 10
 
 
 def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Replace each pair of weight norm tensors by the weight they stand for.
+    """Replace each pair of weight-norm tensors by the weight that they represent.
 
-    A half without its other half stays as it is, for the strict check to name it.
+    A tensor without its counterpart is kept, so that the strict check names it.
     """
     folded = dict(state)
     for key in state:
@@ -50,7 +51,7 @@ def fold_weight_norm(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def stored_state(model: nn.Module) -> dict[str, Tensor]:
-    """State dict under the official names: the vocoder's convolutions carry weight norm."""
+    """Return the state dict under the official names, with weight norm on the vocoder's layers."""
     normed = {
         name
         for name, module in model.named_modules()
@@ -65,7 +66,7 @@ def stored_state(model: nn.Module) -> dict[str, Tensor]:
         if leaf == "weight" and name in normed:
             norm = value.flatten(1).norm(dim=1)[:, None, None]
             stored[name + magnitude] = norm
-            # Weight norm has no direction for zeros: any will do, its magnitude is zero.
+            # Zeros have no direction: any will do, as the magnitude is zero.
             stored[name + direction] = torch.where(norm > 0, value, 1.0)
         else:
             stored[key] = value
@@ -76,8 +77,8 @@ def load_flow(folder: str | Path, config: FlowConfig) -> Flow:
     """Build the flow and fill it from ``flow.pt``, on the CPU in float32.
 
     Raises:
-        CheckpointError: the file is missing or damaged, or tensors are missing, too many, of
-            another shape, no floats or not finite; the message names them.
+        CheckpointError: the file is missing or damaged, or its tensors are missing,
+            unknown, of another shape, not floating point or not finite; the message names them.
     """
     return _load(Flow, config, Path(folder) / "flow.pt")
 
@@ -97,7 +98,7 @@ def _load(kind: type[_Model], config: FlowConfig | HiftConfig, path: Path) -> _M
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    """The file's tensors, without what training leaves around them and their names."""
+    """Read the file's tensors; drop training counters and the prefixes that training adds."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
         if not isinstance(state, dict):
@@ -108,20 +109,21 @@ def _read(path: Path) -> dict[str, Tensor]:
         ) from error
     except Exception as error:  # torch.load raises many kinds for damaged files
         raise CheckpointError(
-            f"{path} is damaged or no file of weights ({type(error).__name__}); fetch it again "
+            f"{path} is damaged or not a weights file ({type(error).__name__}); fetch it again "
             "with `funaudiochat download`"
         ) from error
     found: dict[str, Tensor] = {}
     for key, value in state.items():
         if key in ("epoch", "step"):
             continue
-        # Parallel training puts `module.` before names; adversarial training keeps the vocoder
-        # as `generator`.
+        # Parallel training prefixes names with `module.`; adversarial training stores the
+        # vocoder as `generator`.
         name = str(key).removeprefix("module.").replace("generator.", "")
         if not isinstance(value, Tensor) or name in found:
             raise CheckpointError(
-                f"{path} holds {key!r}, which is {'there twice' if name in found else 'no tensor'};"
-                " only tensors by name are expected. Give the files of one released folder"
+                f"{path} contains {key!r}, "
+                f"which is {'a duplicate' if name in found else 'not a tensor'}; "
+                "only named tensors are expected. Use the files of one released folder"
             )
         found[name] = value
     return found
@@ -131,9 +133,9 @@ def _check(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> N
     both = wanted.keys() & state.keys()
     problems = {
         "missing": wanted.keys() - state.keys(),
-        "not known": state.keys() - wanted.keys(),
+        "unknown": state.keys() - wanted.keys(),
         "of another shape": {key for key in both if wanted[key].shape != state[key].shape},
-        "not of floats": {key for key in both if not state[key].is_floating_point()},
+        "not floating point": {key for key in both if not state[key].is_floating_point()},
         "with NaN or infinity": {key for key in both if not bool(state[key].isfinite().all())},
     }
     found = [
@@ -145,15 +147,15 @@ def _check(wanted: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> N
     if found:
         raise CheckpointError(
             f"{path} does not fit its cosyvoice3.yaml. Tensors {'; '.join(found)}. Check that "
-            "all files come from the same folder, and that flow.pt and hift.pt are not exchanged"
+            "all files come from the same folder, and that flow.pt and hift.pt are not swapped"
         )
 
 
 def save(folder: str | Path, flow: Flow, hift: Hift) -> None:
-    """Write both models as an official folder, which the original reads too.
+    """Write both models as a folder in the official layout, which the original reads too.
 
     Raises:
-        ValueError: the flow was frozen for use and has lost its time layers.
+        ValueError: the flow is frozen for inference and has no time layers.
     """
     if flow.frozen:
         raise ValueError("a frozen flow cannot be saved; save the one that load_flow returned")

@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Codes -> sound, at once or as they come.
+"""Turn speech tokens into a waveform, whole replies at once or as a stream.
 
-One code is two mel frames, 960 samples, 40 ms. Shapes: ``T`` codes, ``L`` mel frames, ``M`` mel
-bins, ``S`` samples.
+One speech token is two mel frames, 960 samples, 40 ms.
+Shapes: ``T`` speech tokens, ``L`` mel frames, ``M`` mel bins, ``S`` samples.
 """
 
 from __future__ import annotations
@@ -17,10 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from funaudiochat.constants import TOKEN_FPS
 from funaudiochat.cosyvoice3.checkpoint import load_flow, load_hift, read_settings
-from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowState
-from funaudiochat.cosyvoice3.hift import F0_LEFT_FRAMES, F0_RIGHT_FRAMES, Hift, exact_dtype
-from funaudiochat.cosyvoice3.pieces import pieces
+from funaudiochat.cosyvoice3.config import F0_LEFT_FRAMES, F0_RIGHT_FRAMES, ChunkSchedule
+from funaudiochat.cosyvoice3.flow import Flow, FlowState
+from funaudiochat.cosyvoice3.hift import Hift, exact_dtype
+from funaudiochat.cosyvoice3.segments import segment_bounds
 from funaudiochat.errors import VoiceError
 from funaudiochat.precision import float32_only
 
@@ -37,15 +39,15 @@ class UniformRows:
         self._width = width
 
     def take(self, count: int) -> Tensor:
-        """The next [count, width] numbers."""
+        """Return the next [count, width] numbers."""
         return torch.rand(count, self._width, generator=self._generator)
 
 
 def draw_noise(flow: Flow, hift: Hift) -> tuple[Tensor, Tensor]:
-    """The flow's noise [1, M, 15000], and the generator state before the vocoder's table.
+    """Draw the flow's noise [1, M, 15000]; also return the generator state before the vocoder's.
 
-    Neither is in the checkpoint: both are what the original's constructors draw from seed 0, in
-    their order. The global random state is left alone.
+    Neither is in the checkpoint: the original's constructors draw both from seed 0, in this order.
+    The global random state does not change.
     """
     generator = torch.Generator().manual_seed(0)
     sizes, vocoder = flow.config, hift.config
@@ -60,12 +62,12 @@ def draw_noise(flow: Flow, hift: Hift) -> tuple[Tensor, Tensor]:
 
 @dataclass
 class VocoderState:
-    """What the vocoder keeps of a running reply: a window of mel and source, and the phase."""
+    """Vocoder state of a running reply: a window of mel and source, and the phase."""
 
     mel: Tensor  # [1, M, L] from frame `start` on
     source: Tensor  # [1, 1, S] from frame `start` on
     rows: UniformRows
-    turns: Tensor | None = None  # of the source's phase, [1, harmonics + 1]
+    phase_cycles: Tensor | None = None  # of the source, [1, harmonics + 1]
     start: int = 0
     source_frames: int = 0
     emitted_frames: int = 0
@@ -73,7 +75,7 @@ class VocoderState:
 
 @dataclass
 class DetokenizerState:
-    """One running reply."""
+    """State of one running reply."""
 
     vocoder: VocoderState
     flow: FlowState
@@ -89,7 +91,7 @@ class CosyVoice3Detokenizer:
         flow, hift: loaded models, on one device; the flow is frozen for use.
     """
 
-    code_rate_hz = 25
+    token_rate_hz = TOKEN_FPS
 
     @float32_only()
     def __init__(self, flow: Flow, hift: Hift) -> None:
@@ -106,10 +108,10 @@ class CosyVoice3Detokenizer:
     def from_pretrained(
         cls, folder: str | Path, device: str | torch.device = "cpu"
     ) -> CosyVoice3Detokenizer:
-        """Load an official folder.
+        """Load a folder in the official layout.
 
         Raises:
-            CheckpointError: something is missing, damaged or does not fit; the message says what.
+            CheckpointError: a file is missing, damaged or does not fit; the message names it.
         """
         flow_config, hift_config = read_settings(folder)
         flow = load_flow(folder, flow_config).to(device)
@@ -119,56 +121,57 @@ class CosyVoice3Detokenizer:
     @float32_only()
     def decode(
         self,
-        codes: Sequence[int] | Tensor,
+        tokens: Sequence[int] | Tensor,
         speaker: Tensor,
         schedule: ChunkSchedule | None = None,
         speed: float = 1.0,
     ) -> Tensor:
-        """A whole reply: codes [T] -> sound [960 * T] on the CPU.
+        """Synthesize a whole reply: speech tokens [T] -> waveform [960 * T] on the CPU.
 
         Args:
-            speaker: 192 numbers of the voice.
-            schedule: None for full attention in pieces of 30 s, what the original computes; a
-                chunk mask gives what :meth:`stream` gives under it.
+            speaker: speaker vector of the voice [192].
+            schedule: None for full attention in segments of 30 s, as the original computes it; with
+                a schedule the result equals that of :meth:`stream` under it.
             speed: above 1 is faster.
 
         Raises:
-            ValueError: a code outside the vocabulary, or no speed; VoiceError: a useless speaker
-                vector.
+            ValueError: a token outside the vocabulary, or a speed that is not positive.
+            VoiceError: a speaker vector of another size, all zero or not finite.
         """
         if not 0 < speed < float("inf"):
             raise ValueError(f"speed is {speed}, not a positive number")
-        ids, embedding = self._codes(codes), self._embedding(speaker)
+        ids, embedding = self._token_ids(tokens), self._embedding(speaker)
         if not ids:
             return torch.zeros(0)
         bounds = [(0, len(ids))]
         if schedule is None:
-            bounds = pieces(len(ids), self.code_rate_hz, SHORTEST_LAST_S)
-        waves = []
+            bounds = segment_bounds(len(ids), self.token_rate_hz, SHORTEST_LAST_S)
+        parts = []
         for start, stop in bounds:
-            piece = torch.tensor([ids[start:stop]], device=self.device)
-            frames = piece.shape[1] * self.flow.config.frames_per_code
-            mel = self.flow.one_shot(piece, embedding, self._columns(0, frames), schedule=schedule)
+            segment = torch.tensor([ids[start:stop]], device=self.device)
+            frames = segment.shape[1] * self.flow.config.frames_per_token
+            noise = self._noise_of(0, frames)
+            mel = self.flow.one_shot(segment, embedding, noise, schedule=schedule)
             if speed != 1:
                 mel = F.interpolate(mel, size=int(mel.shape[2] / speed), mode="linear")
-            waves.append(self.vocode(self.vocoder_state(), mel, final=True))
-        return torch.cat(waves)
+            parts.append(self.vocode(self.vocoder_state(), mel, final=True))
+        return torch.cat(parts)
 
     def stream(
         self,
         speaker: Tensor,
         schedule: ChunkSchedule | None = ChunkSchedule(),  # noqa: B008
     ) -> DetokenizerStream:
-        """Begin a reply; push codes as they come.
+        """Begin a reply whose speech tokens arrive one group after another.
 
         Args:
-            schedule: the chunk mask. None waits for the whole reply and gives what
-                :meth:`decode` gives.
+            speaker: speaker vector of the voice [192].
+            schedule: the chunk mask. With None, all audio comes at the end, as from :meth:`decode`.
         """
         return DetokenizerStream(self, speaker, schedule)
 
     def vocoder_state(self) -> VocoderState:
-        """State of a reply that has not begun."""
+        """Return the state of a reply that has not begun."""
         return VocoderState(
             mel=torch.zeros(1, self.hift.config.mel_bins, 0, device=self.device),
             source=torch.zeros(1, 1, 0, device=self.device),
@@ -178,7 +181,7 @@ class CosyVoice3Detokenizer:
     @torch.no_grad()
     @float32_only()
     def vocode(self, state: VocoderState, mel: Tensor, final: bool) -> Tensor:
-        """The next mel frames [1, M, L] of a reply -> the samples [S] that are ready.
+        """Vocode the next mel frames [1, M, L] of a reply; return the samples [S] that are ready.
 
         Eight frames wait for what follows unless ``final``. Only a window is recomputed; the
         result is that of the whole mel so far.
@@ -193,14 +196,16 @@ class CosyVoice3Detokenizer:
             seen = state.mel[:, :, left - state.start :].to(precise)
             f0 = self.hift.f0_predictor(seen, final)[:, state.source_frames - left :]
             rows = state.rows.take(f0.shape[1] * size).to(self.device)
-            source, state.turns = self.hift.source(f0.float(), rows[None], state.turns)
+            source, state.phase_cycles = self.hift.source(
+                f0.float(), rows[None], state.phase_cycles
+            )
             state.source = torch.cat([state.source, source], dim=2)
             state.source_frames = usable
-        ready = total if final else total - config.held_frames
+        ready = total if final else total - config.lookahead_frames
         if ready <= state.emitted_frames:
             return torch.zeros(0)
         left = max(state.start, state.emitted_frames - config.context_frames)
-        wave = self.hift.decode(
+        waveform = self.hift.decode(
             state.mel[:, :, left - state.start : usable - state.start],
             state.source[:, :, (left - state.start) * size :],
             final,
@@ -212,21 +217,21 @@ class CosyVoice3Detokenizer:
         state.mel = state.mel[:, :, drop:].clone()
         state.source = state.source[:, :, drop * size :].clone()
         state.start += drop
-        return wave.cpu()
+        return waveform.cpu()
 
-    def _columns(self, start: int, count: int) -> Tensor:
-        """Noise [1, M, count] of these frames; after 300 s it begins again."""
+    def _noise_of(self, start: int, count: int) -> Tensor:
+        """Return the noise [1, M, count] of these frames; it repeats after 300 s."""
         index = torch.arange(start, start + count, device=self.device) % NOISE_FRAMES
         return self._noise[:, :, index]
 
-    def _codes(self, codes: Sequence[int] | Tensor) -> list[int]:
-        ids = codes.tolist() if isinstance(codes, Tensor) else [int(code) for code in codes]
+    def _token_ids(self, tokens: Sequence[int] | Tensor) -> list[int]:
+        ids = tokens.tolist() if isinstance(tokens, Tensor) else [int(token) for token in tokens]
         size = self.flow.config.vocab_size
-        wrong = [code for code in ids if not 0 <= code < size]
+        wrong = [token for token in ids if not 0 <= token < size]
         if wrong:
             raise ValueError(
-                f"code {wrong[0]} is outside 0..{size - 1}; leave out the start, end and padding "
-                "codes, only the others are sound"
+                f"speech token {wrong[0]} is outside 0..{size - 1}; remove the start, end and "
+                "padding tokens, which carry no audio"
             )
         return ids
 
@@ -242,9 +247,9 @@ class CosyVoice3Detokenizer:
 
 
 class DetokenizerStream:
-    """One running reply; its state is its own, so replies never mix.
+    """One running reply, whose state is independent of all others.
 
-    Every code becomes exactly 960 samples, whatever the pushes are.
+    Every speech token becomes exactly 960 samples, however the tokens are divided into pushes.
     """
 
     @float32_only()
@@ -265,48 +270,48 @@ class DetokenizerStream:
         )
 
     @float32_only()
-    def push(self, codes: Sequence[int] | Tensor) -> Tensor:
-        """The next codes [T], possibly none -> samples [S] that became ready, possibly none."""
+    def push(self, tokens: Sequence[int] | Tensor) -> Tensor:
+        """Add the next tokens [T], possibly none; return the samples [S] that are ready, if any."""
         if self.state.finished:
             raise RuntimeError("this reply is finished; begin another with stream()")
-        self.state.pending += self._detokenizer._codes(codes)
+        self.state.pending += self._detokenizer._token_ids(tokens)
         if self._schedule is None:
             return torch.zeros(0)
-        lookahead = self._detokenizer.flow.config.lookahead_codes
-        waves = [torch.zeros(0)]
-        while len(self.state.pending) >= self._chunk_codes() + lookahead:
-            waves.append(self._decode_chunk(final=False))
-        return torch.cat(waves)
+        lookahead = self._detokenizer.flow.config.lookahead_tokens
+        parts = [torch.zeros(0)]
+        while len(self.state.pending) >= self._chunk_tokens() + lookahead:
+            parts.append(self._decode_chunk(final=False))
+        return torch.cat(parts)
 
     @float32_only()
     def finish(self) -> Tensor:
-        """End the reply -> its last samples [S]."""
+        """End the reply and return its last samples [S]."""
         if self.state.finished:
             raise RuntimeError("this reply is finished; begin another with stream()")
-        waves = [torch.zeros(0)]
+        parts = [torch.zeros(0)]
         if self._schedule is None:
-            waves.append(self._detokenizer.decode(self.state.pending, self._embedding))
+            parts.append(self._detokenizer.decode(self.state.pending, self._embedding))
             self.state.pending = []
         while self.state.pending:
-            waves.append(self._decode_chunk(final=len(self.state.pending) <= self._chunk_codes()))
+            parts.append(self._decode_chunk(final=len(self.state.pending) <= self._chunk_tokens()))
         self.state.finished = True
-        return torch.cat(waves)
+        return torch.cat(parts)
 
-    def _chunk_codes(self) -> int:
+    def _chunk_tokens(self) -> int:
         assert self._schedule is not None
-        return self._schedule.chunk_codes(self.state.chunks)
+        return self._schedule.chunk_tokens(self.state.chunks)
 
     def _decode_chunk(self, final: bool) -> Tensor:
         assert self._schedule is not None
         state, flow = self.state, self._detokenizer.flow
-        count = min(self._chunk_codes(), len(state.pending))
-        seen = state.pending[: count + flow.config.lookahead_codes]
-        frames = count * flow.config.frames_per_code
+        count = min(self._chunk_tokens(), len(state.pending))
+        seen = state.pending[: count + flow.config.lookahead_tokens]
+        frames = count * flow.config.frames_per_token
         mel = flow.next_chunk(
             state.flow,
             torch.tensor([seen], device=self._detokenizer.device),
             self._speaker,
-            self._detokenizer._columns(state.flow.frames, frames),
+            self._detokenizer._noise_of(state.flow.frames, frames),
         )
         del state.pending[:count]
         state.chunks += 1

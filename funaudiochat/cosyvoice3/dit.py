@@ -11,16 +11,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from funaudiochat.cosyvoice3.flow import FlowConfig
+from funaudiochat.cosyvoice3.config import CONV_GROUPS, FlowConfig
 
-CONV_GROUPS = 16
 _CONV_CONTEXT_FRAMES = 30
 _TIME_CHANNELS = 256
 
@@ -29,8 +27,8 @@ _TIME_CHANNELS = 256
 class LayerCache:
     """Keys and values [B, L, heads * dim_head] of the frames the next chunk may see.
 
-    Once full, new frames take the places of the oldest: keys carry their positions, so their
-    order means nothing to attention.
+    Once full, new frames overwrite the oldest: keys carry their positions, so attention does not
+    depend on their order.
     """
 
     key: Tensor
@@ -39,7 +37,7 @@ class LayerCache:
     oldest: int = 0
 
     def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Put a chunk behind the frames kept; return all that this chunk sees."""
+        """Append a chunk to the cached frames; return all frames that this chunk attends to."""
         seen = torch.cat([self.key, key], dim=1), torch.cat([self.value, value], dim=1)
         limit = self.limit_frames
         if limit is None or seen[0].shape[1] <= limit:
@@ -49,16 +47,16 @@ class LayerCache:
             self.key, self.value = (x[:, x.shape[1] - limit :].clone() for x in seen)
         elif limit:
             count = min(key.shape[1], limit)
-            places = torch.arange(self.oldest, self.oldest + count, device=key.device) % limit
-            self.key[:, places] = key[:, key.shape[1] - count :]
-            self.value[:, places] = value[:, value.shape[1] - count :]
+            slots = torch.arange(self.oldest, self.oldest + count, device=key.device) % limit
+            self.key[:, slots] = key[:, key.shape[1] - count :]
+            self.value[:, slots] = value[:, value.shape[1] - count :]
             self.oldest = (self.oldest + count) % limit
         return seen
 
 
 @dataclass
 class StepCache:
-    """What one solver step keeps between chunks."""
+    """Caches that one solver step keeps between chunks."""
 
     limit_frames: int | None = None
     conv_inputs: list[Tensor] = field(default_factory=list)  # [B, D, 30] of both convolutions
@@ -73,7 +71,7 @@ class _TimeEmbedding(nn.Module):
         )
 
     def forward(self, t: Tensor) -> Tensor:
-        """[B] in 0..1 -> [B, D]."""
+        """Embed times [B] in 0..1 as [B, D]."""
         half = _TIME_CHANNELS // 2
         exponent = torch.arange(half, dtype=torch.float32, device=t.device) / (half - 1)
         angles = 1000 * t[:, None] * torch.exp(-math.log(10000) * exponent)
@@ -82,7 +80,7 @@ class _TimeEmbedding(nn.Module):
 
 
 class _ConvPosition(nn.Module):
-    """Two causal grouped convolutions that give the frames their order."""
+    """Two causal grouped convolutions that encode the frames' positions."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -91,7 +89,7 @@ class _ConvPosition(nn.Module):
         self.conv2 = nn.Sequential(nn.Conv1d(dim, dim, kernel, groups=CONV_GROUPS), nn.Mish())
 
     def forward(self, hidden: Tensor, cache: StepCache | None) -> Tensor:
-        """[B, L, D] -> [B, L, D]."""
+        """Map [B, L, D] to [B, L, D]."""
         hidden = hidden.transpose(1, 2)
         kept = []
         for index, conv in enumerate((self.conv1, self.conv2)):
@@ -113,7 +111,7 @@ class _InputEmbedding(nn.Module):
         self.conv_pos_embed = _ConvPosition(config.dim)
 
     def forward(self, inputs: Tensor, cache: StepCache | None) -> Tensor:
-        """[B, L, 4 * M] -> [B, L, D]."""
+        """Map [B, L, 4 * M] to [B, L, D]."""
         hidden = self.proj(inputs)
         return hidden + self.conv_pos_embed(hidden, cache)
 
@@ -141,7 +139,7 @@ class _Attention(nn.Module):
         mask: Tensor | None,
         cache: LayerCache | None,
     ) -> Tensor:
-        """[B, L, D] -> [B, L, D]; the cache's frames stand before those given."""
+        """Map [B, L, D] to [B, L, D], attending to the cached frames too."""
         query = _rotate(self.to_q(hidden), rotary, self.dim_head)
         key = _rotate(self.to_k(hidden), rotary, self.dim_head)
         value = self.to_v(hidden)
@@ -156,15 +154,15 @@ class _Attention(nn.Module):
 
 
 def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor], width: int) -> Tensor:
-    """Rotate channels 2k and 2k+1 of the first head only: the checkpoint was trained so.
+    """Rotate channels 2k and 2k+1 of the first head only, as the checkpoint was trained.
 
-    The original turns the rows before it splits them into heads, so the other heads know no
+    The original rotates the vectors before it splits them into heads, so the other heads get no
     positions.
     """
     cos, sin = rotary
     first = x[..., :width]
-    turned = torch.stack([-first[..., 1::2], first[..., ::2]], dim=-1).flatten(-2)
-    return torch.cat([(first * cos + turned * sin).to(x.dtype), x[..., width:]], dim=-1)
+    rotated = torch.stack([-first[..., 1::2], first[..., ::2]], dim=-1).flatten(-2)
+    return torch.cat([(first * cos + rotated * sin).to(x.dtype), x[..., width:]], dim=-1)
 
 
 class _Block(nn.Module):
@@ -176,7 +174,7 @@ class _Block(nn.Module):
         self.ff: Any = nn.Module()
         self.ff.ff = nn.Sequential(
             nn.Sequential(nn.Linear(dim, inner), nn.GELU("tanh")),
-            nn.Identity(),  # holds the number of the original's dropout
+            nn.Identity(),  # takes the index of the original's dropout
             nn.Linear(inner, dim),
         )
 
@@ -189,7 +187,7 @@ class _Block(nn.Module):
         valid: Tensor | None,
         cache: LayerCache | None,
     ) -> Tensor:
-        """hidden [B, L, D], modulation [B or 1, 1, 6*D] -> [B, L, D]."""
+        """Map hidden [B, L, D] to [B, L, D] under a modulation [B or 1, 1, 6*D]."""
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.chunk(6, dim=-1)
         attended = self.attn(_norm(hidden) * (1 + scale_a) + shift_a, rotary, mask, cache)
         if valid is not None:
@@ -203,7 +201,7 @@ def _norm(hidden: Tensor) -> Tensor:
 
 
 class DiT(nn.Module):
-    """Velocity at time t of the way from noise to mel."""
+    """Estimates the velocity at time t on the path from noise to mel."""
 
     def __init__(self, config: FlowConfig) -> None:
         super().__init__()
@@ -217,9 +215,9 @@ class DiT(nn.Module):
         self.proj_out = nn.Linear(config.dim, config.mel_bins)
 
     def modulations(self, t: Tensor) -> list[Tensor]:
-        """Modulation of every block [B, 1, 6*D] and, last, of the output [B, 1, 2*D] at times t.
+        """Compute the modulations of every block [B, 1, 6*D] and, last, of the output [B, 1, 2*D].
 
-        They depend on nothing else, so for fixed times they are computed once.
+        They depend on the times t [B] only, so for fixed times they are computed once.
         """
         time = F.silu(self.time_embed(t))[:, None]
         return [b.attn_norm.linear(time) for b in self.transformer_blocks] + [
@@ -227,7 +225,7 @@ class DiT(nn.Module):
         ]
 
     def drop_time_layers(self) -> None:
-        """Free the layers of :meth:`modulations`: 43 % of the official flow's weights."""
+        """Free the layers that :meth:`modulations` needs: 43 % of the official flow's weights."""
         del self.time_embed, self.norm_out
         for block in self.transformer_blocks:
             del block.attn_norm
@@ -248,10 +246,10 @@ class DiT(nn.Module):
 
         Args:
             x, cond, mu: [B, L, M]; speaker: [B, M].
-            modulations: of :meth:`modulations`.
-            mask: bool [L, L], which frames see which; None for all.
-            valid: bool [B, L], false where a row is padded; None for nowhere.
-            cache: of the frames before; extended in place.
+            modulations: from :meth:`modulations`.
+            mask: bool [L, L], true where a row attends to a column; None for full attention.
+            valid: bool [B, L], false where a row is padded; None if no row is.
+            cache: of the preceding frames; extended in place.
             offset_frames: position of the first frame.
 
         Returns:
@@ -259,7 +257,7 @@ class DiT(nn.Module):
         """
         if valid is not None:
             keys = valid[:, None, None, :]
-            # Padded frames see themselves, so that no row of the mask is empty.
+            # Padded frames attend to themselves, so that no row of the mask is empty.
             itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
             mask = keys if mask is None else mask & keys | itself
         speakers = speaker[:, None].expand(-1, x.shape[1], -1)
@@ -279,7 +277,7 @@ class DiT(nn.Module):
         return self.proj_out(_norm(hidden) * (1 + scale) + shift).to(x.dtype)
 
     def _rotary(self, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [count, dim_head] of frames ``start`` and on."""
+        """Compute cosines and sines [count, dim_head] of the frames from ``start`` on."""
         positions = torch.arange(start, start + count, device=device)
         angles = positions[:, None] * self.rotary_embed.inv_freq.float()
         angles = angles.repeat_interleave(2, dim=-1)

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""HiFT vocoder: mel -> F0 -> harmonic source -> 24 kHz sound.
+"""HiFT vocoder: mel -> F0 -> harmonic source -> 24 kHz waveform.
 
 Shapes: ``B`` rows, ``L`` mel frames (50 Hz), ``M`` mel bins (80), ``S`` samples, 480 per frame.
 Module names are those of the checkpoint's keys, weight norm folded.
@@ -9,157 +9,37 @@ Module names are those of the checkpoint's keys, weight norm folded.
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-F0_LEFT_FRAMES = 8
-F0_RIGHT_FRAMES = 3
-POST_KERNEL = 7
-# 30 s of 455 Hz in the ninth harmonic: within that, results are those of the plain sum.
-_WRAP_TURNS = 256
+from funaudiochat.cosyvoice3.config import (
+    F0_RIGHT_FRAMES,
+    POST_KERNEL,
+    HiftConfig,
+    StageReceptiveField,
+)
+
+# 30 s of 455 Hz in the ninth harmonic: up to there, results equal those of the plain sum.
+_WRAP_CYCLES = 256
 
 
 def exact_dtype(device: torch.device) -> torch.dtype:
-    """Double precision where the device has it: errors of F0 add up in the phase."""
+    """Return double precision where the device has it: errors of F0 add up in the phase."""
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-@dataclass(frozen=True)
-class HiftConfig:
-    """Sizes and settings; the defaults are those of the official checkpoint.
-
-    Two fields are ours: the official yaml lacks them, and their defaults are what the original
-    does. ``phase_range`` scales the sine that gives the iSTFT's phase; an iSTFT longer than the
-    official one may need pi to reach every phase. ``sample_accurate_source`` integrates the
-    source's phase per sample, not per frame.
-    """
-
-    mel_bins: int = 80
-    base_channels: int = 512
-    sample_rate_hz: int = 24000
-    harmonics: int = 8
-    sine_amplitude: float = 0.1
-    noise_amplitude: float = 0.003
-    voiced_threshold_hz: float = 10.0
-    upsample_rates: tuple[int, ...] = (8, 5, 3)
-    upsample_kernels: tuple[int, ...] = (16, 11, 7)
-    n_fft: int = 16
-    hop_samples: int = 4
-    resblock_kernels: tuple[int, ...] = (3, 7, 11)
-    resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
-    source_resblock_kernels: tuple[int, ...] = (7, 7, 11)
-    source_resblock_dilations: tuple[tuple[int, ...], ...] = ((1, 3, 5),) * 3
-    lrelu_slope: float = 0.1
-    audio_limit: float = 0.99
-    lookahead_frames: int = 4
-    f0_channels: int = 512
-    phase_range: float = 1.0
-    sample_accurate_source: bool = False
-
-    def __post_init__(self) -> None:
-        if min(*self.upsample_rates, self.n_fft, self.hop_samples, self.lookahead_frames) < 1:
-            raise ValueError("up-sampling rates, n_fft, hop and lookahead must be positive")
-        if self.base_channels % 2 ** len(self.upsample_rates):
-            raise ValueError(
-                f"base_channels {self.base_channels} cannot be halved in every up-sampling stage"
-            )
-        stages = len(self.upsample_rates)
-        for given, wanted in (
-            (self.upsample_kernels, stages),
-            (self.source_resblock_kernels, stages),
-            (self.source_resblock_dilations, stages),
-            (self.resblock_dilations, len(self.resblock_kernels)),
-        ):
-            if len(given) != wanted:
-                raise ValueError(f"a list of kernels or dilations has {len(given)}, not {wanted}")
-        if self.n_fft % 2 or not 2 * self.hop_samples <= self.n_fft <= 2 * self.frame_samples:
-            raise ValueError(
-                f"n_fft {self.n_fft} must be even and between twice the hop and two mel frames"
-            )
-
-    @property
-    def columns_per_frame(self) -> int:
-        """STFT columns in one mel frame."""
-        return math.prod(self.upsample_rates)
-
-    @property
-    def frame_samples(self) -> int:
-        return self.columns_per_frame * self.hop_samples
-
-    @property
-    def held_frames(self) -> int:
-        """Frames at the right edge that wait for more mel: both lookaheads and the iSTFT's."""
-        return F0_RIGHT_FRAMES + self.lookahead_frames + 1
-
-    @property
-    def stage_reaches(self) -> list[StageReach]:
-        """What the first sample of frame 0 depends on in every stage.
-
-        Followed layer by layer from the sound back to mel and source.
-        """
-
-        def reach(kernel: int, dilations: tuple[int, ...]) -> int:
-            return sum((kernel - 1) * (d + 1) for d in dilations)
-
-        blocks = zip(self.resblock_kernels, self.resblock_dilations, strict=True)
-        blocks_reach = max(reach(kernel, dilations) for kernel, dilations in blocks)
-        column = -(self.n_fft // (2 * self.hop_samples)) - (POST_KERNEL - 1)
-        stride = 1
-        reaches: list[StageReach] = []
-        for index in reversed(range(len(self.upsample_rates))):
-            column -= blocks_reach
-            kernel = self.source_resblock_kernels[index]
-            driven = column - reach(kernel, self.source_resblock_dilations[index])
-            if stride == 1:
-                column -= 1  # the last stage is moved by one column
-            column = (column - (self.upsample_kernels[index] - 1)) // self.upsample_rates[index]
-            reaches.insert(0, StageReach(column, driven, stride))
-            stride *= self.upsample_rates[index]
-        return reaches
-
-    @property
-    def context_frames(self) -> int:
-        """Frames of mel and source before a frame that can reach it (29 at official sizes)."""
-        reaches = self.stage_reaches
-        columns = min(reach.first_source_column for reach in reaches)
-        sample = columns * self.hop_samples - self.n_fft // 2
-        return -min(sample // self.frame_samples, reaches[0].input)
-
-
-@dataclass(frozen=True)
-class StageReach:
-    """First columns of an up-sampling stage that frame 0 depends on; those before are negative.
-
-    Attributes:
-        input: in columns of the stage's input.
-        driven: of what the source adds, in columns of the stage's output.
-        stride: columns of the source's STFT in one of the stage's output.
-    """
-
-    input: int
-    driven: int
-    stride: int
-
-    @property
-    def first_source_column(self) -> int:
-        """Of the source's STFT."""
-        return self.driven * self.stride - (self.stride - 1)
-
-
 class _CausalConv(nn.Conv1d):
-    """Convolution that looks left only; ``reach`` frames of zeros stand before the start."""
+    """Causal convolution, padded on the left with ``left_frames`` frames of zeros."""
 
     def __init__(self, inner: int, outer: int, kernel: int, dilation: int = 1) -> None:
         super().__init__(inner, outer, kernel, dilation=dilation)
-        self.reach = (kernel - 1) * dilation
+        self.left_frames = (kernel - 1) * dilation
 
     def forward(self, x: Tensor) -> Tensor:
-        return super().forward(F.pad(x, (self.reach, 0)))
+        return super().forward(F.pad(x, (self.left_frames, 0)))
 
 
 class _Snake(nn.Module):
@@ -196,7 +76,7 @@ class _Source(nn.Module):
 
 
 class F0Predictor(nn.Module):
-    """Mel -> fundamental frequency in Hz; looks three frames right."""
+    """Predicts the fundamental frequency in Hz from mel, with three frames of lookahead."""
 
     def __init__(self, config: HiftConfig) -> None:
         super().__init__()
@@ -211,23 +91,23 @@ class F0Predictor(nn.Module):
         self.classifier = nn.Linear(width, 1)
 
     def forward(self, mel: Tensor, final: bool = True) -> Tensor:
-        """[B, M, L] -> [B, L], or [B, L - 3] if the last frames are lookahead only."""
+        """Map [B, M, L] to [B, L], or to [B, L - 3] if the last frames are lookahead only."""
         if final:
             mel = F.pad(mel, (0, F0_RIGHT_FRAMES))
         return self.classifier(self.condnet(mel).transpose(1, 2)).squeeze(-1).abs()
 
 
 class Hift(nn.Module):
-    """The vocoder's parts; a running reply's state is its caller's."""
+    """The vocoder's layers; the caller keeps the state of a running reply."""
 
     def __init__(self, config: HiftConfig) -> None:
         super().__init__()
         self.config = config
-        columns = config.n_fft + 2
+        stft_channels = config.n_fft + 2
         self.f0_predictor = F0Predictor(config)
         self.m_source = _Source(config)
         self.conv_pre = nn.Conv1d(
-            config.mel_bins, config.base_channels, config.lookahead_frames + 1
+            config.mel_bins, config.base_channels, config.conv_lookahead_frames + 1
         )
         self.ups: Any = nn.ModuleList()
         self.source_downs: Any = nn.ModuleList()
@@ -237,9 +117,9 @@ class Hift(nn.Module):
         for index, factor in enumerate(config.upsample_rates):
             self.ups.append(_CausalConv(channels, channels // 2, config.upsample_kernels[index]))
             channels, rate = channels // 2, rate * factor
-            stride = config.columns_per_frame // rate
+            stride = config.stft_frames_per_mel_frame // rate
             kernel = 1 if stride == 1 else 2 * stride
-            self.source_downs.append(nn.Conv1d(columns, channels, kernel, stride=stride))
+            self.source_downs.append(nn.Conv1d(stft_channels, channels, kernel, stride=stride))
             self.source_resblocks.append(
                 _ResBlock(
                     channels,
@@ -251,7 +131,7 @@ class Hift(nn.Module):
                 config.resblock_kernels, config.resblock_dilations, strict=True
             ):
                 self.resblocks.append(_ResBlock(channels, kernel, dilations))
-        self.conv_post = _CausalConv(channels, columns, POST_KERNEL)
+        self.conv_post = _CausalConv(channels, stft_channels, POST_KERNEL)
 
     def forward(
         self,
@@ -260,12 +140,12 @@ class Hift(nn.Module):
         noise: Tensor | None = None,
         final: bool = True,
     ) -> Tensor:
-        """A batch of whole replies: mel [B, M, L] -> sound [B, S], also in training.
+        """Vocode a batch of whole replies: mel [B, M, L] -> waveform [B, S], also in training.
 
         Args:
             f0: [B, L] in Hz, [B, L - 3] if not final; None to predict it.
-            noise: uniform numbers [B or 1, S, harmonics + 1]; None to draw them.
-            final: false if the last eight frames are lookahead only; their sound is left out.
+            noise: uniform random numbers [B or 1, S, harmonics + 1]; None to draw them.
+            final: false if the last eight frames are lookahead only; their samples are left out.
         """
         if f0 is None:
             f0 = self.f0_predictor(mel, final)
@@ -279,29 +159,31 @@ class Hift(nn.Module):
         return self.decode(mel[:, :, :-F0_RIGHT_FRAMES], source, final=False)[:, :-size]
 
     def source(
-        self, f0: Tensor, noise: Tensor, turns: Tensor | None = None
+        self, f0: Tensor, noise: Tensor, phase_cycles: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Harmonic source of some frames.
+        """Generate the harmonic source of some frames.
 
-        Every harmonic is a staircase, constant for a frame's 480 samples: the official checkpoint
-        was trained with that. ``sample_accurate_source`` asks for true sinusoids instead.
+        Every harmonic is a staircase, constant within a frame's 480 samples: the official
+        checkpoint was trained with that. ``sample_accurate_source`` gives true sinusoids instead.
 
         Args:
             f0: [B, L] in Hz.
-            noise: [B or 1, S, harmonics + 1] uniform numbers of these samples.
-            turns: [B, harmonics + 1], turns per sample summed over the frames before; None at
-                the start. In double precision, or the phase would drift.
+            noise: uniform random numbers of these samples [B or 1, S, harmonics + 1].
+            phase_cycles: [B, harmonics + 1], cycles per sample summed over the frames before;
+                None at the start. In double precision, or the phase would drift.
 
         Returns:
-            [B, 1, S] and the next turns.
+            [B, 1, S] and the phase cycles for the next frames.
         """
         config, size = self.config, self.config.frame_samples
         orders = torch.arange(1, config.harmonics + 2, device=f0.device, dtype=f0.dtype)
         steps = torch.remainder(f0[..., None] * orders / config.sample_rate_hz, 1)
-        if turns is None:
-            turns = steps.new_zeros(len(f0), config.harmonics + 1, dtype=exact_dtype(f0.device))
-        # Modulo whole turns: rounded to single precision, the sum of minutes would lose the phase.
-        summed = torch.cat([turns[:, None], steps.to(turns.dtype)], dim=1).cumsum(1) % _WRAP_TURNS
+        if phase_cycles is None:
+            exact = exact_dtype(f0.device)
+            phase_cycles = steps.new_zeros(len(f0), config.harmonics + 1, dtype=exact)
+        # Modulo whole cycles: in single precision, the sum over minutes would lose the phase.
+        summed = torch.cat([phase_cycles[:, None], steps.to(phase_cycles.dtype)], dim=1)
+        summed = summed.cumsum(1) % _WRAP_CYCLES
         if config.sample_accurate_source:
             within = torch.arange(1, size + 1, device=f0.device)[:, None] * steps[:, :, None]
             cycles = (summed[:, :-1, None] * size + within) % 1
@@ -312,71 +194,80 @@ class Hift(nn.Module):
         voiced = (f0 > config.voiced_threshold_hz).to(f0.dtype)[..., None]
         amplitude = voiced * config.noise_amplitude + (1 - voiced) * config.sine_amplitude / 3
         voiced, amplitude = (v.repeat_interleave(size, dim=1) for v in (voiced, amplitude))
-        waves = config.sine_amplitude * sine * voiced + noise * amplitude
-        return torch.tanh(self.m_source.l_linear(waves)).transpose(1, 2), summed[:, -1]
+        harmonics = config.sine_amplitude * sine * voiced + noise * amplitude
+        return torch.tanh(self.m_source.l_linear(harmonics)).transpose(1, 2), summed[:, -1]
 
     def decode(
         self, mel: Tensor, source: Tensor, final: bool = True, context_frames: int = 0
     ) -> Tensor:
-        """Mel and source -> sound.
+        """Synthesize the waveform from mel and source.
 
         Args:
             mel: [B, M, L].
             source: [B, 1, 480 * L].
             final: false if the last four frames are lookahead only.
-            context_frames: frames at the start that only lead in to the others. Each stage drops
-                those that cannot reach the sound any more.
+            context_frames: frames at the start that serve as context only. Each stage drops those
+                that can no longer affect the output.
 
         Returns:
-            [B, S]: 480 samples a frame after the context, or that less four frames of which the
-            last frame is incomplete.
+            [B, S]: 480 samples per frame after the context; four frames fewer if not final, the
+            last of them incomplete.
         """
         config = self.config
-        columns = self._stft(source)
+        stft_frames = self._stft(source)
         if final:
-            mel = F.pad(mel, (0, config.lookahead_frames))
+            mel = F.pad(mel, (0, config.conv_lookahead_frames))
         else:
-            cut = config.columns_per_frame * config.lookahead_frames
-            columns = columns[:, :, :-cut]
-        x, start = self.conv_pre(mel), -context_frames  # start: x's first column, 0 is wanted
+            cut = config.stft_frames_per_mel_frame * config.conv_lookahead_frames
+            stft_frames = stft_frames[:, :, :-cut]
+        # start: position of x's first frame; the output begins at 0.
+        x, start = self.conv_pre(mel), -context_frames
         kinds = len(config.resblock_kernels)
-        for index, reach in enumerate(config.stage_reaches):
-            x, start = x[:, :, max(0, reach.input - start) :], max(start, reach.input)
+        for index, receptive_field in enumerate(config.receptive_fields):
+            x = x[:, :, max(0, receptive_field.input - start) :]
+            start = max(start, receptive_field.input)
             factor = config.upsample_rates[index]
             x, start = F.leaky_relu(x, config.lrelu_slope), start * factor
             x = self.ups[index](x.repeat_interleave(factor, dim=2))
-            if reach.stride == 1:
+            if receptive_field.stride == 1:
                 x = F.pad(x, (1, 0), mode="reflect")
-            x = x + self._driven(index, reach, columns, context_frames, start)
+            x = x + self._source_branch(index, receptive_field, stft_frames, context_frames, start)
             blocks = self.resblocks[index * kinds : (index + 1) * kinds]
             x = sum(block(x) for block in blocks) / kinds
         x = self.conv_post(F.leaky_relu(x, 0.01))
         half = config.n_fft // 2 + 1
         magnitude = x[:, :half].exp().clamp(max=100)
         phase = config.phase_range * torch.sin(x[:, half:])
-        wave = torch.istft(
+        waveform = torch.istft(
             torch.polar(magnitude, phase), config.n_fft, config.hop_samples, window=self._window(x)
         )
-        wave = wave[:, -start * config.hop_samples :]
-        return wave.clamp(-config.audio_limit, config.audio_limit)
+        waveform = waveform[:, -start * config.hop_samples :]
+        return waveform.clamp(-config.audio_limit, config.audio_limit)
 
-    def _driven(
-        self, index: int, reach: StageReach, columns: Tensor, context_frames: int, start: int
+    def _source_branch(
+        self,
+        index: int,
+        receptive_field: StageReceptiveField,
+        stft_frames: Tensor,
+        context_frames: int,
+        start: int,
     ) -> Tensor:
-        """What the source adds to a stage, from the stage's column ``start`` on."""
-        first = -context_frames * self.config.columns_per_frame
-        begin = max(min(reach.driven, start), first // reach.stride)
-        wanted = begin * reach.stride - (reach.stride - 1)
-        # Left of the reply's first column there are zeros.
-        columns = F.pad(columns[:, :, max(0, wanted - first) :], (max(0, first - wanted), 0))
-        driven = self.source_resblocks[index](self.source_downs[index](columns))
-        return driven[:, :, start - begin :]
+        """Compute what the source adds to a stage, from the stage's frame ``start`` on."""
+        first = -context_frames * self.config.stft_frames_per_mel_frame
+        stride = receptive_field.stride
+        begin = max(min(receptive_field.source_branch, start), first // stride)
+        needed = begin * stride - (stride - 1)
+        # There are zeros to the left of the reply's first STFT frame.
+        stft_frames = stft_frames[:, :, max(0, needed - first) :]
+        stft_frames = F.pad(stft_frames, (max(0, first - needed), 0))
+        branch = self.source_resblocks[index](self.source_downs[index](stft_frames))
+        return branch[:, :, start - begin :]
 
     def _window(self, like: Tensor) -> Tensor:
         return torch.hann_window(self.config.n_fft, dtype=like.dtype, device=like.device)
 
     def _stft(self, source: Tensor) -> Tensor:
-        """[B, 1, S] -> real and imaginary parts [B, n_fft + 2, columns]."""
+        """Transform [B, 1, S] to real and imaginary parts [B, n_fft + 2, STFT frames]."""
         spectrum = torch.stft(
             source[:, 0],
             self.config.n_fft,

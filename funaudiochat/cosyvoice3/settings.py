@@ -1,9 +1,9 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""``cosyvoice3.yaml``: reading it as data, and writing it so that the original reads it too.
+"""Read ``cosyvoice3.yaml`` as plain data, and write it so that the original reads it too.
 
-Its tags name classes to build; here they are only text, and nothing they name is imported.
+Its tags name classes to build. Here they are only text: nothing they name is imported.
 """
 
 import ast
@@ -15,20 +15,19 @@ from typing import Any
 
 import yaml
 
-from funaudiochat.cosyvoice3.flow import FlowConfig
-from funaudiochat.cosyvoice3.hift import HiftConfig
+from funaudiochat.cosyvoice3.config import FlowConfig, HiftConfig
 from funaudiochat.errors import CheckpointError
 
 logger = logging.getLogger(__name__)
 
 FILE_NAME = "cosyvoice3.yaml"
-_CODE_RATE_PATHS = ("token_frame_rate", "flow.input_frame_rate")
-# Far above any checkpoint: a number beyond it is damage, and would be slow to refuse later.
+_TOKEN_RATE_PATHS = ("token_frame_rate", "flow.input_frame_rate")
+# Far above any checkpoint: a larger number means damage, and would be slow to refuse later.
 _LARGEST_INTEGER = 1_000_000
 
 _ESTIMATOR = "flow.decoder.estimator"
 _SOLVER = "flow.decoder.cfm_params.content"
-# Field of our config -> where the yaml says it; further places must agree with the first.
+# Field of our config -> its paths in the yaml, which must agree.
 _FLOW_PATHS = {
     "vocab_size": ("flow.vocab_size",),
     "mel_bins": (
@@ -42,8 +41,8 @@ _FLOW_PATHS = {
         f"{_ESTIMATOR}.out_channels",
     ),
     "speaker_dim": ("flow.spk_embed_dim", "spk_embed_dim"),
-    "frames_per_code": ("flow.token_mel_ratio", "token_mel_ratio"),
-    "lookahead_codes": ("flow.pre_lookahead_len", "flow.pre_lookahead_layer.pre_lookahead_len"),
+    "frames_per_token": ("flow.token_mel_ratio", "token_mel_ratio"),
+    "lookahead_tokens": ("flow.pre_lookahead_len", "flow.pre_lookahead_layer.pre_lookahead_len"),
     "lookahead_channels": ("flow.pre_lookahead_layer.channels",),
     "dim": (f"{_ESTIMATOR}.dim",),
     "depth": (f"{_ESTIMATOR}.depth",),
@@ -51,8 +50,8 @@ _FLOW_PATHS = {
     "dim_head": (f"{_ESTIMATOR}.dim_head",),
     "ff_mult": (f"{_ESTIMATOR}.ff_mult",),
     "chunk_frames": (f"{_ESTIMATOR}.static_chunk_size",),
-    "guidance_rate": (f"{_SOLVER}.inference_cfg_rate",),
-    "dropped_condition_rate": (f"{_SOLVER}.training_cfg_rate",),
+    "cfg_scale": (f"{_SOLVER}.inference_cfg_rate",),
+    "cfg_dropout": (f"{_SOLVER}.training_cfg_rate",),
     "sigma_min": (f"{_SOLVER}.sigma_min",),
     "solver_steps": (f"{_SOLVER}.n_timesteps",),
     "temperature": (f"{_SOLVER}.temperature",),
@@ -75,12 +74,12 @@ _HIFT_PATHS = {
     "source_resblock_dilations": ("hift.source_resblock_dilation_sizes",),
     "lrelu_slope": ("hift.lrelu_slope",),
     "audio_limit": ("hift.audio_limit",),
-    "lookahead_frames": ("hift.conv_pre_look_right",),
+    "conv_lookahead_frames": ("hift.conv_pre_look_right",),
     "f0_channels": ("hift.f0_predictor.cond_channels",),
     "phase_range": ("hift.phase_range",),
     "sample_accurate_source": ("hift.sample_accurate_source",),
 }
-# Ours: absent in the official file, written only where they differ from what it does.
+# Additions of this toolkit: absent in the official file, written only if not the default.
 _OPTIONAL = {"solver_steps", "temperature", "phase_range", "sample_accurate_source"}
 
 # What the original's constructors need besides the fields above.
@@ -112,21 +111,21 @@ hift: !new:cosyvoice.hifigan.generator.CausalHiFTGenerator
 
 
 class _Tagged(dict[str, Any]):
-    """A mapping and the tag that stood before it."""
+    """A mapping and its tag."""
 
     tag = ""
 
 
 class _Reference(str):
-    """The expression after ``!ref``, resolved when it is read."""
+    """The expression after ``!ref``, resolved on access."""
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose own tags are data."""
+    """Loads custom tags as data."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes the tags again."""
+    """Writes the tags back."""
 
 
 def _tagged(loader: _Loader, suffix: str, node: yaml.Node) -> Any:
@@ -155,7 +154,7 @@ _OPERATORS = {
 
 
 def _resolve(reference: _Reference, top: dict[str, Any]) -> Any:
-    """``<key>``, or sums, products, ... of numbers and keys whose values are numbers."""
+    """Evaluate ``<key>``, or arithmetic on numbers and keys whose values are numbers."""
 
     def value(key: str) -> Any:
         found = top[key]
@@ -170,25 +169,25 @@ def _resolve(reference: _Reference, top: dict[str, Any]) -> Any:
             return _OPERATORS[type(node.op)](number(node.left), number(node.right))
         if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
             return node.value
-        raise ValueError(f"!ref {reference} is more than sums and products of numbers")
+        raise ValueError(f"!ref {reference} must be a key or arithmetic on numbers")
 
     text = re.sub(r"<([^<>]+)>", lambda match: repr(value(match[1])), reference)
     return number(ast.parse(text.strip(), mode="eval").body)
 
 
 def read_settings(folder: str | Path) -> tuple[FlowConfig, HiftConfig]:
-    """Sizes and settings of a folder's ``cosyvoice3.yaml``.
+    """Read the sizes and settings in a folder's ``cosyvoice3.yaml``.
 
     A missing field falls back to the official value, with a warning.
 
     Raises:
-        CheckpointError: no such file, or it is not the yaml of a CosyVoice3 detokenizer.
+        CheckpointError: the file is missing, or is not the yaml of a CosyVoice3 detokenizer.
     """
     path = Path(folder) / FILE_NAME
     if not path.is_file():
         raise CheckpointError(
-            f"{folder} holds no {FILE_NAME}; give the folder of a CosyVoice3 detokenizer, or "
-            "fetch it with `funaudiochat download`. Are the two model folders swapped?"
+            f"{folder} does not contain {FILE_NAME}; give the folder of a CosyVoice3 detokenizer, "
+            "or fetch it with `funaudiochat download`. Are the two model folders swapped?"
         )
     try:
         top = yaml.load(path.read_text(encoding="utf-8"), _Loader)
@@ -238,16 +237,16 @@ def _fields(
 
 def _check_agreement(flow: FlowConfig, hift: HiftConfig, top: dict[str, Any]) -> None:
     if flow.mel_bins != hift.mel_bins:
-        raise ValueError(f"the flow makes {flow.mel_bins} mel bins, hift takes {hift.mel_bins}")
-    codes_hz = hift.sample_rate_hz / (hift.frame_samples * flow.frames_per_code)
-    for path in _CODE_RATE_PATHS:
+        raise ValueError(f"the flow has {flow.mel_bins} mel bins, but hift takes {hift.mel_bins}")
+    tokens_hz = hift.sample_rate_hz / (hift.frame_samples * flow.frames_per_token)
+    for path in _TOKEN_RATE_PATHS:
         given = _look_up(top, path)
-        if given is not None and given != codes_hz:
-            raise ValueError(f"{path} is {given}, but hift's rates make {codes_hz} codes a second")
+        if given is not None and given != tokens_hz:
+            raise ValueError(f"{path} is {given}, but hift's rates give {tokens_hz} tokens/s")
     for path, known in ((f"{_SOLVER}.solver", "euler"), (f"{_SOLVER}.t_scheduler", "cosine")):
         given = _look_up(top, path)
         if given not in (None, known):
-            raise ValueError(f"{path} is {given!r}; only {known!r} is known")
+            raise ValueError(f"{path} is {given!r}; only {known!r} is supported")
 
 
 def _look_up(top: dict[str, Any], path: str) -> Any:
@@ -258,7 +257,7 @@ def _look_up(top: dict[str, Any], path: str) -> Any:
 
 
 def _converted(value: Any, default: Any, path: str) -> Any:
-    """The value in the type of the default; YAML 1.1 takes ``1e-6`` for text."""
+    """Convert a value to the type of the default; YAML 1.1 reads ``1e-6`` as text."""
     if isinstance(default, tuple) and isinstance(value, list | tuple):
         return tuple(_converted(item, default[0], path) for item in value)
     if isinstance(default, bool) == isinstance(value, bool):
@@ -271,7 +270,7 @@ def _converted(value: Any, default: Any, path: str) -> Any:
         if isinstance(default, int) and isinstance(value, int | float):
             if value == int(value) and abs(value) <= _LARGEST_INTEGER:
                 return int(value)
-    raise TypeError(f"{path} is {value!r}, where the official file has {default!r}")
+    raise TypeError(f"{path} is {value!r}; expected a value like the official {default!r}")
 
 
 def write_settings(folder: Path, flow: FlowConfig, hift: HiftConfig) -> None:
@@ -285,19 +284,19 @@ def write_settings(folder: Path, flow: FlowConfig, hift: HiftConfig) -> None:
                 continue
             for path in paths:
                 _put(top, path, value)
-    codes_hz = hift.sample_rate_hz // (hift.frame_samples * flow.frames_per_code)
-    for path in _CODE_RATE_PATHS:
-        _put(top, path, codes_hz)
+    tokens_hz = hift.sample_rate_hz // (hift.frame_samples * flow.frames_per_token)
+    for path in _TOKEN_RATE_PATHS:
+        _put(top, path, tokens_hz)
     text = yaml.dump(top, Dumper=_Dumper, sort_keys=False)
     (folder / FILE_NAME).write_text(text, encoding="utf-8")
 
 
 def _put(top: dict[str, Any], path: str, value: Any) -> None:
     *parents, leaf = path.split(".")
-    place = top
+    parent = top
     for key in parents:
-        place = place[key]
-    place[leaf] = _lists(value)
+        parent = parent[key]
+    parent[leaf] = _lists(value)
 
 
 def _lists(value: Any) -> Any:

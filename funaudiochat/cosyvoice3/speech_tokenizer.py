@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Speech tokenizer v3: 16 kHz sound -> 25 Hz codes, through onnxruntime."""
+"""Speech tokenizer v3: 16 kHz waveform to 25 Hz speech tokens, through onnxruntime."""
 
 from pathlib import Path
 
@@ -11,34 +11,34 @@ import torch
 from transformers.audio_utils import mel_filter_bank
 
 from funaudiochat.audio import load_audio
-from funaudiochat.cosyvoice3.pieces import pieces
+from funaudiochat.constants import INPUT_RATE_HZ
+from funaudiochat.cosyvoice3.segments import segment_bounds
 from funaudiochat.errors import CheckpointError
 from funaudiochat.precision import float32_only
 
 FILE_NAME = "speech_tokenizer_v3.onnx"
-SAMPLE_RATE_HZ = 16000
 SHORTEST_LAST_S = 1
 _N_FFT, _HOP, _MELS = 400, 160, 128
 _PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
 
 
 @float32_only()
-def log_mel(wave: np.ndarray) -> np.ndarray:
-    """Whisper's log-mel of one segment: [samples] at 16 kHz -> float32 [128, samples // 160].
+def log_mel(waveform: np.ndarray) -> np.ndarray:
+    """Compute Whisper's log-mel of a 16 kHz segment: [S] -> float32 [128, S // 160].
 
-    The floor is 8 below the segment's own maximum, so segmentation changes it.
+    The floor is 8 below the segment's own maximum, so it depends on the segmentation.
     """
     filters = mel_filter_bank(
         _N_FFT // 2 + 1,
         _MELS,
         0.0,
-        SAMPLE_RATE_HZ / 2,
-        SAMPLE_RATE_HZ,
+        INPUT_RATE_HZ / 2,
+        INPUT_RATE_HZ,
         norm="slaney",
         mel_scale="slaney",
     )
     spectrum = torch.stft(
-        torch.from_numpy(wave),
+        torch.from_numpy(waveform),
         _N_FFT,
         _HOP,
         window=torch.hann_window(_N_FFT),
@@ -51,11 +51,11 @@ def log_mel(wave: np.ndarray) -> np.ndarray:
 
 
 class SpeechTokenizer:
-    """One loaded network.
+    """The speech tokenizer's network, ready to run.
 
     Args:
-        session: whose first input takes the features [1, 128, T], whose second the length [1],
-            and whose first output gives the codes.
+        session: takes the features [1, 128, T] and the length [1] as its inputs, and gives the
+            speech tokens as its first output.
     """
 
     def __init__(self, session: onnxruntime.InferenceSession) -> None:
@@ -64,11 +64,11 @@ class SpeechTokenizer:
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str = "cpu") -> "SpeechTokenizer":
-        """Load ``speech_tokenizer_v3.onnx`` of a folder, or the file itself.
+        """Load ``speech_tokenizer_v3.onnx`` from a folder, or from the path of the file.
 
         Raises:
-            CheckpointError: it is missing or damaged, has another signature, or onnxruntime
-                cannot use the device.
+            CheckpointError: the file is missing or damaged, its inputs are not those of a speech
+                tokenizer, or onnxruntime cannot use the device.
         """
         path = Path(folder)
         if path.is_dir():
@@ -87,28 +87,29 @@ class SpeechTokenizer:
             session = onnxruntime.InferenceSession(str(path), providers=[(provider, options)])
         except Exception as error:  # onnxruntime's own exceptions share no base
             raise CheckpointError(
-                f"{path} is damaged or no ONNX file; fetch it again with `funaudiochat download`"
+                f"{path} is damaged or not an ONNX file; fetch it again with "
+                "`funaudiochat download`"
             ) from error
         if len(session.get_inputs()) != 2:
             raise CheckpointError(
-                f"{path} is no speech tokenizer: it takes {len(session.get_inputs())} inputs, "
-                "features and length are expected"
+                f"{path} is not a speech tokenizer: it takes {len(session.get_inputs())} inputs "
+                "instead of features and length; fetch the right file with `funaudiochat download`"
             )
         return cls(session)
 
-    def encode(self, wave: np.ndarray) -> np.ndarray:
+    def encode(self, waveform: np.ndarray) -> np.ndarray:
         """Turn a waveform [samples] at 16 kHz into speech tokens int64 [about samples / 640].
 
         Raises:
             AudioError: what :func:`funaudiochat.audio.load_audio` raises for an array.
         """
-        wave = load_audio((wave, SAMPLE_RATE_HZ), SAMPLE_RATE_HZ)
+        waveform = load_audio((waveform, INPUT_RATE_HZ), INPUT_RATE_HZ)
         parts = []
-        for start, stop in pieces(len(wave), SAMPLE_RATE_HZ, SHORTEST_LAST_S):
-            features = log_mel(wave[start:stop])[None]
+        for start, stop in segment_bounds(len(waveform), INPUT_RATE_HZ, SHORTEST_LAST_S):
+            features = log_mel(waveform[start:stop])[None]
             length = np.array([features.shape[2]], dtype=np.int32)
-            (codes, *_) = self._session.run(
+            (tokens, *_) = self._session.run(
                 None, dict(zip(self._inputs, (features, length), strict=True))
             )
-            parts.append(np.asarray(codes).reshape(-1).astype(np.int64))
+            parts.append(np.asarray(tokens).reshape(-1).astype(np.int64))
         return np.concatenate(parts)

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Voices: speaker vectors by name, and new ones from a prompt wave."""
+"""Voices: speaker vectors by name, and new ones from a voice prompt."""
 
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from funaudiochat.audio import load_audio
+from funaudiochat.constants import INPUT_RATE_HZ
 from funaudiochat.errors import VoiceError
 from funaudiochat.hub import VOICES_FILE
 
 DEFAULT_VOICE = "中文女"
 SPEAKER_DIM = 192
 VOICES_NAME, CAMPPLUS_NAME = "voices.safetensors", "campplus.onnx"  # in a detokenizer's folder
-_SAMPLE_RATE_HZ = 16000
 _REMEDY = (
     "get the default voice with `funaudiochat download --only voices`, or make one with "
     "`funaudiochat voices add NAME prompt.wav`"
@@ -25,13 +25,13 @@ _REMEDY = (
 
 
 def installed_voices(tts_path: str | Path) -> dict[str, Tensor]:
-    """Voices of a detokenizer, name -> [192]: the downloaded ones and those of its folder.
+    """Load the voices of a detokenizer, name -> [192]: the downloaded ones and its folder's own.
 
-    The downloaded voices are vectors of ``campplus.onnx``, so a folder that has voices but not
-    that network keeps to its own.
+    The downloaded voices are vectors of ``campplus.onnx``: a folder with voices of its own but
+    without that network uses its own voices only.
 
     Raises:
-        VoiceError: there are none, or a file is damaged.
+        VoiceError: no voice is installed, or a file is damaged.
     """
     own, files = Path(tts_path) / VOICES_NAME, []
     foreign = own.is_file() and not (Path(tts_path) / CAMPPLUS_NAME).is_file()
@@ -45,12 +45,13 @@ def installed_voices(tts_path: str | Path) -> dict[str, Tensor]:
 
 
 def load_voices(path: str | Path) -> dict[str, Tensor]:
-    """Voices of a file, name -> [192].
+    """Load the voices of a file, name -> [192].
 
-    Reads safetensors and the original's ``new_spk2info.pt``, of which only ``embedding`` is used.
+    The file is a safetensors file or the original's ``new_spk2info.pt``, of which only
+    ``embedding`` is used.
 
     Raises:
-        VoiceError: missing or damaged, or a voice that is not 192 finite numbers.
+        VoiceError: the file is missing or damaged, or a voice is not 192 finite numbers.
     """
     path = Path(path)
     if not path.is_file():
@@ -70,7 +71,7 @@ def load_voices(path: str | Path) -> dict[str, Tensor]:
 
 
 def check_voice(name: str, vector: Tensor) -> Tensor:
-    """The vector as float32 [192].
+    """Convert a speaker vector to float32 [192].
 
     Raises:
         VoiceError: it is not 192 finite numbers, or all are zero.
@@ -78,33 +79,33 @@ def check_voice(name: str, vector: Tensor) -> Tensor:
     flat = torch.as_tensor(vector).float().flatten()
     if flat.numel() != SPEAKER_DIM or not bool(flat.isfinite().all()) or not bool(flat.any()):
         raise VoiceError(
-            f"voice {name!r} is not {SPEAKER_DIM} finite numbers, not all zero; {_REMEDY}"
+            f"voice {name!r} must be {SPEAKER_DIM} finite numbers, not all zero; {_REMEDY}"
         )
     return flat
 
 
 def choose_voice(voices: dict[str, Tensor], name: str | None = None) -> Tensor:
-    """The voice of this name; without one the default voice, else the file's first.
+    """Choose a voice by name; without a name, the default voice or else the first one.
 
     Raises:
-        VoiceError: no such voice; the message lists those there are.
+        VoiceError: the voice does not exist; the message lists those that do.
     """
     if name is None:
         name = DEFAULT_VOICE if DEFAULT_VOICE in voices else next(iter(voices), "")
     if name not in voices:
         raise VoiceError(
-            f"no voice named {name!r}; there are: {', '.join(voices) or 'none'}; {_REMEDY}"
+            f"no voice named {name!r}; available: {', '.join(voices) or 'none'}; {_REMEDY}"
         )
     return voices[name]
 
 
-def speaker_vector(wave: Any, campplus: str | Path) -> Tensor:
-    """Speaker vector [192] of a 16 kHz wave [samples] by ``campplus.onnx`` (CAM++).
+def speaker_vector(waveform: Any, campplus: str | Path) -> Tensor:
+    """Compute the CAM++ speaker vector [192] of a 16 kHz waveform [samples].
 
-    Features are Kaldi's filter banks (80 bins, 25 ms / 10 ms, Povey window), mean removed.
+    Features are Kaldi filter banks (80 bins, 25 ms / 10 ms, Povey window) minus their mean.
 
     Raises:
-        VoiceError: the network's file is missing, damaged or another network's.
+        VoiceError: the network's file is missing, damaged or of another network.
     """
     import kaldi_native_fbank
     import onnxruntime
@@ -115,11 +116,11 @@ def speaker_vector(wave: Any, campplus: str | Path) -> Tensor:
             "`funaudiochat download` fetches"
         )
     options = kaldi_native_fbank.FbankOptions()
-    options.frame_opts.samp_freq = _SAMPLE_RATE_HZ
+    options.frame_opts.samp_freq = INPUT_RATE_HZ
     options.frame_opts.dither = 0
     options.mel_opts.num_bins = 80
     banks = kaldi_native_fbank.OnlineFbank(options)
-    banks.accept_waveform(_SAMPLE_RATE_HZ, wave.tolist())
+    banks.accept_waveform(INPUT_RATE_HZ, waveform.tolist())
     banks.input_finished()
     features = torch.stack(
         [torch.from_numpy(banks.get_frame(i).copy()) for i in range(banks.num_frames_ready)]
@@ -130,20 +131,21 @@ def speaker_vector(wave: Any, campplus: str | Path) -> Tensor:
         (vector,) = session.run(None, {session.get_inputs()[0].name: features[None].numpy()})
     except Exception as error:  # onnxruntime's own exceptions share no base
         raise VoiceError(
-            f"{campplus} is damaged or another network ({error}); fetch it again with "
+            f"{campplus} is damaged or of another network ({error}); fetch it again with "
             "`funaudiochat download`"
         ) from error
     return check_voice(str(campplus), torch.from_numpy(vector))
 
 
 def add_voice(name: str, prompt: str | Path, campplus: str | Path, voices_file: str | Path) -> None:
-    """Make a voice from a prompt wave and put it into a safetensors voice file.
+    """Make a voice from a recording and add it to a safetensors voice file.
 
     Raises:
-        AudioError: the prompt cannot be used. VoiceError: the file or the network cannot.
+        AudioError: the recording cannot be used.
+        VoiceError: the voice file or the network cannot be used.
     """
     voices_file = Path(voices_file)
     voices = load_voices(voices_file) if voices_file.exists() else {}
-    voices[name] = speaker_vector(load_audio(prompt, _SAMPLE_RATE_HZ), campplus)
+    voices[name] = speaker_vector(load_audio(prompt, INPUT_RATE_HZ), campplus)
     voices_file.parent.mkdir(parents=True, exist_ok=True)
     save_file(voices, voices_file)

@@ -3,13 +3,23 @@
 
 """Tiny folders in the official layout, from the recorded weights."""
 
+import json
 import shutil
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from funaudiochat.cosyvoice3.config import ChunkSchedule
+
 GOLDEN = Path(__file__).parents[1] / "golden" / "cosyvoice3"
+CASES = json.loads((GOLDEN / "cases.json").read_text())["cases"]
+RECORDED_MASK = ChunkSchedule(25, 1.0, 25, None)
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor, atol: float) -> None:
+    """Assert that two tensors are equal within an absolute tolerance."""
+    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
 def build_cosyvoice3_folder(folder: Path) -> Path:

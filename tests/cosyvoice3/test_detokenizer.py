@@ -9,20 +9,20 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from builders import GOLDEN, build_cosyvoice3_folder
+from builders import CASES, GOLDEN, RECORDED_MASK, build_cosyvoice3_folder, close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
-from test_flow import CASES, RECORDED_MASK, close
 
+from funaudiochat.cosyvoice3.config import ChunkSchedule, FlowConfig, HiftConfig
 from funaudiochat.cosyvoice3.detokenizer import (
     CosyVoice3Detokenizer,
     UniformRows,
     draw_noise,
 )
-from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig
-from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
-from funaudiochat.cosyvoice3.pieces import pieces
+from funaudiochat.cosyvoice3.flow import Flow
+from funaudiochat.cosyvoice3.hift import Hift
+from funaudiochat.cosyvoice3.segments import segment_bounds
 from funaudiochat.errors import VoiceError
 from utils.cosyvoice_detokenizer import get_audio_detokenizer, token2wav, tts_infer_streaming
 
@@ -88,7 +88,10 @@ def test_sequences_of_calls_equal_recorded(detokenizer, data, speaker, name):
     case = CASES[name]
     prompt = {}
     if case["prompt"]:
-        prompt = {"prompt_codes": data["flow.prompt_token"], "prompt_mel": data["flow.prompt_feat"]}
+        prompt = {
+            "prompt_tokens": data["flow.prompt_token"],
+            "prompt_mel": data["flow.prompt_feat"],
+        }
     for given_f0 in (True, False):
         state = detokenizer.vocoder_state()
         state.rows = RecordedRows(data["hift.sine_noise"][0])
@@ -171,7 +174,7 @@ def test_every_code_becomes_960_samples(detokenizer, speaker, pushes, first, gro
 
 @pytest.mark.parametrize("count", [749, 750, 751, 799, 800, 1500, 1501, 3000])
 def test_long_replies_are_cut_by_the_30_s_rule(count):
-    bounds = pieces(count, 25, 2)
+    bounds = segment_bounds(count, 25, 2)
     assert [a for a, _ in bounds[1:]] == [b for _, b in bounds[:-1]]
     assert bounds[0][0] == 0 and bounds[-1][1] == count
     assert len(bounds) == -(-count // 750)
@@ -244,7 +247,7 @@ def test_state_of_a_long_reply_does_not_grow(detokenizer, speaker):
 
 @pytest.mark.parametrize("code", [-1, 6561])
 def test_codes_outside_the_vocabulary_are_refused(detokenizer, speaker, code):
-    with pytest.raises(ValueError, match=f"code {code} is outside 0..6560"):
+    with pytest.raises(ValueError, match=f"speech token {code} is outside 0..6560"):
         detokenizer.stream(speaker).push([3, code])
 
 

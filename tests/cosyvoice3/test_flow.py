@@ -3,19 +3,15 @@
 
 """The flow equals recorded results, and chunk by chunk equals one shot under the same mask."""
 
-import json
-from pathlib import Path
-
 import pytest
 import torch
+from builders import CASES, GOLDEN, RECORDED_MASK, close
 from safetensors.torch import load_file
 
-from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig
+from funaudiochat.cosyvoice3.config import ChunkSchedule, FlowConfig
+from funaudiochat.cosyvoice3.flow import Flow
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "cosyvoice3"
-CASES = json.loads((GOLDEN / "cases.json").read_text())["cases"]
 TINY = FlowConfig(dim=64, depth=2, heads=2, dim_head=32, lookahead_channels=48)
-RECORDED_MASK = ChunkSchedule(25, 1.0, 25, None)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +24,6 @@ def flow():
     model = Flow(TINY)
     model.load_state_dict(load_file(GOLDEN / "flow_tiny.safetensors"))
     return model.eval()
-
-
-def close(actual, expected, atol):
-    torch.testing.assert_close(actual, expected, atol=atol, rtol=0)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +109,10 @@ def test_mel_equals_recorded(flow, data, name):
     codes = data.get(f"{name}.tokens", data["flow.tokens"][:, : case["n_tokens"]])
     prompt = {}
     if case["prompt"]:
-        prompt = {"prompt_codes": data["flow.prompt_token"], "prompt_mel": data["flow.prompt_feat"]}
+        prompt = {
+            "prompt_tokens": data["flow.prompt_token"],
+            "prompt_mel": data["flow.prompt_feat"],
+        }
     mel = flow.one_shot(
         codes,
         data["flow.embedding"],
@@ -139,7 +134,7 @@ def test_chunks_join_to_one_shot_under_the_same_mask(flow, data, schedule, count
     speaker = flow.speaker(data["flow.embedding"]).detach()
     state, start, index, parts = flow.new_state(schedule), 0, 0, []
     while start < count:
-        stop = min(start + schedule.chunk_codes(index), count)
+        stop = min(start + schedule.chunk_tokens(index), count)
         parts.append(
             flow.next_chunk(
                 state, codes[:, start : stop + 3], speaker, noise[:, :, 2 * start : 2 * stop]

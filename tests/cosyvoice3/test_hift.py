@@ -5,11 +5,12 @@
 
 import pytest
 import torch
+from builders import GOLDEN, close
 from safetensors.torch import load_file
-from test_flow import GOLDEN, close
 
 from funaudiochat.cosyvoice3.checkpoint import fold_weight_norm
-from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
+from funaudiochat.cosyvoice3.config import HiftConfig
+from funaudiochat.cosyvoice3.hift import Hift
 
 TINY = HiftConfig(base_channels=32, f0_channels=32)
 
@@ -51,11 +52,11 @@ def test_source_equals_recorded_at_silence_and_threshold(hift, data):
 def test_source_in_pieces_equals_source_at_once(hift, data):
     f0, noise = data["hift.source.f0"], data["hift.sine_noise"]
     whole, _ = hift.source(f0, noise[:, : f0.shape[1] * 480])
-    turns, parts = None, []
+    phase_cycles, parts = None, []
     for start in range(0, f0.shape[1], 7):
         piece = f0[:, start : start + 7]
         rows = noise[:, start * 480 : (start + piece.shape[1]) * 480]
-        part, turns = hift.source(piece, rows, turns)
+        part, phase_cycles = hift.source(piece, rows, phase_cycles)
         parts.append(part)
     assert torch.equal(torch.cat(parts, dim=2), whole)
 
@@ -66,12 +67,12 @@ def test_a_sample_accurate_source_is_continuous_also_in_pieces():
     f0 = torch.linspace(100, 220, 40)[None]
     noise = torch.zeros(1, 40 * 480, 9)
     whole, _ = model.source(f0, noise)
-    head, turns = model.source(f0[:, :13], noise[:, : 13 * 480])
-    tail, _ = model.source(f0[:, 13:], noise[:, 13 * 480 :], turns)
+    head, phase_cycles = model.source(f0[:, :13], noise[:, : 13 * 480])
+    tail, _ = model.source(f0[:, 13:], noise[:, 13 * 480 :], phase_cycles)
     close(torch.cat([head, tail], dim=2), whole, 1e-5)
     # The highest harmonic moves by less than 0.1 * 2 pi * 9 * 220 / 24000 from sample to sample.
-    reach = model.m_source.l_linear.weight.abs().sum() * 0.1 * 2 * torch.pi * 9 * 220 / 24000
-    assert float(whole.diff(dim=2).abs().max()) <= float(reach)
+    steepest = model.m_source.l_linear.weight.abs().sum() * 0.1 * 2 * torch.pi * 9 * 220 / 24000
+    assert float(whole.diff(dim=2).abs().max()) <= float(steepest)
 
 
 def test_decoder_equals_recorded(hift, data):
@@ -117,7 +118,7 @@ def test_decoder_on_40_frames_equals_recorded(hift, data):
 
 def test_context_is_the_measured_29_frames_at_official_sizes():
     assert HiftConfig().context_frames == 29
-    assert HiftConfig().held_frames == 8
+    assert HiftConfig().lookahead_frames == 8
     assert HiftConfig().frame_samples == 480
 
 

@@ -11,7 +11,7 @@ from onnx_builders import TinyCampplus, build_campplus, build_speech_tokenizer
 from safetensors.torch import load_file, save_file
 
 from funaudiochat.audio import save_wav
-from funaudiochat.cosyvoice3.pieces import pieces
+from funaudiochat.cosyvoice3.segments import segment_bounds
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer, log_mel
 from funaudiochat.cosyvoice3.voices import (
     DEFAULT_VOICE,
@@ -64,7 +64,7 @@ def test_codes_equal_recorded(folder, data):
 )
 def test_long_sound_is_cut_by_the_30_s_rule(seconds, bounds):
     expected = [(round(a * 16000), round(b * 16000)) for a, b in bounds]
-    assert pieces(round(seconds * 16000), 16000, 1) == expected
+    assert segment_bounds(round(seconds * 16000), 16000, 1) == expected
 
 
 def test_long_sound_gives_the_codes_of_its_segments(folder, data):
@@ -86,7 +86,7 @@ def test_the_known_names_encode_files_and_arrays(folder, data, tmp_path):
 def test_a_damaged_voice_network_is_named(folder, data, tmp_path):
     save_wav(tmp_path / "a.wav", data["wav16k"].numpy(), 16000)
     for network in (folder / "speech_tokenizer_v3.onnx", tmp_path / "a.wav"):
-        with pytest.raises(VoiceError, match="damaged or another network"):
+        with pytest.raises(VoiceError, match="damaged or of another network"):
             add_voice("a", tmp_path / "a.wav", network, tmp_path / "voices.safetensors")
 
 
@@ -157,7 +157,7 @@ def test_missing_damaged_and_foreign_networks_are_named(folder, tmp_path):
     (tmp_path / "speech_tokenizer_v3.onnx").write_bytes(b"\x08\x07broken")
     with pytest.raises(CheckpointError, match="damaged"):
         SpeechTokenizer.from_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="no speech tokenizer"):
+    with pytest.raises(CheckpointError, match="not a speech tokenizer"):
         SpeechTokenizer.from_pretrained(folder / "campplus.onnx")
     with pytest.raises(CheckpointError, match="onnxruntime-gpu"):
         SpeechTokenizer.from_pretrained(folder, device="tpu")

@@ -69,9 +69,9 @@ def test_a_good_file_has_no_problems_and_a_summary_with_a_picture(tmp_path, wave
 @pytest.mark.parametrize(
     ("changes", "field", "says"),
     [
-        ({"question": {"path": "nowhere.wav"}}, "audio[0].path", "no such file"),
+        ({"question": {"path": "nowhere.wav"}}, "audio[0].path", "file not found"),
         ({"question": {"token": "<|audio_pad|>" * 23}}, "audio[0].token", "26 times for 1.05 s"),
-        ({"answer": {"token": DELAY + "[AU6561]"}}, "audio[1].token", "code 6561"),
+        ({"answer": {"token": DELAY + "[AU6561]"}}, "audio[1].token", "speech token 6561"),
         ({"answer": {"token": DELAY}}, "audio[1].token", "[AU0000]"),
         ({"answer": {"token": DELAY + "[AU0001] x"}}, "audio[1].token", "x"),
         ({"answer": {"token": "[AU0001]"}}, "audio[1].token", "10 times"),
@@ -82,7 +82,7 @@ def test_a_good_file_has_no_problems_and_a_summary_with_a_picture(tmp_path, wave
         ({"messages": []}, "messages", "list of messages"),
         ({"messages": [{"role": "user", "content": "hi"}], "audio": []}, "messages", "assistant"),
         ({"messages": [{"role": "user"}, 3], "audio": []}, "messages[1]", "text"),
-        ({"system": 4}, "system", "text"),
+        ({"system": 4}, "system", "string"),
     ],
 )
 def test_what_is_wrong_is_named(tmp_path, wave, changes, field, says):

@@ -23,6 +23,7 @@ from tiny_runs import (
 )
 
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from training.callbacks import PARTS
 from training.checkpoints import is_whole, set_torn_aside
 from training.launch import config_problems, read_config
@@ -195,10 +196,11 @@ def test_a_loss_of_nan_ends_the_run_with_step_and_rows_and_saves_nothing(
 
 def test_a_batch_without_spoken_answers_does_not_run_the_head():
     from safetensors.torch import load_file
-    from test_modeling import CASES, load_model
 
-    model = load_model().train()
-    inputs = load_file(CASES / "d1_train_batch" / "inputs.safetensors")
+    golden = ROOT / "tests" / "golden" / "model"
+    model = FunAudioChatForConditionalGeneration.from_pretrained(golden / "models" / "tiny_a")
+    model.train()
+    inputs = load_file(golden / "cases" / "d1_train_batch" / "inputs.safetensors")
     audio, end = model.config.audio_token_index, model.config.text_config.audio_eos_index
     spoken = (inputs["labels"] == audio) | (inputs["labels"] == end)
     inputs["labels"] = inputs["labels"].masked_fill(spoken, -100)

@@ -66,10 +66,10 @@ def test_damaged_and_foreign_files_are_refused(tmp_path):
             read_whisper(folder)
 
     for size in (0, 3, 12, 100, len(whole) // 2, len(whole) - 1):
-        refuses(whole[:size], "no whole CTranslate2 model")
-    refuses(whole.replace(b"WhisperSpec", b"Wav2Vec2Spc"), "no Whisper model")
-    refuses(b"\x05" + whole[1:], "no Whisper model")
-    refuses(whole.replace(b"conv2/bias", b"conv9/bias"), "holds no encoder/conv2/bias")
+        refuses(whole[:size], "not a complete CTranslate2 model")
+    refuses(whole.replace(b"WhisperSpec", b"Wav2Vec2Spc"), "not a Whisper model")
+    refuses(b"\x05" + whole[1:], "not a Whisper model")
+    refuses(whole.replace(b"conv2/bias", b"conv9/bias"), "does not contain encoder/conv2/bias")
     write_ct2(tmp_path / "whisper", folder, np.int8)
     refuses((folder / "model.bin").read_bytes(), "quantized weights")
 

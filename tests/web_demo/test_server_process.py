@@ -288,7 +288,7 @@ def test_the_benchmark_measures_talkers_one_after_another_and_at_once(folders):
         [
             sys.executable,
             "benchmarks/serving.py",
-            "--talkers",
+            "--users",
             "1",
             "2",
             "--turns",

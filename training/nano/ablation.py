@@ -3,7 +3,7 @@
 
 """Does the recipe do what the paper says, at this scale? Writes benchmarks/nano_ablation.md.
 
-    python -m training.nano.ablation                   # goes on where it was stopped
+    python -m training.nano.ablation                   # resumes where it stopped
 
 Every arm trains the same rows, spoken questions only, from the same text model, mel encoder and
 adapter and an untrained head, once for each seed, in one thread:
@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.voice_chat import VoiceChat
@@ -56,7 +57,7 @@ COLUMNS = {
 
 def starting_model(arm: str, start: Path, folder: Path) -> None:
     """Write the weights an arm begins with: those of ``start`` wherever the sizes agree."""
-    config = FunAudioChatForConditionalGeneration.config_class.from_pretrained(start)
+    config = FunAudioChatConfig.from_pretrained(start)
     processor = FunAudioChatProcessor.from_pretrained(start)
     if arm == "25 Hz":
         config.audio_config.group_size = processor.audio_group_size = 1
@@ -143,7 +144,7 @@ def run(arm: str, seed: int, args: argparse.Namespace) -> dict[str, float]:
 
 
 def report(results: list[dict[str, Any]], text: str, steps: int, items: int) -> str:
-    """A table of every arm's mean and deviation over its seeds."""
+    """Tabulate mean and standard deviation of every arm over its seeds."""
     lines = [
         "# Nano: what each part of the recipe does",
         "",

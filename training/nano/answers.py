@@ -109,7 +109,9 @@ class Answers:
 
         Without lookahead they are the answers' ends, to be decoded as such.
         """
-        mels, pitches, waves = [], [], []
+        mels: list[Tensor] = []
+        pitches: list[Tensor] = []
+        waves: list[Tensor] = []
         while len(mels) < count:
             number = rng.randrange(len(self.items))
             mel, f0 = self.mel_and_f0(number)

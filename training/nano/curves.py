@@ -50,7 +50,7 @@ def draw(curve: list[dict[str, Any]], title: str, path: Path) -> None:
 
 
 def joint_curve(models: Path) -> list[dict[str, Any]]:
-    """Logged losses of the stages that were trained, ``step`` counted through all of them."""
+    """Read the logged losses of the trained stages, with ``step`` counted across stages."""
     curve: list[dict[str, Any]] = []
     for stage in JOINT_STAGES:
         begun = curve[-1]["step"] if curve else 0

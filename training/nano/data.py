@@ -11,7 +11,7 @@
 Writes below ``--work``: ``dialogues/SPLIT.jsonl`` (one dialogue a line; spoken user messages have
 ``audio``, ``voice``, ``phones``, ``seconds``, ``scene``), ``answers.jsonl`` (one spoken sentence of
 an answer voice a line) and FLAC files. A line is written after its sound, so an interrupted run
-goes on where it stopped, and a line stands for a finished item.
+resumes where it stopped, and a line stands for a finished item.
 """
 
 import argparse
@@ -52,7 +52,7 @@ CHUNK = 16  # items a process renders at a time
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
-    """Records of a JSON-lines file without a half-written last line; none if it is missing."""
+    """Read a JSON-lines file, ignoring an incomplete last line; a missing file has no records."""
     if not path.exists():
         return []
     text = path.read_text(encoding="utf-8")

@@ -16,7 +16,7 @@ and is resumed by skipping what exists. Three things are held out, each by const
 import itertools
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -34,7 +34,7 @@ NO_TOOL_SHARE = 0.3  # of the training dialogues that need a tool: it is not off
 OTHER_TOOLS_SHARE = 0.5  # of these: other tools are
 MOST_TOOLS = 3  # offered at once
 SCRAMBLED_PIECES, SCRAMBLED_WORDS = 4, 3  # at most so many pieces, and words in each
-_OPERATORS = {
+_OPERATORS: dict[str, Callable[..., Any]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "max": max, "<": operator.lt,
     ">": operator.gt, ">=": operator.ge, "<=": operator.le,
 }  # fmt: skip
@@ -138,7 +138,7 @@ class Domain:
         return dialogue
 
     def _exchange(self, dialogue: Dialogue, rng: Random) -> None:
-        """A question and its answer, and sometimes a second turn."""
+        """Draw a question and its answer, and sometimes a second turn."""
         split = dialogue.split
         part = SPLITS[split][1]
         choices = [i for i in self.intents.values() if i.rows[part] and self._fits(i, split)]

@@ -51,7 +51,7 @@ _ROADS = "Street Street Avenue Avenue Road Lane Drive Place".split()
 
 
 def order_phrase(rng: Random) -> dict[str, Any]:
-    """A coffee by the grammar of people's orders.
+    """Draw a coffee from the grammar of people's orders.
 
     Returns:
         ``noun`` (drink with what is before and after it), ``order`` (the same, mostly with its
@@ -78,7 +78,7 @@ def order_phrase(rng: Random) -> dict[str, Any]:
 
 
 def order(rng: Random) -> tuple[str, dict[str, str]]:
-    """A coffee order as a sentence, and its slots."""
+    """Draw a coffee order as a sentence, and its slots."""
     drawn = order_phrase(rng)
     words = [rng.choice(_ORDER), drawn["order"]]
     if rng.random() < 0.1:
@@ -104,7 +104,7 @@ def digits(count: int, rng: Random) -> str:
 
 
 def _pairs(rng: Random) -> str:
-    """A number read in pairs, as in "fifty six sixty nine"."""
+    """Spell out a number in pairs, as in "fifty six sixty nine"."""
     return " ".join(number_words(rng.randrange(10, 100)) for _ in range(rng.choice([1, 2, 2, 3])))
 
 
@@ -118,7 +118,7 @@ def _year(rng: Random) -> str:
 
 
 def date(rng: Random) -> str:
-    """A day of a month, mostly with its year."""
+    """Draw a day of a month, mostly with its year."""
     month, day = rng.choice(_MONTHS), rng.randint(1, 31)
     tens = {2: "twenty ", 3: "thirty "}.get(day // 10, "")
     ordinal = _ORDINALS[day - 1] if day <= 20 else "thirtieth" if day == 30 else (
@@ -129,7 +129,7 @@ def date(rng: Random) -> str:
 
 
 def telephone(rng: Random) -> str:
-    """A telephone number in groups of digits."""
+    """Draw a telephone number in groups of digits."""
     return ", ".join(digits(count, rng) for count in rng.choice([(3, 4), (3, 3, 4), (3, 3, 4)]))
 
 
@@ -169,14 +169,14 @@ def _number(rng: Random) -> str:
 
 
 def _code(rng: Random) -> str:
-    """A command, letters and digits, as in "rubout, G, E, F, five seven"."""
+    """Draw a command, letters and digits, as in "rubout, G, E, F, five seven"."""
     letters = [spelled(_random_letters(rng))] if rng.random() < 0.6 else []
     command = rng.choice(["rubout", "enter", "erase"])
     return ", ".join([command, *letters, _number(rng)])
 
 
 def draw(kind: str, words: list[str], rng: Random) -> str | dict[str, Any]:
-    """A value of a kind that the domain file names; ``words`` are there to be spelled."""
+    """Draw a value of a kind that the domain file names; ``words`` are candidates for spelling."""
     if kind == "letters":
         return spelled(rng.choice(words) if rng.random() < 0.7 else _random_letters(rng))
     makers: dict[str, Callable[[Random], str | dict[str, Any]]] = {

@@ -82,7 +82,7 @@ class Ears(nn.Module):
         return [{"params": found, "share": share} for share, found in by_share.items()]
 
     def mel(self, wave: Tensor) -> Tensor:
-        """Spectrogram [mels, M] of 16 kHz sound [S]."""
+        """Compute the spectrogram [mels, M] of a 16 kHz waveform [S]."""
         return whisper_mel(wave, self.encoder.config.num_mel_bins)
 
     def encode(self, mels: list[Tensor]) -> tuple[Tensor, Tensor]:
@@ -94,23 +94,30 @@ class Ears(nn.Module):
         return encoded.last_hidden_state, counts
 
     def read_characters(self, vectors: Tensor) -> Tensor:
-        """[B, T, D] -> log-probabilities [B, T, characters + 1]."""
+        """Map [B, T, D] to log-probabilities [B, T, characters + 1]."""
         return self.characters(vectors).float().log_softmax(-1)
 
     def adapt(self, vectors: Tensor) -> Tensor:
         """Vectors [B, T, D] -> what the language model gets of them [B, G, D]."""
         return self.adapter(group_means(vectors)).float()
 
+    def _words(self) -> tuple[Tensor, Tensor]:
+        """Return the word embeddings [W, D] and their centre [D], which reading words needs."""
+        assert self.embeddings is not None and self.centre is not None, "built without words"
+        return self.embeddings, self.centre
+
     def read_words(self, adapted: Tensor) -> Tensor:
-        """[B, G, D] -> log-probabilities of silence and the words [B, G, W]."""
-        known = F.normalize(self.embeddings - self.centre, dim=-1)
-        heard = F.normalize(adapted - self.centre, dim=-1)
+        """Map [B, G, D] to log-probabilities of silence and the words [B, G, W]."""
+        embeddings, centre = self._words()
+        known = F.normalize(embeddings - centre, dim=-1)
+        heard = F.normalize(adapted - centre, dim=-1)
         return (SHARPNESS * heard @ known.T).log_softmax(-1)
 
     def length_error(self, adapted: Tensor) -> Tensor:
         """How far vectors [B, G, D] are from being as long as embeddings, from the centre."""
-        wanted = (self.embeddings - self.centre).norm(dim=-1).mean()
-        return ((adapted - self.centre).norm(dim=-1) / wanted - 1).square().mean()
+        embeddings, centre = self._words()
+        wanted = (embeddings - centre).norm(dim=-1).mean()
+        return ((adapted - centre).norm(dim=-1) / wanted - 1).square().mean()
 
     def distance(self, adapted: Tensor, by_word: Tensor, counts: Tensor) -> Tensor:
         """Mean squared distance from the embedding of what is read.
@@ -123,21 +130,21 @@ class Ears(nn.Module):
         Returns:
             A share of the embeddings' mean square.
         """
-        found = by_word.argmax(-1)
-        away = (adapted - self.embeddings[found]).square().sum(-1)
+        found, (embeddings, _) = by_word.argmax(-1), self._words()
+        away = (adapted - embeddings[found]).square().sum(-1)
         weights = torch.where(found > 0, 1.0, SILENCE_SHARE)
         weights = weights * (torch.arange(found.shape[1]) < counts[:, None])
-        return (away * weights).sum() / weights.sum() / self.embeddings.square().sum(-1).mean()
+        return (away * weights).sum() / weights.sum() / embeddings.square().sum(-1).mean()
 
     @torch.no_grad()
     def scale_adapter(self, mels: list[Tensor]) -> None:
         """Make what the adapter gives of these spectrograms as long as embeddings are."""
         given = self.adapt(self.encode(mels)[0]).norm(dim=-1).mean()
-        self.adapter.weight *= self.embeddings.norm(dim=-1).mean() / given
+        self.adapter.weight *= self._words()[0].norm(dim=-1).mean() / given
 
     @torch.no_grad()
     def hear(self, wave: Tensor) -> str:
-        """What is heard in 16 kHz sound [S], letter by letter, without a language model."""
+        """Transcribe a 16 kHz waveform [S] letter by letter, without a language model."""
         vectors, counts = self.encode([self.mel(wave)])
         path = best_path(self.read_characters(vectors)[0, : int(counts)])
         return " ".join("".join(CHARACTERS[i - 1] for i in path).split())

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 
 def open_tokenizer(path: Path) -> InferenceSession:
-    """The exported tokenizer on one thread."""
+    """Load the exported tokenizer, limited to one thread."""
     options = SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

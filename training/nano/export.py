@@ -22,7 +22,7 @@ from funaudiochat.cosyvoice3 import checkpoint
 from funaudiochat.cosyvoice3.flow import Flow
 from funaudiochat.cosyvoice3.hift import Hift
 from training.nano.data import WORK
-from training.nano.train_flow import CONFIG, new_flow, speaker_vectors
+from training.nano.train_flow import CONFIG, DigitEmbedding, new_flow, speaker_vectors
 from training.nano.train_tokenizer import OUTPUT
 from training.nano.train_vocoder import new_vocoder
 
@@ -36,18 +36,20 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def load_trained(work: Path) -> tuple[Flow, Hift]:
-    """The newest checkpoints of both runs, ready for use.
+    """Load the newest checkpoints of both runs for inference.
 
     Raises:
         FileNotFoundError: a run has not saved anything yet.
     """
     trained = new_flow()
     trained.load_state_dict(_weights(work / "flow.pt"))
-    trained.input_embedding = trained.input_embedding.table()
+    digits = trained.input_embedding
+    assert isinstance(digits, DigitEmbedding)
+    trained.input_embedding = digits.table()
     config = replace(
         CONFIG,
         solver_steps=SOLVER_STEPS,
-        guidance_rate=GUIDANCE_RATE,
+        cfg_scale=GUIDANCE_RATE,
         temperature=TEMPERATURE,
     )
     flow = Flow(config)

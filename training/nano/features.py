@@ -18,8 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers.audio_utils import mel_filter_bank
 
-WHISPER_HZ, WHISPER_HOP, WHISPER_FFT, WHISPER_MELS = 16000, 160, 400, 128
-VOCODER_HZ, VOCODER_HOP, VOCODER_FFT, VOCODER_MELS = 24000, 480, 1920, 80
+from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
+
+WHISPER_HZ, WHISPER_HOP, WHISPER_FFT, WHISPER_MELS = INPUT_RATE_HZ, 160, 400, 128
+VOCODER_HZ, VOCODER_HOP, VOCODER_FFT, VOCODER_MELS = OUTPUT_RATE_HZ, 480, 1920, 80
 
 
 @cache
@@ -111,6 +113,7 @@ class FrameStore:
 
     def __getitem__(self, index: int) -> Tensor:
         """Array ``index`` as float32 [T, C]."""
+        assert self.frames is not None, "the store is empty"
         end = self.ends[index]
         return torch.from_numpy(self.frames[end - self.lengths[index] : end].astype(np.float32))
 

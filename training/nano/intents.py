@@ -63,7 +63,7 @@ class Dialogue:
     messages: list[Message] = field(default_factory=list)
 
     def as_record(self) -> dict[str, Any]:
-        """The dialogue as a JSON object with an ``id``."""
+        """Convert the dialogue to a JSON object with an ``id``."""
         return {"id": f"{self.split}-{self.index:06d}", **asdict(self)}
 
 
@@ -90,13 +90,13 @@ class Intent:
         return self.spec.get("weight", min(MOST_WEIGHT, max(LEAST_WEIGHT, root)))
 
     def answer(self, row: Row) -> Message:
-        """The answer about a row."""
+        """Write the answer about a row."""
         keys = [insert(key, row) for key in self.spec.get("keys", [])]
         return Message("assistant", fill(self.spec["answer"], row), keys=keys)
 
 
 def unit_hash(*parts: Any) -> float:
-    """A number in [0, 1) that depends on the parts alone, on every machine and Python."""
+    """Hash the parts to a number in [0, 1), the same on every machine and Python version."""
     text = json.dumps(parts, sort_keys=True).encode()
     return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") / 2**64
 

@@ -23,11 +23,11 @@ import numpy as np
 import soundfile
 import soxr
 
+from funaudiochat.constants import INPUT_RATE_HZ
 from training.nano.data import read_jsonl
 from training.nano.voices import require_sha256
 from training.nano.words import normalized_words
 
-JUDGE_HZ = 16000
 _WEIGHTS_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936b2a"
 
 
@@ -69,12 +69,12 @@ def _recogniser() -> Any:
 
 
 def hear(wave: np.ndarray, rate_hz: int) -> str:
-    """What the recogniser understands in a mono wave [samples].
+    """Transcribe a mono waveform [samples] with the recogniser.
 
     Decoding is greedy and bounded: without bounds it loops on unclear speech.
     """
-    wave = soxr.resample(wave, rate_hz, JUDGE_HZ).astype(np.float32)
-    padded = np.pad(wave, (JUDGE_HZ // 5, JUDGE_HZ // 2))
+    wave = soxr.resample(wave, rate_hz, INPUT_RATE_HZ).astype(np.float32)
+    padded = np.pad(wave, (INPUT_RATE_HZ // 5, INPUT_RATE_HZ // 2))
     segments, _ = _recogniser().transcribe(
         padded,
         language="en",

@@ -71,11 +71,11 @@ class Run(ABC):
 
     @abstractmethod
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
-        """What to lower, and the parts of it to write down."""
+        """Compute the loss to minimise, and its parts to log."""
 
     @abstractmethod
     def evaluate(self) -> dict[str, Any]:
-        """What is measured on held-out data."""
+        """Measure the metrics on held-out data."""
 
     def train_step(self, batch: Any) -> dict[str, float]:
         """One update; a gradient that is not finite (a value overflowed) is passed over."""

@@ -33,7 +33,12 @@ from tokenizers import (
 from torch import Tensor
 from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
-from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
+from funaudiochat.constants import (
+    DEFAULT_S2M_PROMPT,
+    DEFAULT_S2T_PROMPT,
+    FUNCTION_CALLING_PROMPT,
+    TRANSCRIBE_PROMPT,
+)
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.init_model import speech_tokenizer
@@ -41,7 +46,7 @@ from training.nano import train_encoder as encoder
 from training.nano.data import DIALOGUES, WORK, read_jsonl
 from training.nano.domain import Domain
 from training.nano.ears import PACKAGED, Ears, open_whisper
-from training.nano.rows import TRANSCRIBE, tool_prompt, words
+from training.nano.rows import tool_prompt, words
 from training.nano.sizes import AUDIO, nano_config, whisper_audio
 from training.nano.tokenizer import CODES, DIGITS, digits_of
 from training.whisper_encoder import WhisperEncoder
@@ -75,7 +80,7 @@ _PIECES = (
 
 
 def _texts(work: Path, dialogues: int) -> Iterator[str]:
-    """What the model reads or writes, of so many dialogues."""
+    """Yield the texts that the model reads or writes in this many dialogues."""
     domain = Domain()
     for index in range(dialogues):
         for split in ("train", "conversation"):
@@ -85,7 +90,7 @@ def _texts(work: Path, dialogues: int) -> Iterator[str]:
                     yield "".join(words(message.text))
     yield from (record["text"] for record in read_jsonl(work / "answers.jsonl"))
     # Often enough to become long tokens.
-    yield from [TRANSCRIBE, tool_prompt(domain.spec["tools"])] * 300
+    yield from [TRANSCRIBE_PROMPT, tool_prompt(domain.spec["tools"])] * 300
     yield from ("system\n", "user\n", "assistant\n")
 
 

@@ -18,8 +18,8 @@ import soundfile
 import torch
 from torch import Tensor
 
+from funaudiochat.cosyvoice3.config import ChunkSchedule
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
-from funaudiochat.cosyvoice3.flow import ChunkSchedule
 from funaudiochat.cosyvoice3.voices import load_voices
 from training.nano.answers import Answers
 from training.nano.data import WORK

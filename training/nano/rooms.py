@@ -17,8 +17,8 @@ class Scene:
 
     Attributes:
         lead_s, tail_s: silence before and after.
-        reverb_s: time in which the room's sound falls by 60 dB; 0 is no room.
-        snr_db: speech to noise; None is no noise.
+        reverb_s: time in which reverberation falls by 60 dB; 0 for no room.
+        snr_db: speech to noise; None for no noise.
         pink: whether the noise falls by 3 dB an octave, else it is white.
         low_pass_hz: cut-off of the channel; None is the full band.
         peak: largest sample.
@@ -36,7 +36,7 @@ class Scene:
 
     @classmethod
     def draw(cls, rng: Random) -> "Scene":
-        """A random scene; about one in six is clean."""
+        """Draw a random scene; about one in six is clean."""
         return cls(
             lead_s=round(rng.uniform(0, 0.3), 3),
             tail_s=round(rng.uniform(0.05, 0.3), 3),
@@ -49,11 +49,11 @@ class Scene:
         )
 
     def as_record(self) -> dict[str, Any]:
-        """The scene as a JSON object."""
+        """Convert the scene to a JSON object."""
         return asdict(self)
 
     def record(self, wave: np.ndarray, rate_hz: int) -> np.ndarray:
-        """The wave [samples] as heard in this scene, float32."""
+        """Render the waveform [samples] as recorded in this scene, float32."""
         noise_rng = np.random.default_rng(self.noise_seed)
         lead, tail = (round(s * rate_hz) for s in (self.lead_s, self.tail_s))
         wave = np.pad(wave, (lead, tail))
@@ -70,7 +70,7 @@ class Scene:
 
 
 def _convolve(wave: np.ndarray, response: np.ndarray) -> np.ndarray:
-    """The wave's own length of its convolution with a response."""
+    """Convolve a waveform with a response, cut to the waveform's length."""
     size = len(wave) + len(response)
     spectrum = np.fft.rfft(wave, size) * np.fft.rfft(response, size)
     return np.fft.irfft(spectrum, size)[: len(wave)]

@@ -28,12 +28,12 @@ from funaudiochat.constants import (
     DEFAULT_S2T_PROMPT,
     FUNCTION_CALLING_PROMPT,
     TOKEN_FPS,
+    TRANSCRIBE_PROMPT,
 )
 from training.nano.data import WORK, read_jsonl
 from training.nano.domain import Domain
 
 SILENCE_TOKEN, AUDIO_EOS_TOKEN = "<|sil|>", "<|audio_eos|>"
-TRANSCRIBE = "Please help me transcribe the audio."
 SAY = "Say: "
 VOICE = "heart"
 DELAY_CODES = 10
@@ -107,7 +107,7 @@ def tool_definition(name: str) -> str:
 
 
 def tool_prompt(names: Iterable[str]) -> str:
-    """The function-calling prompt with these tools of the domain."""
+    """Format the function-calling prompt with these tools of the domain."""
     definitions = "\n".join(map(tool_definition, names))
     return FUNCTION_CALLING_PROMPT.replace("{tools_definition}", definitions)
 
@@ -136,7 +136,7 @@ def words(text: str) -> list[str]:
 
 
 def paused_words(text: str, rng: Random) -> str:
-    """A typed stand-in for a heard question: its words at the pace of 5 Hz sound.
+    """Build a typed stand-in for a spoken question: its words at the pace of 5 Hz audio.
 
     The mel encoder is trained to write a word or nothing in every group (``train_encoder``), so the
     language model can learn to read that before there is any sound.
@@ -180,7 +180,7 @@ def _answer_rows(
     codes: dict[str, list[int]],
     heard: list[str],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows that learn one answer, with what follows the kind of question in their names."""
+    """Build the rows that train one answer, with the suffixes of their kinds."""
     text = message["text"]
     written = [*turns, _turn("assistant", text)]
     yield "_tools" if tools else "", _row(tools or DEFAULT_S2T_PROMPT, written, heard)
@@ -191,7 +191,7 @@ def _answer_rows(
 
 
 def _transcript_row(question: str, text: str, heard: list[str]) -> dict[str, Any]:
-    request, answer = _turn("user", f"{question}\n{TRANSCRIBE}"), _turn("assistant", text)
+    request, answer = _turn("user", f"{question}\n{TRANSCRIBE_PROMPT}"), _turn("assistant", text)
     return _row(DEFAULT_S2T_PROMPT, [request, answer], heard)
 
 
@@ -210,7 +210,7 @@ def typed_rows(
         ``words_transcribe``.
     """
     rng = Random(f"words/{record['id']}")
-    forms = {"text": str, "words": partial(paused_words, rng=rng)}
+    forms: dict[str, Callable[[str], str]] = {"text": str, "words": partial(paused_words, rng=rng)}
     for kind, question in forms.items():
         for turns, message, tools in _turns_before_answers(record, question):
             for suffix, row in _answer_rows(turns, message, tools, codes, []):

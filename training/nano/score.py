@@ -43,7 +43,7 @@ def _answers(record: Record) -> list[str]:
 
 
 def written_answers(chat: VoiceChat, record: Record, work: Path, typed: bool = False) -> list[str]:
-    """What the model writes to the questions of a dialogue, each after its own earlier answers."""
+    """Return the model's texts for a dialogue's questions, each after its own earlier answers."""
     chat.reset()
     return [
         chat.ask(
@@ -72,7 +72,7 @@ def says_right(text: str, answer: Record) -> bool:
 
 
 def is_right_typed(chat: VoiceChat, record: Record, work: Path) -> bool:
-    """The same of typed questions."""
+    """Return the model's texts for the questions in typed form."""
     return written_answers(chat, record, work, typed=True)[-1] == _answers(record)[-1]
 
 
@@ -90,7 +90,7 @@ def is_right_call(chat: VoiceChat, record: Record, work: Path) -> bool:
 
 
 def spoken_reply(chat: VoiceChat, record: Record, work: Path, sampling: Sampling) -> Reply:
-    """The streamed answer to the first question of a dialogue."""
+    """Stream the answer to the first question of a dialogue and return the reply."""
     chat.reset()
     events = chat.stream(audio=work / _questions(record)[0]["audio"], sampling=sampling)
     return next(event.reply for event in events if isinstance(event, ReplyDone))
@@ -99,9 +99,12 @@ def spoken_reply(chat: VoiceChat, record: Record, work: Path, sampling: Sampling
 def score_speech(
     chat: VoiceChat, records: list[Record], work: Path, sampling: Sampling
 ) -> dict[str, float]:
-    """What the judge hears against the model's own text and against the right answer."""
+    """Score the judge's transcripts against the model's text and the correct answer."""
     replies = [spoken_reply(chat, record, work, sampling) for record in records]
-    heard = [hear(r.audio, r.sample_rate_hz) if r.seconds else "" for r in replies]
+    heard = [
+        hear(r.audio, r.sample_rate_hz) if r.audio is not None and len(r.audio) else ""
+        for r in replies
+    ]
     own = score([r.text if normalized_words(r.text) else "nothing" for r in replies], heard)
     answers = [next(m for m in r["messages"] if m["role"] == "assistant") for r in records]
     exact = [

@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def people(real_speech: Path) -> dict[str, dict[Path, str]]:
-    """Recordings of people with their texts, by the name of their set; empty ones are left out."""
+    """Load recordings of people with their texts by set; empty sets are left out."""
     an4 = real_speech / "train" / "an4"
     rows = [row for row in read_jsonl(an4 / "rows.jsonl") if row["split"] == "test"]
     sets = {"an4_test": {an4 / row["file"]: row["text"] for row in rows}}
@@ -43,7 +43,7 @@ def people(real_speech: Path) -> dict[str, dict[Path, str]]:
 
 
 def orders(real_speech: Path) -> dict[Path, dict[str, str]]:
-    """Recordings of coffee orders with their slots; none where there are none."""
+    """Load recordings of coffee orders with their slots, if there are any."""
     path = real_speech / "orders" / "labels.json"
     if not path.exists():
         return {}

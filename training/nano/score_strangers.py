@@ -24,6 +24,7 @@ import numpy as np
 import torch
 import yaml
 
+from funaudiochat.constants import TRANSCRIBE_PROMPT
 from funaudiochat.events import Reply, ReplyDone, TextDelta
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
@@ -31,7 +32,6 @@ from training.nano.export import FOLDER as DETOKENIZER
 from training.nano.export_model import FOLDER as MODEL
 from training.nano.judge import hear, judge_available
 from training.nano.rooms import Scene
-from training.nano.rows import TRANSCRIBE
 from training.nano.score import tools_offered
 from training.nano.score_ears import orders, people
 from training.nano.voices import HELD_OUT_VOICES, QUESTION_HZ, available, speak
@@ -81,7 +81,7 @@ def refuses(text: str) -> bool:
 
 
 def sound(question: Question) -> np.ndarray:
-    """The question in a voice that training never has, 16 kHz, the same every time."""
+    """Synthesize the question at 16 kHz in a voice absent from training, deterministically."""
     rng = Random(f"stranger/{question.text}")
     voice = rng.choice([v for v in HELD_OUT_VOICES if available(v)])
     wave = speak(question.text, voice, QUESTION_HZ, rng, rng.uniform(0.9, 1.1), 1.0)
@@ -112,14 +112,15 @@ class Scores:
         return self.ask(**question, speech=False).text
 
     def transcript(self, wave: Any) -> str:
-        """What the model writes down of a sound, as its normalised words."""
-        text = self.ask(text=TRANSCRIBE, audio=wave, speech=False).text
+        """Transcribe audio with the model, as normalised words."""
+        text = self.ask(text=TRANSCRIBE_PROMPT, audio=wave, speech=False).text
         return " ".join(normalized_words(text))
 
     def errors(self, recordings: Iterable[tuple[Any, str]]) -> float:
         """Word error rate of transcription, percent."""
         pairs = [(" ".join(normalized_words(t)), self.transcript(w)) for w, t in recordings]
-        return round(100 * jiwer.wer(*map(list, zip(*pairs, strict=True))), 1)
+        expected, found = zip(*pairs, strict=True)
+        return round(100 * jiwer.wer(list(expected), list(found)), 1)
 
     def strangers(self, inside: list[Question], outside: list[Question]) -> None:
         typed = [self.written(text=q.text) for q in inside]
@@ -135,7 +136,10 @@ class Scores:
         self.note("spoken: tool call where none is offered",
                   percent(bool(r.tool_calls) or "<tool" in r.text for r in replies))  # fmt: skip
         if judge_available():
-            heard = [hear(r.audio, r.sample_rate_hz) if r.seconds else "" for r in replies]
+            heard = [
+                hear(r.audio, r.sample_rate_hz) if r.audio is not None and len(r.audio) else ""
+                for r in replies
+            ]
             self.note("spoken: right as heard", percent(map(Question.is_right, inside, heard)))
             own = [" ".join(normalized_words(t)) or "nothing" for t in texts]
             said = [" ".join(normalized_words(h)) for h in heard]
@@ -193,7 +197,7 @@ class Scores:
             self.note(f"{way}: call exact", percent(map(Question.is_called, questions, replies)))
 
     def people(self, folder: Path) -> None:
-        """Recordings of people: orders, spelled words and numbers, open speech."""
+        """Score recordings of people: orders, spelled words and numbers, open speech."""
         if slots := orders(folder):
             offered, right = tools_offered(["order_coffee"]), []
             for path, wanted in slots.items():

@@ -39,7 +39,7 @@ class Sentence:
 
 
 def plain(text: str) -> str:
-    """A text in lower-case letters, apostrophes inside words, and single spaces."""
+    """Normalise a text to lower-case letters, apostrophes inside words, and single spaces."""
     text = re.sub(r"[^a-z' ]", " ", text.lower().replace("’", "'"))
     return " ".join(word for part in text.split() if (word := part.strip("'")))
 

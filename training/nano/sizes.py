@@ -6,10 +6,10 @@
 from typing import Any
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.constants import GROUP_SIZE
 from training.nano.tokenizer import CODES
 
 WIDTH = 256
-GROUP_SIZE = 5
 _QWEN3 = {
     "architectures": ["Qwen3ForCausalLM"],
     "model_type": "qwen3",
@@ -73,7 +73,7 @@ def whisper_audio(sizes: dict[str, int], width: int = WIDTH) -> dict[str, Any]:
 def nano_config(
     vocab: dict[str, int], text_vocab_size: int, audio: dict[str, Any] = AUDIO
 ) -> FunAudioChatConfig:
-    """The joint configuration for a text vocabulary.
+    """Build the joint configuration for a text vocabulary.
 
     Args:
         vocab: ids of the special tokens.

@@ -8,7 +8,7 @@
 
 Writes ``synthetic``, ``real``, ``test_known`` and ``test_new`` into ``ears`` below ``--work``; each
 is a file of 16 kHz samples and a manifest, one recording a line. A line is written after its
-samples, so an interrupted run goes on where it stopped, by the same command; a larger ``--count``
+samples, so an interrupted run resumes where it stopped, with the same command; a larger ``--count``
 adds to what exists.
 
 ``FOLDER`` holds, itself or in folders of its own, ``rows.jsonl`` (``file``, ``split``, ``text``;
@@ -68,7 +68,7 @@ class SpeechStore:
         self._samples = np.memmap(self.raw, np.int16, "r") if self.rows else None
 
     def wave(self, row: dict[str, Any]) -> Tensor:
-        """Samples [S] of a record, float32."""
+        """Read the samples [S] of a record, float32."""
         assert self._samples is not None
         part = self._samples[row["start"] : row["start"] + row["samples"]]
         return torch.from_numpy(part.astype(np.float32) / 32768)
@@ -99,7 +99,7 @@ class SpeechStore:
 
 
 def draw_scene(rng: Random) -> Scene:
-    """A scene with up to 5 s of silence before and after: mostly little, sometimes much."""
+    """Draw a scene with up to 5 s of silence before and after, mostly little."""
     lead, tail = (round(LONGEST_SILENCE_S * rng.random() ** 6, 3) for _ in range(2))
     scene = Scene.draw(rng)
     return replace(scene, lead_s=max(lead, scene.lead_s), tail_s=max(tail, scene.tail_s))
@@ -151,7 +151,7 @@ class Person:
 
 
 def people(folder: Path) -> list[Person]:
-    """Recordings for training in a folder and the folders in it.
+    """List the training recordings in a folder and its subfolders.
 
     Raises:
         ValueError: there are none, or labels do not say what was heard.
@@ -179,7 +179,7 @@ def people(folder: Path) -> list[Person]:
 
 
 def render_person(numbered: tuple[int, int, Person]) -> Recording:
-    """A recording of a person as it is (take 0), or at another pace in another scene."""
+    """Read a person's recording unchanged (take 0), or at another pace in another scene."""
     index, take, person = numbered
     rng = Random(f"person/{person.path.name}/{take}")
     wave = read_wave(person.path, QUESTION_HZ).numpy()

@@ -42,7 +42,7 @@ class Talk:
     def __init__(self, domain: "Domain", dialogue: Dialogue, rng: Random) -> None:
         self.domain, self.dialogue, self.rng = domain, dialogue, rng
         self.wording = SPLITS[dialogue.split][0]
-        self.last: tuple[Intent, Row, Message] | None = None  # of the last turn that asked anew
+        self.last: tuple[Intent, Row, Message] | None = None  # of the last new topic
         self.told: tuple[Intent, Row] | None = None  # who said a name, and which
 
     @property
@@ -74,7 +74,7 @@ class Talk:
         return self.rng.choices(intents, [i.weight for i in intents])[0]
 
     def ask(self, intent: Intent, row: Row) -> None:
-        """A question that needs no other before it, and its answer."""
+        """Add a self-contained question and its answer."""
         template = intent.wordings[self.wording].pick(self.rng)
         if self.dialogue.split in TRAINING:
             said = self._delivered(template, intent, row)
@@ -82,7 +82,7 @@ class Talk:
         self._add(intent, row, fill(template, row), intent.name)
 
     def _delivered(self, template: str, intent: Intent, row: Row) -> str:
-        """The wording as people say it, perhaps with a slip about another row."""
+        """Vary the wording as people say it, perhaps with a slip about another row."""
         slip, spec = "", intent.spec
         if "mention" in spec and (other := self.rng.choice(intent.rows["train"])) != row:
             mention = self.rng.choice(variants(spec["mention"]))
@@ -91,7 +91,7 @@ class Talk:
         return self.domain.delivery.say(template, slip, framed, self.rng)
 
     def _add(self, intent: Intent, row: Row, question: str, name: str) -> None:
-        """A question about a row; the call, the result and the reply, if its tool is offered."""
+        """Add a question about a row; with its tool offered, also call, result and reply."""
         messages = self.dialogue.messages
         messages.append(Message("user", question, intent=name))
         if intent.tool in self.dialogue.tools:
@@ -112,7 +112,7 @@ class Talk:
             self.told = intent, row
 
     def _result(self, intent: Intent, row: Row) -> Row:
-        """What the tool returns; the results of the test splits are held out."""
+        """Draw what the tool returns; the results of the test splits are held out."""
         if intent.results == [{}]:
             return {"status": "ok"}
         held_out = self.dialogue.split not in TRAINING
@@ -123,7 +123,7 @@ class Talk:
                 return result
 
     def go_on(self) -> None:
-        """A turn about the last: another row, a correction, the same again, or a memory."""
+        """Add a turn about the previous one: another row, correction, repetition or recall."""
         assert self.last
         intent, row, answer = self.last
         spec = intent.spec
@@ -151,7 +151,7 @@ class Talk:
         self._add(intent, row, question, f"{intent.name}+{kind}")
 
     def _recall(self, intent: Intent, row: Row) -> None:
-        """A question for the name that was told."""
+        """Add a question about the name that was told."""
         template = self.domain.spec["turns"]["recall"]["wordings"][self.wording].pick(self.rng)
         answer = Message("assistant", fill(intent.spec["recall"], row), keys=[row["name"]])
         self.dialogue.messages += [Message("user", fill(template, row), intent="recall"), answer]

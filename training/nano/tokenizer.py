@@ -114,7 +114,7 @@ class Quantizer(nn.Module):
         self.project_in = nn.Linear(width, DIGITS)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Rounded digits [B, T, 8] of x [B, T, D]; gradients pass the rounding unchanged."""
+        """Quantise x [B, T, D] to digits [B, T, 8]; gradients pass the rounding unchanged."""
         bounded = torch.tanh(self.project_in(x)) * _BOUND
         return bounded + (bounded.round() - bounded).detach()
 

@@ -214,17 +214,18 @@ class EarsRun(Run):
         heard = [self.model.hear(wave) for wave in waves]
         found = {"character_word_error_percent": round(100 * jiwer.wer(texts, heard), 2)}
         if self.model.embeddings is not None:
-            written = [self.tokenizer.decode(self._tokens_of(text)) for text in texts]
+            written = [str(self.tokenizer.decode(self._tokens_of(text))) for text in texts]
             heard = [self.hear_words(wave) for wave in waves]
             found["word_error_percent"] = round(100 * jiwer.wer(written, heard), 2)
         return found
 
     def hear_words(self, wave: Tensor) -> str:
-        """What the language model would read of 16 kHz sound [S]."""
+        """Transcribe a 16 kHz waveform [S] as the words that the language model reads."""
         vectors, counts = self.model.encode([self.model.mel(wave)])
         by_word = self.model.read_words(self.model.adapt(vectors))
         groups = -(-int(counts) // GROUP_SIZE)
-        return self.tokenizer.decode([self.tokens[i - 1] for i in best_path(by_word[0, :groups])])
+        ids = [self.tokens[i - 1] for i in best_path(by_word[0, :groups])]
+        return str(self.tokenizer.decode(ids))
 
 
 def _ctc(scores: Tensor, counts: Tensor, wanted: list[list[int]]) -> Tensor:

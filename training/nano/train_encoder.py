@@ -18,6 +18,7 @@ import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import jiwer
 import torch
@@ -99,7 +100,8 @@ def initialize(encoder: FunAudioChatAudioEncoder) -> None:
                 nn.init.zeros_(module.bias)
     for convolution in (encoder.conv1, encoder.conv2):
         convolution.weight.data *= 2**0.5
-    for layer, offsets in zip(encoder.layers, OFFSETS, strict=True):
+    layers: Any = encoder.layers
+    for layer, offsets in zip(layers, OFFSETS, strict=True):
         layer.self_attn.out_proj.weight.data *= 0.5
         layer.fc2.weight.data *= 0.5
         look_at_neighbours(layer.self_attn, offsets)

@@ -20,7 +20,8 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from funaudiochat.cosyvoice3.flow import ChunkSchedule, Flow, FlowConfig
+from funaudiochat.cosyvoice3.config import ChunkSchedule, FlowConfig
+from funaudiochat.cosyvoice3.flow import Flow
 from training.nano.answers import Answers, CodeBatch
 from training.nano.loop import Run, parse
 from training.nano.tokenizer import CODES, DIGITS, digits_of
@@ -34,7 +35,7 @@ EVALUATED = 20
 
 
 def speaker_vectors() -> dict[str, Tensor]:
-    """A fixed point [192] of the speaker space for every answer voice, far from one another."""
+    """Assign every answer voice a fixed speaker vector [192], far from the others."""
     generator = torch.Generator().manual_seed(0)
     basis = torch.linalg.qr(torch.randn(CONFIG.speaker_dim, 8, generator=generator)).Q.T
     return {voice: basis[i].clone() for i, voice in enumerate(ANSWER_VOICES)}
@@ -53,15 +54,15 @@ class DigitEmbedding(nn.Module):
 
     @torch.no_grad()
     def table(self) -> nn.Embedding:
-        """The plain embedding with equal results."""
+        """Return the plain embedding with equal results."""
         return nn.Embedding.from_pretrained(self(torch.arange(CODES)), freeze=False)
 
 
 def new_flow() -> Flow:
-    """An untrained flow whose codes enter by their digits."""
+    """Build an untrained flow whose speech tokens are embedded by their digits."""
     torch.manual_seed(0)
     flow = Flow(CONFIG)
-    flow.input_embedding = DigitEmbedding(CONFIG.mel_bins)
+    flow.add_module("input_embedding", DigitEmbedding(CONFIG.mel_bins))
     for module in flow.decoder.estimator.transformer_blocks:
         nn.init.normal_(module.attn_norm.linear.weight, 0, 0.01)
     return flow

@@ -20,7 +20,8 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
-from funaudiochat.cosyvoice3.hift import Hift, HiftConfig
+from funaudiochat.cosyvoice3.config import HiftConfig
+from funaudiochat.cosyvoice3.hift import Hift
 from training.nano.answers import Answers
 from training.nano.features import vocoder_mel
 from training.nano.loop import Run, parse
@@ -66,7 +67,7 @@ def spectral_loss(made: Tensor, wanted: Tensor) -> Tensor:
 
 
 def new_vocoder() -> Hift:
-    """An untrained vocoder that starts almost silent."""
+    """Build an untrained vocoder whose output starts almost silent."""
     torch.manual_seed(0)
     model = Hift(CONFIG)
     nn.init.normal_(model.conv_post.weight, 0, 0.01)
@@ -100,7 +101,7 @@ class VocoderRun(Run):
         """Of a random batch: ``spectral``, ``mel`` and ``pitch``."""
         final = batch.random() < END_SHARE
         cut = self.answers.segments(
-            batch, SEGMENTS, SEGMENT_FRAMES, 0 if final else CONFIG.held_frames
+            batch, SEGMENTS, SEGMENT_FRAMES, 0 if final else CONFIG.lookahead_frames
         )
         f0 = cut.f0 if final else cut.f0[:, :-3]
         made = self.model(cut.mel, f0, final=final)

@@ -24,8 +24,10 @@ import numpy as np
 import soundfile
 import soxr
 
-QUESTION_HZ = 16000
-ANSWER_HZ = 24000
+from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
+
+QUESTION_HZ = INPUT_RATE_HZ
+ANSWER_HZ = OUTPUT_RATE_HZ
 ANSWER_VOICES = ("heart", "joe")
 
 SOURCES = {
@@ -41,7 +43,7 @@ _JOE_SHA256 = "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06"
 
 
 def require_sha256(path: Path, expected: str) -> Path:
-    """The path, if the file has the pinned hash.
+    """Return the path if the file has the pinned hash.
 
     Raises:
         ValueError: another file; the data set would not be the documented one.
@@ -54,7 +56,7 @@ def require_sha256(path: Path, expected: str) -> Path:
 
 @cache
 def hibari() -> Any:
-    """The neural voice ``heart``, which also knows how English words sound."""
+    """Load the neural voice ``heart``, which also knows the pronunciation of English words."""
     import hibari as package
 
     require_sha256(Path(package.__file__).parent / "assets" / "hibari.onnx", _HIBARI_SHA256)
@@ -125,6 +127,7 @@ def _espeak(*voices: str) -> Callable[[str, float, Random], tuple[np.ndarray, in
 def _festvox(voice: str) -> Callable[[str, float, Random], tuple[np.ndarray, int]]:
     def speak(text: str, speed: float, rng: Random) -> tuple[np.ndarray, int]:
         process = _festival()
+        assert process.stdin is not None and process.stdout is not None  # both are pipes
         with tempfile.NamedTemporaryFile(suffix=".wav") as file:
             quoted = text.replace('"', "")
             process.stdin.write(

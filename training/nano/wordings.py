@@ -8,7 +8,7 @@ A template holds slots, ``{x}`` or in a form as ``{x:a}``, and alternatives, ``(
 
 import itertools
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -49,7 +49,7 @@ def fill(template: str, row: Row) -> str:
     return _SENTENCE_START.sub(lambda m: m.group(0).upper(), insert(template, row))
 
 
-FORMS = {
+FORMS: dict[str, Callable[[str], str]] = {
     "": str,
     "a": with_article,
     "s": lambda text: text + ("'" if text.endswith("s") else "'s"),
@@ -58,7 +58,7 @@ FORMS = {
 
 
 def sound(template: str) -> str:
-    """A wording without what is not heard: marks and capitals."""
+    """Strip a wording of what is not audible: punctuation and capitals."""
     return " ".join(re.sub(r"[^a-z{}:_' ]", " ", template.lower()).split())
 
 
@@ -83,7 +83,7 @@ class Wordings:
         return iter(found.values())
 
     def pick(self, rng: Random) -> str:
-        """A wording; many variants of one do not outweigh the others."""
+        """Draw a wording; many variants of one do not outweigh the others."""
         framed = self.framed and (not self.own or rng.random() < FRAMED_SHARE)
         return rng.choice(rng.choice(self.framed if framed else self.own))
 
@@ -123,7 +123,7 @@ class Delivery:
         self.spec = spec
 
     def say(self, template: str, slip: str, framed: bool, rng: Random) -> str:
-        """The template as it is said; mostly as it is.
+        """Vary the template as people say it; mostly keep it unchanged.
 
         Args:
             template: a wording.

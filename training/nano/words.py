@@ -28,7 +28,7 @@ def number_words(number: int) -> str:
 
 
 def with_article(noun: str) -> str:
-    """``a`` or ``an`` before a noun, by its first letter (enough for the domain's nouns)."""
+    """Put ``a`` or ``an`` before a noun by its first letter (enough for the domain's nouns)."""
     return f"{'an' if noun[0].lower() in 'aeiou' else 'a'} {noun}"
 
 

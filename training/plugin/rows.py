@@ -134,7 +134,7 @@ class CheckedPackedProcessor(_RowChecks, PackedSupervisedDatasetProcessor):
 
 
 def _good_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """Number and text of the lines that are JSON objects; others are skipped or refused."""
+    """Yield number and text of the lines that are JSON objects; skip or refuse the others."""
     with path.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():

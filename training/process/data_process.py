@@ -9,7 +9,7 @@
 
 A data set's sounds and a manifest of them go to ``data/NAME/`` first. The manifest and the rows
 are described in ``data/README.md``. Rows keep the manifest's order. The
-same command goes on where it was stopped. A bad row is skipped and noted in
+same command resumes where it stopped. A bad row is skipped and noted in
 ``OUTPUT.errors.jsonl``.
 """
 
@@ -35,9 +35,10 @@ from funaudiochat.constants import (  # noqa: E402
     AUDIO_TEMPLATE,
     DEFAULT_S2M_PROMPT,
     DEFAULT_S2T_PROMPT,
+    INPUT_RATE_HZ,
     TOKEN_FPS,
 )
-from funaudiochat.cosyvoice3.speech_tokenizer import SAMPLE_RATE_HZ, SpeechTokenizer  # noqa: E402
+from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer  # noqa: E402
 from funaudiochat.errors import FunAudioChatError  # noqa: E402
 from funaudiochat.hub import resolve_tts  # noqa: E402
 from training.check_data import DELAY_CODES  # noqa: E402
@@ -64,14 +65,14 @@ def _text(fields: dict[str, Any], key: str) -> str:
 
 
 def _question(fields: dict[str, Any], folder: Path, audio: list[str]) -> dict[str, str]:
-    """A user's message; its sound, if it has one, is added to ``audio``."""
+    """Build a user message; append its audio entry, if any, to ``audio``."""
     text, instruction = _text(fields, "question_text"), _text(fields, "instruction")
     if not fields.get("question_audio"):
         if not text:
             raise ValueError("has neither question_audio nor question_text")
         return {"role": "user", "content": f"{text}\n{instruction}" if instruction else text}
     path = folder / _text(fields, "question_audio")
-    seconds = len(load_audio(path, SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
+    seconds = len(load_audio(path, INPUT_RATE_HZ)) / INPUT_RATE_HZ
     pads = AUDIO_PAD_TOKEN * int(seconds * TOKEN_FPS)
     # A "text" would be averaged into the user's audio in training, and never when answering.
     audio.append(_entry(path=str(path), ref_text=text, text="", token=pads))
@@ -100,10 +101,10 @@ def make_row(
         delay: start codes before them.
 
     Raises:
-        ValueError: the row is no question with an answer, or its sound cannot be used.
+        ValueError: the row is not a question with an answer, or its audio cannot be used.
     """
     if not isinstance(fields, dict) or fields.keys() - _FIELDS:
-        raise ValueError(f"is no object of {', '.join(sorted(_FIELDS))}")
+        raise ValueError(f"is not an object of {', '.join(sorted(_FIELDS))}")
     audio: list[str] = []
     messages = []
     for turn in fields.get("history") or []:
@@ -116,10 +117,10 @@ def make_row(
     content, prompt = text, DEFAULT_S2T_PROMPT
     if fields.get("answer_audio"):
         if tokenizer is None:
-            raise ValueError("has a spoken answer: give --tts-path for its codes")
+            raise ValueError("has a spoken answer: give --tts-path to make its speech tokens")
         path = folder / _text(fields, "answer_audio")
-        wave = load_audio(path, SAMPLE_RATE_HZ)
-        codes = whole_groups(tokenizer.encode(wave).tolist(), wave, tokenizer.encode, delay)
+        waveform = load_audio(path, INPUT_RATE_HZ)
+        codes = whole_groups(tokenizer.encode(waveform), waveform, tokenizer.encode, delay)
         spelled = "".join(f"[AU{code:04d}]" for code in codes)
         token = AUDIO_BOS_TOKEN * delay + spelled
         audio.append(_entry(path=str(path), text=text, token=token))
@@ -147,7 +148,7 @@ def _work(line: str, folder: Path, delay: int) -> tuple[bool, str]:
 
 
 def _whole_lines(path: Path) -> int:
-    """Number of lines of a file, whose torn end is cut off."""
+    """Count the lines of a file, after removing an incomplete last line."""
     if not path.exists():
         return 0
     data = path.read_bytes()

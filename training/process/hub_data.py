@@ -33,7 +33,7 @@ def guess_columns(features: dict[str, Any]) -> dict[str, str]:
     """
     sounds = [name for name, kind in features.items() if type(kind).__name__ == "Audio"]
     texts = [name for name, kind in features.items() if getattr(kind, "dtype", "") == "string"]
-    found = {}
+    found: dict[str, str] = {}
     for role, hints in (("question", _QUESTION), ("answer", _ANSWER)):
         for kind, columns in (("audio", sounds), ("text", texts)):
             named = [column for hint in hints for column in columns if hint in column.lower()]
@@ -112,7 +112,7 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     manifest = folder / "manifest.jsonl"
     done = manifest.read_bytes().count(b"\n") if manifest.exists() else 0
-    if done:  # a torn last line is written anew
+    if done:  # an incomplete last line is rewritten
         data = manifest.read_bytes()
         manifest.write_bytes(data[: data.rfind(b"\n") + 1])
     with manifest.open("a" if done else "w", encoding="utf-8") as out:

@@ -1,17 +1,17 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How long sound is cut, on its way to codes and back."""
+"""How long audio is split for the speech tokenizer and the detokenizer."""
 
-PIECE_S = 30
+SEGMENT_S = 30
 
 
-def pieces(count: int, rate_hz: int, shortest_last_s: int) -> list[tuple[int, int]]:
-    """Bounds of the 30 s pieces of ``count`` samples or codes.
+def segment_bounds(count: int, rate_hz: int, shortest_last_s: int) -> list[tuple[int, int]]:
+    """Split ``count`` samples or speech tokens into segments of 30 s; return their bounds.
 
-    A last piece under ``shortest_last_s`` is joined with the one before, and both are cut in half.
+    If the last segment is shorter than ``shortest_last_s``, the last two are evened out.
     """
-    longest = PIECE_S * rate_hz
+    longest = SEGMENT_S * rate_hz
     bounds = [(start, min(start + longest, count)) for start in range(0, count, longest)]
     if len(bounds) > 1 and bounds[-1][1] - bounds[-1][0] < shortest_last_s * rate_hz:
         start = bounds[-2][0]
