@@ -17,7 +17,8 @@ from tokenizers.models import WordLevel
 from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from funaudiochat.events import SpeechTokens
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate, prefill, step, stream
+from funaudiochat.generation_funaudiochat import generate, prefill, step, stream
+from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.modeling_common import cache_argument
 
 STEPS = 40

@@ -36,7 +36,8 @@ from serving.compare import RATE_HZ, prompt_of, read_sounds  # noqa: E402
 from serving.vllm_server import vllm_server  # noqa: E402
 
 from funaudiochat.constants import DEFAULT_S2T_PROMPT  # noqa: E402
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate  # noqa: E402
+from funaudiochat.generation_funaudiochat import generate  # noqa: E402
+from funaudiochat.generation_options import GenerationOptions  # noqa: E402
 from funaudiochat.remote_chat import sound_part  # noqa: E402
 from funaudiochat.voice_chat import VoiceChat  # noqa: E402
 

@@ -14,7 +14,8 @@ import torch
 from evaluate.records import fingerprint
 from evaluate.sources import Produced, Prompt, render
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate
+from funaudiochat.generation_funaudiochat import generate
+from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.sampling import SAMPLING_VALUES, speech_sampling
 from funaudiochat.voice_chat import VoiceChat, tool_call_ids
 

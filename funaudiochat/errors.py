@@ -9,7 +9,7 @@ class FunAudioChatError(ValueError):
 
 
 class AudioError(FunAudioChatError):
-    """Sound that cannot be read, or that is not sound the model can take."""
+    """Audio that cannot be read, or that the model cannot take."""
 
 
 class CheckpointError(FunAudioChatError):
@@ -21,8 +21,8 @@ class VoiceError(FunAudioChatError):
 
 
 class DownloadError(FunAudioChatError):
-    """A download that failed, or whose content is not what was asked for."""
+    """A download that failed, or whose content is not the file requested."""
 
 
 class ServerError(FunAudioChatError):
-    """A server of language models that cannot be reached, refuses, or breaks off."""
+    """A model server that cannot be reached, refuses a request, or breaks off its reply."""

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Where checkpoints live, and how the official ones get there."""
+"""Find checkpoint folders, and download the official ones."""
 
 import hashlib
 import http.client
@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from funaudiochat.checkpoint_validation import refuse_adapter
 from funaudiochat.errors import CheckpointError, DownloadError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -87,12 +88,12 @@ NANO_TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
 
 
 def models_folder() -> Path:
-    """``pretrained_models/`` of the toolkit, or what FUNAUDIOCHAT_HOME names."""
+    """Return ``pretrained_models/`` of the toolkit, or the folder in FUNAUDIOCHAT_HOME."""
     return Path(os.environ.get("FUNAUDIOCHAT_HOME") or ROOT / "pretrained_models")
 
 
 def resolve_model(path: str | Path | None) -> Path:
-    """The folder given, else the official one if it was downloaded, else Nano.
+    """Return the folder given, else the official one if it was downloaded, else Nano.
 
     Raises:
         CheckpointError: there is no such folder, or a download did not come to its end; the
@@ -102,7 +103,7 @@ def resolve_model(path: str | Path | None) -> Path:
 
 
 def resolve_tts(path: str | Path | None) -> Path:
-    """The detokenizer's folder given, else the official one if it was downloaded, else Nano's.
+    """Return the detokenizer's folder: the one given, else a downloaded official one, else Nano's.
 
     Raises:
         CheckpointError: there is no such folder, or a download did not come to its end; the
@@ -112,11 +113,11 @@ def resolve_tts(path: str | Path | None) -> Path:
 
 
 def resolve_pair(model_path: str | Path | None, tts_path: str | Path | None) -> tuple[Path, Path]:
-    """Folders of a language model and of the detokenizer that knows its codes.
+    """Return the folders of a language model and of the detokenizer of its speech tokens.
 
     Without a detokenizer's folder a model gets the one that its ``config.json`` names as
     ``detokenizer``, as that of Nano and of what is trained from it does, and every other model the
-    official one: codes of another speech tokenizer would be noise.
+    official one: another detokenizer would turn its speech tokens into noise.
 
     Raises:
         CheckpointError: there is no such folder; the message says how to get it.
@@ -132,23 +133,13 @@ def resolve_pair(model_path: str | Path | None, tts_path: str | Path | None) -> 
 
 
 def _detokenizer_of(model: Path) -> str:
-    """Return the name of the detokenizer's folder; a damaged config is told when it is loaded."""
+    """Return the name of the detokenizer's folder; loading reports a damaged config."""
     try:
         fields = json.loads((model / "config.json").read_text())
     except (OSError, ValueError):
         fields = {}
     name = fields.get("detokenizer") if isinstance(fields, dict) else None
     return name if isinstance(name, str) else TTS.name
-
-
-def refuse_adapter(folder: str | Path) -> None:
-    """Raise CheckpointError, with the command that merges it, if a folder is a LoRA adapter."""
-    folder = Path(folder)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} is a LoRA adapter without its base model; merge them with `funaudiochat "
-            f"train merge-adapter {folder} --out FOLDER` and give that FOLDER"
-        )
 
 
 def _resolve(path: str | Path | None, repository: Repository, nano: Path) -> Path:
@@ -178,7 +169,7 @@ def _existing(folder: Path) -> Path:
 
 
 def download(source: str = "huggingface", only: str | None = None) -> list[Path]:
-    """Fetch the official folders and the default voice; go on where an earlier run stopped.
+    """Download the official folders and the default voice, resuming an earlier run.
 
     Args:
         source: "huggingface" or "modelscope" (extra ``hub``). Their own variables
@@ -186,11 +177,11 @@ def download(source: str = "huggingface", only: str | None = None) -> list[Path]
         only: "model", "tts" or "voices"; None for all.
 
     Returns:
-        What is in place.
+        The folders and files that are complete.
 
     Raises:
-        DownloadError: a transfer failed, or a file is not the published one; or there is no such
-            source or part.
+        DownloadError: a transfer failed, a file is not the published one, or the source or part
+            is unknown.
     """
     for value, known in ((source, _SOURCES), (only, (None, *REPOSITORIES, "voices"))):
         if value not in known:
@@ -235,9 +226,10 @@ def _from_modelscope(name: str, repository: Repository, folder: Path) -> None:
 
 
 def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
-    """Fetch file by file: the library's own download begins a file anew in every process."""
-    from huggingface_hub import HfApi, hf_hub_url
+    """Fetch file by file: the library's own download restarts a file in every process."""
+    from huggingface_hub import HfApi, get_token, hf_hub_url
 
+    token = get_token()  # HF_TOKEN, or that of `hf auth login`
     info = HfApi().model_info(name, files_metadata=True)
     for file in info.siblings or []:
         path = file.rfilename
@@ -248,11 +240,12 @@ def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
             folder / path,
             file.size or 0,
             file.lfs.sha256 if file.lfs else None,
+            token,
         )
 
 
 def missing_files(repository: Repository, folder: Path) -> list[str]:
-    """Files without which a downloaded folder is not whole."""
+    """List the files that a downloaded folder lacks."""
     wanted = {*repository.needed, *repository.known}
     index = folder / "model.safetensors.index.json"
     if index.is_file():
@@ -295,8 +288,17 @@ def verify(path: Path, size_bytes: int, sha256: str | None) -> None:
         )
 
 
-def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> None:
+def fetch_file(
+    url: str, path: Path, size_bytes: int, sha256: str | None, token: str | None = None
+) -> None:
     """Fetch one file, resuming a partial one as long as bytes arrive, and check it.
+
+    Args:
+        url: of the file.
+        path: where the file goes; a partial one has ``.part`` behind its name.
+        size_bytes: published size.
+        sha256: published hash, None if there is none.
+        token: access token for the server of ``url``; it is not sent on to another server.
 
     Raises:
         DownloadError: the transfer failed, or the content is not the published one.
@@ -314,7 +316,7 @@ def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> Non
             progress.update(task, completed=done_bytes)
 
         while (have := partial.stat().st_size) < size_bytes:
-            problem = _append(url, partial, size_bytes, show)
+            problem = _append(url, partial, size_bytes, show, token)
             if partial.stat().st_size <= have:
                 raise DownloadError(
                     f"fetching {url} failed after {have} of {size_bytes} bytes ({problem}); run "
@@ -324,10 +326,14 @@ def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> Non
     partial.rename(path)
 
 
-def _append(url: str, partial: Path, size_bytes: int, show: Callable[[int], None]) -> str:
-    """Add what one request gives to a partial file -> why it ended, if before the end."""
+def _append(
+    url: str, partial: Path, size_bytes: int, show: Callable[[int], None], token: str | None
+) -> str:
+    """Append the body of one request to a partial file and return why it ended early, if so."""
     have = partial.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    if token:  # large files redirect to a store that must not see it
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
             with partial.open("ab" if response.status == 206 else "wb") as file:
