@@ -18,7 +18,8 @@ from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from funaudiochat.constants import GROUP_SIZE, TOKEN_FPS
 from funaudiochat.events import SpeechTokens
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate, prefill, step, stream
+from funaudiochat.generation_funaudiochat import generate, prefill, step, stream
+from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.modeling_common import cache_argument
 
 STEPS = 40

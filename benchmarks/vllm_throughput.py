@@ -37,7 +37,8 @@ from serving.vllm_server import vllm_server  # noqa: E402
 
 from funaudiochat.chat_protocol import audio_part  # noqa: E402
 from funaudiochat.constants import DEFAULT_S2T_PROMPT  # noqa: E402
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate  # noqa: E402
+from funaudiochat.generation_funaudiochat import generate  # noqa: E402
+from funaudiochat.generation_options import GenerationOptions  # noqa: E402
 from funaudiochat.voice_chat import VoiceChat  # noqa: E402
 
 CONCURRENCY = (1, 8, 32)

@@ -13,7 +13,8 @@ import torch
 from evaluate.records import fingerprint
 from evaluate.sources import ModelOutput, Prompt
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate, spoken_tokens
+from funaudiochat.generation_funaudiochat import generate, spoken_tokens
+from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.sampling import SAMPLING_VALUES, Sampling, speech_sampling
 from funaudiochat.voice_chat import VoiceChat
 

@@ -22,10 +22,11 @@ import soundfile
 import soxr
 
 from funaudiochat.audio_segments import split
+from funaudiochat.constants import INPUT_RATE_HZ, TOKEN_FPS
 from funaudiochat.errors import AudioError
 
-MIN_DURATION_MS = 40  # one speech code
-SILENCE_PEAK = 1e-4  # -80 dB of full scale: quieter than the last bits of 16-bit sound
+MIN_DURATION_MS = 1000 // TOKEN_FPS  # one speech token
+SILENCE_PEAK = 1e-4  # -80 dB of full scale: quieter than the last bits of 16-bit audio
 MAX_CHANNELS = 8  # tells the channel axis of a 2-d array from the sample axis
 # Outside this range a rate is a damaged header, and resampling from it could fill the memory.
 MIN_RATE_HZ, MAX_RATE_HZ = 1_000, 1_000_000
@@ -48,7 +49,7 @@ AudioSource = (
 
 
 def load_audio(
-    source: AudioSource, sample_rate_hz: int = 16_000, *, max_seconds: float | None = None
+    source: AudioSource, sample_rate_hz: int = INPUT_RATE_HZ, *, max_seconds: float | None = None
 ) -> np.ndarray:
     """Read audio as mono float32 ``[samples]`` at ``sample_rate_hz``.
 
@@ -107,7 +108,7 @@ def _load(
     if len(samples) * 1000 < MIN_DURATION_MS * rate_hz:
         raise AudioError(
             f"{name} is too short: {duration_s * 1000:.1f} ms, at least {MIN_DURATION_MS} ms "
-            "(one speech code) are needed"
+            "(one speech token) are needed"
         )
     if duration_s > max_seconds:
         raise _too_long(name, duration_s, max_seconds)
@@ -132,10 +133,11 @@ def save_wav(path: str | os.PathLike[str], samples: Any, sample_rate_hz: int) ->
     array = np.asarray(samples)
     if array.ndim != 1 or not array.size or not np.issubdtype(array.dtype, np.floating):
         raise AudioError(
-            f"a wave to save must be mono floats [samples], not {array.dtype} {list(array.shape)}"
+            f"a waveform to save must be mono floats [samples], not "
+            f"{array.dtype} {list(array.shape)}"
         )
     if not np.isfinite(array).all():
-        raise AudioError(f"the wave to save in {path} holds NaN or infinite samples")
+        raise AudioError(f"the waveform to save in {path} holds NaN or infinite samples")
     with open(path, "wb") as file:
         soundfile.write(
             file, array.astype(np.float32), sample_rate_hz, subtype="PCM_16", format="WAV"
@@ -179,9 +181,9 @@ def _read_bytes(source: Any, name: str) -> bytes:
     try:
         path = Path(source)
         if path.is_dir():
-            raise AudioError(f"{name} is a directory, not a sound file")
+            raise AudioError(f"{name} is a directory, not an audio file")
         if not path.exists():
-            raise AudioError(f"sound file not found: {name}")
+            raise AudioError(f"audio file not found: {name}")
         if not path.is_file():  # reading a pipe or device might never end
             raise AudioError(f"{name} is not a regular file")
         return path.read_bytes()
@@ -190,7 +192,7 @@ def _read_bytes(source: Any, name: str) -> bytes:
 
 
 def _from_mapping(source: Mapping[str, Any]) -> Any:
-    """Return what of a mapping holds the audio: the array before the bytes before the path."""
+    """Return the audio of a mapping: the array, else the bytes, else the path."""
     if source.get("array") is not None:
         if source.get("sampling_rate") is None:
             raise AudioError("the audio has an 'array' and no 'sampling_rate'; give its rate in Hz")
@@ -202,7 +204,7 @@ def _from_mapping(source: Mapping[str, Any]) -> Any:
 
 
 def _from_array(pair: tuple[Any, ...]) -> tuple[np.ndarray, float]:
-    """A pair ``(samples, rate_hz)`` as float32 ``[samples, channels]`` and its rate."""
+    """Turn a pair ``(samples, rate_hz)`` into float32 ``[samples, channels]`` and its rate."""
     if len(pair) != 2:
         raise AudioError(f"an array comes as a pair (samples, rate_hz), not {len(pair)} values")
     _check_rate(pair[1], "the rate of the audio array")
@@ -238,7 +240,7 @@ def _to_float32(array: np.ndarray) -> np.ndarray:
         raise AudioError(f"audio samples must be integers or floats, not {array.dtype}")
     info = np.iinfo(array.dtype)
     half_range = 2.0 ** (info.bits - 1)
-    offset = 0.0 if info.min < 0 else half_range  # unsigned sound rests at half its range
+    offset = 0.0 if info.min < 0 else half_range  # silence is half the range of unsigned samples
     return ((array.astype(np.float64) - offset) / half_range).astype(np.float32)
 
 
@@ -276,7 +278,7 @@ class _SeekableBytes(io.BytesIO):
 
 
 def _decode_all(data: bytes, name: str, max_seconds: float) -> tuple[np.ndarray, float]:
-    """Decode all files of some bytes -> their mono samples in a row, at the first one's rate."""
+    """Decode all files in some bytes: their mono samples in a row, at the first one's rate."""
     rate_hz, parts, seconds = 0.0, [], 0.0
     for file in split(data, name):
         samples, own_hz = _decode(file, name, max_seconds - seconds)
@@ -288,7 +290,7 @@ def _decode_all(data: bytes, name: str, max_seconds: float) -> tuple[np.ndarray,
 
 
 def _decode(data: bytes, name: str, max_seconds: float) -> tuple[np.ndarray, float]:
-    """Bytes of a sound file as float32 ``[samples, channels]`` and their rate."""
+    """Decode the bytes of an audio file: float32 ``[samples, channels]`` and their rate."""
     container = _media_container(data)
     if container is not None:
         return _decode_media(data, container, name, max_seconds)
@@ -309,13 +311,13 @@ def _decode(data: bytes, name: str, max_seconds: float) -> tuple[np.ndarray, flo
             return samples, file.samplerate
     except soundfile.SoundFileError as error:
         raise AudioError(
-            f"{name} is not a sound file, or is truncated or damaged (wav, flac, mp3, ogg, opus, "
+            f"{name} is not an audio file, or is truncated or damaged (wav, flac, mp3, ogg, opus, "
             "webm, m4a, mp4 and aac are read)"
         ) from error
 
 
 def _media_container(data: bytes) -> str | None:
-    """FFmpeg's name of the container, by its first bytes; None for what soundfile decodes.
+    """Return FFmpeg's name of the container by its first bytes, None if soundfile decodes it.
 
     Naming it keeps FFmpeg from guessing: its playlist formats would open other files and addresses.
     """
@@ -344,10 +346,10 @@ def _decode_media(
     try:
         with av.open(io.BytesIO(data), "r", format=container) as file:
             if not file.streams.audio:
-                raise AudioError(f"{name} has no sound track")
+                raise AudioError(f"{name} has no audio track")
             if file.streams.audio[0].codec_context is None:  # PyAV would crash on decoding it
-                raise AudioError(f"{name} is damaged, or its sound is of a codec that is not known")
-            # Interleaved, as PyAV reads beyond the eight planes of 7.1 sound.
+                raise AudioError(f"{name} is damaged, or its audio uses an unknown codec")
+            # Interleaved, as PyAV reads beyond the eight planes of 7.1 audio.
             resampler = av.AudioResampler(format="flt")
             blocks: list[np.ndarray] = []
             rate_hz, frames = 0, 0

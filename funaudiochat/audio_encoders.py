@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sound into the backbone: mel encoder (sound to 25 Hz vectors) and code encoder (25 Hz to 5 Hz).
+"""Audio encoders: mel encoder (audio to 25 Hz vectors) and discrete encoder (25 Hz to 5 Hz).
 
 Shapes: ``N`` audios, ``T`` 25 Hz positions, ``G`` group size (5), ``H`` text width, ``W`` windows
 of 2 s, ``D`` width of the mel encoder.
@@ -22,13 +22,13 @@ from funaudiochat.modeling_common import FunAudioChatPreTrainedModel
 
 
 @dataclass
-class CodeEncoderOutput(ModelOutput):
-    """Result of the code encoder.
+class DiscreteEncoderOutput(ModelOutput):
+    """Result of the discrete encoder.
 
     Attributes:
         last_hidden_state: [N, T/G, H].
-        hidden_states: raw code embedding [N, T/G, G*H], the output again, and, when continuous
-            features were given, their projection [N', T/G, H].
+        hidden_states: raw speech token embedding [N, T/G, G*H], the output again, and, when
+            continuous features were given, their projection [N', T/G, H].
     """
 
     last_hidden_state: Tensor | None = None
@@ -36,7 +36,7 @@ class CodeEncoderOutput(ModelOutput):
 
 
 def _sinusoids(length: int, channels: int) -> Tensor:
-    """Whisper's position table [length, channels]: sines in the first half, then cosines."""
+    """Build Whisper's position table [length, channels]: first the sines, then the cosines."""
     half = channels // 2
     steps = torch.arange(half, dtype=torch.float32) / (half - 1)
     angles = torch.arange(length, dtype=torch.float32)[:, None] * 10000.0 ** -steps[None]
@@ -56,7 +56,7 @@ class FunAudioChatAudioAttention(nn.Module):
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
-        """hidden: [W, T, D]; key_mask: bool [W, T], true where a frame is real. -> [W, T, D]."""
+        """Attend over the real frames: [W, T, D] and key mask bool [W, T] -> [W, T, D]."""
         query, key, value = (
             proj(hidden).unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
             for proj in (self.q_proj, self.k_proj, self.v_proj)
@@ -79,7 +79,7 @@ class FunAudioChatAudioEncoderLayer(GradientCheckpointingLayer):
         self.final_layer_norm = nn.LayerNorm(config.d_model)
 
     def forward(self, hidden: Tensor, key_mask: Tensor) -> Tensor:
-        """[W, T, D] -> [W, T, D]."""
+        """Run the layer: [W, T, D] and key mask bool [W, T] -> [W, T, D]."""
         hidden = hidden + self.self_attn(self.self_attn_layer_norm(hidden), key_mask)
         hidden = hidden + self.fc2(F.gelu(self.fc1(self.final_layer_norm(hidden))))
         if hidden.dtype == torch.float16:
@@ -109,7 +109,7 @@ class FunAudioChatAudioEncoder(FunAudioChatPreTrainedModel):
         self.post_init()
 
     def _get_feat_extract_output_lengths(self, frames: Tensor) -> tuple[Tensor, Tensor]:
-        """Mel frames -> positions after the convolutions and after pooling (rule 8)."""
+        """Return the positions of mel frames after convolution and after pooling (rule 8)."""
         after_cnn = (frames - 1) // 2 + 1
         return after_cnn, (after_cnn - 2) // 2 + 1
 
@@ -120,7 +120,7 @@ class FunAudioChatAudioEncoder(FunAudioChatPreTrainedModel):
         aftercnn_lens: Tensor | None = None,
         speech_maxlen: int = 0,
     ) -> BaseModelOutput:
-        """Encode several sounds laid end to end.
+        """Encode several audios laid end to end.
 
         Args:
             input_features: [mel bins, sum of frames].
@@ -154,7 +154,7 @@ class FunAudioChatAudioEncoder(FunAudioChatPreTrainedModel):
         return BaseModelOutput(last_hidden_state=result)  # type: ignore[arg-type]
 
     def _encode_windows(self, windows: list[Tensor]) -> list[Tensor]:
-        """[mel, frames] each -> [positions, D] each; a window attends to itself only."""
+        """Encode windows [mel, frames] to [positions, D] each; a window attends to itself only."""
         frames = torch.tensor([w.shape[1] for w in windows], device=windows[0].device)
         padded = nn.utils.rnn.pad_sequence([w.T for w in windows], batch_first=True)
         frame_mask = torch.arange(padded.shape[1], device=frames.device) < frames[:, None]
@@ -170,7 +170,7 @@ class FunAudioChatAudioEncoder(FunAudioChatPreTrainedModel):
 
 
 def _mean_of_pairs(hidden: Tensor) -> Tensor:
-    """[P, D] -> [P//2, D]; an odd last position is dropped, a single one is kept."""
+    """Average pairs, [P, D] -> [P//2, D]; an odd last position is dropped, a single one kept."""
     if len(hidden) < 2:
         return hidden
     even = len(hidden) // 2 * 2
@@ -178,7 +178,7 @@ def _mean_of_pairs(hidden: Tensor) -> Tensor:
 
 
 class FunAudioChatDiscreteEncoder(FunAudioChatPreTrainedModel):
-    """Code encoder: 25 Hz codes, or the mel encoder's vectors, -> 5 Hz group vectors."""
+    """Discrete encoder: 25 Hz speech tokens, or the mel encoder's vectors, to 5 Hz vectors."""
 
     config_class = FunAudioChatAudioEncoderConfig
 
@@ -199,8 +199,8 @@ class FunAudioChatDiscreteEncoder(FunAudioChatPreTrainedModel):
         audio_ids: Tensor,
         continuous_audio_features: Tensor | None = None,
         feature_exist_mask: Tensor | None = None,
-    ) -> CodeEncoderOutput:
-        """Group by G and average; the last, partial group is diluted by what pads it (rule 12).
+    ) -> DiscreteEncoderOutput:
+        """Average groups of G; padding dilutes the last, partial group (rule 12).
 
         Args:
             audio_ids: [N, T], T a multiple of G.
@@ -212,7 +212,7 @@ class FunAudioChatDiscreteEncoder(FunAudioChatPreTrainedModel):
         merged = self.output_matching(embedded.mean(2))
         states: tuple[Tensor, ...] = (embedded.flatten(2),)
         if continuous_audio_features is None:
-            return CodeEncoderOutput(last_hidden_state=merged, hidden_states=(*states, merged))
+            return DiscreteEncoderOutput(last_hidden_state=merged, hidden_states=(*states, merged))
         if feature_exist_mask is None:
             feature_exist_mask = torch.ones(len(merged), dtype=torch.bool, device=merged.device)
         grouped = continuous_audio_features.unflatten(1, (-1, group)).mean(2)
@@ -220,10 +220,10 @@ class FunAudioChatDiscreteEncoder(FunAudioChatPreTrainedModel):
         discrete = merged[feature_exist_mask]
         # "add" is what the original takes for configs without the field.
         add = getattr(self.config, "continuous_features_mode", "add") == "add"
-        # A new tensor by index_put: the code result must stay whole for its gradient.
+        # A new tensor by index_put: the discrete result must stay intact for its gradient.
         merged = merged.index_put(
             (feature_exist_mask,), (discrete + continuous if add else continuous).to(merged.dtype)
         )
-        return CodeEncoderOutput(
+        return DiscreteEncoderOutput(
             last_hidden_state=merged, hidden_states=(*states, merged, continuous)
         )

@@ -251,7 +251,7 @@ def _take_flac(data: bytes, start: int, name: str) -> tuple[bytes, int]:
 
 
 def _take_ogg(data: bytes, start: int, name: str) -> tuple[bytes, int]:
-    """A link of a chain ends where a stream begins after pages that begin none."""
+    """Take one link of a chain: up to the page that begins a stream after pages that do not."""
     at, end, inside, ended = start, len(data), False, False
     while at >= 0 and at + 27 <= len(data):
         begins = bool(data[at + 5] & 2)

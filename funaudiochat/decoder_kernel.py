@@ -69,7 +69,7 @@ class Stack(ctypes.Structure):
 
 
 def address(tensor: Tensor | None) -> int | None:
-    """Where the numbers of a contiguous tensor lie; the caller keeps the tensor alive."""
+    """Return the address of a contiguous tensor's data; the caller keeps the tensor alive."""
     if tensor is None:
         return None
     assert tensor.is_contiguous() and tensor.device.type == "cpu"
@@ -78,16 +78,16 @@ def address(tensor: Tensor | None) -> int | None:
 
 @functools.cache
 def kernel() -> ctypes.CDLL | None:
-    """The compiled kernel; None, with a word in the log, where there is no compiler."""
+    """Load the compiled kernel; return None, with a log message, if there is no compiler."""
     compiler = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
     if compiler is None:
-        log.info("no C++ compiler (c++, g++ or $CXX): decoding takes PyTorch's operations")
+        log.info("no C++ compiler (c++, g++ or $CXX): decoding uses PyTorch's operations")
         return None
     try:
         library = ctypes.CDLL(str(_built(compiler)))
     except (OSError, subprocess.CalledProcessError) as error:
         said = getattr(error, "stderr", "") or error
-        log.warning("%s does not compile %s (%s): decoding takes PyTorch's operations",
+        log.warning("%s does not compile %s (%s): decoding uses PyTorch's operations",
                     compiler, SOURCE.name, said)  # fmt: skip
         return None
     library.run.argtypes = [ctypes.POINTER(Stack), *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 2]
@@ -100,7 +100,7 @@ def kernel() -> ctypes.CDLL | None:
 
 
 def _built(compiler: str) -> Path:
-    """Compile the source, or find what was compiled of it for this processor before."""
+    """Return the library compiled for this processor, compiling it if it is not cached."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=True)
     parts = (SOURCE.read_text(), " ".join(FLAGS), version.stdout, _processor())
     name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
@@ -121,7 +121,7 @@ def _built(compiler: str) -> Path:
 
 
 def _processor() -> str:
-    """What code compiled for this processor depends on; a home folder may be shared."""
+    """Describe the processor, as a shared home folder may serve several kinds."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

@@ -33,19 +33,19 @@ _CHANGING_ROTARY = ("dynamic", "longrope")  # whose table depends on the length
 
 
 class Positions(Protocol):
-    """What the rows of a batch have been through, and their next position."""
+    """The cached positions of a batch's rows, and their next position."""
 
     def advance(self, hidden: Tensor) -> Tensor:
         """Run one more position of every row: [B, D] -> [B, D] after the final norm."""
 
 
 def follow(transformer: Any, cache: DynamicCache, mask: Tensor | None) -> Positions:
-    """Go on behind a prompt.
+    """Continue decoding after a prompt.
 
     Args:
         transformer: the module whose forward filled the cache; one whose layers are not known
-            here goes on with that forward.
-        cache: of the prompt [B, L]; not to be used any more.
+            here continues with that forward.
+        cache: of the prompt [B, L]; do not use it afterwards.
         mask: [B, L], rows padded on the left; None if no row is.
     """
     layers = _layers_of(transformer)
@@ -94,11 +94,11 @@ class _Layers:
 
     @property
     def in_place(self) -> bool:
-        """Whether the parameters lie where they were joined; moving a module parts them."""
+        """Whether parameters still are views of the joined weights; moving a module ends that."""
         return all(part.data_ptr() == place for part, place in self._places)
 
     def table(self, positions: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines [P, S] of at least so many positions."""
+        """Return cosines and sines [P, S] of at least so many positions."""
         if self._table is None or len(self._table[0]) < positions:
             places = torch.arange(positions, device=self.norm.device)
             cosine, sine = self.rotary(self.norm[None, None], places[None])
@@ -128,7 +128,7 @@ def _joined(layer: Any) -> _Layer:
 
 
 def _join(parts: list[Any]) -> Tensor:
-    """One tensor of these parameters, one below the other, of which they become views."""
+    """Stack parameters into one tensor, of which they become views."""
     joined = torch.cat([part.detach() for part in parts])
     for part, view in zip(parts, joined.split([len(x) for x in parts]), strict=True):
         part.data = view
@@ -140,7 +140,7 @@ _finding = threading.Lock()
 
 
 def _layers_of(transformer: Any) -> _Layers | None:
-    """The transformer's layers; None if only its own forward knows how to run it as it is now."""
+    """Return the transformer's layers, None if only its own forward can run it as it is."""
     with _finding:
         layers = _found.get(transformer)
         if layers is None or not layers.in_place:
@@ -168,7 +168,7 @@ def _is_known(transformer: Any) -> bool:
 
 
 def _products(layer: Any) -> list[nn.Module]:
-    """The modules of a layer whose weights are taken from them."""
+    """Return the modules of a layer whose weights are used directly."""
     parts = {**dict(layer.self_attn.named_children()), **dict(layer.mlp.named_children())}
     names = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     return [parts[name] for name in names if name in parts]
@@ -190,7 +190,7 @@ class _StaticPositions:
         self._stack = self._kernel_stack()
 
     def _take_over(self, layer: Any, starts: list[int]) -> list[Tensor]:
-        """Keys and values [B, K, P, S] of one layer without padding, and let go of the layer's."""
+        """Copy a layer's keys and values [B, K, P, S] without padding; release the originals."""
         taken = []
         for old in (layer.keys, layer.values):
             new = old.new_zeros(*old.shape[:2], self._room, old.shape[3])
@@ -286,7 +286,7 @@ class _StaticPositions:
 
 
 def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """[B, heads, S] turned by the angles of its row's position [B, 1, S]."""
+    """Rotate [B, heads, S] by the angles of its row's position [B, 1, S]."""
     left, right = x.chunk(2, -1)
     return x * cosine + torch.cat((-right, left), -1) * sine
 

@@ -9,7 +9,7 @@ class FunAudioChatError(ValueError):
 
 
 class AudioError(FunAudioChatError):
-    """Audio cannot be read, or the model cannot take it."""
+    """Audio that cannot be read, or that the model cannot take."""
 
 
 class CheckpointError(FunAudioChatError):
@@ -21,8 +21,8 @@ class VoiceError(FunAudioChatError):
 
 
 class DownloadError(FunAudioChatError):
-    """A download failed, or delivered something else than the published file."""
+    """A download that failed, or whose content is not the file requested."""
 
 
 class ServerError(FunAudioChatError):
-    """A language model server cannot be reached, refuses a request, or breaks off."""
+    """A model server that cannot be reached, refuses a request, or breaks off its reply."""

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Locations of checkpoints, and the download of the official ones."""
+"""Find checkpoint folders, and download the official ones."""
 
 import hashlib
 import http.client
@@ -17,6 +17,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
+from funaudiochat.checkpoint_validation import refuse_adapter
 from funaudiochat.errors import CheckpointError, DownloadError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,16 +154,6 @@ def _detokenizer_of(model: Path) -> str:
     return name if isinstance(name, str) else TTS.name
 
 
-def refuse_adapter(folder: str | Path) -> None:
-    """Raise CheckpointError, with the command that merges it, if a folder is a LoRA adapter."""
-    folder = Path(folder)
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise CheckpointError(
-            f"{folder} is a LoRA adapter without its base model; merge them with `funaudiochat "
-            f"train merge-adapter {folder} --out FOLDER` and give that FOLDER"
-        )
-
-
 def _resolve(path: str | Path | None, repository: Repository, nano: Path) -> Path:
     if path:
         refuse_adapter(path)
@@ -249,9 +240,10 @@ def _from_modelscope(name: str, repository: Repository, folder: Path) -> None:
 
 
 def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
-    """Download file by file, because the library's own download cannot resume a partial file."""
-    from huggingface_hub import HfApi, hf_hub_url
+    """Fetch file by file: the library's own download restarts a file in every process."""
+    from huggingface_hub import HfApi, get_token, hf_hub_url
 
+    token = get_token()  # HF_TOKEN, or that of `hf auth login`
     info = HfApi().model_info(name, files_metadata=True)
     for file in info.siblings or []:
         path = file.rfilename
@@ -262,6 +254,7 @@ def _from_huggingface(name: str, repository: Repository, folder: Path) -> None:
             folder / path,
             file.size or 0,
             file.lfs.sha256 if file.lfs else None,
+            token,
         )
 
 
@@ -309,8 +302,17 @@ def verify(path: Path, size_bytes: int, sha256: str | None) -> None:
         )
 
 
-def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> None:
-    """Download one file, resuming as long as bytes arrive, and check it.
+def fetch_file(
+    url: str, path: Path, size_bytes: int, sha256: str | None, token: str | None = None
+) -> None:
+    """Fetch one file, resuming a partial one as long as bytes arrive, and check it.
+
+    Args:
+        url: of the file.
+        path: where the file goes; a partial one has ``.part`` behind its name.
+        size_bytes: published size.
+        sha256: published hash, None if there is none.
+        token: access token for the server of ``url``; it is not sent on to another server.
 
     Raises:
         DownloadError: the transfer failed, or the content is not the published one.
@@ -328,7 +330,7 @@ def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> Non
             progress.update(task, completed=done_bytes)
 
         while (have := partial.stat().st_size) < size_bytes:
-            problem = _append(url, partial, size_bytes, show)
+            problem = _append(url, partial, size_bytes, show, token)
             if partial.stat().st_size <= have:
                 raise DownloadError(
                     f"downloading {url} failed after {have} of {size_bytes} bytes ({problem}); "
@@ -338,10 +340,14 @@ def fetch_file(url: str, path: Path, size_bytes: int, sha256: str | None) -> Non
     partial.rename(path)
 
 
-def _append(url: str, partial: Path, size_bytes: int, show: Callable[[int], None]) -> str:
-    """Append the bytes of one request to a partial file; return why it ended early, if it did."""
+def _append(
+    url: str, partial: Path, size_bytes: int, show: Callable[[int], None], token: str | None
+) -> str:
+    """Append the body of one request to a partial file and return why it ended early, if so."""
     have = partial.stat().st_size
     request = urllib.request.Request(url, headers={"Range": f"bytes={have}-"} if have else {})
+    if token:  # large files redirect to a store that must not see it
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
             with partial.open("ab" if response.status == 206 else "wb") as file:

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the model's parts share: their base class, and packed rows.
+"""Base class of the model's parts, and packed rows.
 
 A packed row holds several samples; its mask carries sample numbers from 1, and 0 for padding.
 """
@@ -19,7 +19,7 @@ from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 
 
 class FunAudioChatPreTrainedModel(PreTrainedModel):
-    """What the parts share: configuration class, attention back ends, initialisation."""
+    """Base of the model's parts: configuration class, attention back ends, initialisation."""
 
     config_class: type[PretrainedConfig] = FunAudioChatConfig
     base_model_prefix = "model"
@@ -30,7 +30,7 @@ class FunAudioChatPreTrainedModel(PreTrainedModel):
 
 
 def cache_argument(transformer: Any, cache: Any) -> dict[str, Any]:
-    """A cache under the name a transformer takes it by: transformers 5.24 changed that name."""
+    """Return a cache under its argument's name, which transformers 5.24 changed."""
     kind: Any = type(transformer)
     return {_cache_name(kind): cache}
 
@@ -42,9 +42,9 @@ def _cache_name(kind: Any) -> str:
 
 
 def sample_ids(attention_mask: Tensor) -> Tensor:
-    """Sample numbers [B, L], 0 for padding, of a mask [B, L] or block-diagonal one [B, 1, L, L].
+    """Return sample numbers [B, L], 0 for padding, of a mask [B, L] or [B, 1, L, L].
 
-    In the latter, which LLaMA-Factory makes of packed rows, 0 stands for visible.
+    The latter is the block-diagonal mask that LLaMA-Factory makes for packed rows; 0 means visible.
     """
     if attention_mask.dim() == 2:
         return attention_mask
@@ -76,4 +76,5 @@ def run_packed(transformer: Any, hidden: Tensor, sample_ids: Tensor) -> Any:
 
 
 def is_packed(attention_mask: Tensor) -> bool:
+    """Return whether a mask [B, L] holds sample numbers beyond 1."""
     return bool((attention_mask > 1).any())

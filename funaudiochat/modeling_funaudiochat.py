@@ -1,31 +1,33 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The joint model: encoders, text backbone and refined head under one roof, and its losses.
+"""The joint model: audio encoders, text backbone and refined head, and their losses.
 
 Shapes: ``B`` batch, ``L`` text positions (5 Hz where they hold audio), ``G`` group size (5),
-``N`` audios in the batch, ``T`` 25 Hz positions, ``H`` text width, ``C`` codebook size,
+``N`` audios in the batch, ``T`` 25 Hz positions, ``H`` text width, ``C`` speech vocabulary,
 ``V`` text vocabulary. Paper: arXiv 2512.20156, section 2.
 """
 
+from __future__ import annotations
+
 import copy
-import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.utils import ModelOutput
 
+from funaudiochat import checkpoint_validation as validation
 from funaudiochat.audio_encoders import FunAudioChatAudioEncoder, FunAudioChatDiscreteEncoder
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import CheckpointError, FunAudioChatError
-from funaudiochat.generation_funaudiochat import GenerationOptions, check_generation_file, generate
+from funaudiochat.generation_funaudiochat import generate
+from funaudiochat.generation_options import SPEECH_SWITCHES, GenerationOptions
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
     cache_argument,
@@ -40,147 +42,19 @@ __all__ = [
     "FunAudioChatDecoder",
     "FunAudioChatDiscreteEncoder",
     "FunAudioChatForConditionalGeneration",
+    "FunAudioChatGenerateOutput",
     "FunAudioChatOutput",
     "FunAudioChatPreTrainedModel",
 ]
 
 
-@dataclass
-class FunAudioChatOutput(ModelOutput):
-    """Result of a forward pass; losses are None without labels.
-
-    Attributes:
-        loss: text loss plus speech loss, scalar.
-        text_loss, speech_loss: mean cross-entropies, scalars; the text loss with the router's
-            if the backbone is a mixture of experts that asks for it.
-        logits: [B, L, V].
-        speech_logits: [B, L*G, C], None when the head did not run or only ran for its loss.
-        last_hidden_state: [B, L, H] after the backbone's final norm.
-        inputs_embeds: [B, L, H] merged backbone input.
-        cache: of the backbone, None without one; ``past_key_values`` is its older name.
-    """
-
-    loss: Tensor | None = None
-    text_loss: Tensor | None = None
-    speech_loss: Tensor | None = None
-    logits: Tensor | None = None
-    speech_logits: Tensor | None = None
-    last_hidden_state: Tensor | None = None
-    inputs_embeds: Tensor | None = None
-    # transformers 5.24 gave this field its new name and renames it in every output class.
-    cache: Any = None
-
-    @property
-    def past_key_values(self) -> Any:
-        return self.cache
-
-
-_MODEL_INPUTS = (
-    "input_ids",
-    "attention_mask",
-    "input_features",
-    "feature_attention_mask",
-    "feature_exist_mask",
-    "speech_ids",
-    "speech_attention_mask",
-)
-
-
-_SPARE_NUMBERS = 1 << 27  # missing tensors up to here are named, which takes loading the others
-
-
-def _alone() -> bool:
-    """Return whether this process trains without others."""
-    distributed = torch.distributed
-    return not (distributed.is_available() and distributed.is_initialized()) or (
-        distributed.get_world_size() == 1
-    )
-
-
-def _of_backbone(quantization_config: Any) -> Any:
-    """A copy of the settings that leaves everything but the backbone's layers as it is."""
-    settings = copy.deepcopy(quantization_config)
-    for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
-        if hasattr(settings, name) and not getattr(settings, name):
-            kept = ["continuous_audio_tower", "audio_tower", "audio_invert_tower", "lm_head"]
-            setattr(settings, name, kept)
-    return settings
-
-
-def _stored(folder: Any) -> tuple[int, list[str]]:
-    """How many numbers a folder's weights hold, and its tensors that are no floats.
-
-    transformers would convert those without a word.
-    """
-    numbers, strange = 0, []
-    for path in Path(folder).glob("*.safetensors"):
-        with safe_open(path, "pt") as file:
-            for key in file.keys():
-                tensor = file.get_slice(key)
-                numbers += math.prod(tensor.get_shape())
-                if tensor.get_dtype() not in ("F64", "F32", "F16", "BF16"):
-                    strange.append(key)
-    return numbers, strange
-
-
-def _check_extent(model: nn.Module, stored: int) -> None:
-    """Raise CheckpointError where filling up a model would take memory its weights do not."""
-    wanted = sum(parameter.numel() for parameter in model.parameters())
-    if stored and wanted > 2 * stored + _SPARE_NUMBERS:
-        raise CheckpointError(
-            f"config.json describes a model of {wanted:,} parameters, and the weights hold "
-            f"{stored:,}; take both from the same checkpoint"
-        )
-
-
-def _check_shared_weights(model: Any, device_map: Any = None) -> None:
-    """Raise FunAudioChatError where weights that two parts share are not kept in memory.
-
-    Offloaded weights are found by name or address, of which shared ones have two or none.
-
-    Args:
-        device_map: of a model that is yet to be loaded; only one with names says where.
-    """
-    shared = sorted({name for pair in model.all_tied_weights_keys.items() for name in pair})
-    if device_map is None:
-        away = [name for name in shared if model.get_parameter(name).is_meta]
-    else:
-        away = [name for name in shared if _place_of(name, device_map) == "disk"]
-    if away:
-        modules = ", ".join(name.removesuffix(".weight") for name in shared)
-        raise FunAudioChatError(
-            f"device_map leaves {', '.join(away)} on the disk, or on the CPU beside a GPU; weights "
-            f"that two parts share cannot be used from there. Write a device_map that gives "
-            f"{modules} the device that computes; everything else may lie on the disk"
-        )
-
-
-def _place_of(name: str, device_map: Any) -> Any:
-    """Return where a device map puts a parameter, None if it does not say."""
-    if not isinstance(device_map, dict):
-        return None
-    parts = [part for part in device_map if not part or f"{name}.".startswith(f"{part}.")]
-    return device_map[max(parts, key=len)] if parts else None
-
-
-@dataclass
-class _MergedAudio:
-    """What merging the audios of a batch yields, for the backbone and for the losses."""
-
-    inputs_embeds: Tensor  # [B, L, H]
-    text_embeds: Tensor  # [B, L, H] the text term of rule 19
-    placeholder: Tensor  # bool [B, L]
-    codes: Tensor  # [placeholders, G]; ignore index where no code is
-    transcript: Tensor | None  # [placeholders] text targets; ignore index where there is none
-
-
 class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, GenerationMixin):
-    """The joint model: audio enters the backbone at 5 Hz, the refined head writes 25 Hz codes.
+    """The joint model: audio in at 5 Hz, speech tokens out at 25 Hz through the refined head.
 
-    ``sp_gen_kwargs`` holds the speech settings ``generate`` starts from: ``text_greedy``,
+    ``sp_gen_kwargs`` holds the default speech switches of ``generate``: ``text_greedy``,
     ``only_crq_sampling``, ``disable_speech``, ``force_text_abos``. With ``lean_speech_loss`` a
-    training step runs the head only on rows, and projects only positions, that have a code to
-    learn: same losses and gradients, but no speech logits.
+    training step runs the head only on rows, and projects only positions, that have a speech token
+    to learn: same losses and gradients, but no speech logits.
     """
 
     lean_speech_loss = False
@@ -211,137 +85,6 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         }
         self.post_init()
 
-    @classmethod
-    def from_pretrained(
-        cls,
-        pretrained_model_name_or_path: Any,
-        *args: Any,
-        config: Any = None,
-        output_loading_info: bool = False,
-        **kwargs: Any,
-    ) -> Any:
-        """Load a checkpoint folder strictly, from safetensors only.
-
-        A ``quantization_config`` of transformers that names no modules to leave out acts on the
-        text backbone alone.
-
-        Raises:
-            CheckpointError: not a Fun-Audio-Chat folder, or tensors are missing, too many,
-                damaged, no floats or of another shape, or ``generation_config.json`` is wrong;
-                the message names them.
-            FunAudioChatError: ``device_map`` puts weights that two parts share on the disk.
-        """
-        folder = pretrained_model_name_or_path
-        if config is None:
-            config = FunAudioChatConfig.from_pretrained(folder)
-        check_generation_file(folder, config.text_config.vocab_size)
-        if kwargs.get("quantization_config") is not None:
-            kwargs["quantization_config"] = _of_backbone(kwargs["quantization_config"])
-        kwargs["use_safetensors"] = True
-        kwargs["ignore_mismatched_sizes"] = True  # reported below, by name
-        try:
-            strange: list[str] = []
-            if not hasattr(config, "quantization_config"):
-                stored, strange = _stored(folder)
-                with torch.device("meta"):
-                    planned = cls(config)
-                _check_extent(planned, stored)
-                _check_shared_weights(planned, kwargs.get("device_map") or {})
-            loaded: Any = super().from_pretrained(
-                folder, *args, config=config, output_loading_info=True, **kwargs
-            )
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(
-                f"the weights in {folder} cannot be read ({error}); a file is missing or was cut "
-                "off: download the folder again with `funaudiochat download`"
-            ) from error
-        except FunAudioChatError:
-            raise
-        except ImportError as error:
-            raise FunAudioChatError(
-                f"{error} Install the package, or leave out the option that needs it"
-            ) from error
-        except Exception as error:  # the backbones raise many kinds
-            raise CheckpointError(
-                f"no model can be built from config.json in {folder} with the options given "
-                f"({error}); check them, or download the folder again with `funaudiochat download`"
-            ) from error
-        model, info = loaded
-        problems = [
-            f"{len(names)} {kind}: {', '.join(sorted(map(str, names))[:5])}"
-            + (", ..." if len(names) > 5 else "")
-            for kind, names in (
-                ("missing", info["missing_keys"]),
-                ("not known", info["unexpected_keys"]),
-                ("of another shape", info["mismatched_keys"]),
-                ("not of floats", strange),
-            )
-            if names
-        ]
-        if problems:
-            raise CheckpointError(
-                f"the weights in {folder} do not fit its config.json. Tensors {'; '.join(problems)}"
-                ". Check that both come from the same checkpoint"
-            )
-        if kwargs.get("device_map"):
-            _check_shared_weights(model)
-        return (model, info) if output_loading_info else model
-
-    @property
-    def device(self) -> torch.device:
-        """The device that inputs belong on; a part on the disk has none."""
-        here = (p.device for p in self.parameters() if not p.is_meta)
-        return next(here, super().device)
-
-    @torch.no_grad()
-    def generate(  # type: ignore[override]
-        self, generation_config: Any = None, streamer: Any = None, **kwargs: Any
-    ) -> tuple[Tensor, Tensor]:
-        """Decode text and speech in parallel.
-
-        Args:
-            generation_config: settings; the checkpoint's own if None, as are the end and padding
-                ids that it does not name.
-            streamer: see :func:`funaudiochat.generation_funaudiochat.generate`.
-            kwargs: the processor's outputs, and settings that replace the config's.
-
-        Returns:
-            Token rows [B, L + steps] with the prompt, and codes [B, G * groups], rows that
-            spoke less filled with the code padding; width 0 if none spoke.
-
-        Raises:
-            FunAudioChatError: no prompt, placeholders without audio, an unknown setting, beam
-                search, or another form of the result.
-        """
-        given = {name: kwargs.pop(name, None) for name in _MODEL_INPUTS}
-        inputs = {name: value for name, value in given.items() if value is not None}
-        if "input_ids" not in inputs:
-            raise FunAudioChatError("generate() needs input_ids; give what the processor returns")
-        placeholders = bool((inputs["input_ids"] == self.config.audio_token_index).any())
-        if placeholders and "speech_ids" not in inputs:
-            raise FunAudioChatError(
-                "the text holds audio placeholders and no audio was given; build both with the "
-                "processor"
-            )
-        settings = copy.deepcopy(generation_config or self.generation_config)
-        for name in ("eos_token_id", "pad_token_id"):
-            if getattr(settings, name) is None:
-                setattr(settings, name, getattr(self.generation_config, name))
-        unknown = settings.update(**kwargs)
-        if unknown:
-            raise FunAudioChatError(f"generate() knows no setting or input named {sorted(unknown)}")
-        length = inputs["input_ids"].shape[1]
-        options = GenerationOptions.from_config(settings, length, **self.sp_gen_kwargs)
-        rows, speech = generate(self, inputs, options, streamer=streamer)
-        pad = self.config.audio_config.pad_token_id
-        return rows, nn.utils.rnn.pad_sequence(speech, batch_first=True, padding_value=pad)
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module) -> None:
-        self.language_model.set_input_embeddings(value)
-
     def forward(
         self,
         input_ids: Tensor,
@@ -363,22 +106,28 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         output_hidden_states: bool | None = None,
         return_dict: bool | None = None,
     ) -> FunAudioChatOutput:
-        """Run backbone and head over whole rows; with labels also both losses.
+        """Run backbone and head over whole rows; with labels, compute both losses.
 
         Args:
             input_ids: [B, L].
             attention_mask: [B, L], 0/1 or, for packed rows, sample numbers from 1; or the
                 block-diagonal mask [B, 1, L, L] of packed rows, 0 for visible.
-            position_ids: [B, L]; packed rows count from 0 in every sample whatever is given.
-            input_features: [N', mel bins, frames] of the audios that come as sound.
+            position_ids: [B, L]; packed rows always count from 0 in every sample.
+            input_features: [N', mel bins, frames] of the audios that have a waveform.
             feature_attention_mask: [N', frames].
             feature_exist_mask: bool [N], which audios have features.
-            speech_ids: [N, T] codes of every audio, ``speech_attention_mask`` their validity.
-            text_ids: [N, *] transcripts (training), ``text_attention_mask`` bool [N].
+            speech_ids: [N, T] speech tokens of every audio.
+            speech_attention_mask: [N, T], which of them are valid.
+            text_ids: [N, *] transcripts (training).
+            text_attention_mask: bool [N], which audios have a transcript.
             labels: [B, L].
-            disable_speech: leave the head out.
-            inputs_embeds, output_attentions, output_hidden_states, return_dict: PEFT's wrapper
-                names them in every call; without effect.
+            past_key_values: backbone cache, extended in place.
+            use_cache: return a cache, a new one if none is given.
+            disable_speech: do not run the head.
+            inputs_embeds: without effect, like the rest; PEFT's wrapper names them in every call.
+            output_attentions: without effect.
+            output_hidden_states: without effect.
+            return_dict: without effect.
 
         Raises:
             FunAudioChatError: placeholders and audio groups differ in number.
@@ -439,8 +188,8 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             targets = speech_labels.roll(-shift, 1)
             targets[:, -shift:] = self.config.ignore_index
             wanted = targets != self.config.ignore_index
-            scores = self.audio_invert_tower(*head_inputs, wanted)
-            output.speech_loss = self._cross_entropy(scores, targets[wanted])
+            chosen = self.audio_invert_tower(*head_inputs, wanted)
+            output.speech_loss = self._cross_entropy(chosen, targets[wanted])
         else:
             output.speech_logits = self.audio_invert_tower(*head_inputs)
             if speech_labels is not None:
@@ -459,12 +208,14 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         past_key_values: Any = None,
         **audio: Tensor,
     ) -> Tensor:
-        """Backbone states [B, L, H] of a prompt; no vocabulary projection, no head.
+        """Return the backbone's states [B, L, H] of a prompt, without projection and head.
 
         Args:
-            input_ids: [B, L]; attention_mask [B, L] of 0/1; position_ids [B, L].
+            input_ids: [B, L].
+            attention_mask: [B, L] of 0/1.
+            position_ids: [B, L].
             past_key_values: backbone cache, extended in place.
-            audio: the processor's audio inputs, as in :meth:`forward`.
+            **audio: the processor's audio inputs, as in :meth:`forward`.
         """
         embeds = self.get_input_embeddings()(input_ids)
         if audio.get("speech_ids") is not None and audio["speech_ids"].numel():
@@ -484,12 +235,12 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         text_ids: Tensor | None = None,
         text_attention_mask: Tensor | None = None,
     ) -> _MergedAudio:
-        """Put every audio's group vectors in place of its placeholders (rules 11-17, 27-30)."""
+        """Replace the placeholders of every audio by its group vectors (rules 11-17, 27-30)."""
         audio, ignore = self.config.audio_config, self.config.ignore_index
         if speech_attention_mask is None:
             speech_attention_mask = (speech_ids != audio.pad_token_id).long()
         short = -speech_ids.shape[1] % audio.group_size
-        codes = F.pad(speech_ids, (0, short), value=audio.pad_token_id)
+        tokens = F.pad(speech_ids, (0, short), value=audio.pad_token_id)
         valid = F.pad(speech_attention_mask.bool(), (0, short))
 
         features = None
@@ -498,9 +249,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             features = self.continuous_audio_tower(
                 input_features.transpose(0, 1)[:, frame_mask],
                 frame_mask.sum(1),
-                speech_maxlen=codes.shape[1],
+                speech_maxlen=tokens.shape[1],
             ).last_hidden_state
-        vectors = self.audio_tower(codes, features, feature_exist_mask).last_hidden_state
+        vectors = self.audio_tower(tokens, features, feature_exist_mask).last_hidden_state
         vectors = vectors.to(token_embeds.device)
 
         groups = -(-valid.sum(1) // audio.group_size)
@@ -528,19 +279,19 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
                 placeholder[..., None], aligned[chosen].to(token_embeds.dtype)
             )
             transcript = transcript[chosen]
-        grouped = codes.masked_fill(~valid, ignore).unflatten(1, (-1, audio.group_size))
+        grouped = tokens.masked_fill(~valid, ignore).unflatten(1, (-1, audio.group_size))
         return _MergedAudio(
             inputs_embeds=token_embeds.masked_scatter(
                 placeholder[..., None], vectors[chosen].to(token_embeds.dtype)
             ),
             text_embeds=text_embeds,
             placeholder=placeholder,
-            codes=grouped[chosen],
+            speech_tokens=grouped[chosen],
             transcript=transcript,
         )
 
     def _aligned_transcript(self, text_ids: Tensor, groups: int) -> Tensor:
-        """[N, *] -> [N, groups]: cut or filled, ends and padding turned into silence (rule 27)."""
+        """Fit transcripts [N, *] to [N, groups]; ends and padding become silence (rule 27)."""
         text = self.config.text_config
         eos, pad = text.eos_token_id, getattr(text, "pad_token_id", None)
         ids = F.pad(text_ids[:, :groups], (0, max(0, groups - text_ids.shape[1])), value=pad or eos)
@@ -550,7 +301,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         return ids.masked_fill(silent, text.sil_index)
 
     def _targets(self, labels: Tensor, merged: _MergedAudio | None) -> tuple[Tensor, Tensor | None]:
-        """Text labels [B, L] and, if there is audio, speech labels [B, L*G] (rules 30, 31)."""
+        """Return text labels [B, L] and, with audio, speech labels [B, L*G] (rules 30, 31)."""
         ignore, audio = self.config.ignore_index, self.config.audio_config
         if merged is None:
             return labels, None
@@ -560,7 +311,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             text = text.masked_scatter(merged.placeholder, merged.transcript)
         text = text.masked_fill(unlabelled, ignore)
         speech = labels.new_full((*labels.shape, audio.group_size), ignore)
-        speech = speech.masked_scatter(merged.placeholder[..., None], merged.codes)
+        speech = speech.masked_scatter(merged.placeholder[..., None], merged.speech_tokens)
         speech = speech.masked_fill(unlabelled[..., None], ignore)
         ends = labels == self.config.text_config.audio_eos_index
         return text, speech.masked_fill(ends[..., None], audio.eos_token_id).flatten(1)
@@ -573,7 +324,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         cache: Any,
         use_cache: bool,
     ) -> Any:
-        """Whole rows [B, L, H], packed ones sample by sample -> the backbone's output."""
+        """Run the backbone over whole rows [B, L, H], packed ones sample by sample."""
         if mask is not None and is_packed(mask):
             return run_packed(self.language_model.model, embeds, mask)
         return self.language_model.model(
@@ -585,7 +336,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         )
 
     def _router_loss(self, router_logits: Any, mask: Tensor | None) -> Tensor:
-        """What a mixture of experts adds to its text loss for uneven use of them (rule 32)."""
+        """Return the load-balancing loss of a mixture of experts (rule 32)."""
         experts = self.language_model
         if mask is not None and is_packed(mask):
             mask = None  # padding was not run
@@ -595,20 +346,227 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         return experts.router_aux_loss_coef * balance
 
     def _teacher_embeds(self, speech_labels: Tensor) -> Tensor:
-        """Embedding of the code before each position's target, [B, L*G, H] (rule 31).
+        """Embed the speech token before each position's target: [B, L*G, H] (rule 31).
 
         The roll wraps round the row and crosses packed samples; only positions without a target
         are touched by that.
         """
         audio = self.config.audio_config
-        codes = speech_labels.masked_fill(
+        tokens = speech_labels.masked_fill(
             speech_labels == self.config.ignore_index, audio.pad_token_id
         )
-        return self.audio_tower.embed_tokens(codes).roll(1 - audio.group_size, dims=1)
+        return self.audio_tower.embed_tokens(tokens).roll(1 - audio.group_size, dims=1)
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Mean over valid targets in float32, 0 without any: [..., V] and [...] -> scalar."""
+        """Average over valid targets in float32, 0 without any: [..., V] and [...] -> scalar."""
         ignore, targets = self.config.ignore_index, targets.flatten()
-        scores = logits.flatten(0, -2).float()
-        total = F.cross_entropy(scores, targets, ignore_index=ignore, reduction="sum")
+        flat = logits.flatten(0, -2).float()
+        total = F.cross_entropy(flat, targets, ignore_index=ignore, reduction="sum")
         return total / (targets != ignore).sum().clamp(min=1)
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    @property
+    def device(self) -> torch.device:
+        """Device for the inputs; parts on the disk have none."""
+        here = (p.device for p in self.parameters() if not p.is_meta)
+        return next(here, super().device)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: Any,
+        *args: Any,
+        config: Any = None,
+        output_loading_info: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Load a checkpoint folder strictly, from safetensors only.
+
+        A ``quantization_config`` of transformers that names no modules to leave out acts on the
+        text backbone alone.
+
+        Raises:
+            CheckpointError: not a Fun-Audio-Chat folder, or tensors are missing, unexpected,
+                damaged, not floats or of another shape, or ``generation_config.json`` is wrong;
+                the message names them.
+            FunAudioChatError: ``device_map`` puts weights that two parts share on the disk.
+        """
+        folder = pretrained_model_name_or_path
+        if config is None:
+            config = FunAudioChatConfig.from_pretrained(folder)
+        validation.check_generation_file(folder, config.text_config.vocab_size)
+        if kwargs.get("quantization_config") is not None:
+            kwargs["quantization_config"] = _of_backbone(kwargs["quantization_config"])
+        kwargs["use_safetensors"] = True
+        kwargs["ignore_mismatched_sizes"] = True  # reported below, by name
+        try:
+            not_floats: list[str] = []
+            if not hasattr(config, "quantization_config"):
+                stored, not_floats = validation.stored_weights(folder)
+                with torch.device("meta"):
+                    planned = cls(config)
+                validation.check_parameter_count(planned, stored)
+                validation.check_shared_weights(planned, kwargs.get("device_map") or {})
+            loaded: Any = super().from_pretrained(
+                folder, *args, config=config, output_loading_info=True, **kwargs
+            )
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(
+                f"the weights in {folder} cannot be read ({error}); a file is missing or was cut "
+                "off: download the folder again with `funaudiochat download`"
+            ) from error
+        except FunAudioChatError:
+            raise
+        except ImportError as error:
+            raise FunAudioChatError(
+                f"{error} Install the package, or leave out the option that needs it"
+            ) from error
+        except Exception as error:  # the backbones raise many kinds
+            raise CheckpointError(
+                f"no model can be built from config.json in {folder} with the options given "
+                f"({error}); check them, or download the folder again with `funaudiochat download`"
+            ) from error
+        model, info = loaded
+        validation.check_loaded_tensors(folder, info, not_floats)
+        if kwargs.get("device_map"):
+            validation.check_shared_weights(model)
+        return (model, info) if output_loading_info else model
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self, generation_config: Any = None, streamer: Any = None, **kwargs: Any
+    ) -> tuple[Tensor, Tensor] | FunAudioChatGenerateOutput:
+        """Decode text and speech in parallel.
+
+        Args:
+            generation_config: settings; None takes the checkpoint's own, which also provides the
+                end and padding ids that a given config does not name.
+            streamer: see :func:`funaudiochat.generation_funaudiochat.generate`.
+            **kwargs: the processor's outputs, settings that replace the config's, and the speech
+                switches ``text_greedy``, ``only_crq_sampling``, ``disable_speech`` and
+                ``force_text_abos``, which replace those of ``sp_gen_kwargs`` for this call.
+
+        Returns:
+            Text token ids [B, L + steps] with the prompt, and speech token ids [B, G * groups],
+            shorter rows filled with the padding token; width 0 if no row has speech. With
+            ``return_dict_in_generate=True`` a :class:`FunAudioChatGenerateOutput` of the two.
+
+        Raises:
+            FunAudioChatError: the prompt or the audio of a placeholder is missing, or a setting
+                is unknown or not supported.
+        """
+        given = {name: kwargs.pop(name, None) for name in _MODEL_INPUTS}
+        inputs = {name: value for name, value in given.items() if value is not None}
+        if "input_ids" not in inputs:
+            raise FunAudioChatError("generate() needs input_ids; give what the processor returns")
+        placeholders = bool((inputs["input_ids"] == self.config.audio_token_index).any())
+        if placeholders and "speech_ids" not in inputs:
+            raise FunAudioChatError(
+                "the text holds audio placeholders and no audio was given; build both with the "
+                "processor"
+            )
+        own = {name: kwargs.pop(name) for name in SPEECH_SWITCHES if name in kwargs}
+        switches = {**self.sp_gen_kwargs, **{k: v for k, v in own.items() if v is not None}}
+        settings = copy.deepcopy(generation_config or self.generation_config)
+        for name in ("eos_token_id", "pad_token_id"):
+            if getattr(settings, name) is None:
+                setattr(settings, name, getattr(self.generation_config, name))
+        unknown = settings.update(**kwargs)
+        if unknown:
+            raise FunAudioChatError(f"generate() knows no setting or input named {sorted(unknown)}")
+        length = inputs["input_ids"].shape[1]
+        options = GenerationOptions.from_config(settings, length, **switches)
+        sequences, speech = generate(self, inputs, options, streamer=streamer)
+        pad = self.config.audio_config.pad_token_id
+        speech_ids = nn.utils.rnn.pad_sequence(speech, batch_first=True, padding_value=pad)
+        if settings.return_dict_in_generate:
+            return FunAudioChatGenerateOutput(sequences=sequences, speech_ids=speech_ids)
+        return sequences, speech_ids
+
+
+@dataclass
+class FunAudioChatOutput(ModelOutput):
+    """Result of a forward pass; losses are None without labels.
+
+    Attributes:
+        loss: text loss plus speech loss, scalar.
+        text_loss, speech_loss: mean cross-entropies, scalars; the text loss with the router's
+            if the backbone is a mixture of experts that asks for it.
+        logits: [B, L, V].
+        speech_logits: [B, L*G, C], None when the head did not run or only ran for its loss.
+        last_hidden_state: [B, L, H] after the backbone's final norm.
+        inputs_embeds: [B, L, H] merged backbone input.
+        cache: of the backbone, None without one; ``past_key_values`` is its older name.
+    """
+
+    loss: Tensor | None = None
+    text_loss: Tensor | None = None
+    speech_loss: Tensor | None = None
+    logits: Tensor | None = None
+    speech_logits: Tensor | None = None
+    last_hidden_state: Tensor | None = None
+    inputs_embeds: Tensor | None = None
+    # transformers 5.24 gave this field its new name and renames it in every output class.
+    cache: Any = None
+
+    @property
+    def past_key_values(self) -> Any:
+        return self.cache
+
+
+@dataclass
+class FunAudioChatGenerateOutput(ModelOutput):
+    """Result of :meth:`FunAudioChatForConditionalGeneration.generate` as a dictionary.
+
+    Attributes:
+        sequences: [B, L + steps] text token ids with the prompt.
+        speech_ids: [B, G * groups] speech token ids, shorter rows filled with the padding token.
+    """
+
+    sequences: Tensor | None = None
+    speech_ids: Tensor | None = None
+
+
+@dataclass
+class _MergedAudio:
+    """Result of merging the audios of a batch, for the backbone and for the losses."""
+
+    inputs_embeds: Tensor  # [B, L, H]
+    text_embeds: Tensor  # [B, L, H] the text term of rule 19
+    placeholder: Tensor  # bool [B, L]
+    speech_tokens: Tensor  # [placeholders, G]; ignore index where there is no speech token
+    transcript: Tensor | None  # [placeholders] text targets; ignore index where there is none
+
+
+_MODEL_INPUTS = (
+    "input_ids",
+    "attention_mask",
+    "input_features",
+    "feature_attention_mask",
+    "feature_exist_mask",
+    "speech_ids",
+    "speech_attention_mask",
+)
+
+
+def _alone() -> bool:
+    """Return whether this process trains without others."""
+    distributed = torch.distributed
+    return not (distributed.is_available() and distributed.is_initialized()) or (
+        distributed.get_world_size() == 1
+    )
+
+
+def _of_backbone(quantization_config: Any) -> Any:
+    """Copy the settings so that they quantise nothing but the backbone's layers."""
+    settings = copy.deepcopy(quantization_config)
+    for name in ("llm_int8_skip_modules", "modules_to_not_convert"):
+        if hasattr(settings, name) and not getattr(settings, name):
+            kept = ["continuous_audio_tower", "audio_tower", "audio_invert_tower", "lm_head"]
+            setattr(settings, name, kept)
+    return settings

@@ -48,8 +48,9 @@ def protect(tokenizer: Any, text: str) -> str:
     without such characters is returned as it is, but for lone surrogates, which become U+FFFD.
 
     Args:
-        tokenizer: None for a text that a server's tokenizer will read: what may be one of its
-            tokens gets an invisible character behind its first.
+        tokenizer: of the model; None for a text that a server's tokenizer will read: anything
+            that may be one of its tokens gets an invisible character behind its first character.
+        text: words from outside.
     """
     text = _SURROGATE.sub("\ufffd", text)
     if tokenizer is None:

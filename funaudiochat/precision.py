@@ -13,8 +13,9 @@ import torch
 def float32_only() -> Iterator[None]:
     """Suspend autocast, and make float32 the default dtype, for a block or a decorated function.
 
-    For what is float32 by design: audio features, and the detokenizer, whose noise is drawn in
-    the default dtype. Not for generators: the default dtype is the whole process's.
+    Meant for computations that are float32 by design: audio features, and the detokenizer, whose
+    noise is drawn in the default dtype. Do not use it on generator functions, as the default dtype
+    belongs to the whole process.
     """
     devices = {"cpu"}
     if (accelerator := torch.accelerator.current_accelerator()) is not None:

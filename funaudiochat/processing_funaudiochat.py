@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Text and audio -> model inputs.
+"""Turn text and audio into model inputs.
 
-Shapes: ``B`` texts, ``L`` tokens, ``N`` audios in the order of their placeholders, ``T`` 25 Hz
-codes, a multiple of the group size, ``F`` mel frames at 100 Hz.
+Shapes: ``B`` texts, ``L`` tokens, ``N`` audios in the order of their placeholders, ``T`` speech
+tokens at 25 Hz, a multiple of the group size, ``F`` mel frames at 100 Hz.
 """
 
 import base64
@@ -23,13 +23,24 @@ from transformers import BatchFeature
 from transformers.processing_utils import ProcessorMixin
 
 from funaudiochat.audio import load_audio
+from funaudiochat.checkpoint_validation import (
+    check_audio_tokens,
+    check_feature_extractor,
+    check_speech_tokenizer,
+    check_text_tokenizer,
+)
+from funaudiochat.constants import (
+    AUDIO_BOS_TOKEN,
+    AUDIO_PAD_TOKEN,
+    GROUP_SIZE,
+    INPUT_RATE_HZ,
+    TOKEN_FPS,
+)
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.plain_text import encode_batch, encode_text, protect
 from funaudiochat.precision import float32_only
 
-CODES_PER_SECOND = 25
 _NAMED_TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
-_FEATURE_SIZES = ("feature_size", "sampling_rate", "hop_length", "n_fft", "n_samples")
 _CALL_KWARGS = (
     "padding",
     "padding_side",
@@ -55,8 +66,8 @@ class AudioEntry:
 
     Attributes:
         waveform: float32 [samples] at 16 kHz; None where only the speech tokens are known.
-        token_ids: of its speech tokens, padding tokens where only the waveform is known.
-        transcript: what is said, "" if that is not known.
+        token_ids: its speech tokens; padding tokens where only the waveform is known.
+        transcript: the words spoken, "" if unknown.
     """
 
     waveform: np.ndarray | None
@@ -70,14 +81,14 @@ class FunAudioChatProcessor(ProcessorMixin):
     Args:
         feature_extractor: Whisper's at 16 kHz, with the mel bins of the encoder (128, or 80).
         tokenizer: of the text backbone.
-        speech_tokenizer: vocabulary of the speech codes.
+        speech_tokenizer: vocabulary of the speech tokens.
         audio_token, audio_bos_token, audio_eos_token, audio_pad_token: their texts.
-        audio_group_size: codes per placeholder; the speech tokenizer's own value wins.
+        audio_group_size: speech tokens per placeholder; the speech tokenizer's own value wins.
         chat_template: Jinja template of a conversation.
 
     Raises:
-        CheckpointError: the folder's ``speech_tokenizer/`` is missing or another tokenizer, a
-            size or a token is none, or the text cannot be padded.
+        CheckpointError: the folder's ``speech_tokenizer/`` is missing or holds another tokenizer,
+            a size or a token is invalid, or the text cannot be padded.
     """
 
     speech_tokenizer: Any
@@ -88,10 +99,10 @@ class FunAudioChatProcessor(ProcessorMixin):
         tokenizer: Any = None,
         speech_tokenizer: Any = None,
         audio_token: str = "<|AUDIO|>",
-        audio_bos_token: str = "<|audio_bos|>",
+        audio_bos_token: str = AUDIO_BOS_TOKEN,
         audio_eos_token: str = "<|audio_eos|>",
-        audio_pad_token: str = "<|audio_pad|>",
-        audio_group_size: int = 5,
+        audio_pad_token: str = AUDIO_PAD_TOKEN,
+        audio_group_size: int = GROUP_SIZE,
         chat_template: str | None = None,
     ) -> None:
         if chat_template is None:
@@ -101,41 +112,17 @@ class FunAudioChatProcessor(ProcessorMixin):
         )
         # `from_pretrained(..., padding_side="left")` means the text, and reaches all three parts.
         feature_extractor.padding_side = "right"
-        sizes = {name: getattr(feature_extractor, name) for name in _FEATURE_SIZES}
-        _refuse(
-            "preprocessor_config.json",
-            [f"{n} is {v!r}" for n, v in sizes.items() if type(v) is not int or v < 1],
+        check_feature_extractor(feature_extractor)
+        check_text_tokenizer(tokenizer)
+        check_audio_tokens(
+            {
+                "audio_token": audio_token,
+                "audio_bos_token": audio_bos_token,
+                "audio_eos_token": audio_eos_token,
+                "audio_pad_token": audio_pad_token,
+            }
         )
-        # transformers makes a tokenizer without words when the folder has none.
-        if tokenizer.vocab_size <= len(tokenizer.added_tokens_decoder):
-            raise CheckpointError(
-                "the text tokenizer knows no words: tokenizer.json, or vocab.json and merges.txt, "
-                "are missing; download the folder again with `funaudiochat download`"
-            )
-        if tokenizer.pad_token_id is None:
-            _refuse("tokenizer_config.json", [f"pad_token is {tokenizer.pad_token!r}"])
-        tokens = {
-            "audio_token": audio_token,
-            "audio_bos_token": audio_bos_token,
-            "audio_eos_token": audio_eos_token,
-            "audio_pad_token": audio_pad_token,
-        }
-        _refuse(
-            "processor_config.json",
-            [f"{n} is {v!r}" for n, v in tokens.items() if not isinstance(v, str) or not v],
-        )
-        own = "audio_group_size" in speech_tokenizer.init_kwargs
-        group_size = speech_tokenizer.init_kwargs["audio_group_size"] if own else audio_group_size
-        if type(group_size) is not int or group_size < 1:
-            file = "speech_tokenizer/tokenizer_config.json" if own else "processor_config.json"
-            _refuse(file, [f"audio_group_size is {group_size!r}"])
-        # transformers falls back to the text tokenizer when the folder has no speech tokenizer.
-        if speech_tokenizer.pad_token != audio_pad_token:
-            raise CheckpointError(
-                f"the speech tokenizer pads with {speech_tokenizer.pad_token!r}, not with "
-                f"{audio_pad_token!r}: the checkpoint's folder speech_tokenizer/ is missing or "
-                "incomplete; download it again with `funaudiochat download`"
-            )
+        group_size = check_speech_tokenizer(speech_tokenizer, audio_pad_token, audio_group_size)
         self.audio_token = audio_token
         self.audio_bos_token = audio_bos_token
         self.audio_eos_token = audio_eos_token
@@ -178,7 +165,7 @@ class FunAudioChatProcessor(ProcessorMixin):
         self,
         text: str | list[str],
         audio: Any = None,
-        sampling_rate: int = 16000,
+        sampling_rate: int = INPUT_RATE_HZ,
         audio_padding: str = "max_length",
         return_tensors: str | None = None,
         padding: bool | str = True,
@@ -187,8 +174,8 @@ class FunAudioChatProcessor(ProcessorMixin):
         """Build the inputs of a batch.
 
         Args:
-            text: one or more texts; every ``<|AUDIO|>`` stands for one audio. Other people's words
-                in them go through :func:`funaudiochat.plain_text.protect` first.
+            text: one or more texts; every ``<|AUDIO|>`` stands for one audio. Words from
+                outside go through :func:`funaudiochat.plain_text.protect` first.
             audio: one entry or a list: an array [samples] at 16 kHz, anything else that
                 :func:`funaudiochat.audio.load_audio` takes but a plain string, or an object (dict
                 or JSON text) with ``token``, the text of its speech tokens, and/or ``path``, an
@@ -197,11 +184,12 @@ class FunAudioChatProcessor(ProcessorMixin):
             sampling_rate: of the arrays; resample with ``funaudiochat.audio.load_audio``.
             audio_padding: mel padding, "max_length" (30 s, inference) or "longest" (training).
             return_tensors: "pt", "np" or None for lists.
-            padding, **text_kwargs: go to the text tokenizer.
+            padding: of the text tokenizer.
+            **text_kwargs: further arguments of the text tokenizer.
 
         Returns:
             ``input_ids``, ``attention_mask`` [B, L]; with audio ``speech_ids``,
-            ``speech_attention_mask`` [N, T]; with sound ``input_features`` [N', mels, F],
+            ``speech_attention_mask`` [N, T]; with waveforms ``input_features`` [N', mels, F],
             ``feature_attention_mask`` [N', F] and ``feature_exist_mask`` [N] (N' true entries).
 
         Raises:
@@ -215,7 +203,7 @@ class FunAudioChatProcessor(ProcessorMixin):
             raise FunAudioChatError(f"text must be one text or a list of texts, not {text!r:.80}")
         if sampling_rate != self.feature_extractor.sampling_rate:
             raise AudioError(
-                f"the waves are said to be at {sampling_rate} Hz, the model needs "
+                f"the audio is declared as {sampling_rate} Hz, the model needs "
                 f"{self.feature_extractor.sampling_rate} Hz; read them with "
                 "funaudiochat.audio.load_audio, which resamples"
             )
@@ -244,14 +232,16 @@ class FunAudioChatProcessor(ProcessorMixin):
             conversation: messages ``{"role": ..., "content": ...}``. A content is a text, or a
                 list of parts: ``{"type": "text", "text": ...}`` and ``{"type": "audio", ...}``,
                 whose ``audio``, ``path`` or ``url`` is an audio as :meth:`__call__` takes it, a
-                path, or a ``file:`` or ``data:`` URL. Messages are left as they are.
-            tokenize: give token ids in place of text.
-            return_dict: with ``tokenize``, give all model inputs, the audios' too.
+                path, or a ``file:`` or ``data:`` URL. The messages are not changed.
+            chat_template: a Jinja template to use instead of the checkpoint's.
+            tokenize: return token ids instead of text.
+            return_dict: with ``tokenize``, return all model inputs, audio features included.
+            return_tensors: "pt", "np" or None for lists, with ``tokenize``.
             processor_kwargs: for :meth:`__call__`, with ``tokenize``; the usual ones (``padding``,
                 ``truncation``, ``max_length``, ``sampling_rate``, ``audio_padding``) may also be
-                given by themselves.
-            **kwargs: ``add_generation_prompt``, ``continue_final_message``, and what the template
-                itself reads; see transformers.
+                passed directly.
+            **kwargs: ``add_generation_prompt``, ``continue_final_message``, and the variables of
+                the template; see transformers.
 
         Raises:
             CheckpointError: the folder's template is damaged or refuses the conversation.
@@ -272,7 +262,7 @@ class FunAudioChatProcessor(ProcessorMixin):
             )
         except jinja2.TemplateError as error:
             raise CheckpointError(
-                f"the chat template cannot be filled ({error}); is chat_template.jinja damaged? "
+                f"the chat template cannot be rendered ({error}); is chat_template.jinja damaged? "
                 "Download the folder again with `funaudiochat download`"
             ) from error
         if not tokenize:
@@ -281,9 +271,9 @@ class FunAudioChatProcessor(ProcessorMixin):
         return inputs if return_dict else inputs["input_ids"]
 
     def _flatten(self, content: Any, audios: list[Any]) -> Any:
-        """Turn a list of parts into one text, its audios into placeholders, and collect them.
+        """Join a list of parts into one text with audio placeholders, and collect the audios.
 
-        An audio stands on a line of its own, as the checkpoints were trained (rule 59).
+        An audio gets a line of its own, as the checkpoints were trained (rule 59).
         """
         if not isinstance(content, list | tuple):
             return content
@@ -293,7 +283,9 @@ class FunAudioChatProcessor(ProcessorMixin):
             if kind == "text":
                 words = part if isinstance(part, str) else part.get("text")
                 if not isinstance(words, str):
-                    raise FunAudioChatError(f"a text part of a message has no text: {part!r:.80}")
+                    raise FunAudioChatError(
+                        f"a text part of a message has no text; give it as 'text': {part!r:.80}"
+                    )
                 text += ("\n" if after_audio and words else "") + protect(self.tokenizer, words)
             else:
                 audios.append(_audio_of_part(part))
@@ -303,7 +295,7 @@ class FunAudioChatProcessor(ProcessorMixin):
         return text
 
     def expand_placeholders(self, texts: Sequence[str], entries: Sequence[Any]) -> list[str]:
-        """Repeat every ``<|AUDIO|>`` once per group of its audio; enclose those that stand bare.
+        """Repeat every ``<|AUDIO|>`` once per group of its audio; enclose those without markers.
 
         Raises:
             FunAudioChatError: placeholders and audios differ in number.
@@ -330,24 +322,26 @@ class FunAudioChatProcessor(ProcessorMixin):
     def encode_audios(
         self, entries: Sequence[Any], audio_padding: str = "max_length", transcripts: bool = False
     ) -> dict[str, np.ndarray]:
-        """The audio part of a batch; see :meth:`__call__`.
+        """Return the audio part of a batch; see :meth:`__call__`.
 
         Args:
-            transcripts: also give ``text_ids`` [N, *], the entries' ``text``, right-padded, and
+            entries: audios, as for :meth:`__call__`.
+            audio_padding: mel padding, as for :meth:`__call__`.
+            transcripts: also return ``text_ids`` [N, *], the entries' ``text``, right-padded, and
                 ``text_attention_mask`` [N], which of them have one (training).
         """
         read = [self.read_audio(entry) for entry in entries]
         data = dict(
             zip(
                 ("speech_ids", "speech_attention_mask"),
-                self._pad_codes([entry.token_ids for entry in read]),
+                self._pad_tokens([entry.token_ids for entry in read]),
                 strict=True,
             )
         )
-        waves = [entry.waveform for entry in read if entry.waveform is not None]
-        if waves:
+        waveforms = [entry.waveform for entry in read if entry.waveform is not None]
+        if waveforms:
             data["input_features"], data["feature_attention_mask"] = self._mel_features(
-                waves, audio_padding
+                waveforms, audio_padding
             )
             data["feature_exist_mask"] = np.array([e.waveform is not None for e in read])
         if transcripts:
@@ -360,11 +354,11 @@ class FunAudioChatProcessor(ProcessorMixin):
         return data
 
     def read_audio(self, entry: Any, decode: bool = True) -> AudioEntry:
-        """Read one audio of a batch; one that is read already is given back.
+        """Read one audio of a batch; one that was read before is returned as it is.
 
         Args:
             entry: see :meth:`__call__`.
-            decode: whether a file must be decoded although its speech tokens are stated.
+            decode: whether a file must be decoded although its speech tokens are given.
 
         Raises:
             AudioError: see :meth:`__call__`.
@@ -391,31 +385,33 @@ class FunAudioChatProcessor(ProcessorMixin):
             waveform = load_audio(entry, rate_hz)
         else:
             waveform = load_audio((entry, rate_hz), rate_hz)
-        count = int(len(waveform) / rate_hz * CODES_PER_SECOND)
+        count = int(len(waveform) / rate_hz * TOKEN_FPS)
         return AudioEntry(waveform, [self.speech_tokenizer.pad_token_id] * count, transcript)
 
-    def _pad_codes(self, codes: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """Codes of every audio -> ids and mask [N, T], padded on the right to whole groups."""
-        width = -(-max(map(len, codes)) // self.audio_group_size) * self.audio_group_size
-        ids = np.full((len(codes), width), self.speech_tokenizer.pad_token_id, dtype=np.int64)
+    def _pad_tokens(self, tokens: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Pad the speech tokens of every audio to whole groups: ids and mask [N, T]."""
+        width = -(-max(map(len, tokens)) // self.audio_group_size) * self.audio_group_size
+        ids = np.full((len(tokens), width), self.speech_tokenizer.pad_token_id, dtype=np.int64)
         mask = np.zeros_like(ids)
-        for row, values in enumerate(codes):
+        for row, values in enumerate(tokens):
             ids[row, : len(values)] = values
             mask[row, : len(values)] = 1
         return ids, mask
 
     @float32_only()
-    def _mel_features(self, waves: list[np.ndarray], padding: str) -> tuple[np.ndarray, np.ndarray]:
-        """Waves -> log-mel [N', mels, F] and frame mask [N', F].
+    def _mel_features(
+        self, waveforms: list[np.ndarray], padding: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Compute log-mel [N', mels, F] and frame mask [N', F] of waveforms.
 
-        Every 30 s piece of a longer wave gets a mel of its own, loudness floor included, so the
-        encoder hears all of it; the original cuts at 30 s.
+        Every 30 s segment of a longer waveform gets a mel of its own, loudness floor included, so
+        that the encoder hears all of it; the original cuts at 30 s.
         """
-        piece = self.feature_extractor.n_samples
+        segment = self.feature_extractor.n_samples
 
-        def mel(pieces: list[np.ndarray], padding: str) -> tuple[np.ndarray, np.ndarray]:
+        def mel(segments: list[np.ndarray], padding: str) -> tuple[np.ndarray, np.ndarray]:
             out = self.feature_extractor(
-                pieces,
+                segments,
                 sampling_rate=self.feature_extractor.sampling_rate,
                 padding=padding,
                 return_attention_mask=True,
@@ -425,10 +421,13 @@ class FunAudioChatProcessor(ProcessorMixin):
             frames = min(out.input_features.shape[2], out.attention_mask.shape[1])
             return out.input_features[:, :, :frames], out.attention_mask[:, :frames]
 
-        features, mask = mel([wave[:piece] for wave in waves], padding)
+        features, mask = mel([waveform[:segment] for waveform in waveforms], padding)
         rows, masks = list(features), list(mask)
-        for index, wave in enumerate(waves):
-            rest = [wave[start : start + piece] for start in range(piece, len(wave), piece)]
+        for index, waveform in enumerate(waveforms):
+            rest = [
+                waveform[start : start + segment]
+                for start in range(segment, len(waveform), segment)
+            ]
             if rest:
                 more, more_mask = mel(rest, "max_length")
                 rows[index] = np.concatenate([rows[index], *more], axis=1)
@@ -440,7 +439,7 @@ class FunAudioChatProcessor(ProcessorMixin):
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Settings only: the feature extractor has its own file in the published layout."""
+        """Return the settings; the published layout has another file for the feature extractor."""
         fields = super().to_dict()
         fields.pop("feature_extractor", None)
         return fields
@@ -457,15 +456,6 @@ class FunAudioChatProcessor(ProcessorMixin):
         return files
 
 
-def _refuse(file: str, wrong: list[str]) -> None:
-    """Raise CheckpointError if anything in a file of the folder is wrong."""
-    if wrong:
-        raise CheckpointError(
-            f"{file} is wrong: {'; '.join(wrong)}. Download the folder again with "
-            "`funaudiochat download`"
-        )
-
-
 def _kind_of_part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind in ("text", "input_text"):
@@ -473,7 +463,8 @@ def _kind_of_part(part: Any) -> str:
     if kind in ("audio", "audio_url", "input_audio"):
         return "audio"
     raise FunAudioChatError(
-        f"a message's content is a text or a list of text and audio parts, not {part!r:.80}"
+        f"a message's content is a text or a list of text and audio parts, not {part!r:.80}; "
+        'give {"type": "text", "text": ...} or {"type": "audio", "path": ...}'
     )
 
 
@@ -514,7 +505,7 @@ def _parse_entry(text: str) -> dict[str, Any]:
 
 
 def _as_list(audio: Any) -> list[Any]:
-    """Return no, one or several entries; numbers, and a pair of samples and rate, are one."""
+    """Return a list of entries; numbers, and a pair of samples and rate, are a single one."""
     if audio is None:
         return []
     if isinstance(audio, tuple) and len(audio) == 2 and np.ndim(audio[1]) == 0:

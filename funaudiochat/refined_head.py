@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The refined head: 25 Hz codes out of the backbone's 5 Hz states.
+"""The refined head: 25 Hz speech tokens from the backbone's 5 Hz states.
 
 Shapes: ``B`` rows, ``L`` or ``S`` 5 Hz positions, ``G`` group size (5), ``H`` text width, ``C``
-codebook size.
+speech vocabulary.
 """
 
 from inspect import signature
@@ -28,12 +28,12 @@ from funaudiochat.modeling_common import (
 
 
 class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
-    """Refined head: each 5 Hz hidden state is widened to G positions that predict codes."""
+    """Refined head: widens each 5 Hz hidden state to G positions that predict speech tokens."""
 
     config_class = FunAudioChatAudioEncoderConfig
 
     def __init__(self, config: Any) -> None:
-        """``config``: ours, or an engine's own, of any class that has its fields as attributes."""
+        """Build the head from our config, or an engine's own with the same fields as attributes."""
         if not isinstance(config, PretrainedConfig):
             names = signature(FunAudioChatAudioEncoderConfig.__init__).parameters
             fields = {name: getattr(config, name) for name in names if hasattr(config, name)}
@@ -53,62 +53,64 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         if config.codebook_size is None:
             raise CheckpointError("config.json needs audio_config.codebook_size")
         self.lm_head = nn.Linear(width, config.codebook_size, bias=False)
-        self.start_code = config.bos_token_id
+        self.start_token = config.bos_token_id
         self.crq_do_sample = False
         self.crq_release()
         self.post_init()
 
     def expand(self, hidden: Tensor) -> Tensor:
-        """Widen every 5 Hz position to its G fine ones: [B, S, H] -> [B, S*G, H]."""
+        """Widen every 5 Hz position to its G fine positions: [B, S, H] -> [B, S*G, H]."""
         return self.pre_matching(hidden).unflatten(-1, (self.group_size, -1)).flatten(1, 2)
 
-    def first_scores(
+    def first_logits(
         self,
         fine: Tensor,
-        start_codes: Tensor,
+        start_tokens: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
     ) -> tuple[Tensor, Positions]:
-        """Run the prompt: the scores of the first code, and the positions to go on from (rule 44).
+        """Run the prompt and return the logits of the first speech token (rule 44).
 
         Args:
-            fine: [B, S, H] expanded positions of the prompt, up to the first code's own.
-            start_codes: [B], added to every position.
+            fine: [B, S, H] expanded positions of the prompt, up to the first speech token's own.
+            start_tokens: [B], added to every position.
             attention_mask: [B, S], rows padded on the left; None without padding.
             position_ids: [B, S] fine positions, with a mask.
 
         Returns:
-            Scores [B, C] in float32, and the positions.
+            Logits [B, C] in float32, and the positions to continue from.
         """
         cache = DynamicCache()
         out = self.crq_transformer(
-            inputs_embeds=self.input_matching(fine + self._before(start_codes)[:, None]),
+            inputs_embeds=self.input_matching(fine + self._before(start_tokens)[:, None]),
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=True,
             **cache_argument(self.crq_transformer, cache),
         ).last_hidden_state
-        return self._scores(out[:, -1]), follow(self.crq_transformer, cache, attention_mask)
+        return self._logits(out[:, -1]), follow(self.crq_transformer, cache, attention_mask)
 
-    def next_scores(self, fine: Tensor, last_codes: Tensor, positions: Positions) -> Tensor:
-        """The scores [B, C], float32, of the next code (rules 44, 45).
+    def next_logits(self, fine: Tensor, last_tokens: Tensor, positions: Positions) -> Tensor:
+        """Return the logits [B, C], float32, of the next speech token (rules 44, 45).
 
         Args:
             fine: [B, H] expanded position.
-            last_codes: [B] the code before.
-            positions: of this head, moved on by one.
+            last_tokens: [B] the speech token before.
+            positions: of this head, advanced by one.
         """
-        return self._scores(positions.advance(self.input_matching(fine + self._before(last_codes))))
+        return self._logits(
+            positions.advance(self.input_matching(fine + self._before(last_tokens)))
+        )
 
-    def _before(self, codes: Tensor) -> Tensor:
+    def _before(self, tokens: Tensor) -> Tensor:
         codebook = self.lm_head.weight
-        return F.embedding(codes.to(codebook.device), codebook)
+        return F.embedding(tokens.to(codebook.device), codebook)
 
-    def _scores(self, hidden: Tensor) -> Tensor:
+    def _logits(self, hidden: Tensor) -> Tensor:
         return self.lm_head(self.output_matching(hidden)).float()
 
     def crq_release(self) -> None:
-        """Forget the request an engine drove through :meth:`crq_generate_forward`."""
+        """Drop the state of a request that an engine drives by :meth:`crq_generate_forward`."""
         self.crq_audio_embeds: Tensor | None = None
         self.crq_past_key_values: Any = None
         self.crq_logits_processor: Any = None
@@ -133,7 +135,9 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         Args:
             inputs_embeds: [B, S, H], hidden state plus text embedding; S is the prompt's length
                 in the first call, then 1.
-            attention_mask, position_ids, return_dict: accepted, without effect.
+            attention_mask: accepted, without effect.
+            position_ids: accepted, without effect.
+            return_dict: accepted, without effect.
         """
         fine, group = self.expand(inputs_embeds), self.group_size
         cache = self.crq_past_key_values
@@ -141,7 +145,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
             cache = self.crq_past_key_values = DynamicCache()
         embeds = self.crq_audio_embeds
         if embeds is None:
-            embeds = self.lm_head.weight[self.start_code].expand(len(fine), 1, -1)
+            embeds = self.lm_head.weight[self.start_token].expand(len(fine), 1, -1)
         self.crq_generate_tokens = []
         start, scores = 0, []
         for stop in range(fine.shape[1] - group + 1, fine.shape[1] + 1):
@@ -151,29 +155,29 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
                 **cache_argument(self.crq_transformer, cache),
             ).last_hidden_state
             start = stop
-            codes, logits = self.sampling_step(
+            tokens, logits = self.sampling_step(
                 self.lm_head(self.output_matching(out[:, -1])).float()
             )
-            codes = codes.reshape(-1)
-            self.crq_generate_tokens.append(codes)
+            tokens = tokens.reshape(-1)
+            self.crq_generate_tokens.append(tokens)
             scores.append(logits)
-            embeds = F.embedding(codes, self.lm_head.weight)[:, None]
+            embeds = F.embedding(tokens, self.lm_head.weight)[:, None]
         self.crq_audio_embeds = embeds
         self.crq_generate_tokens = torch.stack(self.crq_generate_tokens, dim=1)
         return ModelOutput(logits=torch.stack(scores, dim=1), past_key_values=cache)
 
     def sampling_step(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Choose a code: logits [B, C] -> ids [B] and the processed scores [B, C]."""
+        """Choose a speech token: logits [B, C] -> ids [B] and the processed scores [B, C]."""
         if self.crq_logits_processor is not None:
-            parts = [code[:, None] for code in self.crq_generate_tokens]
+            parts = [token[:, None] for token in self.crq_generate_tokens]
             if self.crq_speech_ids is not None:
                 parts.insert(0, self.crq_speech_ids)
             ids = torch.cat(parts, 1) if parts else logits.new_empty(len(logits), 0).long()
             logits = self.crq_logits_processor(ids, logits)
         if not self.crq_do_sample:
             return logits.argmax(-1), logits
-        codes = torch.multinomial(logits.softmax(-1), 1, generator=self.crq_generator)
-        return codes[:, 0], logits
+        tokens = torch.multinomial(logits.softmax(-1), 1, generator=self.crq_generator)
+        return tokens[:, 0], logits
 
     def forward(
         self,
@@ -183,13 +187,13 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         teacher_embeds: Tensor | None = None,
         wanted: Tensor | None = None,
     ) -> Tensor:
-        """Score the codes of every position at once (rules 20, 21, 33).
+        """Compute the logits of all positions at once (rules 20, 21, 33).
 
         Args:
             inputs_embeds: [B, L, H].
             attention_mask: [B, L], 0/1 or the sample numbers of packed rows.
             position_ids: [B, L] coarse positions.
-            teacher_embeds: [B, L*G, H], each the code before the position's target.
+            teacher_embeds: [B, L*G, H], each the speech token before the position's target.
             wanted: bool [B, L*G]; rows without a wanted position are not run.
 
         Returns:
@@ -228,7 +232,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         return self.lm_head(self.output_matching(hidden))
 
     def _fine_positions(self, position_ids: Tensor) -> Tensor:
-        """[B, L] -> [B, L*G]: G*p + j; the tail after the last non-zero position gets 0."""
+        """Return G*p + j, [B, L] -> [B, L*G]; the tail after the last non-zero position gets 0."""
         offsets = torch.arange(self.group_size, device=position_ids.device)
         fine = position_ids[:, :, None] * self.group_size + offsets
         remaining = (position_ids != 0).flip(1).cumsum(1).flip(1) > 0

@@ -1,9 +1,9 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How much memory a checkpoint takes in ``vllm serve`` on each GPU, and how many positions fit.
+"""Plan ``vllm serve``: memory per GPU, and the number of positions that fit.
 
-Parameters are counted on the real modules, on torch's meta device. What is divided between GPUs
+Parameters are counted on the real modules, on torch's meta device. The division between GPUs
 follows vLLM's own model: the backbone, and of the mel encoder the attention; the rest of both
 audio encoders is on every GPU, the refined head on none.
 """
@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
+from funaudiochat.constants import STEPS_PER_SECOND
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 
@@ -62,12 +63,14 @@ def plan_serving(
     """Plan bfloat16 serving.
 
     Args:
+        config: of the model.
         gpu_memory: bytes of one GPU.
-        tensor_parallel, pipeline_parallel: vLLM's options; a model takes their product of GPUs.
+        tensor_parallel: vLLM's option of that name.
+        pipeline_parallel: vLLM's option; the model takes the product of both in GPUs.
         utilization: vLLM's ``--gpu-memory-utilization``.
 
     Raises:
-        FunAudioChatError: vLLM cannot serve this model, or not on so many GPUs.
+        FunAudioChatError: vLLM cannot serve this model, or not on that many GPUs.
     """
     text, audio = config.text_config, config.audio_config
     if text.model_type != "qwen3":
@@ -105,7 +108,10 @@ def plan_serving(
 def plan_lines(
     model: Path, gpu_memory: int, tensor_parallel: int, pipeline_parallel: int, utilization: float
 ) -> tuple[list[str], bool]:
-    """Plan for a folder, or its config.json -> the report's lines, and whether it fits.
+    """Report the plan for a folder or its ``config.json``.
+
+    Returns:
+        The lines of the report, and whether the model fits.
 
     Raises:
         CheckpointError, FunAudioChatError: see :func:`plan_serving`.
@@ -121,8 +127,8 @@ def plan_lines(
     ]
     if not plan.positions:
         return [*lines, "DOES NOT FIT"], False
-    hours = plan.positions / 5 / 3600
-    return [*lines, f"{plan.positions} positions fit, {hours:.1f} hours of sound in all"], True
+    hours = plan.positions / STEPS_PER_SECOND / 3600
+    return [*lines, f"{plan.positions} positions fit, {hours:.1f} hours of audio in total"], True
 
 
 def _count(module: Any) -> int:

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What vLLM needs of this package to serve our folders; vLLM finds it as a plug-in.
+"""vLLM plug-in: let vLLM serve the folders of this package.
 
 vLLM brings its own speech-to-text model of this family and calls :func:`register` in every one
 of its processes, through the entry point group ``vllm.general_plugins``. Nothing else imports
@@ -50,10 +50,10 @@ def register() -> None:
 
 
 def loads_attention(attention_class: Any) -> bool:
-    """Whether the class loads q, k and v under the names a checkpoint has for them.
+    """Return whether the class loads q, k and v under their names in a checkpoint.
 
-    Tried on a stand-in that holds nothing but the joined weight, as the releases that are
-    broken (0.32, 0.33) cannot be told apart by their version alone.
+    Tries it on a stand-in that holds nothing but the joined weight: the version alone does not
+    tell the broken releases (0.32, 0.33) apart.
     """
     stand_in = attention_class.__new__(attention_class)
     nn.Module.__init__(stand_in)

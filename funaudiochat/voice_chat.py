@@ -24,7 +24,8 @@ from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_
 from funaudiochat.device import resolve_device
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.events import AudioChunk, Event, Latency, Reply, ReplyDone, TextDelta, Usage
-from funaudiochat.generation_funaudiochat import GenerationOptions, prefill, stream
+from funaudiochat.generation_funaudiochat import prefill, stream
+from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.hub import resolve_pair
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor

@@ -28,6 +28,8 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories = repositories
         self.sent: list[tuple[str, int]] = []  # file, first byte
+        self.authorizations: list[str | None] = []  # of every GET request
+        self.redirect_files_to: str | None = None  # another server, as for large files
         self.cut_after: dict[str, int] = {}
         self.stall_after: dict[str, int] = {}
         self.release = threading.Event()
@@ -45,6 +47,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
+        self.server.authorizations.append(self.headers.get("Authorization"))
         path = self.path.partition("?")[0]
         if match := _INFO.match(path):
             files = self._files(match)
@@ -62,6 +65,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         match = _FILE.match(path)
         if match is None or match["name"] not in self._files(match):
             return self._json({"error": "not found"}, 404)
+        if self.server.redirect_files_to is not None:
+            self.send_response(302)
+            self.send_header("Location", self.server.redirect_files_to + self.path)
+            self.send_header("Content-Length", "0")
+            return self.end_headers()
         self._file(match["name"], self._files(match)[match["name"]])
 
     def do_HEAD(self) -> None:

@@ -233,7 +233,7 @@ def test_missing_files_directories_and_devices_are_refused(tmp_path):
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\0" * 5000, b"RIFF\0\0\0\0WAVE", b"<html>" * 99])
 def test_bytes_that_are_not_sound_are_refused(data):
-    with pytest.raises(AudioError, match="not a sound file"):
+    with pytest.raises(AudioError, match="not an audio file"):
         load_audio(data)
 
 

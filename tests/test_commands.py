@@ -150,7 +150,7 @@ def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
     question = ROOT / "examples/question.wav"
     for command in (["s2t", "nowhere.wav"], ["s2s", question, "nowhere.wav"]):
         missing = run(*CLI, *command, "--model-path", "nowhere", cwd=tmp_path, code=1)
-        assert missing.stderr == "error: sound file not found: nowhere.wav\n"
+        assert missing.stderr == "error: audio file not found: nowhere.wav\n"
     no_folder = run(*CLI, "s2t", question, "--model-path", "nowhere", cwd=tmp_path, code=1)
     assert "funaudiochat download" in no_folder.stderr
     swapped = run(

@@ -21,7 +21,8 @@ from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 from funaudiochat.conversation import Conversation
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
 from funaudiochat.events import AudioChunk, ReplyDone, SpeechTokens, TextDelta
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate
+from funaudiochat.generation_funaudiochat import generate
+from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.sampling import Sampling, StopTexts
 from funaudiochat.tool_calls import parse_tool_calls

@@ -208,7 +208,7 @@ def test_a_compiler_that_fails_leaves_pytorchs_operations(monkeypatch, tmp_path,
         assert decoder_kernel.kernel() is None
     finally:
         decoder_kernel.kernel.cache_clear()
-    assert "decoding takes PyTorch's operations" in caplog.text and "no" in caplog.text
+    assert "decoding uses PyTorch's operations" in caplog.text and "no" in caplog.text
     monkeypatch.setenv("CXX", str(tmp_path / "missing"))
     try:
         assert decoder_kernel.kernel() is None

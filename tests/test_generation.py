@@ -10,10 +10,12 @@ import pytest
 import torch
 from test_modeling import GOLDEN, load_case, load_model, names
 from transformers import AutoTokenizer, GenerationConfig
+from transformers.utils import ModelOutput
 
 from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.events import SpeechTokens, TextDelta
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate, prefill, step, stream
+from funaudiochat.generation_funaudiochat import generate, prefill, step, stream
+from funaudiochat.generation_options import GenerationOptions
 
 # f10 and f11 recorded what the original does to a row after its own end, f12 what padding does
 # to its head.
@@ -195,7 +197,7 @@ def test_interleaved_talkers_equal_what_each_gives_alone():
         for state, option in zip(states, options, strict=True):
             step(model, state, option)
     for state, case in zip(states, (first, second), strict=True):
-        assert state.rows[0, -12:].tolist() == case[2]["generated_ids"][0, :12].tolist()
+        assert state.token_ids[0, -12:].tolist() == case[2]["generated_ids"][0, :12].tolist()
         assert state.speech[0].tolist() == case[2]["audio_ids"][0, : 11 * 5].tolist()
 
 
@@ -513,7 +515,7 @@ def test_interleaved_batches_equal_what_each_gives_alone():
         for state, (_, options) in zip(states, runs, strict=True):
             step(model, state, options)
     for state, (rows, speech) in zip(states, alone, strict=True):
-        assert torch.equal(state.rows, rows[:, : state.rows.shape[1]])
+        assert torch.equal(state.token_ids, rows[:, : state.token_ids.shape[1]])
         for row, whole in zip(state.speech, speech, strict=True):
             assert torch.equal(row, whole[: len(row)])
 
@@ -565,9 +567,26 @@ def test_an_engine_driving_the_head_gets_the_recorded_codes(name):
 
 def test_forms_of_the_result_that_cannot_be_had_are_refused():
     _, inputs, _ = load_case("e1_s2t_greedy")
-    for form in ("return_dict_in_generate", "output_scores"):
-        with pytest.raises(ValueError, match=form):
-            load_model().generate(**inputs, **{form: True})
+    with pytest.raises(ValueError, match="output_scores"):
+        load_model().generate(**inputs, output_scores=True)
+
+
+@pytest.mark.parametrize("name", ["e1_s2t_greedy", "f6_s2s_text_eos_first"])
+def test_a_call_may_set_the_speech_switches_and_ask_for_a_dictionary(name):
+    case, inputs, outputs = load_case(name)
+    model = load_model()
+    # The call's switches win over all of these, and leave them as they are.
+    defaults = {key: not value for key, value in case["sp_gen_kwargs"].items()}
+    model.sp_gen_kwargs.update(defaults)
+    result = model.generate(
+        **inputs, **case["kwargs"], **case["sp_gen_kwargs"], return_dict_in_generate=True
+    )
+    assert isinstance(result, ModelOutput)
+    new = result.sequences[:, inputs["input_ids"].shape[1] :]
+    assert new.tolist() == outputs["generated_ids"].tolist()
+    if "audio_ids" in outputs:
+        assert result["speech_ids"].tolist() == outputs["audio_ids"].tolist()
+    assert all(model.sp_gen_kwargs[key] == value for key, value in defaults.items())
 
 
 def test_a_config_without_end_ids_takes_the_checkpoints():

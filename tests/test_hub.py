@@ -290,6 +290,17 @@ def test_a_folder_is_fetched_whole_and_nothing_is_fetched_twice(hub, tmp_path):
     assert sorted(name for name, _ in hub.sent) == sorted(MODEL_FILES)
 
 
+def test_the_token_reaches_the_hub_and_no_server_it_redirects_to(hub, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    with running_hub(hub.repositories) as store:
+        hub.redirect_files_to = store.url
+        done = fetch("tts", tmp_path, hub.url)
+    assert done.returncode == 0, done.stderr
+    assert len(hub.authorizations) == 1 + len(KNOWN)
+    assert set(hub.authorizations) == {"Bearer hf_secret"}
+    assert store.authorizations == [None] * len(KNOWN)
+
+
 def test_unused_files_stay_away_and_published_ones_are_verified(hub, tmp_path):
     done = fetch("tts", tmp_path, hub.url)
     assert done.returncode == 0, done.stderr

@@ -9,7 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    PretrainedConfig,
+)
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
@@ -212,8 +218,9 @@ def test_auto_classes_know_the_model_after_registering_twice():
     register_funaudiochat()
     folder = GOLDEN / "model" / "models" / "tiny_a"
     assert isinstance(AutoConfig.from_pretrained(folder), FunAudioChatConfig)
-    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-    assert isinstance(model, FunAudioChatForConditionalGeneration)
+    for auto_class in (AutoModel, AutoModelForSeq2SeqLM, AutoModelForMultimodalLM):
+        model = auto_class.from_pretrained(folder)
+        assert isinstance(model, FunAudioChatForConditionalGeneration)
 
 
 def test_registering_after_another_program_registered_the_same_type_works():

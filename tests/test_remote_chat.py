@@ -23,7 +23,8 @@ from test_modeling import GOLDEN
 from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.errors import AudioError, ServerError
 from funaudiochat.events import ReplyDone, TextDelta
-from funaudiochat.generation_funaudiochat import GenerationOptions, prefill, stream
+from funaudiochat.generation_funaudiochat import prefill, stream
+from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat

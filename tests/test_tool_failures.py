@@ -36,7 +36,7 @@ def talk(loaded, monkeypatch):
     chat, prompts, says = VoiceChat(loaded.model, loaded.processor), [], []
 
     def scripted(model, tokenizer, state, options):
-        prompts.append(tokenizer.decode(state.rows[0]))
+        prompts.append(tokenizer.decode(state.token_ids[0]))
         said = says.pop(0)
         if isinstance(said, Exception):
             raise said

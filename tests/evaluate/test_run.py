@@ -156,8 +156,8 @@ def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, 
     for reason, word in zip(
         reasons,
         (
-            "not a sound file",
-            "sound file not found",
+            "not an audio file",
+            "audio file not found",
             "not valid JSON",
             "'file_name'",
             "line 5",

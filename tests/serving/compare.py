@@ -31,7 +31,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 from funaudiochat.audio import load_audio  # noqa: E402
 from funaudiochat.chat_protocol import audio_part  # noqa: E402
 from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2T_PROMPT  # noqa: E402
-from funaudiochat.generation_funaudiochat import GenerationOptions, generate  # noqa: E402
+from funaudiochat.generation_funaudiochat import generate  # noqa: E402
+from funaudiochat.generation_options import GenerationOptions  # noqa: E402
 from funaudiochat.voice_chat import VoiceChat  # noqa: E402
 from serving.builders import QUESTIONS, speak_questions  # noqa: E402
 from serving.vllm_server import ENVIRONMENT  # noqa: E402

@@ -21,7 +21,7 @@ import torch
 from aiohttp import web
 
 from funaudiochat.events import Event, Latency, Reply, ReplyDone, SpeechTokens, TextDelta
-from funaudiochat.generation_funaudiochat import GenerationOptions
+from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.voice_chat import VoiceChat
 from web_demo.server.app import DEMO, make_app
