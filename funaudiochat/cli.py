@@ -33,6 +33,10 @@ try:
     from evaluate.cli import app as eval_app
 except ImportError:  # a package of the public index has the same name
     eval_app = None  # type: ignore[assignment]
+try:
+    from web_demo.cli import app as serve_app
+except ImportError:  # the web demo is used from a checkout
+    serve_app = None  # type: ignore[assignment]
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 voices_app = typer.Typer(no_args_is_help=True, help="List voices, or make one.")
@@ -56,6 +60,8 @@ train_app = typer.Typer(
 app.add_typer(train_app, name="train")
 if eval_app is not None:
     app.add_typer(eval_app, name="eval")
+if serve_app is not None:
+    app.add_typer(serve_app)
 # Of macOS, PulseAudio, PipeWire and ALSA.
 _PLAYERS = ("afplay", "paplay", "pw-play", "aplay")
 console = Console(highlight=False, soft_wrap=True)
@@ -347,17 +353,6 @@ def check_data(
     if png is not None:
         draw_histograms(summary, png)
     raise typer.Exit(1 if summary.problems else 0)
-
-
-@app.command(
-    add_help_option=False,
-    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)
-def serve(context: typer.Context) -> None:
-    """Serve the web demo; `serve --help` lists its options."""
-    from web_demo.server.server import main as run
-
-    run(context.args)
 
 
 @app.command("plan-serving")

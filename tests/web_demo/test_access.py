@@ -153,7 +153,7 @@ def test_every_route_has_the_security_headers_and_no_banner(models, tmp_path):
     with running(scripted(models, brief), page=tmp_path) as server:
         from web_demo.server.app import make_app
 
-        server.demo_routes = make_app(models, server.demo.options).router.routes()
+        server.demo_routes = make_app(models, server.context.options).router.routes()
         asyncio.run(look(server))
 
 

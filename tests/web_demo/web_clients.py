@@ -24,9 +24,11 @@ from funaudiochat.events import Event, Latency, Reply, ReplyDone, SpeechTokens, 
 from funaudiochat.generation_funaudiochat import GenerationOptions
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.voice_chat import VoiceChat
-from web_demo.server.app import DEMO, make_app
-from web_demo.server.demo import Demo, Options
+from web_demo.server.app import CONTEXT, SESSIONS, make_app
+from web_demo.server.context import ServerContext
 from web_demo.server.engine import Models
+from web_demo.server.options import Options
+from web_demo.server.sessions import Sessions
 
 TIMEOUT_S = 120.0  # nothing takes so long but on a machine that is very busy
 
@@ -36,7 +38,8 @@ class Running:
     """A server in a thread of this process."""
 
     port: int
-    demo: Demo
+    context: ServerContext
+    sessions: Sessions
     loop: asyncio.AbstractEventLoop
 
     @property
@@ -62,7 +65,8 @@ def running(models: Any, **options: Any):
         await site.start()
         found.update(
             port=runner.addresses[0][1],
-            demo=app[DEMO],
+            context=app[CONTEXT],
+            sessions=app[SESSIONS],
             loop=asyncio.get_running_loop(),
             stop=asyncio.Event(),
         )
@@ -74,7 +78,7 @@ def running(models: Any, **options: Any):
     thread.start()
     assert ready.wait(TIMEOUT_S)
     try:
-        yield Running(found["port"], found["demo"], found["loop"])
+        yield Running(found["port"], found["context"], found["sessions"], found["loop"])
     finally:
         found["loop"].call_soon_threadsafe(found["stop"].set)
         thread.join(TIMEOUT_S)
@@ -326,3 +330,10 @@ class ScriptedChat:
 def scripted(models: Models, script: Callable[[Any], Iterator[Any]]) -> Models:
     """Models that answer by a script, with the real detokenizer."""
     return replace(models, new_chat=lambda: ScriptedChat(script))
+
+
+def forever(question: Any) -> Iterator[Any]:
+    """A script that speaks for longer than any test: a word and five codes each step."""
+    for number in range(1000):
+        yield f"w{number} "
+        yield [1] * 5
