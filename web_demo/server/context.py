@@ -63,7 +63,7 @@ class ServerContext:
         self.lobby.max_sessions = sessions_for(factor)
         measured = "not measured" if factor is None else f"measured {factor:.2f}"
         logger.info(
-            "real-time factor %s: up to %d sessions at once (--max-sessions overrides this)",
+            "real-time factor %s: %d sessions at once (--max-sessions overrides this)",
             measured,
             self.lobby.max_sessions,
         )
