@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The command ``funaudiochat serve``."""
+"""The web demo's command."""
 
 import typer
 
@@ -16,12 +16,15 @@ commands = typer.Typer()
 )
 def serve(context: typer.Context) -> None:
     """Serve the web demo; `serve --help` lists its options."""
-    try:
-        from web_demo.server.server import main
+    from web_demo.server.options import parse
 
-        main(context.args)
+    # Help and mistyped flags end here, before the import of torch.
+    args = parse(context.args)
+    try:
+        from web_demo.server.server import run
     except ModuleNotFoundError as error:
         raise FunAudioChatError(
             f"the web demo needs the package {error.name}; install its packages with "
             "`pip install -e '.[serve]'` in the checkout"
         ) from error
+    run(args)

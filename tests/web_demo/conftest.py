@@ -4,9 +4,11 @@
 """Tiny models, loaded once, a server on them, and browsers."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import browser as browsers
 import pytest
+import sounds
 import torch
 from build_tiny_folders import build
 from hypothesis import HealthCheck, settings
@@ -77,3 +79,9 @@ def browser(bridge: browsers.Browser) -> Iterator[browsers.Browser]:
 def server(watched):
     with running(watched[0], max_sessions=8) as found:
         yield found
+
+
+@pytest.fixture
+def speaking(tmp_path: Path) -> Path:
+    said = sounds.question(sounds.MICROPHONE_HZ)
+    return sounds.microphone(tmp_path / "said.wav", said, silence_s=2.0)

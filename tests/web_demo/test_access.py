@@ -16,8 +16,8 @@ import pytest
 from web_clients import Page, running, scripted
 
 from web_demo.server.access import Connections, RateLimit, host_known, origin_allowed
+from web_demo.server.options import parse
 from web_demo.server.recordings import Recordings
-from web_demo.server.server import make_parser
 
 ROOT = Path(__file__).parents[2]
 
@@ -153,7 +153,7 @@ def test_every_route_has_the_security_headers_and_no_banner(models, tmp_path):
     with running(scripted(models, brief), page=tmp_path) as server:
         from web_demo.server.app import make_app
 
-        server.demo_routes = make_app(models, server.demo.options).router.routes()
+        server.demo_routes = make_app(models, server.context.options).router.routes()
         asyncio.run(look(server))
 
 
@@ -279,4 +279,4 @@ def test_a_message_is_logged_so_often_a_minute_then_counted():
 
 def test_the_parser_still_takes_the_flags_of_the_reference():
     flags = ["--output-dir", "o", "--tts-gpu", "1", "--sample-rate", "24000"]
-    assert str(make_parser().parse_args(flags).save_recordings) == "o"
+    assert str(parse(flags).save_recordings) == "o"

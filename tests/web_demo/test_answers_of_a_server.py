@@ -13,8 +13,8 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
-from test_remote_chat import DONE, FOLDER, chunk, model_answers, serving
-from test_server_process import started
+from chat_servers import DONE, FOLDER, chunk, model_answers, serving
+from server_process import started
 from web_clients import TIMEOUT_S, Page, running, tone
 
 from funaudiochat.sampling import Sampling

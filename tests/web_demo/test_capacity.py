@@ -7,11 +7,11 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from test_server_process import started
+from server_process import started
 from web_clients import Page, running, scripted
 
-from web_demo.server import demo
-from web_demo.server.capacity import MOST_SESSIONS, measure_real_time_factor, sessions_for
+from web_demo.server import context
+from web_demo.server.capacity import MAX_SESSIONS, measure_real_time_factor, sessions_for
 from web_demo.server.engine import Engine
 
 
@@ -53,7 +53,7 @@ def measured(monkeypatch, factor):
     async def measure(engine):
         return factor
 
-    monkeypatch.setattr(demo, "measure_real_time_factor", measure)
+    monkeypatch.setattr(context, "measure_real_time_factor", measure)
 
 
 def test_who_is_more_than_the_machine_carries_waits(models, monkeypatch):
@@ -70,15 +70,15 @@ def test_who_is_more_than_the_machine_carries_waits(models, monkeypatch):
                 await three.event("ready")
 
     with running(models) as server:
-        server.call(server.demo.measure())
+        server.call(server.context.measure())
         asyncio.run(talk(server))
 
 
 def test_max_sessions_overrides_the_measurement(models, monkeypatch):
     measured(monkeypatch, 2.0)
     with running(models, max_sessions=7) as server:
-        server.call(server.demo.measure())
-        assert server.demo.lobby.max_sessions == 7
+        server.call(server.context.measure())
+        assert server.context.lobby.max_sessions == 7
 
 
 def test_a_model_that_fails_on_the_first_question_does_not_keep_the_server_from_starting(models):
@@ -87,8 +87,8 @@ def test_a_model_that_fails_on_the_first_question_does_not_keep_the_server_from_
         yield
 
     with running(scripted(models, script)) as server:
-        server.call(server.demo.measure())
-        assert server.demo.lobby.max_sessions == 4 and server.demo.engine.jobs == 0
+        server.call(server.context.measure())
+        assert server.context.lobby.max_sessions == 4 and server.context.engine.jobs == 0
 
 
 def test_the_server_measures_before_it_opens(folders):
@@ -99,4 +99,4 @@ def test_the_server_measures_before_it_opens(folders):
     with started(folders) as server:
         asyncio.run(talk(server))
         [told] = [line for line in server.log if line.startswith("real-time factor measured ")]
-        assert 1 <= int(told.split(": ")[1].split()[0]) <= MOST_SESSIONS
+        assert 1 <= int(told.split(": ")[1].split()[0]) <= MAX_SESSIONS

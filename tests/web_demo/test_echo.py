@@ -13,7 +13,7 @@ import pytest
 import soundfile
 import soxr
 
-from web_demo.server.listener import Heard, Listener
+from web_demo.server.turn_detector import SpeechEvent, TurnDetector
 from web_demo.server.vad import VoiceActivity
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -65,19 +65,19 @@ def converse(network, reply, gain_db, delay_ms, person=None, at_s=0.0, room=Fals
         heard = np.pad(heard, (0, max(0, start + len(person) + 16000 - len(heard))))
         heard[start : start + len(person)] += person
     sent = soxr.resample(reply, 16000, 24000)
-    listener, found, position = Listener(60, VoiceActivity(network)), [], 0
-    listener.hands_free = True
+    detector, found, position = TurnDetector(60, VoiceActivity(network)), [], 0
+    detector.hands_free = True
     for start in range(0, len(heard), CHUNK):
         while position < min(len(sent), 24000 + start * 3 // 2):  # a second ahead, as the server
-            listener.echo.play(sent[position : position + 960])
+            detector.echo.play(sent[position : position + 960])
             position += 960
-        for what in listener.push(heard[start : start + CHUNK].astype(np.float32)):
+        for what in detector.push(heard[start : start + CHUNK].astype(np.float32)):
             found.append((what, (start + CHUNK) / 16000))
     return found, len(heard) / 16000
 
 
 def starts(found):
-    return [at for what, at in found if what is Heard.SPEECH_START]
+    return [at for what, at in found if what is SpeechEvent.SPEECH_START]
 
 
 @pytest.mark.parametrize("gain_db, delay_ms", [(-10, 200), (-30, 50)])

@@ -230,16 +230,18 @@ def test_who_has_nothing_to_hear_goes_first_then_whose_sound_runs_dry_first():
                     lambda n=name: answer(steps, n, 4), background=name == "background"
                 )
                 if seconds is not None:
-                    jobs[name].gave(seconds)
+                    jobs[name].add_lead(seconds)
             await until(lambda: len(found._ring) == 4)
-            block = asyncio.create_task(found.voice(holder, go.wait, TIMEOUT_S))
+            block = asyncio.create_task(found.detokenize(holder, go.wait, TIMEOUT_S))
             await asyncio.sleep(0)
             voices = [
-                asyncio.create_task(found.voice(job, sounds.append, name))
+                asyncio.create_task(found.detokenize(job, sounds.append, name))
                 for name, job in jobs.items()
             ]
             await asyncio.sleep(0)
-            gone = asyncio.create_task(found.voice(jobs["nothing"], sounds.append, "cancelled"))
+            gone = asyncio.create_task(
+                found.detokenize(jobs["nothing"], sounds.append, "cancelled")
+            )
             await asyncio.sleep(0)
             gone.cancel()
             go.set()

@@ -18,7 +18,7 @@ from web_clients import (
     until,
 )
 
-from web_demo.server import demo, engine, outbox, session
+from web_demo.server import engine, outbox, session, sessions
 
 UPGRADE = (
     b"GET /api/chat HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -74,7 +74,9 @@ def test_a_page_that_stops_reading_is_let_go(models, monkeypatch):
             await page.send(2, "hello")
             await page.event("turn_start")
             page._reader.cancel()
-            await until(lambda: len(server.demo.sessions) == 1 and not server.demo.engine.jobs)
+            await until(
+                lambda: len(server.sessions.connections) == 1 and not server.context.engine.jobs
+            )
             await answers(other)
 
     with running(scripted(models, script)) as server:
@@ -115,14 +117,14 @@ def test_damaged_frames_end_their_own_connection_only(models, frames):
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             writer.write(UPGRADE)
             await reader.readuntil(b"\r\n\r\n")
-            await until(lambda: len(server.demo.sessions) == 2)
+            await until(lambda: len(server.sessions.connections) == 2)
             writer.write(frames)
             writer.write_eof()
             await asyncio.wait_for(reader.read(), TIMEOUT_S)  # to the end of the connection
             writer.close()
-            await until(lambda: len(server.demo.sessions) == 1)
+            await until(lambda: len(server.sessions.connections) == 1)
             await answers(other)
-        await until(lambda: not server.demo.sessions and not server.demo.lobby.talking)
+        await until(lambda: not server.sessions.connections and not server.context.lobby.active)
 
     with running(scripted(models, short)) as server:
         asyncio.run(talk(server))
@@ -165,7 +167,7 @@ def test_a_model_that_hangs_is_told_and_the_talk_goes_on_when_it_comes_back(mode
             assert await health(server) == 503
             # The place of a conversation that hangs is not waited for.
             monkeypatch.setattr(engine, "STEP_TIMEOUT_S", TIMEOUT_S)
-            monkeypatch.setattr(demo, "TAKE_OVER_TIMEOUT_S", 0.5)
+            monkeypatch.setattr(sessions, "TAKE_OVER_TIMEOUT_S", 0.5)
             await page.send(2, "still hanging")
             await page.event("turn_start", turn=2)
             async with Page(server, resume=page.events("ready")[0]["resume"]) as again:

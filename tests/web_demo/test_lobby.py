@@ -8,7 +8,7 @@ import contextlib
 
 from web_clients import until
 
-from web_demo.server.lobby import Lobby, QueueFull, State
+from web_demo.server.lobby import Lobby, QueueFull, TicketState
 
 TICKET_S = 0.05
 
@@ -16,10 +16,10 @@ TICKET_S = 0.05
 def test_a_ticket_that_nobody_asks_for_is_dropped():
     async def run():
         lobby = Lobby(1, 4, TICKET_S)
-        ticket = lobby.take_ticket()
-        assert lobby.is_ready_ticket(ticket.key)
-        await until(lambda: not lobby.is_ready_ticket(ticket.key))
-        assert lobby.check_ticket(ticket.number, ticket.secret) is None
+        ticket = lobby.draw()
+        assert lobby.is_ready(ticket.key)
+        await until(lambda: not lobby.is_ready(ticket.key))
+        assert lobby.check(ticket.number, ticket.secret) is None
 
     asyncio.run(run())
 
@@ -27,17 +27,17 @@ def test_a_ticket_that_nobody_asks_for_is_dropped():
 def test_tickets_alone_take_no_place_and_keep_their_turn():
     async def run():
         lobby = Lobby(1, 4)
-        first, second = lobby.take_ticket(), lobby.take_ticket()
-        assert (lobby.turn_of(first), lobby.turn_of(second)) == (0, 1)
+        first, second = lobby.draw(), lobby.draw()
+        assert (lobby.sessions_ahead(first), lobby.sessions_ahead(second)) == (0, 1)
         connection = lobby.enter()  # came later, but is there
-        assert connection.state is State.READY and lobby.turn_of(first) == 1
+        assert connection.state is TicketState.READY and lobby.sessions_ahead(first) == 1
         assert lobby.claim(first.key) is None
         later = lobby.enter()
         lobby.leave(connection)
-        assert later.state is State.READY
+        assert later.state is TicketState.READY
         lobby.leave(later)
         assert lobby.claim(second.key) is None and lobby.claim(first.key) is first
-        assert lobby.enter(first.number).state is State.READY
+        assert lobby.enter(first.number).state is TicketState.READY
 
     asyncio.run(run())
 
@@ -48,10 +48,12 @@ def test_a_thousand_tickets_leave_every_place_to_connections():
         drawn = 0
         with contextlib.suppress(QueueFull):
             for _ in range(1000):
-                lobby.take_ticket()
+                lobby.draw()
                 drawn += 1
         assert drawn == 5
-        assert [lobby.enter().state for _ in range(3)] == [State.READY] * 2 + [State.WAITING]
+        assert [lobby.enter().state for _ in range(3)] == [TicketState.READY] * 2 + [
+            TicketState.WAITING
+        ]
 
     asyncio.run(run())
 
@@ -76,7 +78,7 @@ def test_who_waits_is_told_how_long_by_the_lengths_of_the_last_talks():
         assert lobby.wait_s(first) is None
         now += 180
         lobby.leave(talking)
-        assert first.state is State.READY and lobby.wait_s(first) == 0
+        assert first.state is TicketState.READY and lobby.wait_s(first) == 0
         third, fourth = lobby.enter(), lobby.enter()
         # Of two talks of two minutes, one ends every minute.
         assert (lobby.wait_s(third), lobby.wait_s(fourth)) == (60, 120)

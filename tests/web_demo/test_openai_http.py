@@ -324,7 +324,7 @@ def test_who_finds_no_place_is_told_to_come_back_and_who_leaves_frees_one(models
         with pytest.raises(openai.APITimeoutError):
             client.with_options(timeout=1).chat.completions.create(**request)
         assert begun.wait(TIMEOUT_S)
-        server.call(until(lambda: server.demo.lobby.talking == 0))
+        server.call(until(lambda: server.context.lobby.active == 0))
         go_on.set()
         assert client.chat.completions.create(**request).choices[0].message.content == "done"
 

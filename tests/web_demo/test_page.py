@@ -5,70 +5,17 @@
 
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import browser as browsers
 import numpy as np
 import pytest
 import soundfile
 import sounds
-from test_server_process import started
+from page_actions import NOTE_MICROPHONES, TOKENS, prefer, speak, type_in, visit, wait_s
+from server_process import started
 from web_clients import running
 
 pytestmark = browsers.MARKS
-
-TOKENS = 12  # of an answer: 2.4 s
-
-# Notes the microphones that are opened, which the page keeps to itself.
-NOTE_MICROPHONES = """{
-  const media = navigator.mediaDevices;
-  const open = media.getUserMedia.bind(media);
-  window.tracks = [];
-  media.getUserMedia = async wanted => {
-    const stream = await open(wanted);
-    tracks.push(stream.getAudioTracks()[0]);
-    return stream;
-  };
-}"""
-
-
-@pytest.fixture
-def speaking(tmp_path: Path) -> Path:
-    said = sounds.question(sounds.MICROPHONE_HZ)
-    return sounds.microphone(tmp_path / "said.wav", said, silence_s=2.0)
-
-
-def prefer(page: browsers.Page, **settings: object) -> None:
-    """Settings as an earlier visit would have left them."""
-    stored = json.dumps({"maxNewTokens": TOKENS, **settings})
-    page.evaluate(f"localStorage.setItem('fun-audio-chat.settings', {json.dumps(stored)})")
-    page.call("reload")
-
-
-def visit(browser: browsers.Browser, url: str, wav: Path | None = None, **settings: object):
-    """A page that is connected."""
-    page = browser.open(url, wav)
-    prefer(page, **settings)
-    page.see("text=is ready")
-    page.press("Start talking")
-    page.see(".is-listening" if settings.get("handsFree") else ".is-idle")
-    return page
-
-
-def speak(page: browsers.Page) -> None:
-    """Open the microphone."""
-    page.press("Speak")
-    page.see(".is-listening")
-
-
-def wait_s(page: browsers.Page, seconds: float) -> None:
-    """Let time pass in the page."""
-    page.evaluate(f"new Promise(resume => setTimeout(resume, {1000 * seconds}))")
-
-
-def type_in(page: browsers.Page, words: str) -> None:
-    page.call("fill", "role=textbox[name='Type a message']", words)
-    page.press("Send")
 
 
 def test_two_spoken_turns_are_heard_and_read(browser, server, speaking):
@@ -271,8 +218,8 @@ def test_a_refusal_in_the_middle_of_a_talk_is_told_in_place_of_connecting_for_ev
         page.see("text=is ready")
         page.press("Start talking")
         page.see(".is-idle")
-        guarded.demo.options = replace(guarded.demo.options, token="another")
-        for session in list(guarded.demo.sessions):
+        guarded.context.options = replace(guarded.context.options, token="another")
+        for session in list(guarded.sessions.connections):
             guarded.call(session.close(1001, "gone"))
         page.see("text=The server did not accept the access token.")
         assert page.evaluate("document.querySelectorAll('.banner').length") == 0

@@ -12,9 +12,8 @@ import soundfile
 import sounds
 import sphn
 import torch
-from test_page import speak, type_in, visit, wait_s
-from test_talks import forever
-from web_clients import running, scripted, tone
+from page_actions import speak, type_in, visit, wait_s
+from web_clients import forever, running, scripted, tone
 
 from web_demo.server import tools
 from web_demo.server.engine import Models
@@ -149,7 +148,7 @@ def test_a_voice_silences_the_reply_within_250_ms_of_its_detection(
     browser, models, tmp_path, monkeypatch
 ):
     """From the moment the page is told that the user speaks, by the clock of the sound."""
-    monkeypatch.setattr(Models, "begin_voice", lambda self, name: Hum())
+    monkeypatch.setattr(Models, "detokenizer_stream", lambda self, name: Hum())
     said = sounds.question(sounds.MICROPHONE_HZ)
     microphone = sounds.microphone(tmp_path / "said.wav", said, silence_s=3)
     late_s: list[float] = []

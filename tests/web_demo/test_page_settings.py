@@ -11,7 +11,7 @@ import browser as browsers
 import numpy as np
 import pytest
 import sounds
-from test_page import NOTE_MICROPHONES, prefer, speak, speaking, type_in, visit  # noqa: F401
+from page_actions import NOTE_MICROPHONES, prefer, speak, type_in, visit
 from web_clients import TIMEOUT_S, running, scripted
 
 from funaudiochat.capabilities import Capabilities
@@ -30,7 +30,7 @@ def choose(page: browsers.Page, label: str, number: int) -> str:
     return str(page.call("inputValue", select))
 
 
-def test_the_devices_that_are_chosen_are_used(browser, server, asked, speaking):  # noqa: F811
+def test_the_devices_that_are_chosen_are_used(browser, server, asked, speaking):
     page = visit(browser, server.url, speaking, transcribe=False)
     speak(page)
     page.evaluate(NOTE_MICROPHONES)
@@ -107,8 +107,8 @@ def test_a_model_offers_what_it_can_do_and_its_examples_are_questions_to_tap(bro
         page.see(".is-idle")
         page.press("And I?")
         page.see(".turn:last-child .bot >> text=You asked: And I?")
-        [session] = server.demo.sessions
-        assert not session.talk.settings.system_prompt
+        [connection] = server.sessions.connections
+        assert not connection.session.conversation.settings.system_prompt
     with running(replace(models, capabilities=Capabilities(personas=()))) as server:
         page = browser.open(server.url)
         page.see("text=is ready")

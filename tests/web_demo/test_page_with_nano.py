@@ -8,7 +8,7 @@ import browser as browsers
 import numpy as np
 import pytest
 import sounds
-from test_page import speak, type_in, visit, wait_s
+from page_actions import speak, type_in, visit, wait_s
 from web_clients import running
 
 from funaudiochat import hub

@@ -108,7 +108,7 @@ def test_05_a_disconnect_stops_the_model(server, asked):
             await page.set(sampling=LONG)
             await page.ask(tone(1))
             await page.event("first_audio")
-        await until(lambda: asked[0]["closed"] and not server.demo.engine.jobs)
+        await until(lambda: asked[0]["closed"] and not server.context.engine.jobs)
 
     asyncio.run(talk())
     assert asked[0]["groups"] < 150
@@ -421,12 +421,12 @@ def test_19_no_task_outlives_its_connection(server):
                 await page.ask(tone(1))
                 await page.event("first_audio")
                 page.socket._response.connection.transport.abort()
-        await until(lambda: not server.demo.sessions)
+        await until(lambda: not server.sessions.connections)
 
     before = server.call(count())
     asyncio.run(talk())
     asyncio.run(until(lambda: server.call(count()) <= before))
-    assert server.demo.lobby.talking == 0
+    assert server.context.lobby.active == 0
 
 
 def test_20_a_text_answer_completes_without_sound(server):

@@ -101,7 +101,7 @@ def test_nginx_serves_page_and_conversation_under_a_path(models, tmp_path, certi
         process = subprocess.Popen([NGINX, "-c", config, "-p", tmp_path])
         try:
             asyncio.run(talk())
-            asyncio.run(until(lambda: not server.demo.sessions))
+            asyncio.run(until(lambda: not server.sessions.connections))
         finally:
             process.terminate()
             process.wait(60)

@@ -12,56 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 
 import aiohttp
 import pytest
+from server_process import started
 from web_clients import TIMEOUT_S, Page, running, scripted, tone
 
 ROOT = Path(__file__).parents[2]
-
-
-class Process:
-    """What `Page` needs of a server in another process, and what it logged before it opened."""
-
-    def __init__(self, process, url, log):
-        self.process, self.url, self.log = process, url, log
-
-
-@contextmanager
-def started(folders, *flags):
-    """`funaudiochat serve` on a free port, ended at the end of the block."""
-    paths = ["--model-path", folders[0], "--tts-path", folders[1]] if folders else []
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "funaudiochat.cli",
-            "serve",
-            *paths,
-            "--port",
-            "0",
-            "--log-json",
-            *flags,
-        ],
-        cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        log = []
-        for line in process.stderr:
-            if line.startswith("{"):
-                log.append(json.loads(line)["message"])
-                if log[-1].startswith("open "):
-                    break
-        yield Process(process, log[-1].removeprefix("open "), log)
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=TIMEOUT_S)
 
 
 def test_sigterm_lets_a_reply_end_then_says_goodbye(folders):
@@ -109,7 +67,7 @@ def test_a_reply_that_takes_too_long_at_the_end_is_cut_and_told(models):
             await page.send(2, "hello")
             await page.event("first_audio")
             drained = asyncio.wrap_future(
-                asyncio.run_coroutine_threadsafe(server.demo.drain(), server.loop)
+                asyncio.run_coroutine_threadsafe(server.sessions.drain(), server.loop)
             )
             await page.event("going_away")
             await page.send(2, "one more")

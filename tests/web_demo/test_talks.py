@@ -19,6 +19,7 @@ from web_clients import (
     TIMEOUT_S,
     Page,
     ReferencePage,
+    forever,
     running,
     scripted,
     spying,
@@ -26,7 +27,7 @@ from web_clients import (
     until,
 )
 
-from web_demo.server import demo, session, speaker, tools
+from web_demo.server import connection, reply_sender, sessions, tools
 from web_demo.server.engine import Models
 
 ROOT = Path(__file__).parents[2]
@@ -45,12 +46,6 @@ def words(question):
     for number in range(10):
         yield f"w{number} "
         yield [number] * 5
-
-
-def forever(question):
-    for number in range(1000):
-        yield f"w{number} "
-        yield [1] * 5
 
 
 def test_a_reference_page_holds_a_talk_of_two_turns(models):
@@ -156,15 +151,17 @@ def test_history_keeps_what_was_played(models, monkeypatch):
             await page.start()
             end = await page.event("turn_end", turn=2)
             words_in(end)
-            monkeypatch.setattr(speaker, "LEAD_S", 60.0)  # all is sent at once and plays for long
+            monkeypatch.setattr(
+                reply_sender, "LEAD_S", 60.0
+            )  # all is sent at once and plays for long
             await page.send(2, "as long as a tail")
             await page.event("turn_end", turn=3, reason="done")
             await page.start()
             assert words_in(await page.event("turn_end", turn=3, reason="interrupted")) < 40
             await page.send(2, "and as long again")
             await page.event("turn_end", turn=4, reason="done")
-            (session,) = server.demo.sessions
-            chats.append((list(session.talk.chat.heard), page.events("turn_end")))
+            (open_one,) = server.sessions.connections
+            chats.append((list(open_one.session.conversation.chat.heard), page.events("turn_end")))
 
     with running(scripted(models, script)) as server:
         asyncio.run(talk(server))
@@ -283,7 +280,7 @@ def test_the_button_of_both_kinds_ends_the_question(server, asked):
 
 def test_the_first_sound_comes_with_the_detokenizer_s_first_chunk(models):
     """It does not wait for a code more than that chunk needs."""
-    voice, needed = models.begin_voice(None), 1
+    voice, needed = models.detokenizer_stream(None), 1
     while not len(voice.push([1] * 5)):
         needed += 1
     go = threading.Event()
@@ -297,7 +294,7 @@ def test_the_first_sound_comes_with_the_detokenizer_s_first_chunk(models):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.until(page.audio_messages)
-            assert server.demo.engine.jobs == 1
+            assert server.context.engine.jobs == 1
             go.set()
             assert (await page.event("turn_end"))["audio_ms"] == needed * 200
 
@@ -326,10 +323,10 @@ def test_start_stops_the_model_as_well(models):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.event("first_audio")
-            assert server.demo.engine.jobs == 1
+            assert server.context.engine.jobs == 1
             await page.start()
             await page.event("turn_end", reason="interrupted")
-            await until(lambda: not server.demo.engine.jobs)
+            await until(lambda: not server.context.engine.jobs)
 
     with running(scripted(models, script)) as server:
         asyncio.run(talk(server))
@@ -537,7 +534,7 @@ def test_another_question_takes_the_place_of_one_being_spoken(server, asked):
 
 def test_an_interrupted_answer_ends_before_the_next_begins(models, monkeypatch):
     """While it is made, before it is begun, and while its tail plays."""
-    monkeypatch.setattr(speaker, "LEAD_S", 60.0)  # all is sent at once and plays for long
+    monkeypatch.setattr(reply_sender, "LEAD_S", 60.0)  # all is sent at once and plays for long
 
     def script(question):
         return words(question) if question == "short" else forever(question)
@@ -586,9 +583,9 @@ def test_a_failing_detokenizer_ends_the_turn_and_the_model_s_work(models, monkey
             await page.send(2, "hello")
             await page.event("error", code="model_error")
             assert (await page.event("turn_end"))["reason"] == "error"
-            await until(lambda: not server.demo.engine.jobs)
+            await until(lambda: not server.context.engine.jobs)
 
-    monkeypatch.setattr(Models, "begin_voice", lambda self, name: Failing())
+    monkeypatch.setattr(Models, "detokenizer_stream", lambda self, name: Failing())
     with running(scripted(models, script)) as server:
         asyncio.run(talk(server))
     assert made[-1] == "closed"
@@ -651,7 +648,7 @@ def test_interrupted_turns_are_transcribed_too(models):
 
 
 def test_an_idle_talk_gives_its_place_up_when_others_wait(models, monkeypatch):
-    monkeypatch.setattr(session, "IDLE_WHILE_OTHERS_WAIT_S", 0.5)
+    monkeypatch.setattr(connection, "IDLE_WHILE_OTHERS_WAIT_S", 0.5)
 
     async def talk(server):
         async with Page(server) as idle:
@@ -722,14 +719,14 @@ def test_a_conversation_goes_on_after_a_reconnect(server, asked):
 
 
 def test_a_conversation_that_nobody_comes_back_for_is_let_go(models, monkeypatch):
-    monkeypatch.setattr(demo, "RESUME_S", 0.1)
+    monkeypatch.setattr(sessions, "RESUME_S", 0.1)
 
     async def talk(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.event("turn_end")
             resume = page.events("ready")[0]["resume"]
-        await until(lambda: not server.demo.sessions and not server.demo._parked)
+        await until(lambda: not server.sessions.connections and not server.sessions._parked)
         async with Page(server, resume=resume) as late:
             assert not (await late.event("ready"))["resumed"]
 

@@ -24,10 +24,11 @@ from funaudiochat.events import Event, Latency, Reply, ReplyDone, SpeechTokens, 
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.voice_chat import VoiceChat
-from web_demo.server.app import DEMO, make_app
-from web_demo.server.demo import Demo
+from web_demo.server.app import CONTEXT, SESSIONS, make_app
+from web_demo.server.context import ServerContext
 from web_demo.server.engine import Models
 from web_demo.server.options import Options
+from web_demo.server.sessions import Sessions
 
 TIMEOUT_S = 120.0  # nothing takes so long but on a machine that is very busy
 
@@ -37,7 +38,8 @@ class Running:
     """A server in a thread of this process."""
 
     port: int
-    demo: Demo
+    context: ServerContext
+    sessions: Sessions
     loop: asyncio.AbstractEventLoop
 
     @property
@@ -63,7 +65,8 @@ def running(models: Any, **options: Any):
         await site.start()
         found.update(
             port=runner.addresses[0][1],
-            demo=app[DEMO],
+            context=app[CONTEXT],
+            sessions=app[SESSIONS],
             loop=asyncio.get_running_loop(),
             stop=asyncio.Event(),
         )
@@ -75,7 +78,7 @@ def running(models: Any, **options: Any):
     thread.start()
     assert ready.wait(TIMEOUT_S)
     try:
-        yield Running(found["port"], found["demo"], found["loop"])
+        yield Running(found["port"], found["context"], found["sessions"], found["loop"])
     finally:
         found["loop"].call_soon_threadsafe(found["stop"].set)
         thread.join(TIMEOUT_S)
@@ -297,15 +300,15 @@ class ScriptedChat:
     def truncate_last_reply(self, heard: str) -> None:
         self.heard[-1] = heard
 
-    def stream(self, *, text: Any = None, audio: Any = None, tools: Any = None, **kwargs: Any):
-        question = text if audio is None else audio
-        return self._events(("tools", question) if tools else question)
-
     def resume(self, history: Any) -> None:
         self.heard = [turn.content for turn in history if turn.role == "assistant"]
 
     def stream_turn(self, turn: Any, tools: Any = None, *args: Any, **kwargs: Any):
         return self.stream(text=turn.content or turn.results, tools=tools)
+
+    def stream(self, *, text: Any = None, audio: Any = None, tools: Any = None, **kwargs: Any):
+        question = text if audio is None else audio
+        return self._events(("tools", question) if tools else question)
 
     def stream_tool_result(self, result: Any, *args: Any, **kwargs: Any):
         return self._events(("result", result))
@@ -331,3 +334,10 @@ class ScriptedChat:
 def scripted(models: Models, script: Callable[[Any], Iterator[Any]]) -> Models:
     """Models that answer by a script, with the real detokenizer."""
     return replace(models, new_chat=lambda: ScriptedChat(script))
+
+
+def forever(question: Any) -> Iterator[Any]:
+    """A script that speaks for longer than any test: a word and five codes each step."""
+    for number in range(1000):
+        yield f"w{number} "
+        yield [1] * 5

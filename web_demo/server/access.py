@@ -1,13 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Who may connect: hosts, origins and tokens, connection limits, and the headers of every answer.
+"""Check hosts and origins, limit connections, and set the security headers of every response.
 
-A browser sends the requests of any page it shows, so a server on the loopback interface can be
-reached from every website. Three rules keep them out. The ``Host`` must be known, else a name that
-a website points at 127.0.0.1 makes its page one of ours (DNS rebinding). The ``Origin`` must be
-ours. And what changes anything refuses requests that a browser marks as coming from another site,
-since an image or a link has no ``Origin``.
+A browser sends the requests of any page it shows, so every website can reach a server on the
+loopback interface. Three rules keep them out. The ``Host`` must be known, or else a website could
+point a name of its own at 127.0.0.1 and pose as our page (DNS rebinding). The ``Origin`` must be
+allowed. And routes that change anything refuse requests that a browser marks as coming from
+another site, since images and links have no ``Origin``.
 """
 
 import asyncio
@@ -26,14 +26,14 @@ from aiohttp.web_protocol import RequestHandler
 logger = logging.getLogger(__name__)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-# A client that has not sent its request's head by then is closed.
+# A connection that has not sent the head of a request by then is closed.
 HEAD_TIMEOUT_S = 10.0
 _DEFAULT_PORTS = {80, 443}
 _NAME = re.compile(r"[A-Za-z0-9.:\[\]-]{1,255}")
 
 
 def split_host(host: str) -> tuple[str, int | None] | None:
-    """Split a ``Host`` into its name in lower case and its port, None for a scheme's own port."""
+    """Split a ``Host`` into its lower-case name and its port, None for a scheme's default."""
     if not _NAME.fullmatch(host):
         return None
     try:
@@ -47,9 +47,9 @@ def split_host(host: str) -> tuple[str, int | None] | None:
 
 
 def host_known(host: str, known: Collection[str]) -> bool:
-    """Return whether a ``Host`` is an address, a loopback name, this machine's or a given one.
+    """Return whether a ``Host`` is an address, a loopback name, this machine's name or known.
 
-    An address cannot be rebound; any other name could point here without our knowing.
+    An address cannot be rebound; any other name could point here without our knowledge.
     """
     split = split_host(host)
     if split is None:
@@ -104,13 +104,13 @@ def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 async def add_headers(request: web.Request, response: web.StreamResponse) -> None:
-    """Give every answer the security headers, and no banner."""
+    """Set the security headers of a response, and remove the server banner."""
     split = split_host(request.host)
     sockets = f"ws://{request.host} wss://{request.host}" if split else ""
     response.headers.update(
         {
-            # Blobs, evaluation, WebAssembly: the Opus codec's workers, which it makes out of text.
-            # Scripts of other places and inline ones stay shut out. Inline styles: React's widths.
+            # Blobs, eval, WebAssembly: the Opus codec creates its workers from text. Foreign and
+            # inline scripts stay blocked. Inline styles: React sets widths with them.
             "Content-Security-Policy": (
                 "default-src 'none'; script-src 'self' blob: 'unsafe-eval' 'wasm-unsafe-eval'; "
                 "worker-src 'self' blob:; style-src 'self' 'unsafe-inline'; "
@@ -129,32 +129,34 @@ async def add_headers(request: web.Request, response: web.StreamResponse) -> Non
 
 
 class Connections:
-    """Counts open connections, of an address and in all.
+    """Counts open connections, per address and in total.
 
     Args:
-        most: in all.
-        most_of_one: from one address.
+        limit: in total.
+        limit_per_address: from one address.
     """
 
-    def __init__(self, most: int, most_of_one: int) -> None:
-        self._most, self._most_of_one = most, most_of_one
+    def __init__(self, limit: int, limit_per_address: int) -> None:
+        self._limit, self._limit_per_address = limit, limit_per_address
         self._open: Counter[str] = Counter()
 
     def enter(self, address: str) -> bool:
-        """Count a connection, unless it is one too many."""
-        if self._open.total() >= self._most or self._open[address] >= self._most_of_one:
+        """Count a connection; return False if it exceeds a limit."""
+        if self._open.total() >= self._limit:
+            return False
+        if self._open[address] >= self._limit_per_address:
             return False
         self._open[address] += 1
         return True
 
     def leave(self, address: str) -> None:
-        """Forget a connection."""
+        """Stop counting a connection."""
         self._open[address] -= 1
-        self._open += Counter()  # drops what is zero
+        self._open += Counter()  # drops zero counts
 
 
 class LimitedHandler(RequestHandler):
-    """aiohttp's connection, refused when there are too many, closed when it sends no head."""
+    """Connection of aiohttp, refused beyond a limit, closed if it sends no request."""
 
     __slots__ = ("_address", "_connections", "_head_timer")
 
@@ -165,26 +167,26 @@ class LimitedHandler(RequestHandler):
         self._head_timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Count it, and wait for its first request."""
+        """Count the connection, and give it a time limit for its first request."""
         super().connection_made(transport)
         address = str((transport.get_extra_info("peername") or ("",))[0])
         if not self._connections.enter(address):
-            logger.warning("too many connections; one of %s is refused", address)
+            logger.warning("too many connections; refused one from %s", address)
             self.force_close()
             return
         self._address = address
         loop = asyncio.get_running_loop()
         self._head_timer = loop.call_later(HEAD_TIMEOUT_S, self.force_close)
 
-    def head_came(self) -> None:
-        """Stop waiting: a request has begun."""
+    def head_received(self) -> None:
+        """Cancel the time limit: a request has begun."""
         if self._head_timer is not None:
             self._head_timer.cancel()
             self._head_timer = None
 
     def connection_lost(self, exc: BaseException | None) -> None:
-        """Forget it."""
-        self.head_came()
+        """Stop counting the connection."""
+        self.head_received()
         if self._address is not None:
             self._connections.leave(self._address)
             self._address = None
@@ -193,33 +195,33 @@ class LimitedHandler(RequestHandler):
 
 @web.middleware
 async def notice_head(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Tell the connection that its request's head is here."""
+    """Tell the connection that the head of its request has arrived."""
     if isinstance(request.protocol, LimitedHandler):
-        request.protocol.head_came()
+        request.protocol.head_received()
     return await handler(request)
 
 
 class RateLimit(logging.Filter):
-    """Lets a message through so many times a minute, then says how many were left out.
+    """Passes a message a limited number of times a minute, then says how many were dropped.
 
     Args:
-        most: times a minute.
+        limit: times a minute.
     """
 
-    def __init__(self, most: int = 20) -> None:
+    def __init__(self, limit: int = 20) -> None:
         super().__init__()
-        self._most = most
+        self._limit = limit
         self._since: dict[tuple[str, str], tuple[float, int]] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Decide by the message's wording, not by its values."""
+        """Count records by the wording of their message, not by its values."""
         if record.levelno < logging.INFO:
             return True
         key = (record.name, str(record.msg))
         began, count = self._since.get(key, (record.created, 0))
         if record.created - began >= 60:
-            if count > self._most:
-                record.msg = f"{record.msg} ({count - self._most} more like it in the last minute)"
+            if count > self._limit:
+                record.msg = f"{record.msg} ({count - self._limit} more like it in the last minute)"
             began, count = record.created, 0
         self._since[key] = (began, count + 1)
-        return count < self._most
+        return count < self._limit

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Routes: the page, the WebSocket, the queue's endpoints, health and figures."""
+"""Routes of the server: page, WebSocket, queue, health and metrics."""
 
 import asyncio
 import contextlib
@@ -20,17 +20,20 @@ from web_demo.server.access import (
     notice_head,
     origin_allowed,
 )
-from web_demo.server.demo import Demo
+from web_demo.server.connection import describe_server
+from web_demo.server.context import ServerContext
 from web_demo.server.engine import Models
-from web_demo.server.lobby import QueueFull, State, same_secret
+from web_demo.server.lobby import QueueFull, TicketState, same_secret
 from web_demo.server.openai_api.errors import ApiError
 from web_demo.server.openai_api.routes import add_routes
 from web_demo.server.options import Options
 from web_demo.server.outbox import Outbox
+from web_demo.server.sessions import Sessions
 
 logger = logging.getLogger(__name__)
 
-DEMO = web.AppKey("demo", Demo)
+CONTEXT = web.AppKey("context", ServerContext)
+SESSIONS = web.AppKey("sessions", Sessions)
 NOT_BUILT = """<!doctype html><meta charset="utf-8"><title>Fun-Audio-Chat</title>
 <style>body { font-family: sans-serif; max-width: 40em; margin: 4em auto; line-height: 1.5 }</style>
 <h1>The page is not built yet</h1>
@@ -40,22 +43,24 @@ npm install
 npm run build</pre>
 </body>
 """
-QUEUE_FULL = "all places are taken, also those to wait; please come back later"
-# Requests by GET that change something, as the reference has them.
+QUEUE_FULL = "the server and its queue are full; please try again later"
+# Routes that change something although they use GET, as in the reference.
 CHANGING = ("/api/add_user", "/api/user_feedback")
 
 
 def make_app(models: Models, options: Options) -> web.Application:
-    """The server as an application; it owns the models while it runs."""
+    """Build the application; it owns the models while it runs."""
     app = web.Application(
         middlewares=[notice_head, guard], client_max_size=options.max_message_bytes
     )
     app.on_response_prepare.append(add_headers)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
-        app[DEMO] = Demo(models, options)
+        app[CONTEXT] = ServerContext(models, options)
+        app[SESSIONS] = Sessions(app[CONTEXT])
         yield
-        await app[DEMO].close()
+        app[SESSIONS].close()
+        await app[CONTEXT].close()
 
     app.cleanup_ctx.append(lifetime)
     app.router.add_get("/api/chat", chat)
@@ -65,15 +70,15 @@ def make_app(models: Models, options: Options) -> web.Application:
     app.router.add_get("/api/check_user", check_user)
     app.router.add_get("/api/user_feedback", user_feedback)
     app.router.add_get("/healthz", health)
-    app.router.add_get("/metrics", figures)
-    add_routes(app, DEMO)
+    app.router.add_get("/metrics", metrics)
+    add_routes(app, CONTEXT)
     app.router.add_get("/", page)
     app.router.add_get("/{name:.+}", asset)
     return app
 
 
 def refuse(status: int, code: str, message: str) -> web.Response:
-    """A JSON error."""
+    """Return an error as JSON."""
     return web.json_response({"error": code, "message": message}, status=status)
 
 
@@ -86,29 +91,29 @@ def refuse_access(request: web.Request, status: int, code: str, message: str) ->
 
 @web.middleware
 async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Check host, origin and token, for everything but the page and the health check."""
+    """Check host, origin and token for every route but the page and the health check."""
     if not request.path.startswith(("/api/", "/v1/")) and request.path != "/metrics":
         return await handler(request)
-    demo = request.app[DEMO]
-    options = demo.options
+    context = request.app[CONTEXT]
+    options = context.options
     if not host_known(request.host, options.known_hosts):
-        logger.warning("host %s is not known; --allowed-host admits it", request.host[:100])
+        logger.warning("refused unknown host %s; --allowed-host admits it", request.host[:100])
         return refuse_access(
             request,
             403,
             "bad_host",
-            f"this server does not know itself as {request.host[:100]}; start it with "
+            f"{request.host[:100]} is not a known name of this server; start it with "
             "--allowed-host and that name",
         )
-    # The page itself asks by a plain GET, which has no Origin, whether it may connect.
+    # The page first asks with a plain GET, which has no Origin header, whether it may connect.
     origin = request.headers.get("Origin", request.query.get("origin"))
     if origin is not None and not origin_allowed(origin, request.host, options.allowed_origins):
-        logger.warning("origin %s is refused; --allowed-origin admits it", origin[:100])
+        logger.warning("refused origin %s; --allowed-origin admits it", origin[:100])
         return refuse_access(
             request,
             403,
             "bad_origin",
-            f"pages of {origin[:100]} may not connect; start with --allowed-origin",
+            f"pages from {origin[:100]} may not connect; start the server with --allowed-origin",
         )
     if (
         request.path in CHANGING
@@ -116,95 +121,98 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         and (from_another_site(request, options.allowed_origins))
     ):
         return refuse_access(
-            request, 403, "other_site", "another site's page may not change anything here"
+            request,
+            403,
+            "other_site",
+            "pages of other sites may not change anything on this server",
         )
-    if not token_given(request, demo):
+    if not token_given(request, context):
         return refuse_access(
-            request, 401, "bad_token", "this server wants its token: ?token=... or a Bearer header"
+            request, 401, "bad_token", "this server requires its token: ?token=..."
         )
     return await handler(request)
 
 
-def token_given(request: web.Request, demo: Demo) -> bool:
-    """Whether the request shows the token, or the key of a ticket, which needed it."""
-    token = demo.options.token
+def token_given(request: web.Request, context: ServerContext) -> bool:
+    """Return whether a request has the token, or the key of a ticket, which required it."""
+    token = context.options.token
     if token is None:
         return True
     bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
     given = request.query.get("token", bearer)
     key = request.query.get("worker_auth_id", "")
-    return same_secret(given, token) or demo.lobby.is_ready_ticket(key)
+    return same_secret(given, token) or context.lobby.is_ready(key)
 
 
 async def chat(request: web.Request) -> web.StreamResponse:
-    """One talk."""
-    demo = request.app[DEMO]
-    if demo.draining:
-        return refuse(503, "draining", "the server shuts down")
+    """Serve a session over a WebSocket."""
+    context, sessions = request.app[CONTEXT], request.app[SESSIONS]
+    if context.draining:
+        return refuse(503, "draining", "the server is shutting down")
     socket = web.WebSocketResponse(
-        heartbeat=30, max_msg_size=demo.options.max_message_bytes, compress=False
+        heartbeat=30, max_msg_size=context.options.max_message_bytes, compress=False
     )
     await socket.prepare(request)
     transport = request.transport
     if not isinstance(transport, asyncio.WriteTransport):
-        return socket  # gone already
+        return socket  # already disconnected
     resume = request.query.get("resume")
     if resume is not None:
-        await demo.take_over(resume)
-    ticket = demo.lobby.claim(request.query.get("worker_auth_id", ""))
+        await sessions.take_over(resume)
+    drawn = context.lobby.claim(request.query.get("worker_auth_id", ""))
     try:
-        place = demo.lobby.enter(None if ticket is None else ticket.number)
+        ticket = context.lobby.enter(None if drawn is None else drawn.number)
     except QueueFull:
-        outbox = Outbox(socket, "refused", demo.metrics)
+        outbox = Outbox(socket, "refused", context.metrics)
         await outbox.error("queue_full", QUEUE_FULL, fatal=True)
         await socket.close(code=WSCloseCode.TRY_AGAIN_LATER, message=b"queue full")
         return socket
-    old_page = request.query.get("protocol") != "2"
+    reference_client = request.query.get("protocol") != "2"
     try:
-        await demo.talk(socket, transport, place, resume, old_page)
+        await sessions.serve(socket, transport, ticket, resume, reference_client)
     finally:
-        demo.lobby.leave(place)
+        context.lobby.leave(ticket)
     return socket
 
 
 async def info(request: web.Request) -> web.Response:
-    """What the start page shows."""
-    demo = request.app[DEMO]
+    """Describe the server and its load."""
+    context = request.app[CONTEXT]
     return web.json_response(
         {
-            **demo.info(),
-            "sessions": demo.lobby.talking,
-            "max_sessions": demo.lobby.max_sessions,
-            "queue": demo.lobby.waiting,
-            "token_required": demo.options.token is not None,
+            **describe_server(context),
+            "sessions": context.lobby.active,
+            "max_sessions": context.lobby.max_sessions,
+            "queue": context.lobby.waiting,
+            "token_required": context.options.token is not None,
         }
     )
 
 
 async def add_user(request: web.Request) -> web.Response:
-    """Draw a number in the queue."""
+    """Draw a queue ticket."""
     try:
-        ticket = request.app[DEMO].lobby.take_ticket()
+        ticket = request.app[CONTEXT].lobby.draw()
     except QueueFull:
         return refuse(503, "queue_full", QUEUE_FULL)
     return web.json_response({"session_id": ticket.number, "session_auth_id": ticket.secret})
 
 
 async def check_user(request: web.Request) -> web.Response:
-    """Tell whether it is a ticket's turn."""
-    lobby, query = request.app[DEMO].lobby, request.query
+    """Report whether a queue ticket is ready."""
+    lobby, query = request.app[CONTEXT].lobby, request.query
     number = query.get("session_id", "")
     ticket = None
     if number.isdecimal():
-        ticket = lobby.check_ticket(int(number[:18]), query.get("session_auth_id", ""))
+        ticket = lobby.check(int(number[:18]), query.get("session_auth_id", ""))
     if ticket is None:
-        return refuse(404, "unknown_session", "no such place in the queue; take one by add_user")
-    position = lobby.turn_of(ticket)
+        return refuse(404, "unknown_session", "unknown queue ticket; draw one with add_user")
+    position = lobby.sessions_ahead(ticket)
     ready = position == 0
     return web.json_response(
         {
             "session_id": ticket.number,
-            "status": (State.READY if ready else State.WAITING).value,
+            "status": (TicketState.READY if ready else TicketState.WAITING).value,
             "worker_auth_id": ticket.key if ready else None,
             "worker_addr": "simplex" if ready else None,
             "current_position": str(position),
@@ -213,54 +221,54 @@ async def check_user(request: web.Request) -> web.Response:
 
 
 async def user_feedback(request: web.Request) -> web.Response:
-    """Count a rating; it is kept only where recordings are."""
-    demo, query = request.app[DEMO], request.query
+    """Count a rating; save it only if recordings are saved."""
+    context, query = request.app[CONTEXT], request.query
     value = query.get("feedback")
     if value not in ("0", "1"):
-        return refuse(400, "bad_feedback", "feedback is 0 or 1")
-    demo.metrics.feedback.labels(value).inc()
-    if demo.recordings is not None:
+        return refuse(400, "bad_feedback", "feedback must be 0 or 1")
+    context.metrics.feedback.labels(value).inc()
+    if context.recordings is not None:
         record: dict[str, Any] = {
             key: query.get(key, "")[:200] for key in ("session_id", "feedback", "timestamp")
         }
-        await asyncio.to_thread(demo.recordings.feedback, record)
+        await asyncio.to_thread(context.recordings.feedback, record)
     return web.json_response({"status": "ok"})
 
 
 async def health(request: web.Request) -> web.Response:
-    """200 while talks can begin."""
-    demo = request.app[DEMO]
-    state = "draining" if demo.draining else "ok" if demo.engine.alive else "failed"
+    """Report health: 200 while sessions can start, else 503."""
+    context = request.app[CONTEXT]
+    state = "draining" if context.draining else "ok" if context.engine.alive else "failed"
     body = {
         "status": state,
-        "sessions": demo.lobby.talking,
-        "queue": demo.lobby.waiting,
-        "model": demo.models.name,
+        "sessions": context.lobby.active,
+        "queue": context.lobby.waiting,
+        "model": context.models.name,
     }
     return web.json_response(body, status=200 if state == "ok" else 503)
 
 
-async def figures(request: web.Request) -> web.Response:
-    """Prometheus text."""
-    body = generate_latest(request.app[DEMO].metrics.registry)
+async def metrics(request: web.Request) -> web.Response:
+    """Return the metrics in Prometheus' text format."""
+    body = generate_latest(request.app[CONTEXT].metrics.registry)
     return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4"})
 
 
 async def page(request: web.Request) -> web.StreamResponse:
-    """The built page, or how to build it."""
-    index = request.app[DEMO].options.page / "index.html"
+    """Serve the built page, or the instructions to build it."""
+    index = request.app[CONTEXT].options.page / "index.html"
     if not index.is_file():
         return web.Response(text=NOT_BUILT, content_type="text/html")
     return web.FileResponse(index, headers={"Cache-Control": "no-cache"})
 
 
 async def asset(request: web.Request) -> web.StreamResponse:
-    """A file of the built page; looked up now, so that a page built later is served too."""
-    root = request.app[DEMO].options.page.resolve()
+    """Serve a file of the page; it is looked up now, so a page built later is found too."""
+    root = request.app[CONTEXT].options.page.resolve()
     with contextlib.suppress(OSError, ValueError):  # a name that no file can have
         path = (root / request.match_info["name"]).resolve()
         if path.is_relative_to(root) and path.is_file():
-            # The build names these by their content.
+            # The build puts a content hash into these names.
             hashed = path.parent.name == "assets"
             cache = "public, max-age=31536000, immutable" if hashed else "no-cache"
             return web.FileResponse(path, headers={"Cache-Control": cache})

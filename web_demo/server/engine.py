@@ -1,15 +1,15 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The one owner of the models: it makes all talkers' answers, a step of each in turn.
+"""Owns the models and schedules the generation of all sessions.
 
-A :class:`Job` is one answer: the events of a :class:`~funaudiochat.voice_chat.VoiceChat`, made
-one by one in three threads. A job's first event (prompt and prefill) comes from the first, so that
-a long question delays nobody; all others from the second; codes become sound in the third. Who has
-nothing to hear yet goes first, in turn; then whose sound runs dry first. Each job has a bounded
-queue of its own: one that is not emptied is not stepped, and what a cancelled job still makes goes
-nowhere. Answers that another server computes are only waited for here, so many of them are stepped
-at once.
+A :class:`Job` is one reply: the events of a :class:`~funaudiochat.voice_chat.VoiceChat`, generated
+one by one in three threads. The first thread generates a job's first event (prompt and prefill), so
+that a long question delays nobody; the second all later ones (decoding steps); the third runs the
+detokenizer. Jobs without any output yet go first, in turn; then the job whose audio runs out first.
+Each job has a bounded event queue: while it is full the job is not stepped, and events of a
+cancelled job are dropped. Replies that a remote server computes are only waited for here, so many
+of them are stepped at once.
 """
 
 import asyncio
@@ -43,24 +43,25 @@ from web_demo.server.settings import Answer
 
 logger = logging.getLogger(__name__)
 
-QUEUE_EVENTS = 64  # of one job: some twelve seconds of speech
-WAITING_AT_ONCE = 64  # for another server's answers
-STEP_TIMEOUT_S = 300.0  # of one call, with its wait for others: a slow machine reads long prompts
+QUEUE_EVENTS = 64  # per job: about twelve seconds of speech
+REMOTE_JOBS = 64  # stepped at the same time when a remote server computes the replies
+STEP_TIMEOUT_S = 300.0  # of one call with its wait for others: long prompts on slow machines
 CLOSE_TIMEOUT_S = 5.0
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Models:
-    """What is loaded, shared by all talks.
+    """The loaded models, shared by all sessions.
 
     Attributes:
-        new_chat: begins a conversation; it gives codes, :class:`Engine` makes them sound.
-        detokenizer: None if answers are text only.
-        voices: name -> [192].
-        voice: name of the default one.
-        at_once: answers stepped at the same time.
-        capabilities: what the page offers of this model.
+        new_chat: starts a conversation that yields speech tokens; :class:`Engine` runs the
+            detokenizer on them.
+        detokenizer: None if replies are text only.
+        voices: name -> speaker embedding [192].
+        voice: name of the default voice.
+        at_once: number of jobs stepped at the same time.
+        capabilities: what the client offers of this model.
     """
 
     name: str
@@ -75,7 +76,7 @@ class Models:
     def load(
         cls, model_path: Path, tts_path: Path, device: str, tts_device: str, voice: str | None
     ) -> "Models":
-        """Load both folders.
+        """Load the language model and the detokenizer.
 
         Raises:
             CheckpointError, VoiceError: a folder or the voice cannot be used.
@@ -101,72 +102,77 @@ class Models:
 
     @classmethod
     def of_server(cls, url: str, model: str | None, api_key: str) -> "Models":
-        """Nothing is loaded: a server of OpenAI's protocol gives the answers, as text.
+        """Let an OpenAI-compatible server compute the replies, as text; load nothing.
 
         Raises:
-            ServerError: it cannot be reached, or serves no such model.
+            ServerError: it cannot be reached, or does not serve the model.
         """
         server = ChatCompletionsClient(url, model, api_key)
-        return cls(server.model, lambda: RemoteChat(server), None, {}, None, WAITING_AT_ONCE)
+        return cls(server.model, lambda: RemoteChat(server), None, {}, None, REMOTE_JOBS)
 
     @property
     def answers(self) -> list[Answer]:
-        """Kinds of answers there are, the usual one first."""
+        """Kinds of replies the models can give, the default first."""
         return ["text"] if self.detokenizer is None else ["speech", "text"]
 
     @property
     def tools(self) -> list[dict[str, Any]]:
-        """Definitions of the demo's tools that the model can call."""
+        """Definitions of the demo tools that the model can call."""
         known = self.capabilities.tools
         return [tool for tool in tools.DEFINITIONS if known is None or tool["name"] in known]
 
-    def begin_voice(self, name: str | None) -> DetokenizerStream:
-        """Sound of one answer, in a voice or the default one."""
+    def detokenizer_stream(self, name: str | None) -> DetokenizerStream:
+        """Start the audio of one reply, in the named voice or the default one."""
         name = name or self.voice
         assert self.detokenizer is not None and name is not None
         return self.detokenizer.stream(self.voices[name])
 
 
 class Job:
-    """One answer in the making; iterate over it for its events.
+    """A reply that is being generated; iterate over it for its events.
 
     Args:
-        background: nobody waits for it; it is made when nothing else is to be made.
+        wake: tells the engine that the job can be stepped or closed.
+        background: nobody waits for it; it is stepped only when no other job can be.
+
+    Attributes:
+        compute_s: seconds the models have worked for it.
+        closed: set when the models have released it.
     """
 
     def __init__(self, number: int, wake: Callable[[], None], background: bool = False) -> None:
         self.number, self._background = number, background
         self.compute_s = 0.0
         self.cancelled = False
-        self._runs_dry_at: float | None = None
+        self._runs_out_at: float | None = None
         self.closed = asyncio.Event()
         self._wake = wake
-        # One more place than a step needs, for the end.
+        # One slot more than steps fill, for the end.
         self._events: asyncio.Queue[Event | Exception | None] = asyncio.Queue(QUEUE_EVENTS + 1)
 
     @property
     def full(self) -> bool:
-        """Its reader is behind."""
+        """Whether its reader is behind."""
         return self._events.qsize() >= QUEUE_EVENTS
 
     @property
     def urgency(self) -> float:
-        """The less, the sooner it is to be worked on: when what there is of it runs dry."""
+        """When its output runs out; the job with the lowest value is served first."""
         if self._background:
             return math.inf
-        return -math.inf if self._runs_dry_at is None else self._runs_dry_at
+        return -math.inf if self._runs_out_at is None else self._runs_out_at
 
-    def gave(self, seconds: float) -> None:
-        """Note that so much more of it was made to be heard or read."""
+    def add_lead(self, seconds: float) -> None:
+        """Note that output for this many more seconds of listening or reading was generated."""
         now = time.monotonic()
-        self._runs_dry_at = max(self._runs_dry_at or now, now) + seconds
+        self._runs_out_at = max(self._runs_out_at or now, now) + seconds
 
     def put(self, event: Event | Exception | None) -> None:
-        """The engine's next event; an error, or None, is the last."""
+        """Queue an event; an error, or None, is the last."""
         self._events.put_nowait(event)
 
     def cancel(self) -> None:
-        """Stop making it; `closed` is set when the models have let go of it."""
+        """Stop generating; ``closed`` is set when the models have released it."""
         self.cancelled = True
         self._wake()
 
@@ -184,7 +190,11 @@ class Job:
 
 
 class Engine:
-    """Runs the jobs, so many at once; see the module's text."""
+    """Runs jobs in its threads; see the module's docstring.
+
+    Args:
+        at_once: number of jobs stepped at the same time.
+    """
 
     def __init__(self, models: Models, at_once: int = 1) -> None:
         self.models = models
@@ -194,9 +204,9 @@ class Engine:
         self._wake = asyncio.Event()
         self._prompts = ThreadPoolExecutor(at_once, "prompts")
         self._steps = ThreadPoolExecutor(at_once, "steps")
-        self._voices = ThreadPoolExecutor(1, "voices")
-        self._voice_busy = False
-        self._voice_waiting: list[tuple[Job, asyncio.Future[None]]] = []
+        self._detokenizer = ThreadPoolExecutor(1, "detokenizer")
+        self._detokenizer_busy = False
+        self._detokenizer_waiting: list[tuple[Job, asyncio.Future[None]]] = []
         self._starting: set[asyncio.Task[None]] = set()
         self._calls: set[Future[Any]] = set()
         self._hung: set[Future[Any]] = set()
@@ -204,24 +214,24 @@ class Engine:
 
     @property
     def alive(self) -> bool:
-        """The engine's tasks are running, and no call hangs."""
+        """Whether the engine's tasks are running and no call hangs."""
         return not self._hung and not any(task.done() for task in self._tasks)
 
     @property
     def calls(self) -> int:
-        """Calls of the models that have not returned."""
+        """Number of model calls that have not returned."""
         return len(self._calls)
 
     @property
     def jobs(self) -> int:
-        """Answers in the making."""
+        """Number of replies being generated."""
         return len(self._ring) + len(self._starting) + self._stepped
 
     def submit(self, begin: Callable[[], Iterator[Event]], background: bool = False) -> Job:
-        """Make an answer.
+        """Schedule the generation of a reply.
 
         Args:
-            begin: gives its events; called, like they are made, in a thread of the engine.
+            begin: returns its events; called and iterated in the engine's threads.
             background: nobody waits for it.
         """
         job = Job(next(self._numbers), self._wake.set, background)
@@ -230,40 +240,40 @@ class Engine:
         task.add_done_callback(self._starting.discard)
         return job
 
-    async def voice(self, job: Job, function: Callable[..., T], *args: Any) -> T:
-        """Run one piece of the detokenizer's work for a job, the most urgent job's first."""
-        if self._voice_busy:
-            turn = asyncio.get_running_loop().create_future()
-            self._voice_waiting.append((job, turn))
+    async def detokenize(self, job: Job, function: Callable[..., T], *args: Any) -> T:
+        """Run one call of the detokenizer for a job; the most urgent job goes first."""
+        if self._detokenizer_busy:
+            granted = asyncio.get_running_loop().create_future()
+            self._detokenizer_waiting.append((job, granted))
             try:
-                await turn
+                await granted
             except asyncio.CancelledError:
-                if turn.done() and not turn.cancelled():
-                    self._pass_voice_on()
+                if granted.done() and not granted.cancelled():
+                    self._release_detokenizer()
                 raise
-        self._voice_busy = True
+        self._detokenizer_busy = True
         try:
-            return await self._timed(job, self._voices, function, *args)
+            return await self._timed(job, self._detokenizer, function, *args)
         finally:
-            self._pass_voice_on()
+            self._release_detokenizer()
 
-    def _pass_voice_on(self) -> None:
-        """Give the detokenizer to the most urgent of those who wait for it."""
-        waiting = [entry for entry in self._voice_waiting if not entry[1].done()]
-        self._voice_busy = bool(waiting)
+    def _release_detokenizer(self) -> None:
+        """Pass the detokenizer on to the most urgent job that waits for it."""
+        waiting = [entry for entry in self._detokenizer_waiting if not entry[1].done()]
+        self._detokenizer_busy = bool(waiting)
         if waiting:
             first = min(waiting, key=lambda entry: entry[0].urgency)
             waiting.remove(first)
             first[1].set_result(None)
-        self._voice_waiting = waiting
+        self._detokenizer_waiting = waiting
 
     async def close(self) -> None:
-        """Let go of everything; jobs must have been cancelled. A call that hangs goes on."""
+        """Stop all tasks and threads; cancel the jobs first. A call that hangs keeps running."""
         tasks = [*self._starting, *self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for executor in (self._prompts, self._steps, self._voices):
+        for executor in (self._prompts, self._steps, self._detokenizer):
             executor.shutdown(wait=False, cancel_futures=True)
         if self._calls:
             calls = [asyncio.wrap_future(call) for call in list(self._calls)]
@@ -316,18 +326,22 @@ class Engine:
                 self._wake.clear()
                 await self._wake.wait()
                 continue
-            # The first of equals: who was stepped last stands last.
+            # The first of equals: the job stepped last stands last.
             job, events = min(ready, key=lambda entry: entry[0].urgency)
             self._ring.remove((job, events))
             self._stepped += 1
-            goes_on = await self._advance(job, events, self._steps)
+            unfinished = await self._advance(job, events, self._steps)
             self._stepped -= 1
-            if goes_on:
+            if unfinished:
                 self._ring.append((job, events))
                 self._wake.set()
 
     async def _advance(self, job: Job, events: Iterator[Event], executor: Executor) -> bool:
-        """Make one event of a job -> whether there are more; what the model raises ends the job."""
+        """Generate one event of a job; an error of the model ends the job.
+
+        Returns:
+            Whether there are more events.
+        """
         try:
             if not job.cancelled:
                 event = await self._timed(job, executor, partial(next, events, None))

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Who may talk and who waits: places in order of arrival."""
+"""Admit connections in order of arrival, up to a number of sessions; queue the others."""
 
 import asyncio
 import hmac
@@ -14,51 +14,52 @@ from itertools import count
 from statistics import fmean
 
 TICKET_TIMEOUT_S = 30.0
-LAST_TALKS, FEWEST_TALKS = 20, 3  # whose lengths tell how long one waits
+MAX_DURATIONS, MIN_DURATIONS = 20, 3  # past sessions from which the waiting time is estimated
 
 
 def same_secret(given: str, known: str) -> bool:
-    """Compare in constant time."""
+    """Compare a given secret with the known one in constant time."""
     return hmac.compare_digest(given.encode(errors="replace"), known.encode())
 
 
 class QueueFull(Exception):
-    """No place to wait either."""
+    """All sessions are taken, and the queue is full as well."""
 
 
-class State(Enum):
-    """Of a place."""
+class TicketState(Enum):
+    """State of a :class:`QueueTicket`: it waits, is admitted, and is gone when it leaves."""
 
     WAITING = "wait"
     READY = "ready"
     GONE = "gone"
 
 
-class Place:
-    """One connection's place, in the queue or in a conversation.
+class QueueTicket:
+    """The position of one connection: in the queue, or admitted to a session.
 
     Attributes:
-        number: of the session, for the log and the queue's endpoints.
-        changed: set when state or position changed.
-        began_at: when the conversation began, by the lobby's clock.
+        number: number of the session, for the log and the queue's endpoints.
+        changed: set when the state or the position changed.
+        admitted_at: when the session began, by the lobby's clock.
     """
 
     def __init__(self, number: int) -> None:
         self.number = number
-        self.state = State.WAITING
+        self.state = TicketState.WAITING
         self.changed = asyncio.Event()
-        self.began_at = 0.0
+        self.admitted_at = 0.0
 
 
-class Ticket:
-    """A number in the queue for a page that asks by HTTP and has no connection yet.
+class HttpTicket:
+    """A number drawn over HTTP by a client that has not connected yet.
 
-    It holds no place: places belong to connections, so that nobody can take them by requests alone.
+    It reserves nothing: sessions belong to connections, so that nobody can occupy them with
+    requests alone.
 
     Attributes:
         number: its ``session_id``.
         secret: its ``session_auth_id``.
-        key: its ``worker_auth_id``, which the WebSocket shows.
+        key: its ``worker_auth_id``, which the client presents when it connects.
     """
 
     def __init__(self, number: int) -> None:
@@ -68,7 +69,12 @@ class Ticket:
 
 
 class Lobby:
-    """Hands out ``max_sessions`` places; up to ``queue_size`` connections wait, and tickets too."""
+    """Admits ``max_sessions`` connections; ``queue_size`` more may wait, and as many HTTP tickets.
+
+    Args:
+        ticket_timeout_s: an HTTP ticket that is not asked for this long is dropped.
+        clock: returns seconds.
+    """
 
     def __init__(
         self,
@@ -79,123 +85,123 @@ class Lobby:
     ) -> None:
         self.max_sessions, self.queue_size = max_sessions, queue_size
         self._ticket_timeout_s, self._clock = ticket_timeout_s, clock
-        self._lengths_s: deque[float] = deque(maxlen=LAST_TALKS)
+        self._durations_s: deque[float] = deque(maxlen=MAX_DURATIONS)
         self._numbers = count(1)
-        self._talking: set[Place] = set()
-        self._waiting: list[Place] = []
-        self._tickets: dict[int, Ticket] = {}  # in the order of their numbers
+        self._active: set[QueueTicket] = set()
+        self._waiting: list[QueueTicket] = []
+        self._http_tickets: dict[int, HttpTicket] = {}  # in the order of their numbers
 
     @property
-    def talking(self) -> int:
-        """How many have a place."""
-        return len(self._talking)
+    def active(self) -> int:
+        """How many connections are admitted."""
+        return len(self._active)
 
     @property
     def waiting(self) -> int:
         """How many connections wait."""
         return len(self._waiting)
 
-    def enter(self, number: int | None = None) -> Place:
-        """Take a place, or wait for one.
+    def enter(self, number: int | None = None) -> QueueTicket:
+        """Admit a connection, or queue it.
 
         Args:
-            number: of the ticket that is shown, which keeps its turn.
+            number: of the HTTP ticket that was presented, which keeps its position.
 
         Raises:
-            QueueFull: the queue has no place left.
+            QueueFull: the queue is full.
         """
-        if len(self._talking) >= self.max_sessions and self.waiting >= self.queue_size:
+        if len(self._active) >= self.max_sessions and self.waiting >= self.queue_size:
             raise QueueFull
-        place = Place(next(self._numbers) if number is None else number)
-        self._waiting.append(place)
+        ticket = QueueTicket(next(self._numbers) if number is None else number)
+        self._waiting.append(ticket)
         self._waiting.sort(key=lambda waiting: waiting.number)
         self._admit()
-        return place
+        return ticket
 
-    def position(self, place: Place) -> int:
-        """1 for the next; 0 for who does not wait."""
-        return self._waiting.index(place) + 1 if place in self._waiting else 0
+    def position(self, ticket: QueueTicket) -> int:
+        """Return a ticket's position in the queue: 1 is next, 0 does not wait."""
+        return self._waiting.index(ticket) + 1 if ticket in self._waiting else 0
 
-    def wait_s(self, place: Place) -> float | None:
-        """Estimate how long a place still waits; None before enough talks have ended.
+    def wait_s(self, ticket: QueueTicket) -> float | None:
+        """Estimate how long a ticket still waits; None before enough sessions have ended.
 
-        Talks last as long as the last ones did, on average, so that of n places one becomes free in
-        every n-th part of that.
+        Sessions are assumed to last as long as the last ones did on average, so that of n sessions
+        one ends in every n-th part of that time.
         """
-        if len(self._lengths_s) < FEWEST_TALKS:
+        if len(self._durations_s) < MIN_DURATIONS:
             return None
-        return self.position(place) * fmean(self._lengths_s) / self.max_sessions
+        return self.position(ticket) * fmean(self._durations_s) / self.max_sessions
 
-    def leave(self, place: Place) -> None:
-        """Give the place up."""
-        place.state = State.GONE
-        if place in self._talking:
-            self._lengths_s.append(self._clock() - place.began_at)
-        self._talking.discard(place)
-        if place in self._waiting:
-            self._waiting.remove(place)
+    def leave(self, ticket: QueueTicket) -> None:
+        """End a ticket's session or its wait, and admit the next one."""
+        ticket.state = TicketState.GONE
+        if ticket in self._active:
+            self._durations_s.append(self._clock() - ticket.admitted_at)
+        self._active.discard(ticket)
+        if ticket in self._waiting:
+            self._waiting.remove(ticket)
         self._admit()
 
-    def take_ticket(self) -> Ticket:
-        """Draw a number; it is dropped unless its owner asks from time to time.
+    def draw(self) -> HttpTicket:
+        """Draw an HTTP ticket; it is dropped unless its owner checks it from time to time.
 
         Raises:
             QueueFull: as many tickets are out as may wait.
         """
-        if len(self._tickets) >= self.max_sessions + self.queue_size:
+        if len(self._http_tickets) >= self.max_sessions + self.queue_size:
             raise QueueFull
-        ticket = Ticket(next(self._numbers))
-        self._tickets[ticket.number] = ticket
+        ticket = HttpTicket(next(self._numbers))
+        self._http_tickets[ticket.number] = ticket
         self._keep(ticket)
         return ticket
 
-    def check_ticket(self, number: int, secret: str) -> Ticket | None:
-        """Return the ticket of these credentials, kept for another while."""
-        ticket = self._tickets.get(number)
+    def check(self, number: int, secret: str) -> HttpTicket | None:
+        """Return the HTTP ticket with these credentials, and keep it for another while."""
+        ticket = self._http_tickets.get(number)
         if ticket is None or not same_secret(secret, ticket.secret):
             return None
         self._keep(ticket)
         return ticket
 
-    def turn_of(self, ticket: Ticket) -> int:
-        """Return how many places must become free before it is this ticket's turn; 0 for now."""
-        ahead = sum(place.number < ticket.number for place in self._waiting)
-        ahead += sum(number < ticket.number for number in self._tickets)
-        return max(0, len(self._talking) + ahead + 1 - self.max_sessions)
+    def sessions_ahead(self, ticket: HttpTicket) -> int:
+        """Return how many sessions must end before an HTTP ticket is ready; 0 if it is ready."""
+        ahead = sum(waiting.number < ticket.number for waiting in self._waiting)
+        ahead += sum(number < ticket.number for number in self._http_tickets)
+        return max(0, len(self._active) + ahead + 1 - self.max_sessions)
 
-    def claim(self, key: str) -> Ticket | None:
-        """Return the ticket of this key whose turn it is, and forget it."""
-        ticket = self._find(key)
+    def claim(self, key: str) -> HttpTicket | None:
+        """Return the ready HTTP ticket with this key, and forget it."""
+        ticket = self._find_ready(key)
         if ticket is not None:
             self._drop(ticket)
         return ticket
 
-    def is_ready_ticket(self, key: str) -> bool:
-        """Return whether :meth:`claim` would find one."""
-        return self._find(key) is not None
+    def is_ready(self, key: str) -> bool:
+        """Return whether :meth:`claim` would find a ticket."""
+        return self._find_ready(key) is not None
 
-    def _find(self, key: str) -> Ticket | None:
-        for ticket in self._tickets.values():
-            if same_secret(key, ticket.key) and self.turn_of(ticket) == 0:
+    def _find_ready(self, key: str) -> HttpTicket | None:
+        for ticket in self._http_tickets.values():
+            if same_secret(key, ticket.key) and self.sessions_ahead(ticket) == 0:
                 return ticket
         return None
 
-    def _keep(self, ticket: Ticket) -> None:
+    def _keep(self, ticket: HttpTicket) -> None:
         if ticket.timer is not None:
             ticket.timer.cancel()
         loop = asyncio.get_running_loop()
         ticket.timer = loop.call_later(self._ticket_timeout_s, self._drop, ticket)
 
-    def _drop(self, ticket: Ticket) -> None:
+    def _drop(self, ticket: HttpTicket) -> None:
         if ticket.timer is not None:
             ticket.timer.cancel()
-        self._tickets.pop(ticket.number, None)
+        self._http_tickets.pop(ticket.number, None)
 
     def _admit(self) -> None:
-        while self._waiting and len(self._talking) < self.max_sessions:
-            place = self._waiting.pop(0)
-            self._talking.add(place)
-            place.state, place.began_at = State.READY, self._clock()
-            place.changed.set()
-        for place in self._waiting:
-            place.changed.set()
+        while self._waiting and len(self._active) < self.max_sessions:
+            ticket = self._waiting.pop(0)
+            self._active.add(ticket)
+            ticket.state, ticket.admitted_at = TicketState.READY, self._clock()
+            ticket.changed.set()
+        for ticket in self._waiting:
+            ticket.changed.set()

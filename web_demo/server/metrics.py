@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Figures for Prometheus."""
+"""Metrics for Prometheus."""
 
 import asyncio
 import threading
@@ -14,10 +14,10 @@ _RTF_BUCKETS = (0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 1, 1.2, 1.5, 2, 5)
 
 
 class Metrics:
-    """One server's own registry, so that several can live in a process.
+    """The metrics of one server, in a registry of their own: a process may run several.
 
     Args:
-        sessions, queue, jobs: give the present numbers.
+        sessions, queue, jobs: return the current numbers.
     """
 
     def __init__(
@@ -26,34 +26,34 @@ class Metrics:
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         for name, what, value in (
-            ("sessions", "Talks going on", sessions),
-            ("queue_length", "Talkers waiting for a place", queue),
-            ("jobs", "Answers in the making", jobs),
+            ("sessions", "Open sessions", sessions),
+            ("queue_length", "Connections waiting for a session", queue),
+            ("jobs", "Replies being generated", jobs),
             ("threads", "Threads of the process", threading.active_count),
             ("tasks", "Tasks of the event loop", lambda: len(asyncio.all_tasks())),
         ):
             Gauge(f"funaudiochat_{name}", what, registry=self.registry).set_function(value)
         self.turns = self._counter("turns", "Turns by how they ended", "reason")
-        self.cancels = self._counter("cancels", "Answers cancelled, by cause", "cause")
+        self.cancels = self._counter("cancels", "Replies interrupted, by cause", "cause")
         self.errors = self._counter("errors", "Errors by code", "code")
-        self.ignored = self._counter("ignored_messages", "Messages without meaning", "why")
+        self.ignored = self._counter("ignored_messages", "Messages ignored, by reason", "why")
         self.feedback = self._counter("feedback", "Ratings", "value")
         self.stages = Histogram(
             "funaudiochat_stage_seconds",
-            "From the end of the question to first text, codes and sound",
+            "Latency from the end of the question to the first text, speech tokens and audio",
             ["stage"],
             buckets=_STAGE_BUCKETS_S,
             registry=self.registry,
         )
-        self.first_sound = Histogram(
+        self.first_audio = Histogram(
             "funaudiochat_first_sound_seconds",
-            "From the end of the question to the first sound message",
+            "First-audio latency, from the end of the question",
             buckets=_STAGE_BUCKETS_S,
             registry=self.registry,
         )
         self.real_time_factor = Histogram(
             "funaudiochat_real_time_factor",
-            "Seconds the models worked for a second of sound",
+            "Seconds of model work per second of audio",
             buckets=_RTF_BUCKETS,
             registry=self.registry,
         )

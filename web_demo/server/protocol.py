@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The messages of PROTOCOL.md as bytes: first byte the type, the rest its payload."""
+"""Encode and decode the messages of PROTOCOL.md: one type byte, then the payload."""
 
 import json
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from enum import IntEnum
 from typing import Any
 
 HANDSHAKE = b"\x00\x00\x00"
-MAX_TEXT_BYTES = 2**16  # of text and metadata: reading them may not hold up other talks
+MAX_TEXT_BYTES = 2**16  # of text and metadata: parsing them must not delay other sessions
 
 
 class Kind(IntEnum):
@@ -36,7 +36,7 @@ class Control(IntEnum):
 
 
 class BadMessage(ValueError):
-    """A message whose payload is not what its type asks for."""
+    """The payload of a message does not fit its type."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Message:
 
     Attributes:
         value: bytes of audio, file and ping; str of text and error; :class:`Control`; the object
-            of metadata; None of the others.
+            of metadata; None for the other kinds.
     """
 
     kind: Kind
@@ -53,10 +53,10 @@ class Message:
 
 
 def decode(data: bytes) -> Message | None:
-    """One frame -> its message; None for an empty frame, an unknown type or control byte.
+    """Decode one frame; return None for an empty frame, an unknown type or control byte.
 
     Raises:
-        BadMessage: text that is too long or not UTF-8, metadata that is not a JSON object.
+        BadMessage: text is too long or not UTF-8, or metadata is not a JSON object.
     """
     if not data or data[0] not in Kind._value2member_map_:
         return None
@@ -76,7 +76,7 @@ def decode(data: bytes) -> Message | None:
             text = _text(payload)
             try:
                 value = json.loads(text)
-                # JSON can spell half a character ("\ud800"), which no message could say back.
+                # JSON can escape half a surrogate pair ("\ud800"), which UTF-8 cannot encode.
                 json.dumps(value, ensure_ascii=False).encode()
             except (ValueError, RecursionError) as error:
                 raise BadMessage(f"metadata is not JSON: {error}") from error
@@ -88,7 +88,7 @@ def decode(data: bytes) -> Message | None:
 
 def _text(payload: bytes) -> str:
     if len(payload) > MAX_TEXT_BYTES:
-        raise BadMessage(f"a text has at most {MAX_TEXT_BYTES} bytes, not {len(payload)}")
+        raise BadMessage(f"text must have at most {MAX_TEXT_BYTES} bytes, not {len(payload)}")
     try:
         return payload.decode()
     except UnicodeDecodeError as error:
@@ -96,11 +96,11 @@ def _text(payload: bytes) -> str:
 
 
 def encode(kind: Kind, payload: bytes | str = b"") -> bytes:
-    """A message as one frame."""
+    """Encode a message as one frame."""
     body = payload.encode() if isinstance(payload, str) else payload
     return bytes([kind]) + body
 
 
 def encode_metadata(value: dict[str, Any]) -> bytes:
-    """A metadata frame."""
+    """Encode a metadata message as one frame."""
     return encode(Kind.METADATA, json.dumps(value, ensure_ascii=False))

@@ -1,381 +1,285 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""One connection: messages in, turns out."""
+"""A session: questions in, turns out, whatever protocol the client speaks."""
 
 import asyncio
-import contextlib
 import logging
-import secrets
 import time
-from collections.abc import Coroutine
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from aiohttp import WSMsgType, web
 
 from funaudiochat.audio import MIN_DURATION_MS, load_audio
+from funaudiochat.constants import INPUT_RATE_HZ, TRANSCRIBE_PROMPT
+from funaudiochat.conversation import Conversation
 from funaudiochat.errors import AudioError
 from funaudiochat.events import ReplyDone
 from funaudiochat.sampling import Sampling
-from web_demo.server.listener import Heard, Listener
-from web_demo.server.lobby import Place, State
-from web_demo.server.opus import MODEL_RATE_HZ, REPLY_RATE_HZ, BadAudio, OpusDecoder, OpusEncoder
-from web_demo.server.outbox import Outbox, SlowReader
-from web_demo.server.protocol import (
-    HANDSHAKE,
-    BadMessage,
-    Control,
-    Kind,
-    Message,
-    decode,
-    encode,
-)
-from web_demo.server.settings import BadSettings
-from web_demo.server.turn import Question, Talk, Turn
+from web_demo.server.client import Client
+from web_demo.server.context import ServerContext
+from web_demo.server.reply_generator import Question
+from web_demo.server.settings import BadSettings, Settings
+from web_demo.server.turn import Turn, TurnState
+from web_demo.server.turn_detector import SpeechEvent, TurnDetector
 from web_demo.server.vad import VoiceActivity
-
-if TYPE_CHECKING:
-    from web_demo.server.demo import Demo
 
 logger = logging.getLogger(__name__)
 
-TRANSCRIBE = "Please help me transcribe the audio."
-IDLE_WHILE_OTHERS_WAIT_S = 120.0
-SHORTEST_QUESTION = MIN_DURATION_MS * MODEL_RATE_HZ // 1000
+MIN_QUESTION_SAMPLES = MIN_DURATION_MS * INPUT_RATE_HZ // 1000
+Spawn = Callable[[Coroutine[Any, Any, None]], asyncio.Task[None]]
+
+
+@dataclass
+class ResumableConversation:
+    """What outlives a connection: the conversation and its settings.
+
+    Attributes:
+        chat: the history; each finished or interrupted turn replaces it with its own branch.
+        resume_key: the secret by which a client resumes it.
+        turn_count: turns asked so far.
+    """
+
+    chat: Conversation
+    settings: Settings
+    resume_key: str
+    turn_count: int = 0
 
 
 class Session:
-    """One page's connection.
+    """Decides what a question, a reply and an interruption are; knows no bytes of a protocol.
+
+    At most one turn is current. A new question, the user's voice, :meth:`start_listening` or
+    :meth:`close` interrupts it, and the next one runs as soon as the interrupted one is settled
+    (:class:`~web_demo.server.turn.TurnState`). The protocol adapter calls the methods one after
+    another; what happens is reported to the ``client``.
 
     Args:
-        demo: what all sessions share.
-        talk: the conversation, new or resumed.
-        place: of the lobby; the talk begins when it is ready.
-        old_page: a page that knows no events.
+        name: random name, for the log and for recordings.
+        client: receives events, text and audio.
+        conversation: new or resumed.
+        spawn: starts a task whose failure ends the connection.
     """
 
     def __init__(
         self,
-        demo: "Demo",
-        socket: web.WebSocketResponse,
-        transport: asyncio.WriteTransport,
-        talk: Talk,
-        place: Place,
-        resumed: bool,
-        old_page: bool,
+        name: str,
+        context: ServerContext,
+        client: Client,
+        conversation: ResumableConversation,
+        spawn: Spawn,
     ) -> None:
-        self.name = secrets.token_hex(6)
-        self.talk, self.finished = talk, asyncio.Event()
-        self._demo, self._place = demo, place
-        self._socket, self._transport = socket, transport
-        self._resumed, self._old_page = resumed, old_page
-        self._outbox = Outbox(socket, self.name, demo.metrics)
-        activity = None if demo.network is None else VoiceActivity(demo.network)
-        self._listener = Listener(demo.options.max_utterance_seconds, activity)
-        self._decoder, self._encoder = OpusDecoder(), OpusEncoder()
+        self.name, self.conversation = name, conversation
+        self._context, self._client, self._spawn = context, client, spawn
+        network = context.vad_network
+        activity = None if network is None else VoiceActivity(network)
+        self._detector = TurnDetector(context.options.max_utterance_seconds, activity)
         self._turn: Turn | None = None
-        self._turn_task: asyncio.Task[None] | None = None
         self._interrupted: Turn | None = None
         self._settling: asyncio.Task[None] | None = None
         self._transcribing: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
         self._active_at = time.monotonic()
 
-    async def run(self) -> None:
-        """Until the page is gone; then nothing of the connection is left."""
-        self._spawn(self._outbox.keep_alive())
-        self._spawn(self._begin())
-        try:
-            await self._supervise(self._read())
-        finally:
-            await self._end()
-
-    async def close(self, code: int, reason: str) -> None:
-        """Close the connection; :meth:`run` then ends."""
-        try:
-            async with asyncio.timeout(1):
-                await self._socket.close(code=code, message=reason.encode())
-        except TimeoutError:
-            self._transport.abort()
-
-    async def drain(self, seconds: float) -> None:
-        """Let a running reply end and play, at most this long, then close."""
-        with contextlib.suppress(ConnectionError):
-            await self._outbox.event("going_away", seconds=seconds)
-            turn, task = self._turn, self._turn_task
-            if turn is not None and task is not None:
-                try:
-                    async with asyncio.timeout(seconds):
-                        await asyncio.wait({task})
-                        await asyncio.sleep(turn.speaker.lead_s)
-                except TimeoutError:
-                    await self._outbox.error("draining", "the server shut down during the reply")
-        await self.close(1001, "the server shuts down")
-
-    async def _supervise(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await it; its failure closes the connection, never anything else."""
-        try:
-            await work
-        except SlowReader:
-            logger.info("the page stopped reading", extra={"session": self.name})
-            self._demo.metrics.errors.labels("slow_reader").inc()
-            await self.close(4001, "the page stopped reading")
-        except ConnectionError:
-            pass
-        except Exception:
-            logger.exception("a talk failed", extra={"session": self.name})
-            with contextlib.suppress(ConnectionError):
-                await self._outbox.error("internal", "an internal error", fatal=True)
-            await self.close(1011, "internal error")
-
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        task = asyncio.create_task(self._supervise(work))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
-
-    async def _begin(self) -> None:
-        """Wait for the place, then greet."""
-        told = None
-        while self._place.state is State.WAITING:
-            self._place.changed.clear()
-            lobby = self._demo.lobby
-            wait_s = lobby.wait_s(self._place)
-            now = {
-                "position": lobby.position(self._place),
-                "size": lobby.waiting,
-                "wait_s": None if wait_s is None else round(wait_s),
-            }
-            if told != (told := now):
-                await self._outbox.event("queue", **now)
-            await self._place.changed.wait()
+    async def open(self) -> None:
+        """Begin to listen."""
         self._active_at = time.monotonic()
-        await self._outbox.send(HANDSHAKE)
-        await self._outbox.event(
-            "ready",
-            session=self.name,
-            resume=self.talk.resume,
-            resumed=self._resumed,
-            settings=self._settings(),
-            **self._demo.info(),
-        )
-        self._hear_by_settings()
-        await self._tell_listening()
-        await self._watch_idle()
+        self._configure_detector()
+        await self._report_listening()
 
-    async def _watch_idle(self) -> None:
-        while True:
-            limit_s = self._demo.options.idle_seconds
-            if self._demo.lobby.waiting:
-                limit_s = min(limit_s, IDLE_WHILE_OTHERS_WAIT_S)
-            if time.monotonic() - self._active_at >= limit_s and not self._in_play:
-                break
-            await asyncio.sleep(1.0)
-        message = f"nothing was asked for {limit_s:g} s; connect again to go on"
-        await self._outbox.error("idle", message, fatal=True)
-        await self.close(4000, "idle")
-
-    async def _end(self) -> None:
+    async def close(self) -> None:
+        """Interrupt the turn; return when the models are released and recordings are written."""
         self._interrupt("disconnect")
-        # Neither what must be let go of nor what is being recorded is cut short.
-        last = {task for task in (self._settling, self._turn_task) if task is not None}
+        running = None if self._turn is None else self._turn.task
+        last = {task for task in (self._settling, running) if task is not None}
         if last:
             await asyncio.wait(last)
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(set(self._tasks))
-        self.finished.set()
 
-    # Messages
+    async def reply_played(self) -> None:
+        """Wait until the current reply, if there is one, has been sent and played."""
+        turn = self._turn
+        if turn is not None and turn.task is not None:
+            await asyncio.wait({turn.task})
+            await asyncio.sleep(turn.sender.lead_s)
 
-    async def _read(self) -> None:
-        async for frame in self._socket:
-            if frame.type is WSMsgType.BINARY:
-                await self._receive(frame.data)
-            elif frame.type is WSMsgType.TEXT:
-                self._demo.metrics.ignored.labels("text_frame").inc()
+    @property
+    def in_play(self) -> bool:
+        """Whether a reply is being generated, sent or played."""
+        return self._turn is not None and self._turn.in_play
 
-    async def _receive(self, data: bytes) -> None:
+    @property
+    def idle_s(self) -> float:
+        """Seconds since the last reply or since :meth:`open`; 0 while a reply is in play."""
+        return 0.0 if self.in_play else time.monotonic() - self._active_at
+
+    # Settings
+
+    def settings(self) -> dict[str, Any]:
+        """Return all settings, with the name of the default voice where none is chosen."""
+        settings = self.conversation.settings.model_dump()
+        settings["voice"] = settings["voice"] or self._context.models.voice
+        return settings
+
+    async def update_settings(self, given: dict[str, Any]) -> None:
+        """Change the settings of the turns to come; report all of them, or why none changed."""
+        models, options = self._context.models, self._context.options
+        old = self.conversation.settings
         try:
-            message = decode(data)
-        except BadMessage as error:
-            return await self._outbox.error("bad_message", str(error))
-        if message is None:
-            self._demo.metrics.ignored.labels("unknown").inc()
-        elif message.kind is Kind.PING:
-            await self._outbox.send(encode(Kind.PING, message.value))
-        elif message.kind is Kind.METADATA:
-            await self._take_metadata(message.value)
-        elif self._place.state is State.READY:
-            await self._take(message)
-
-    async def _take(self, message: Message) -> None:
-        match message.kind, message.value:
-            case Kind.AUDIO, data:
-                await self._take_audio(data)
-            case Kind.CONTROL, Control.START:
-                await self._start()
-            case Kind.CONTROL, Control.PAUSE | Control.END_TURN:
-                await self._pause()
-            case Kind.CONTROL, Control.RESTART:
-                self._interrupt("button")
-                self.talk.chat = self._demo.models.new_chat()
-                await self._outbox.event("reset")
-                await self._start()
-            case Kind.TEXT, text:
-                await self._take_text(text.strip())
-            case Kind.FILE, data:
-                await self._take_file(data)
-
-    async def _take_metadata(self, given: dict[str, Any]) -> None:
-        if given.get("event") == "played":
-            turn, ms = self._turn, given.get("ms")
-            if turn is not None and turn.number == given.get("turn") and isinstance(ms, int):
-                turn.speaker.heard = max(0, ms) * REPLY_RATE_HZ // 1000
-            return
-        try:
-            new = self.talk.settings.changed(
+            new = old.changed(
                 given,
-                list(self._demo.models.voices),
-                self._demo.models.answers,
-                self._demo.network is not None,
-                self._demo.options.max_prompt_chars,
+                list(models.voices),
+                models.answers,
+                self._context.vad_network is not None,
+                options.max_prompt_chars,
             )
         except BadSettings as error:
-            return await self._outbox.error("bad_settings", str(error))
-        was_hands_free, self.talk.settings = self.talk.settings.hands_free, new
-        await self._outbox.event("settings", settings=self._settings())
-        self._hear_by_settings()
-        if new.hands_free != was_hands_free:
-            self._listener.clear()
-            self._listener.on = True
-            await self._tell_listening()
+            return await self._client.error("bad_settings", str(error))
+        self.conversation.settings = new
+        await self._client.event("settings", settings=self.settings())
+        self._configure_detector()
+        if new.hands_free != old.hands_free:
+            self._detector.clear()
+            self._detector.on = True
+            await self._report_listening()
 
-    async def _take_audio(self, data: bytes) -> None:
-        settings = self.talk.settings
-        deaf = settings.hands_free and not settings.barge_in and self._in_play
+    # The microphone
 
-        def hear() -> list[Heard]:
-            samples = self._decoder.decode(data)
-            return [] if deaf else self._listener.push(samples)
+    async def push_audio(self, decode: Callable[[], np.ndarray]) -> None:
+        """Take audio of the microphone; hands-free, it interrupts replies and asks questions.
 
-        try:
-            # In a thread, but one message after another: a pause finds all that came before it.
-            heard = await asyncio.to_thread(hear)
-        except BadAudio as error:
-            return await self._outbox.error("bad_audio", str(error))
-        for what in heard:
-            await self._outbox.event(what.value)
-            if what is Heard.SPEECH_START:
+        Args:
+            decode: returns float32 samples [S] at 16 kHz; runs in a thread. What it raises is
+                passed on.
+        """
+        settings = self.conversation.settings
+        ignored = settings.hands_free and not settings.barge_in and self.in_play
+
+        def detect() -> list[SpeechEvent]:
+            samples = decode()
+            return [] if ignored else self._detector.push(samples)
+
+        # In a thread, but awaited: a pause that follows finds all audio that came before it.
+        for event in await asyncio.to_thread(detect):
+            await self._client.event(event.value)
+            if event is SpeechEvent.SPEECH_START:
                 self._barge_in()
             else:
                 await self._ask_by_voice()
 
-    async def _take_text(self, text: str) -> None:
-        limit = self._demo.options.max_text_chars
-        if not text or len(text) > limit:
-            message = f"a question by text has 1 to {limit} characters, not {len(text)}"
-            return await self._outbox.error("bad_question", message)
-        await self._put_microphone_aside()
-        await self._ask(text, "text")
+    async def start_listening(self) -> None:
+        """Interrupt the reply and collect a new question."""
+        self._interrupt("button")
+        self._detector.clear()
+        self._detector.on = True
+        await self._report_listening()
 
-    async def _take_file(self, data: bytes) -> None:
-        limit_s = self._demo.options.max_utterance_seconds
-        try:
-            samples = await asyncio.to_thread(load_audio, data, MODEL_RATE_HZ, max_seconds=limit_s)
-        except AudioError as error:
-            return await self._outbox.error("bad_question", str(error))
-        await self._put_microphone_aside()
-        await self._ask((samples, MODEL_RATE_HZ), "file")
+    async def end_question(self) -> None:
+        """Stop listening and ask what was collected; hands-free, this mutes the microphone."""
+        if not self._detector.on:
+            return
+        self._detector.on = False
+        await self._report_listening()
+        if not self._detector.hands_free or self._detector.speaking:
+            await self._ask_by_voice()
 
-    # The microphone
+    def _configure_detector(self) -> None:
+        settings, detector = self.conversation.settings, self._detector
+        detector.hands_free = settings.hands_free
+        detector.end_silence_ms = settings.end_silence_ms
+        detector.threshold = settings.vad_threshold
 
-    def _hear_by_settings(self) -> None:
-        settings, listener = self.talk.settings, self._listener
-        listener.hands_free = settings.hands_free
-        listener.end_silence_ms = settings.end_silence_ms
-        listener.threshold = settings.vad_threshold
-
-    async def _tell_listening(self) -> None:
-        await self._outbox.event(
-            "listening", on=self._listener.on, hands_free=self._listener.hands_free
+    async def _report_listening(self) -> None:
+        await self._client.event(
+            "listening", on=self._detector.on, hands_free=self._detector.hands_free
         )
 
-    async def _start(self) -> None:
-        self._interrupt("button")
-        self._listener.clear()
-        self._listener.on = True
-        await self._tell_listening()
-
-    async def _put_microphone_aside(self) -> None:
-        """A question asked in another way takes the place of one that was being spoken."""
-        self._listener.clear()
-        if self._listener.on and not self._listener.hands_free:
-            self._listener.on = False
-            await self._tell_listening()
-
-    async def _pause(self) -> None:
-        if not self._listener.on:
-            return
-        self._listener.on = False
-        await self._tell_listening()
-        if not self._listener.hands_free or self._listener.speaking:
-            await self._ask_by_voice()
+    async def _discard_microphone(self) -> None:
+        """Drop a half-spoken question: one asked in another way replaces it."""
+        self._detector.clear()
+        if self._detector.on and not self._detector.hands_free:
+            self._detector.on = False
+            await self._report_listening()
 
     def _barge_in(self) -> None:
         turn = self._turn
         if turn is None or not turn.in_play:
             return
         self._interrupt("voice")
-        if not turn.speaker.started and turn.source == "voice":
+        if not turn.sender.started and turn.source == "voice":
             # The user had only paused: what was said before belongs to the question.
             assert isinstance(turn.question, tuple)
-            self._listener.put_back(turn.question[0])
+            self._detector.put_back(turn.question[0])
+
+    # Questions
+
+    async def ask_text(self, text: str) -> None:
+        """Ask a typed question."""
+        limit = self._context.options.max_text_chars
+        if not text or len(text) > limit:
+            message = f"a typed question must have 1 to {limit} characters, not {len(text)}"
+            return await self._client.error("bad_question", message)
+        await self._discard_microphone()
+        await self._ask(text, "text")
+
+    async def ask_file(self, data: bytes) -> None:
+        """Ask the question in an audio file."""
+        limit_s = self._context.options.max_utterance_seconds
+        try:
+            samples = await asyncio.to_thread(load_audio, data, INPUT_RATE_HZ, max_seconds=limit_s)
+        except AudioError as error:
+            return await self._client.error("bad_question", str(error))
+        await self._discard_microphone()
+        await self._ask((samples, INPUT_RATE_HZ), "file")
+
+    async def reset(self) -> None:
+        """Forget the conversation and listen."""
+        self._interrupt("button")
+        self.conversation.chat = self._context.models.new_chat()
+        await self._client.event("reset")
+        await self.start_listening()
+
+    def report_played(self, turn_number: object, samples: int) -> None:
+        """Note how many samples [24 kHz] of the current turn's reply the client has played."""
+        if self._turn is not None and self._turn.number == turn_number:
+            self._turn.sender.reported_samples = samples
 
     async def _ask_by_voice(self) -> None:
-        nothing_heard, truncated = self._listener.nothing_heard, self._listener.truncated
-        samples = self._listener.take()
-        if len(samples) < SHORTEST_QUESTION:
-            return await self._outbox.error("no_audio", "no sound came from the microphone")
+        nothing_heard, truncated = self._detector.nothing_heard, self._detector.truncated
+        samples = self._detector.take()
+        if len(samples) < MIN_QUESTION_SAMPLES:
+            message = "no audio arrived from the microphone"
+            return await self._client.error("no_audio", message)
         if nothing_heard:
-            return await self._outbox.error("no_audio", "nothing was heard; please ask again")
+            message = "no speech was detected; please ask again"
+            return await self._client.error("no_audio", message)
         if truncated:
-            limit_s = self._demo.options.max_utterance_seconds
-            message = f"the question was too long; its last {limit_s:g} s are used"
-            await self._outbox.error("utterance_too_long", message)
-        await self._ask((samples, MODEL_RATE_HZ), "voice")
+            limit_s = self._context.options.max_utterance_seconds
+            message = f"the question was too long; only its last {limit_s:g} s are used"
+            await self._client.error("utterance_too_long", message)
+        await self._ask((samples, INPUT_RATE_HZ), "voice")
 
     # Turns
 
-    @property
-    def _in_play(self) -> bool:
-        return self._turn is not None and self._turn.in_play
-
     async def _ask(self, question: Question, source: str) -> None:
-        if self._demo.draining:
-            return await self._outbox.error("draining", "the server shuts down; ask again later")
+        if self._context.draining:
+            message = "the server is shutting down; please ask again later"
+            return await self._client.error("draining", message)
         self._interrupt(source)
         self._active_at = time.monotonic()
-        self.talk.turns += 1
+        self.conversation.turn_count += 1
         turn = Turn(
-            number=self.talk.turns,
-            source=source,
-            question=question,
-            talk=self.talk,
-            settings=self.talk.settings,
-            engine=self._demo.engine,
-            outbox=self._outbox,
-            encoder=self._encoder,
-            metrics=self._demo.metrics,
-            old_page=self._old_page,
-            sending=self._listener.echo.play,
+            self._context,
+            self._client,
+            self.conversation,
+            self.conversation.turn_count,
+            source,
+            question,
             before=self._interrupted,
-            recording=None if self._demo.recordings is None else [],
+            on_audio=self._detector.echo.play,
         )
-        self._turn, self._turn_task = turn, self._spawn(self._answer(turn))
-        if self.talk.settings.transcribe and isinstance(question, tuple):
+        self._turn, turn.task = turn, self._spawn(self._answer(turn))
+        if self.conversation.settings.transcribe and isinstance(question, tuple):
             before = self._transcribing
             self._transcribing = self._spawn(self._transcribe(turn, question, before))
 
@@ -385,15 +289,14 @@ class Session:
         await self._record(turn)
 
     def _interrupt(self, cause: str) -> None:
-        """Stop what is made, sent or played; what follows waits until the models let go of it."""
-        turn, task = self._turn, self._turn_task
-        if turn is None or task is None or not turn.in_play:
+        """Stop the current turn if it is in play; the next one waits until it has settled."""
+        turn = self._turn
+        if turn is None or not turn.in_play:
             return
-        turn.cut()
-        self._demo.metrics.cancels.labels(cause).inc()
-        running = turn.reason is None
-        if running:
-            task.cancel()
+        assert turn.task is not None
+        task, running = turn.task, turn.state is not TurnState.DONE
+        self._context.metrics.cancels.labels(cause).inc()
+        turn.interrupt()
 
         async def settle() -> None:
             if running:
@@ -402,20 +305,19 @@ class Session:
             if running:
                 await self._record(turn)
             else:
-                await asyncio.wait({task})  # it may still be recorded
+                await asyncio.wait({task})  # its recording may still be written
 
-        self._turn = self._turn_task = None
-        self._interrupted = turn
+        self._turn, self._interrupted = None, turn
         self._settling = self._spawn(settle())
 
     async def _record(self, turn: Turn) -> None:
-        if self._demo.recordings is None or turn.recording is None:
+        if self._context.recordings is None or turn.recording is None:
             return
         question = turn.question if isinstance(turn.question, str) else turn.question[0]
-        sound = np.concatenate([*turn.recording, np.zeros(0, np.float32)])
+        audio = np.concatenate([*turn.recording, np.zeros(0, np.float32)])
         try:
             await asyncio.to_thread(
-                self._demo.recordings.save, self.name, turn.number, question, turn.answer, sound
+                self._context.recordings.save, self.name, turn.number, question, turn.text, audio
             )
         except (OSError, AudioError):
             logger.exception("a turn could not be recorded", extra={"session": self.name})
@@ -423,27 +325,31 @@ class Session:
     async def _transcribe(
         self, turn: Turn, question: tuple[np.ndarray, int], before: asyncio.Task[None] | None
     ) -> None:
-        """Tell what the model understood, when no reply needs the models any more.
+        """Report the transcript of a spoken question once no reply needs the models.
 
         Args:
-            before: the transcription of an earlier turn; they are made one after another.
+            turn: the turn of the question.
+            question: samples [S] and their rate.
+            before: the transcription of the turn before; they run one after another.
         """
         if before is not None:
             await asyncio.wait({before})
-        await turn.made.wait()
-        while self._turn is not None and not self._turn.made.is_set():
-            await self._turn.made.wait()
-        chat = self._demo.models.new_chat()
-        # Nobody says more than ten tokens a second.
+        await turn.generated()
+        while self._turn is not None and self._turn.generating:
+            await self._turn.generated()
+        chat = self._context.models.new_chat()
+        # Nobody speaks faster than ten tokens a second.
         sampling = Sampling(max_new_tokens=20 + 10 * len(question[0]) // question[1])
-        job = self._demo.engine.submit(
-            lambda: chat.stream(text=TRANSCRIBE, audio=question, speech=False, sampling=sampling),
+        job = self._context.engine.submit(
+            lambda: chat.stream(
+                text=TRANSCRIBE_PROMPT, audio=question, speech=False, sampling=sampling
+            ),
             background=True,
         )
         try:
             async for event in job:
                 if isinstance(event, ReplyDone):
-                    await self._outbox.event(
+                    await self._client.event(
                         "transcript", turn=turn.number, text=event.reply.text.strip()
                     )
         except ConnectionError:
@@ -452,8 +358,3 @@ class Session:
             logger.warning("no transcript", exc_info=True, extra={"session": self.name})
         finally:
             job.cancel()
-
-    def _settings(self) -> dict[str, Any]:
-        settings = self.talk.settings.model_dump()
-        settings["voice"] = settings["voice"] or self._demo.models.voice
-        return settings

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a page may set for its talk, and how it reaches the model."""
+"""Settings that a client may change for its session, and what they mean to the model."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -15,11 +15,11 @@ Answer = Literal["speech", "text"]
 
 
 class BadSettings(ValueError):
-    """Settings that cannot be taken; the message is for the user."""
+    """The settings are invalid; the message is for the user."""
 
 
 def trained_prompt(speech: bool) -> str:
-    """The system prompt that the model was trained with for such answers."""
+    """Return the system prompt that the model was trained with for spoken or written replies."""
     return DEFAULT_S2M_PROMPT if speech else DEFAULT_S2T_PROMPT
 
 
@@ -29,7 +29,7 @@ def _offered(name: str) -> Any:
 
 
 class SamplingSettings(BaseModel):
-    """Validate :class:`funaudiochat.sampling.Sampling` within the limits offered to users."""
+    """The fields of :class:`funaudiochat.sampling.Sampling` with their limits."""
 
     model_config = ConfigDict(strict=True)
 
@@ -43,12 +43,12 @@ class SamplingSettings(BaseModel):
     text_greedy: bool | None = None
 
     def to_sampling(self) -> Sampling:
-        """What the model takes."""
+        """Convert to the model's own type."""
         return Sampling(**self.model_dump())
 
 
 class Settings(BaseModel):
-    """Settings of one talk; see PROTOCOL.md, section 4."""
+    """Settings of one session; see PROTOCOL.md, section 4."""
 
     model_config = ConfigDict(strict=True)
 
@@ -63,6 +63,11 @@ class Settings(BaseModel):
     transcribe: bool = False
     sampling: SamplingSettings = SamplingSettings()
 
+    @property
+    def speech(self) -> bool:
+        """Whether replies are spoken."""
+        return self.answer == "speech"
+
     def changed(
         self,
         given: dict[str, Any],
@@ -71,16 +76,17 @@ class Settings(BaseModel):
         vad: bool,
         prompt_chars: int,
     ) -> "Settings":
-        """These settings with those given; unknown keys do nothing.
+        """Return these settings with the given ones changed; unknown keys are ignored.
 
         Args:
-            voices: names there are.
-            answers: kinds there are; the first stands for one that there is not.
+            given: new values by name.
+            voices: names of the voices.
+            answers: kinds of replies; the first replaces a kind that is not among them.
             vad: whether voice activity can be detected.
-            prompt_chars: longest system prompt.
+            prompt_chars: limit of the system prompt's length.
 
         Raises:
-            BadSettings: a value is out of range; then none of them counts.
+            BadSettings: a value is invalid; none of them is applied.
         """
         known = {key: value for key, value in given.items() if key in Settings.model_fields}
         try:
@@ -92,18 +98,18 @@ class Settings(BaseModel):
         if new.system_prompt is not None and len(new.system_prompt) > prompt_chars:
             raise BadSettings(
                 f"system_prompt has {len(new.system_prompt)} characters; "
-                f"at most {prompt_chars} are taken"
+                f"the limit is {prompt_chars}"
             )
         if new.voice is not None and new.voice not in voices:
-            raise BadSettings(f"no voice named {new.voice!r}; there are: {', '.join(voices)}")
+            raise BadSettings(f"unknown voice {new.voice!r}; choose one of: {', '.join(voices)}")
         if new.hands_free and not vad:
-            raise BadSettings("hands_free needs voice detection, which this server does not have")
+            raise BadSettings("hands_free needs voice activity detection, which this server lacks")
         if new.answer not in answers:
             new.answer = answers[0]
         return new
 
     def system(self, speech: bool) -> str | None:
-        """The prompt the model gets: a persona follows the words it was trained with."""
+        """Return the system prompt: the one the model was trained with, then the persona."""
         persona = (self.system_prompt or "").strip()
         if not persona:
             return None

@@ -1,9 +1,9 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The demo's tools: what the model may call, and functions that answer with sample data.
+"""Tools of the demo: definitions for the model, and functions that return sample data.
 
-Definitions are those Fun-Audio-Chat-Nano was trained with.
+The definitions are those that Fun-Audio-Chat-Nano was trained with.
 """
 
 import hashlib
@@ -40,14 +40,14 @@ DEFINITIONS = [
 
 
 def get_weather(city: str) -> dict[str, Any]:
-    """Made-up weather, the same for a city all day."""
+    """Return made-up weather, the same for a city all day."""
     today = f"{city.lower()} {datetime.now(UTC):%Y-%m-%d}"
     seed = int.from_bytes(hashlib.sha256(today.encode()).digest()[:4])
     return {"condition": CONDITIONS[seed % len(CONDITIONS)], "degrees": 2 + seed // 8 % 39}
 
 
 def get_time(city: str = "") -> dict[str, Any]:
-    """The time in a city of the time zone database, elsewhere the server's own."""
+    """Return the time in a city of the time zone database, or else the server's own."""
     wanted = city.strip().lower().replace(" ", "_")
     names = (name for name in available_timezones() if name.lower().split("/")[-1] == wanted)
     zone = next((ZoneInfo(name) for name in names), None)
@@ -56,7 +56,7 @@ def get_time(city: str = "") -> dict[str, Any]:
 
 
 def get_battery() -> dict[str, Any]:
-    """A level that falls over the hour: the demo has no device to ask."""
+    """Return a level that falls over the hour: the demo has no battery to read."""
     return {"percent": 100 - datetime.now(UTC).minute}
 
 
@@ -68,7 +68,7 @@ FUNCTIONS: dict[str, Callable[..., dict[str, Any]]] = {
 
 
 def run(call: ToolCall) -> dict[str, Any]:
-    """Run a call; what is wrong with it becomes the result, for the model to tell."""
+    """Run a call; an error becomes its result, so that the model can report it."""
     function = FUNCTIONS.get(call.name)
     if function is None:
         return {"error": f"there is no function named {call.name}"}
@@ -76,6 +76,6 @@ def run(call: ToolCall) -> dict[str, Any]:
         return function(**{key: str(value) for key, value in call.arguments.items()})
     except TypeError:
         return {"error": f"{call.name} does not take the arguments {sorted(call.arguments)}"}
-    except Exception as error:  # a service's own kinds
+    except Exception as error:  # whatever a service raises
         logger.exception("the tool %s failed", call.name)
         return {"error": f"{call.name} failed ({type(error).__name__}: {error})"}

@@ -103,21 +103,21 @@ async def _events(
     try:
         stream = None
         if voice is not None:
-            stream = await engine.voice(job, engine.models.begin_voice, voice)
+            stream = await engine.detokenize(job, engine.models.detokenizer_stream, voice)
         async for event in job:
             if isinstance(event, TextDelta):
                 if stream is None:
-                    job.gave(STEP_S)
+                    job.add_lead(STEP_S)
                 yield event
             elif isinstance(event, SpeechTokens) and stream is not None:
-                samples = await engine.voice(job, stream.push, event.spoken)
+                samples = await engine.detokenize(job, stream.push, event.spoken)
                 if len(samples):
-                    job.gave(len(samples) / OUTPUT_RATE_HZ)
+                    job.add_lead(len(samples) / OUTPUT_RATE_HZ)
                     yield AudioChunk(samples.numpy())
             elif isinstance(event, ReplyDone):
                 done = event
         if stream is not None:
-            samples = await engine.voice(job, stream.finish)
+            samples = await engine.detokenize(job, stream.finish)
             if len(samples):
                 yield AudioChunk(samples.numpy())
         yield done

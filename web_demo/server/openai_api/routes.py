@@ -29,8 +29,8 @@ from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import AudioChunk, Reply, ReplyDone
 from funaudiochat.sampling import Sampling
 from funaudiochat.turns import Turn, tool_names
-from web_demo.server.demo import Demo
-from web_demo.server.lobby import QueueFull, State
+from web_demo.server.context import ServerContext
+from web_demo.server.lobby import QueueFull, TicketState
 from web_demo.server.openai_api.audio_formats import encode, media_type, to_pcm16
 from web_demo.server.openai_api.description import openapi
 from web_demo.server.openai_api.errors import ApiError
@@ -54,13 +54,13 @@ B = TypeVar("B", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def add_routes(app: web.Application, demo: web.AppKey[Demo]) -> None:
+def add_routes(app: web.Application, key: web.AppKey[ServerContext]) -> None:
     """Add the routes to the server's application.
 
     Args:
-        demo: key of what the connections of a server share.
+        key: key of what the connections of a server share.
     """
-    api = OpenAIRoutes(demo)
+    api = OpenAIRoutes(key)
     for method, path, handler in (
         ("GET", "/v1/models", api.models),
         ("GET", "/v1/models/{name:.+}", api.model),
@@ -102,7 +102,7 @@ class OpenAIRoutes:
         key: of what the connections of a server share.
     """
 
-    def __init__(self, key: web.AppKey[Demo]) -> None:
+    def __init__(self, key: web.AppKey[ServerContext]) -> None:
         self._key = key
         self._spoken = SpokenReplies()
         self._began = int(time.time())
@@ -129,8 +129,8 @@ class OpenAIRoutes:
         body = await _json_body(request, ChatRequest)
         self._check_model(request, body.model)
         body.refuse_unsupported()
-        demo = request.app[self._key]
-        if body.speaks and "speech" not in demo.models.answers:
+        context = request.app[self._key]
+        if body.speaks and "speech" not in context.models.answers:
             raise ApiError("this server replies with text only; ask for modalities=[\"text\"]",
                            "modalities", "unsupported_value")  # fmt: skip
         if body.speaks and body.stream and body.audio and body.audio.format != "pcm16":
@@ -143,11 +143,11 @@ class OpenAIRoutes:
             body.messages,
             names,
             self._spoken,
-            demo.options.max_utterance_seconds,
+            context.options.max_utterance_seconds,
         )
-        voice = _voice(body.audio.voice if body.audio else None, demo, "audio.voice")
+        voice = _voice(body.audio.voice if body.audio else None, context, "audio.voice")
         generation = Request(
-            demo.models.new_chat(),
+            context.models.new_chat(),
             prompt,
             Settings(system_prompt=prompt.system).system,
             tools,
@@ -163,7 +163,7 @@ class OpenAIRoutes:
     async def transcriptions(self, request: web.Request) -> web.StreamResponse:
         """Transcribe an audio file by the prompt that the model was trained with."""
         fields, data = await _form(request)
-        demo = request.app[self._key]
+        context = request.app[self._key]
         self._check_model(request, fields.get("model", ""))
         form = fields.get("response_format", "json")
         if form not in ("json", "text", "verbose_json"):
@@ -171,7 +171,7 @@ class OpenAIRoutes:
                            "verbose_json", "response_format", "unsupported_value")  # fmt: skip
         if fields.get("stream") == "true":
             raise ApiError("stream: transcripts are not streamed", "stream", "unsupported_value")
-        limit_s = demo.options.max_utterance_seconds
+        limit_s = context.options.max_utterance_seconds
         audio = await asyncio.to_thread(read_audio, data, "file", limit_s)
         prompt = Prompt(None, [], Turn("user", TRANSCRIBE_PROMPT, audio))
         text, _, _ = await self._reply(
@@ -199,14 +199,14 @@ class OpenAIRoutes:
         body = await _json_body(request, SpeechRequest)
         self._check_model(request, body.model)
         body.refuse_unsupported()
-        demo = request.app[self._key]
-        if "speech" not in demo.models.answers:
+        context = request.app[self._key]
+        if "speech" not in context.models.answers:
             raise ApiError("this server replies with text only", "model", "unsupported_value")
-        limit = demo.options.max_text_chars
+        limit = context.options.max_text_chars
         if len(body.input) > limit:
             raise ApiError(f"input has {len(body.input)} characters; at most {limit} are read",
                            "input", "string_above_max_length")  # fmt: skip
-        voice = _voice(body.voice, demo, "voice")
+        voice = _voice(body.voice, context, "voice")
         prompt = Prompt(None, [], Turn("user", READ_ALOUD_PROMPT + body.input))
         _, audio, _ = await self._reply(request, prompt, None, Sampling(), speech=True, voice=voice)
         data = await asyncio.to_thread(encode, audio, OUTPUT_RATE_HZ, body.response_format)
@@ -221,18 +221,18 @@ class OpenAIRoutes:
         speech: bool,
         voice: str | None = None,
     ) -> tuple[str, np.ndarray, Reply]:
-        demo = request.app[self._key]
+        context = request.app[self._key]
         generation = Request(
-            demo.models.new_chat(), prompt, lambda _: system, [], speech, voice, sampling
+            context.models.new_chat(), prompt, lambda _: system, [], speech, voice, sampling
         )
         async with self._admitted(request):
-            return await _collect(demo, generation)
+            return await _collect(context, generation)
 
     async def _whole(
         self, request: web.Request, body: ChatRequest, generation: Request
     ) -> web.Response:
-        demo = request.app[self._key]
-        text, waveform, reply = await _collect(demo, generation)
+        context = request.app[self._key]
+        text, waveform, reply = await _collect(context, generation)
         message: dict[str, Any] = {"role": "assistant", "content": text, "refusal": None}
         calls = _calls(reply)
         if calls:
@@ -254,7 +254,7 @@ class OpenAIRoutes:
                 "id": f"chatcmpl-{uuid4().hex}",
                 "object": "chat.completion",
                 "created": int(time.time()),
-                "model": demo.models.name,
+                "model": context.models.name,
                 "choices": [
                     {
                         "index": 0,
@@ -275,12 +275,12 @@ class OpenAIRoutes:
         What fails before the first event is answered with an HTTP status; later failures become
         the last event.
         """
-        demo = request.app[self._key]
+        context = request.app[self._key]
         head = {
             "id": f"chatcmpl-{uuid4().hex}",
             "object": "chat.completion.chunk",
             "created": int(time.time()),
-            "model": demo.models.name,
+            "model": context.models.name,
         }
         want_usage = body.stream_options is not None and body.stream_options.include_usage
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
@@ -297,7 +297,7 @@ class OpenAIRoutes:
         reply: Reply | None = None
         text = ""
         try:
-            async with aclosing(reply_to(demo.engine, generation)) as events:
+            async with aclosing(reply_to(context.engine, generation)) as events:
                 async for event in events:
                     if isinstance(event, ReplyDone):
                         reply = event.reply
@@ -353,11 +353,11 @@ class OpenAIRoutes:
         Raises:
             ApiError: the server shuts down, or the queue is full or too slow.
         """
-        demo = request.app[self._key]
-        if demo.draining:
+        context = request.app[self._key]
+        if context.draining:
             raise ApiError("the server shuts down", status=503)
         try:
-            place = demo.lobby.enter()
+            place = context.lobby.enter()
         except QueueFull as error:
             raise ApiError("the server is busy and its queue is full; try again later",
                            code="rate_limit_exceeded", status=429) from error  # fmt: skip
@@ -373,7 +373,7 @@ class OpenAIRoutes:
         try:
             try:
                 async with asyncio.timeout(MOST_QUEUE_S):
-                    while place.state is not State.READY:
+                    while place.state is not TicketState.READY:
                         place.changed.clear()
                         await place.changed.wait()
             except TimeoutError as error:
@@ -382,7 +382,7 @@ class OpenAIRoutes:
             yield
         finally:
             watching.cancel()
-            demo.lobby.leave(place)
+            context.lobby.leave(place)
 
 
 async def _json_body(request: web.Request, schema: type[B]) -> B:
@@ -426,13 +426,13 @@ async def _form(request: web.Request) -> tuple[dict[str, str], bytes]:
     return fields, data
 
 
-def _voice(given: str | dict[str, Any] | None, demo: Demo, param: str) -> str | None:
+def _voice(given: str | dict[str, Any] | None, context: ServerContext, param: str) -> str | None:
     """Return the name of the voice asked for; None for the default one.
 
     OpenAI's clients always name one of OpenAI's voices, so unknown names mean the default.
     """
     name = given.get("id") if isinstance(given, dict) else given
-    return name if name in demo.models.voices else None
+    return name if name in context.models.voices else None
 
 
 def _sampling(body: ChatRequest) -> Sampling:
@@ -449,10 +449,10 @@ def _sampling(body: ChatRequest) -> Sampling:
     )
 
 
-async def _collect(demo: Demo, generation: Request) -> tuple[str, np.ndarray, Reply]:
+async def _collect(context: ServerContext, generation: Request) -> tuple[str, np.ndarray, Reply]:
     """Generate a whole reply -> its text without calls, its waveform [S], and all of it."""
     text, chunks, reply = "", [np.empty(0, np.float32)], None
-    async with aclosing(reply_to(demo.engine, generation)) as events:
+    async with aclosing(reply_to(context.engine, generation)) as events:
         async for event in events:
             if isinstance(event, ReplyDone):
                 reply = event.reply
