@@ -56,9 +56,7 @@ def on_page_markdown(markdown: str, page: Any, files: Files, **_: Any) -> str:
         return f"`{path}`" if path in link["text"] else f"{link['text']} (`{path}`)"
 
     parts = _FENCE.split(re.sub(r"\A---\n.*?\n---\n", "", markdown, flags=re.DOTALL))
-    return "".join(
-        part if part.startswith("```") else _LINK.sub(rewritten, part) for part in parts
-    )
+    return "".join(part if part.startswith("```") else _LINK.sub(rewritten, part) for part in parts)
 
 
 def on_page_content(html: str, **_: Any) -> str:
