@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TINY := outputs/tiny
 
 .PHONY: setup demo test test-slow test-pythons test-transformers lint train-setup eval-setup \
-  eval-demo tiny-recipe page page-test judge-setup serve nano wheel
+  eval-demo tiny-recipe page page-test judge-setup serve nano wheel docs
 
 setup: $(VENV)/ready
 
@@ -88,6 +88,12 @@ wheel: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/mypy funaudiochat
+
+# The documentation, as a site in outputs/site; a broken link or reference is an error. mkdocs-material
+# prints an advertisement for its successor unless told not to.
+docs: setup
+	$(BIN)/pip install -q -e '.[docs]'
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build -q --strict
 
 # llamafactory itself would pull in torchaudio and torchvision, which break on a CPU torch.
 # It wants older packages than evaluation asks for, which works and which pip would call an error.

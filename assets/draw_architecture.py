@@ -9,15 +9,15 @@ import matplotlib.pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
 BOXES = {  # name: (x, y, width, height, colour, text)
-    "wave": (0.0, 3.2, 1.7, 0.8, "#f3f3f3", "question\n16 kHz sound"),
+    "wave": (0.0, 3.2, 1.7, 0.8, "#f3f3f3", "question\n16 kHz audio"),
     "mel": (2.3, 3.2, 2.2, 0.8, "#dbe9f6", "mel encoder\n50 Hz to 25 Hz"),
-    "codes": (2.3, 1.6, 2.2, 0.8, "#dbe9f6", "code encoder\n25 Hz codes"),
+    "codes": (2.3, 1.6, 2.2, 0.8, "#dbe9f6", "token encoder\n25 Hz tokens"),
     "group": (5.1, 2.4, 1.8, 0.8, "#dbe9f6", "mean of five\n5 Hz vectors"),
     "llm": (7.5, 2.0, 2.2, 1.6, "#fbe3c8", "shared LLM\n5 Hz"),
     "text": (10.4, 3.2, 1.9, 0.8, "#f3f3f3", "text"),
-    "head": (10.4, 1.6, 1.9, 0.8, "#dff0d8", "refined head\nfive codes a step"),
+    "head": (10.4, 1.6, 1.9, 0.8, "#dff0d8", "refined head\nfive tokens a step"),
     "tts": (10.4, 0.0, 1.9, 0.9, "#dff0d8", "CosyVoice3\nflow and HiFT"),
-    "sound": (7.5, 0.0, 2.2, 0.9, "#f3f3f3", "answer\n24 kHz sound"),
+    "sound": (7.5, 0.0, 2.2, 0.9, "#f3f3f3", "answer\n24 kHz audio"),
 }
 ARROWS = [
     ((1.7, 3.6), (2.3, 3.6)),
