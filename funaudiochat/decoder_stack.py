@@ -94,7 +94,7 @@ class _Layers:
 
     @property
     def in_place(self) -> bool:
-        """Whether parameters still are views of the joined weights; moving a module ends that."""
+        """Whether the parameters are still views of the joined weights; moving a module ends it."""
         return all(part.data_ptr() == place for part, place in self._places)
 
     def table(self, positions: int) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,7 @@ class Hub(http.server.ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.repositories = repositories
         self.sent: list[tuple[str, int]] = []  # file, first byte
-        self.authorizations: list[str | None] = []  # of every GET request
+        self.authorizations: list[str | None] = []  # of GET requests for repositories and files
         self.redirect_files_to: str | None = None  # another server, as for large files
         self.cut_after: dict[str, int] = {}
         self.stall_after: dict[str, int] = {}
@@ -47,8 +47,9 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     server: Hub
 
     def do_GET(self) -> None:
-        self.server.authorizations.append(self.headers.get("Authorization"))
         path = self.path.partition("?")[0]
+        if _INFO.match(path) or _FILE.match(path):
+            self.server.authorizations.append(self.headers.get("Authorization"))
         if match := _INFO.match(path):
             files = self._files(match)
             if not files:
