@@ -176,7 +176,7 @@ def test_recordings_are_for_their_owner_alone(tmp_path):
         (["--token", "  "], "--token is empty"),
         (["--port", "99999"], "0 to 65535"),
         (["--port", "-1"], "0 to 65535"),
-        (["--ssl-cert", "none.pem", "--ssl-key", "none.pem"], "no file none.pem"),
+        (["--ssl-cert", "none.pem", "--ssl-key", "none.pem"], "no such file: none.pem"),
         (["--save-recordings", "README.md"], "is a file"),
     ],
 )
@@ -264,7 +264,7 @@ def test_half_open_requests_are_closed_and_others_still_served(folders):
 
 
 def test_a_message_is_logged_so_often_a_minute_then_counted():
-    limit = RateLimit(most=3)
+    limit = RateLimit(limit=3)
 
     def passes(at, message="lost %s"):
         record = logging.LogRecord("web_demo", logging.WARNING, "", 0, message, ("x",), None)

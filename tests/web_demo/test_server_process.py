@@ -86,7 +86,7 @@ def test_flags_that_cannot_work_are_refused_in_one_line(tmp_path):
     (tmp_path / "bad.pem").write_text("no certificate")
     cases = (
         (["--sample-rate", "44100"], "24000 Hz"),
-        (["--ssl-cert", "x.pem"], "go together"),
+        (["--ssl-cert", "x.pem"], "must be given together"),
         (["--ssl-cert", tmp_path / "bad.pem", "--ssl-key", tmp_path / "bad.pem"], "PEM"),
         (["--model-path", tmp_path / "nowhere"], "funaudiochat download"),
     )

@@ -151,9 +151,9 @@ def _make_parser() -> argparse.ArgumentParser:
 def _check(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
     """Refuse flags that cannot work, and say what to do."""
     if args.sample_rate != OUTPUT_RATE_HZ:
-        parser.error(f"--sample-rate must be {OUTPUT_RATE_HZ}, the detokenizer's rate")
+        parser.error(f"--sample-rate must be {OUTPUT_RATE_HZ} Hz, the detokenizer's rate")
     if args.model_sample_rate != INPUT_RATE_HZ:
-        parser.error(f"--model-sample-rate must be {INPUT_RATE_HZ}, the model's rate")
+        parser.error(f"--model-sample-rate must be {INPUT_RATE_HZ} Hz, the model's rate")
     if args.llm_server is not None and (args.model_path or args.tts_path or args.voice):
         parser.error(
             "--llm-server computes text replies in place of --model-path, --tts-path and --voice"
