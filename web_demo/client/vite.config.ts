@@ -41,7 +41,10 @@ export default defineConfig(({ mode }) => {
       host: certificate ? "0.0.0.0" : "localhost",
       https: certificate,
       proxy: {
-        [`${path}/simplex`]: { ...api, rewrite: (name) => backend(name).replace("/api/simplex", "/api/chat") },
+        [`${path}/simplex`]: {
+          ...api,
+          rewrite: (name) => backend(name).replace("/api/simplex", "/api/chat"),
+        },
         [path]: api,
         "/healthz": { ...api, rewrite: undefined },
       },

@@ -29,7 +29,10 @@ export function App() {
   const [starting, setStarting] = useState(false);
   const [problem, setProblem] = useState<Problem | null>(null);
 
-  const change = useCallback((changed: Partial<Settings>) => setSettings((before) => ({ ...before, ...changed })), []);
+  const change = useCallback(
+    (changed: Partial<Settings>) => setSettings((before) => ({ ...before, ...changed })),
+    [],
+  );
 
   useEffect(() => {
     saveSettings(settings);

@@ -56,7 +56,8 @@ export class Capture {
   /** Opens the microphone; throws a MicrophoneError where that cannot be. */
   static async open(options: CaptureOptions): Promise<Capture> {
     if (!window.isSecureContext) throw new MicrophoneError("insecure");
-    if (!navigator.mediaDevices || !window.AudioWorkletNode) throw new MicrophoneError("unsupported");
+    if (!navigator.mediaDevices || !window.AudioWorkletNode)
+      throw new MicrophoneError("unsupported");
     const { deviceId, ...switches } = options;
     let stream: MediaStream;
     try {

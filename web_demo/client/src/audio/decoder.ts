@@ -25,7 +25,9 @@ export class OggOpusDecoder {
   decode(bytes: Uint8Array): Float32Array {
     const packets = this.reader
       .push(bytes)
-      .filter((packet) => packet.length && !starts(packet, "OpusHead") && !starts(packet, "OpusTags"));
+      .filter(
+        (packet) => packet.length && !starts(packet, "OpusHead") && !starts(packet, "OpusTags"),
+      );
     return packets.length ? this.opus.decodeFrames(packets).channelData[0]! : new Float32Array(0);
   }
 

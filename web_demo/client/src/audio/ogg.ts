@@ -58,7 +58,11 @@ export class OggReader {
   /** Drops what stands before the next capture pattern. */
   private seekPage(): void {
     let at = 0;
-    while (at < this.rest.length && !CAPTURE.every((byte, i) => (this.rest[at + i] ?? byte) === byte)) at++;
+    while (
+      at < this.rest.length &&
+      !CAPTURE.every((byte, i) => (this.rest[at + i] ?? byte) === byte)
+    )
+      at++;
     if (at) this.rest = this.rest.slice(at);
   }
 

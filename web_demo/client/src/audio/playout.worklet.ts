@@ -59,7 +59,13 @@ class PlayoutProcessor extends AudioWorkletProcessor {
     this.sinceReport = 0;
     const { playedSamples, bufferedMs, targetMs, stalls } = this.queue;
     const playedMs = (playedSamples / sampleRate) * 1000;
-    this.port.postMessage({ event, playedMs, bufferedMs, targetMs, stalls } satisfies PlayoutReport);
+    this.port.postMessage({
+      event,
+      playedMs,
+      bufferedMs,
+      targetMs,
+      stalls,
+    } satisfies PlayoutReport);
   }
 }
 

@@ -51,7 +51,8 @@ export class Recording {
     clip.pieces.push(toInt16(samples));
     clip.samples += samples.length;
     this.samples += samples.length;
-    while (this.samples > this.maxSamples && this.clips.length > 1) this.samples -= this.clips.shift()!.samples;
+    while (this.samples > this.maxSamples && this.clips.length > 1)
+      this.samples -= this.clips.shift()!.samples;
   }
 
   /** Cuts the newest clip of `side` to its first `ms`: the rest was never heard. */
@@ -70,7 +71,10 @@ export class Recording {
   /** A 24 kHz stereo WAV: the user on the left, the assistant on the right, long pauses shortened. */
   async wav(): Promise<Blob> {
     const clips = this.clips.filter(({ samples }) => samples > 0);
-    const spans = clips.map(({ startMs, samples, rateHz }) => ({ startMs, lengthMs: (1000 * samples) / rateHz }));
+    const spans = clips.map(({ startMs, samples, rateHz }) => ({
+      startMs,
+      lengthMs: (1000 * samples) / rateHz,
+    }));
     const begins = withoutIdle(spans);
     const endMs = Math.max(0, ...begins.map((beginMs, i) => beginMs + spans[i]!.lengthMs));
     const length = Math.max(1, Math.ceil((endMs / 1000) * SAMPLE_RATE_HZ));
@@ -82,7 +86,8 @@ export class Recording {
       const channel = buffer.getChannelData(0);
       let at = 0;
       for (const piece of clip.pieces) {
-        for (let i = 0; i < piece.length && at < clip.samples; i++) channel[at++] = piece[i]! / 32768;
+        for (let i = 0; i < piece.length && at < clip.samples; i++)
+          channel[at++] = piece[i]! / 32768;
       }
       const source = new AudioBufferSourceNode(context, { buffer });
       source.connect(merger, 0, clip.side === "user" ? 0 : 1);

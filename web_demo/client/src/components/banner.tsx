@@ -60,10 +60,16 @@ function LinkBanner({ link, full, session }: { link: Link; full: boolean; sessio
     case "queued":
       return (
         <div className="banner" role="status">
-          <span className="position" aria-hidden="true">{link.position}</span>
+          <span className="position" aria-hidden="true">
+            {link.position}
+          </span>
           <p>
             {text.link.queued(link.position, link.size)}
-            <small>{text.link.wait(link.waitS === null ? null : Math.max(1, Math.round(link.waitS / 60)))}</small>
+            <small>
+              {text.link.wait(
+                link.waitS === null ? null : Math.max(1, Math.round(link.waitS / 60)),
+              )}
+            </small>
           </p>
         </div>
       );
@@ -84,7 +90,12 @@ function NoticeBanner({ notice, onDismiss }: { notice: Notice; onDismiss: () => 
         {words[notice.code] ?? text.unknownNotice}
         {notice.message && <small>{notice.message}</small>}
       </p>
-      <button type="button" className="button quiet square" aria-label={text.dismiss} onClick={onDismiss}>
+      <button
+        type="button"
+        className="button quiet square"
+        aria-label={text.dismiss}
+        onClick={onDismiss}
+      >
         <Icon name="close" size={16} />
       </button>
     </div>
@@ -93,13 +104,20 @@ function NoticeBanner({ notice, onDismiss }: { notice: Notice; onDismiss: () => 
 
 export function Banners({ session, state }: { session: Session; state: State }) {
   // The banner of the lost connection says already that the server is full.
-  const full = state.link.kind === "waiting" && state.notices.some(({ code }) => code === "queue_full");
+  const full =
+    state.link.kind === "waiting" && state.notices.some(({ code }) => code === "queue_full");
   return (
     <div className="banners">
       <LinkBanner link={state.link} full={full} session={session} />
-      {state.notices.filter(({ code }) => !full || code !== "queue_full").map((notice) => (
-        <NoticeBanner key={notice.id} notice={notice} onDismiss={() => session.dismiss(notice.id)} />
-      ))}
+      {state.notices
+        .filter(({ code }) => !full || code !== "queue_full")
+        .map((notice) => (
+          <NoticeBanner
+            key={notice.id}
+            notice={notice}
+            onDismiss={() => session.dismiss(notice.id)}
+          />
+        ))}
     </div>
   );
 }

@@ -57,7 +57,12 @@ export function Composer({ session, state }: { session: Session; state: State })
         value={words}
         onChange={(event) => setWords(event.target.value)}
       />
-      <button type="submit" className="button primary square" aria-label={text.sendText} disabled={!mayType || !words.trim()}>
+      <button
+        type="submit"
+        className="button primary square"
+        aria-label={text.sendText}
+        disabled={!mayType || !words.trim()}
+      >
         <Icon name="send" />
       </button>
     </form>

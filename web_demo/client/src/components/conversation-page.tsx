@@ -34,7 +34,12 @@ const INTERACTIVE = "input, textarea, select, button, summary, a, dialog, [conte
 function useSpaceBar(session: Session): void {
   useEffect(() => {
     const press = (event: KeyboardEvent) => {
-      if (event.code !== "Space" || event.repeat || (event.target as Element).closest?.(INTERACTIVE)) return;
+      if (
+        event.code !== "Space" ||
+        event.repeat ||
+        (event.target as Element).closest?.(INTERACTIVE)
+      )
+        return;
       event.preventDefault();
       session.toggle();
     };
@@ -49,7 +54,8 @@ function useWakeLock(awake: boolean): void {
     if (!awake || !("wakeLock" in navigator)) return;
     let lock: WakeLockSentinel | undefined;
     const ask = async () => {
-      if (document.visibilityState === "visible") lock = await navigator.wakeLock.request("screen").catch(() => undefined);
+      if (document.visibilityState === "visible")
+        lock = await navigator.wakeLock.request("screen").catch(() => undefined);
     };
     void ask();
     document.addEventListener("visibilitychange", ask);
@@ -60,7 +66,15 @@ function useWakeLock(awake: boolean): void {
   }, [awake]);
 }
 
-export function ConversationPage({ session, settings, onChange, problem, onAgain, onAgainWithout, onBack }: Props) {
+export function ConversationPage({
+  session,
+  settings,
+  onChange,
+  problem,
+  onAgain,
+  onAgainWithout,
+  onBack,
+}: Props) {
   const text = useText();
   const state = useSyncExternalStore(session.subscribe, session.snapshot);
   const [settingsOpen, setSettingsOpen] = useState(false);
@@ -130,7 +144,11 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
           <Transcript state={state} captions={settings.captions} />
           {!over && <Composer session={session} state={state} />}
           {state.link.kind === "open" && (
-            <Examples questions={state.server?.examples ?? []} disabled={false} onAsk={(question) => session.ask(question)} />
+            <Examples
+              questions={state.server?.examples ?? []}
+              disabled={false}
+              onAsk={(question) => session.ask(question)}
+            />
           )}
           {!over && state.turns.length > 0 && (
             <button type="button" className="button quiet forget" onClick={() => session.forget()}>
@@ -140,13 +158,26 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
         </div>
       </main>
       {settingsOpen && (
-        <SettingsDialog settings={settings} server={state.server} onChange={onChange} onClose={() => setSettingsOpen(false)} />
+        <SettingsDialog
+          settings={settings}
+          server={state.server}
+          onChange={onChange}
+          onClose={() => setSettingsOpen(false)}
+        />
       )}
     </div>
   );
 }
 
-function Over({ code, onAgain, onBack }: { code: string; onAgain: () => void; onBack: () => void }) {
+function Over({
+  code,
+  onAgain,
+  onBack,
+}: {
+  code: string;
+  onAgain: () => void;
+  onBack: () => void;
+}) {
   const text = useText();
   const words: Record<string, string> = text.ended;
   return (

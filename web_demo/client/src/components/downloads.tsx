@@ -15,7 +15,8 @@ export function Downloads({ session, state }: { session: Session; state: State }
   useEffect(() => {
     const close = (event: Event) => {
       const escape = event instanceof KeyboardEvent && event.key === "Escape";
-      const outside = event instanceof PointerEvent && !menu.current?.contains(event.target as Node);
+      const outside =
+        event instanceof PointerEvent && !menu.current?.contains(event.target as Node);
       if (menu.current && (escape || outside)) menu.current.open = false;
     };
     window.addEventListener("pointerdown", close);
@@ -48,11 +49,17 @@ export function Downloads({ session, state }: { session: Session; state: State }
         <button
           type="button"
           disabled={none}
-          onClick={() => file("txt", asText(state, text.you, text.assistant), "text/plain;charset=utf-8")}
+          onClick={() =>
+            file("txt", asText(state, text.you, text.assistant), "text/plain;charset=utf-8")
+          }
         >
           {text.downloads.txt}
         </button>
-        <button type="button" disabled={none} onClick={() => file("json", asJson(state, new Date()), "application/json")}>
+        <button
+          type="button"
+          disabled={none}
+          onClick={() => file("json", asJson(state, new Date()), "application/json")}
+        >
           {text.downloads.json}
         </button>
       </div>

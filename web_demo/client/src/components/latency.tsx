@@ -38,13 +38,17 @@ export function stagesOf(latency: Latency): { stage: Stage; ms: number }[] {
 
 export function median(values: number[]): number | null {
   const sorted = [...values].sort((a, b) => a - b);
-  return sorted.length ? (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2 : null;
+  return sorted.length
+    ? (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2
+    : null;
 }
 
 export function LatencyCard({ state }: { state: State }) {
   const text = useText();
   const [wide] = useState(() => window.matchMedia("(min-width: 821px)").matches); // phones need the room
-  const timed = state.turns.filter(({ latency }) => latency.soundMs !== undefined || latency.textMs !== undefined);
+  const timed = state.turns.filter(
+    ({ latency }) => latency.soundMs !== undefined || latency.textMs !== undefined,
+  );
   const last = timed.at(-1);
   const middle = median(timed.flatMap(({ latency }) => latency.soundMs ?? []));
   return (
@@ -56,7 +60,10 @@ export function LatencyCard({ state }: { state: State }) {
       {last ? <LastTurn latency={last.latency} /> : <p className="hint">{text.latencyNone}</p>}
       <dl className="figures">
         <Figure name={text.median} value={middle === null ? "–" : `${Math.round(middle)} ms`} />
-        <Figure name={text.buffer} value={state.bufferMs ? `${Math.round(state.bufferMs)} ms` : "–"} />
+        <Figure
+          name={text.buffer}
+          value={state.bufferMs ? `${Math.round(state.bufferMs)} ms` : "–"}
+        />
         <Figure name={text.stalls} value={String(state.stalls)} />
       </dl>
     </details>

@@ -47,7 +47,8 @@ export function MicrophoneCheck({ settings, onChange, onProblem }: CheckProps) {
         opened.onFrame = (frame) => {
           level.current = frame.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
           const nowMs = performance.now();
-          if (level.current > held.peak || nowMs - held.atMs > HOLD_MS) held = { peak: level.current, atMs: nowMs };
+          if (level.current > held.peak || nowMs - held.atMs > HOLD_MS)
+            held = { peak: level.current, atMs: nowMs };
           setWord(wordFor(held.peak));
         };
       },
@@ -67,7 +68,12 @@ export function MicrophoneCheck({ settings, onChange, onProblem }: CheckProps) {
     <div className="mic-check">
       <MicrophoneChoice settings={settings} onChange={onChange} />
       <div className="mic-test">
-        <button type="button" className="button quiet" aria-pressed={testing} onClick={() => setTesting(!testing)}>
+        <button
+          type="button"
+          className="button quiet"
+          aria-pressed={testing}
+          onClick={() => setTesting(!testing)}
+        >
           <Icon name="microphone" size={18} />
           {testing ? text.stopCheck : text.checkMicrophone}
         </button>

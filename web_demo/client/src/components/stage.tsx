@@ -20,7 +20,10 @@ interface Props {
 }
 
 /** What the main button does in this state: its words and its picture. */
-function mainAction(state: State): { action: "speak" | "send" | "interrupt" | "mute" | "unmute" | "wait"; icon: IconName } {
+function mainAction(state: State): {
+  action: "speak" | "send" | "interrupt" | "mute" | "unmute" | "wait";
+  icon: IconName;
+} {
   switch (phaseOf(state)) {
     case "offline":
       return { action: "wait", icon: "wait" };
@@ -31,7 +34,9 @@ function mainAction(state: State): { action: "speak" | "send" | "interrupt" | "m
     case "speaking":
       return { action: "interrupt", icon: "stop" };
     case "idle":
-      return state.handsFree ? { action: "unmute", icon: "microphone" } : { action: "speak", icon: "microphone" };
+      return state.handsFree
+        ? { action: "unmute", icon: "microphone" }
+        : { action: "speak", icon: "microphone" };
   }
 }
 
@@ -75,7 +80,10 @@ export function Stage({ session, state, settings, onChange }: Props) {
           {state.link.kind === "queued" ? text.inQueue : text.phases[phase]}
         </p>
         <p id="stage-hint" className="hint">
-          {typing ? text.typeInstead : hint} <span className="key-hint">{phase !== "offline" && !typing && <kbd>{text.spaceKey}</kbd>}</span>
+          {typing ? text.typeInstead : hint}{" "}
+          <span className="key-hint">
+            {phase !== "offline" && !typing && <kbd>{text.spaceKey}</kbd>}
+          </span>
         </p>
       </div>
       <div className="lane bot">

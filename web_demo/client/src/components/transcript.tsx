@@ -17,7 +17,8 @@ function useFollow(change: unknown) {
   }, [change]);
   const onScroll = () => {
     const element = box.current;
-    if (element) follow.current = element.scrollHeight - element.scrollTop - element.clientHeight < 60;
+    if (element)
+      follow.current = element.scrollHeight - element.scrollTop - element.clientHeight < 60;
   };
   return { box, onScroll };
 }
@@ -30,9 +31,19 @@ export function Transcript({ state, captions }: { state: State; captions: boolea
       <h2 id="transcript-title" className="sr-only">
         {text.conversation}
       </h2>
-      <div ref={box} className="turns" tabIndex={0} role="group" aria-labelledby="transcript-title" onScroll={onScroll}>
+      <div
+        ref={box}
+        className="turns"
+        tabIndex={0}
+        role="group"
+        aria-labelledby="transcript-title"
+        onScroll={onScroll}
+      >
         {state.turns.length === 0 && <p className="empty">{text.emptyConversation}</p>}
-        {captions && state.turns.map((turn) => <TurnView key={turn.id} turn={turn} active={state.answering === turn.number} />)}
+        {captions &&
+          state.turns.map((turn) => (
+            <TurnView key={turn.id} turn={turn} active={state.answering === turn.number} />
+          ))}
       </div>
       <Announcer state={state} captions={captions} />
     </section>
@@ -65,7 +76,14 @@ function TurnView({ turn, active }: { turn: Turn; active: boolean }) {
         {turn.tools.map((tool, i) => (
           <ToolView key={`${tool.name}-${i}`} tool={tool} />
         ))}
-        {waiting ? <Dots /> : <p dir="auto">{turn.answer}{turn.end === "interrupted" && " —"}</p>}
+        {waiting ? (
+          <Dots />
+        ) : (
+          <p dir="auto">
+            {turn.answer}
+            {turn.end === "interrupted" && " —"}
+          </p>
+        )}
       </div>
     </article>
   );
@@ -107,7 +125,8 @@ function Announcer({ state, captions }: { state: State; captions: boolean }) {
   const complete = last?.end && captions ? `${last.id}` : "";
   useEffect(() => {
     if (!complete || !last) return;
-    const question = last.source === "voice" && last.question ? `${text.you}: ${last.question}. ` : "";
+    const question =
+      last.source === "voice" && last.question ? `${text.you}: ${last.question}. ` : "";
     setSaid(`${question}${text.assistant}: ${last.answer}`);
   }, [complete, last?.question]);
   return (

@@ -29,7 +29,13 @@ function draw(canvas: HTMLCanvasElement, bars: number[], colour: string, reverse
     const at = i * (BAR_PX + GAP_PX);
     context.globalAlpha = 1 - 0.75 * (i / count);
     context.beginPath();
-    context.roundRect(reversed ? width - at - BAR_PX : at, (height - bar) / 2, BAR_PX, bar, BAR_PX / 2);
+    context.roundRect(
+      reversed ? width - at - BAR_PX : at,
+      (height - bar) / 2,
+      BAR_PX,
+      bar,
+      BAR_PX / 2,
+    );
     context.fill();
   }
 }

@@ -5,7 +5,8 @@
 export const en = {
   name: "Fun-Audio-Chat",
   tagline: "Speak, and be answered.",
-  intro: "A spoken conversation with an audio language model: it hears you, thinks, and talks back.",
+  intro:
+    "A spoken conversation with an audio language model: it hears you, thinks, and talks back.",
   answersIn: (languages: string) => `Answers in ${languages}.`,
   examples: "Ask, for example:",
   skip: "Skip to the conversation",
@@ -67,7 +68,8 @@ export const en = {
     busy: (queue: number) => `All places are taken, ${queue} waiting`,
     unreachable: "The server does not answer. Is it running?",
     bad_token: "The server wants an access token.",
-    forbidden: "The server does not accept pages from this address. Start it with --allowed-origin.",
+    forbidden:
+      "The server does not accept pages from this address. Start it with --allowed-origin.",
   },
   privacyOff: "Your voice goes to this server only, and is not stored.",
   privacyOn: "This server stores sound and text of conversations.",
@@ -85,7 +87,11 @@ export const en = {
     missing: {
       title: "No microphone was found",
       text: "The browser sees no device that it could listen to.",
-      steps: ["Plug one in or switch it on.", "Check the system's sound settings.", "Choose “Try again”."],
+      steps: [
+        "Plug one in or switch it on.",
+        "Check the system's sound settings.",
+        "Choose “Try again”.",
+      ],
     },
     busy: {
       title: "The microphone does not open",
@@ -190,7 +196,8 @@ export const en = {
         ? "How long that takes is not known yet."
         : `Going by the last conversations, in about ${minutes} ${minutes === 1 ? "minute" : "minutes"}.`,
     waiting: (seconds: number) => `The connection was lost. Trying again in ${seconds} s.`,
-    full: (seconds: number) => `All places are taken, also those in the queue. Trying again in ${seconds} s.`,
+    full: (seconds: number) =>
+      `All places are taken, also those in the queue. Trying again in ${seconds} s.`,
     retryNow: "Try now",
   },
   ended: {
@@ -213,12 +220,15 @@ export const en = {
     draining: "The server is shutting down and takes no new questions.",
     internal: "Something went wrong on the server.",
     going_away: "The server is shutting down; the current answer may still finish.",
-    new_conversation: "The connection is back, but the server no longer knows what was said before.",
-    output_silent: "The browser cannot play sound: no loudspeaker was found. Answers are shown as text.",
+    new_conversation:
+      "The connection is back, but the server no longer knows what was said before.",
+    output_silent:
+      "The browser cannot play sound: no loudspeaker was found. Answers are shown as text.",
     output_missing: "The chosen loudspeaker is not there; the default one is used.",
     file_unreadable: "The browser cannot read this sound file. Try WAV, MP3 or M4A.",
     encoder_failed: "The browser cannot encode your voice. Load the page anew.",
-    wav_failed: "The browser cannot make the sound file: the conversation may be too long for its memory.",
+    wav_failed:
+      "The browser cannot make the sound file: the conversation may be too long for its memory.",
     file_too_large: "This file is larger than the server accepts.",
   },
   unknownNotice: "The server reports a problem.",
@@ -239,7 +249,13 @@ export const en = {
   buffer: "Play buffer",
   stalls: "Stalls",
 
-  groups: { voice: "Answers", turns: "Taking turns", sound: "Sound", model: "How it chooses its words", look: "Appearance" },
+  groups: {
+    voice: "Answers",
+    turns: "Taking turns",
+    sound: "Sound",
+    model: "How it chooses its words",
+    look: "Appearance",
+  },
   answerIn: "Answer in",
   answers: { speech: "speech and text", text: "text only" },
   tools: "May use tools",

@@ -35,8 +35,10 @@ export const zh: Text = {
   prompts: {
     companion:
       "你是一位温暖、专注的伙伴。你既听用户说了什么，也听用户的感受，用几句自然的口语回答，遇到感兴趣的地方会反问。",
-    tutor: "你是一位耐心的语言老师。说话简单、缓慢，用用户正在练习的语言回答，答完后温和简短地纠正用户的一处错误。",
-    storyteller: "你是一位讲故事的人。无论用户问什么，都用生动的声音讲一个很短的故事来回答，最多六句话。",
+    tutor:
+      "你是一位耐心的语言老师。说话简单、缓慢，用用户正在练习的语言回答，答完后温和简短地纠正用户的一处错误。",
+    storyteller:
+      "你是一位讲故事的人。无论用户问什么，都用生动的声音讲一个很短的故事来回答，最多六句话。",
     brief: "用一两个短句回答。不知道时就直说。",
   },
   instructions: "给模型的要求（系统提示词）",
@@ -75,7 +77,11 @@ export const zh: Text = {
     denied: {
       title: "麦克风被禁止",
       text: "浏览器被设置为不允许此页面收听。",
-      steps: ["点击地址栏左侧的图标（锁、滑块或摄像头）。", "把“麦克风”设为“允许”。", "回到此页，选择“重试”。"],
+      steps: [
+        "点击地址栏左侧的图标（锁、滑块或摄像头）。",
+        "把“麦克风”设为“允许”。",
+        "回到此页，选择“重试”。",
+      ],
     },
     missing: {
       title: "没有找到麦克风",
@@ -90,7 +96,10 @@ export const zh: Text = {
     insecure: {
       title: "麦克风需要安全的页面",
       text: "浏览器只允许 localhost 或 HTTPS 页面收听。",
-      steps: ["在同一台机器上：打开 http://localhost 加服务器端口。", "从其他机器：用 --ssl-cert 和 --ssl-key 启动服务器，并打开 https://。"],
+      steps: [
+        "在同一台机器上：打开 http://localhost 加服务器端口。",
+        "从其他机器：用 --ssl-cert 和 --ssl-key 启动服务器，并打开 https://。",
+      ],
     },
     unsupported: {
       title: "此浏览器无法录音",
@@ -174,8 +183,11 @@ export const zh: Text = {
   link: {
     connecting: "正在连接…",
     queued: (position: number, size: number) =>
-      position <= 1 ? "下一个就是你：一有空位对话便会开始。" : `你在队列中排第 ${position} 位（共 ${size} 位），轮到时对话会自动开始。`,
-    wait: (minutes: number | null) => (minutes === null ? "还不知道要等多久。" : `按最近的对话估计，大约还要 ${minutes} 分钟。`),
+      position <= 1
+        ? "下一个就是你：一有空位对话便会开始。"
+        : `你在队列中排第 ${position} 位（共 ${size} 位），轮到时对话会自动开始。`,
+    wait: (minutes: number | null) =>
+      minutes === null ? "还不知道要等多久。" : `按最近的对话估计，大约还要 ${minutes} 分钟。`,
     waiting: (seconds: number) => `连接中断，${seconds} 秒后重试。`,
     full: (seconds: number) => `位置和队列都已满，${seconds} 秒后重试。`,
     retryNow: "立即重试",
@@ -215,7 +227,13 @@ export const zh: Text = {
   latencyNone: "第一次回答后显示。",
   latencyTotal: "从提问结束到第一声",
   latencyTextOnly: "从提问结束到第一个字",
-  stages: { text: "首个文字", codes: "语音码", sound: "合成声音", answer: "回答到达", play: "传输与缓冲" },
+  stages: {
+    text: "首个文字",
+    codes: "语音码",
+    sound: "合成声音",
+    answer: "回答到达",
+    play: "传输与缓冲",
+  },
   median: "各轮中位数",
   buffer: "播放缓冲",
   stalls: "卡顿",

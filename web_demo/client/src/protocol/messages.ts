@@ -24,7 +24,10 @@ export type Message =
   | { type: "coloured"; colour: number; text: string }
   | { type: "file"; data: Uint8Array };
 
-function frame(type: number, payload: Uint8Array | readonly number[] = []): Uint8Array<ArrayBuffer> {
+function frame(
+  type: number,
+  payload: Uint8Array | readonly number[] = [],
+): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(1 + payload.length);
   bytes[0] = type;
   bytes.set(payload, 1);

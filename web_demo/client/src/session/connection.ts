@@ -28,7 +28,9 @@ function apiUrl(path: string, query: Record<string, string>): URL {
   return url;
 }
 
-export type Reachable = { info: ServerInfo | null } | { refused: "bad_token" | "forbidden" | "unreachable" };
+export type Reachable =
+  | { info: ServerInfo | null }
+  | { refused: "bad_token" | "forbidden" | "unreachable" };
 
 /** Asks the server about itself; a server that does not know the question is a reference server. */
 export async function askServer(token: string): Promise<Reachable> {

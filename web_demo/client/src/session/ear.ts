@@ -86,7 +86,8 @@ export class Ear {
         const frame = new Float32Array(frameSamples);
         frame.set(samples.subarray(at, at + frameSamples));
         this.pass(frame);
-        if ((at / frameSamples) % 5 === 4) await new Promise((resume) => setTimeout(resume, 100 / FILE_SPEED));
+        if ((at / frameSamples) % 5 === 4)
+          await new Promise((resume) => setTimeout(resume, 100 / FILE_SPEED));
       }
       return this.goesOn(openings);
     } finally {

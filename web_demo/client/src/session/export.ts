@@ -13,7 +13,11 @@ export function asText(state: State, you: string, assistant: string): string {
 
 export function asJson(state: State, ended: Date): string {
   const turns = state.turns.map(({ id, number, askedAtMs, ...turn }) => turn);
-  return JSON.stringify({ model: state.server?.model ?? "", saved: ended.toISOString(), turns }, null, 2);
+  return JSON.stringify(
+    { model: state.server?.model ?? "", saved: ended.toISOString(), turns },
+    null,
+    2,
+  );
 }
 
 /** Offers `blob` as a download. */

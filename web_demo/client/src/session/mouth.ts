@@ -74,7 +74,12 @@ export class Mouth {
   }
 
   private clear(): void {
-    this.last = { playedMs: this.totalMs(), bufferedMs: 0, atMs: performance.now(), playing: false };
+    this.last = {
+      playedMs: this.totalMs(),
+      bufferedMs: 0,
+      atMs: performance.now(),
+      playing: false,
+    };
     this.player.clear();
   }
 

@@ -38,7 +38,8 @@ export class ReferenceAdapter {
 
   /** The page sent a control message. */
   sent(action: Action): ServerEvent[] {
-    if (action !== "start" && action !== "restart") return [{ event: "listening", on: false, hands_free: false }];
+    if (action !== "start" && action !== "restart")
+      return [{ event: "listening", on: false, hands_free: false }];
     return [...this.end("interrupted"), { event: "listening", on: true, hands_free: false }];
   }
 
@@ -49,7 +50,13 @@ export class ReferenceAdapter {
       this.open = true;
       this.text = "";
       this.turn++;
-      return { events: [...events, { event: "turn_start", turn: this.turn, source: "voice", seconds: null }], text: "" };
+      return {
+        events: [
+          ...events,
+          { event: "turn_start", turn: this.turn, source: "voice", seconds: null },
+        ],
+        text: "",
+      };
     }
     const final = /^\s*\[Final: ([^]*)\]$/.exec(text);
     if (final) {

@@ -183,7 +183,11 @@ export class Session {
   private async openMicrophone(): Promise<void> {
     const { inputId: deviceId, echoCancellation, noiseSuppression } = this.settings;
     try {
-      const opened = await this.ear.openMicrophone({ deviceId, echoCancellation, noiseSuppression });
+      const opened = await this.ear.openMicrophone({
+        deviceId,
+        echoCancellation,
+        noiseSuppression,
+      });
       if (opened) this.change({ kind: "microphone", microphone: "on" });
     } catch (error) {
       const problem = error instanceof MicrophoneError ? error.problem : "busy";

@@ -126,15 +126,25 @@ function withNotice(state: State, code: string, message: string): State {
 }
 
 /** Changes the newest turn of that number (numbers begin anew when a conversation does). */
-function withTurn(state: State, number: number | null, change: (turn: Turn) => Partial<Turn>): State {
+function withTurn(
+  state: State,
+  number: number | null,
+  change: (turn: Turn) => Partial<Turn>,
+): State {
   const at = state.turns.findLastIndex((turn) => turn.number === number);
   const turn = state.turns[at];
   return turn ? { ...state, turns: state.turns.with(at, { ...turn, ...change(turn) }) } : state;
 }
 
 /** Notes the first time only that something happened in a turn. */
-function withLatency(state: State, number: number | null, stage: keyof Latency, ms: (turn: Turn) => number): State {
-  const known = state.turns.findLast((turn) => turn.number === number)?.latency[stage] !== undefined;
+function withLatency(
+  state: State,
+  number: number | null,
+  stage: keyof Latency,
+  ms: (turn: Turn) => number,
+): State {
+  const known =
+    state.turns.findLast((turn) => turn.number === number)?.latency[stage] !== undefined;
   if (known) return state;
   return withTurn(state, number, (turn) => ({ latency: { ...turn.latency, [stage]: ms(turn) } }));
 }
@@ -159,7 +169,13 @@ function startTurn(state: State, event: EventOf<"turn_start">, nowMs: number): S
     end: null,
   };
   const before = pending ? state.turns.slice(0, -1) : state.turns;
-  return { ...state, turns: [...before, turn], answering: event.turn, asking: false, userSpeaking: false };
+  return {
+    ...state,
+    turns: [...before, turn],
+    answering: event.turn,
+    asking: false,
+    userSpeaking: false,
+  };
 }
 
 /** The number of a question that was sent but not yet taken. */
@@ -170,12 +186,21 @@ const ENDED_BY: Partial<Record<ServerEvent["event"], string[]>> = {
   ready: ["queue_full", "going_away", "draining", "internal", "idle", "file_too_large"],
   listening: ["no_audio", "utterance_too_long"],
   turn_start: ["no_audio"],
-  turn_end: ["bad_question", "model_error", "bad_audio", "new_conversation", "file_unreadable", "file_too_large"],
+  turn_end: [
+    "bad_question",
+    "model_error",
+    "bad_audio",
+    "new_conversation",
+    "file_unreadable",
+    "file_too_large",
+  ],
   settings: ["bad_settings"],
 };
 
 function withoutEnded(state: State, event: ServerEvent): State {
-  const goesOn = (event.event === "listening" && !event.on) || (event.event === "turn_end" && event.reason !== "done");
+  const goesOn =
+    (event.event === "listening" && !event.on) ||
+    (event.event === "turn_end" && event.reason !== "done");
   const ended = goesOn ? [] : (ENDED_BY[event.event] ?? []);
   const notices = state.notices.filter((notice) => !ended.includes(notice.code));
   return notices.length === state.notices.length ? state : { ...state, notices };
@@ -184,9 +209,23 @@ function withoutEnded(state: State, event: ServerEvent): State {
 function onServer(state: State, event: ServerEvent, nowMs: number): State {
   switch (event.event) {
     case "queue":
-      return { ...state, link: { kind: "queued", position: event.position, size: event.size, waitS: event.wait_s ?? null } };
+      return {
+        ...state,
+        link: {
+          kind: "queued",
+          position: event.position,
+          size: event.size,
+          waitS: event.wait_s ?? null,
+        },
+      };
     case "ready":
-      return { ...state, link: { kind: "open" }, server: event, answering: null, userSpeaking: false };
+      return {
+        ...state,
+        link: { kind: "open" },
+        server: event,
+        answering: null,
+        userSpeaking: false,
+      };
     case "listening":
       return {
         ...state,
@@ -245,28 +284,54 @@ export function reduce(state: State, change: Change): State {
       return withTurn(timed, number, (turn) => ({ answer: turn.answer + change.text }));
     }
     case "packet":
-      return withLatency(state, current(state), "packetMs", (turn) => change.nowMs - turn.askedAtMs);
+      return withLatency(
+        state,
+        current(state),
+        "packetMs",
+        (turn) => change.nowMs - turn.askedAtMs,
+      );
     case "complete":
       return { ...state, listening: false, asking: true };
     case "hushed":
       return { ...state, answering: null, asking: false, sounding: false };
     case "asked": {
-      const event = { event: "turn_start", turn: PENDING, source: change.source, seconds: null } as const;
+      const event = {
+        event: "turn_start",
+        turn: PENDING,
+        source: change.source,
+        seconds: null,
+      } as const;
       const asked = startTurn(state, event, change.nowMs);
       const shown = withTurn(asked, PENDING, () => ({ question: change.question }));
       return { ...shown, answering: state.answering, asking: true };
     }
     case "link": {
-      const turns = state.turns.map((turn) => (turn.end ? turn : { ...turn, end: "interrupted" as const }));
-      return { ...state, link: change.link, turns, listening: false, userSpeaking: false, asking: false, answering: null };
+      const turns = state.turns.map((turn) =>
+        turn.end ? turn : { ...turn, end: "interrupted" as const },
+      );
+      return {
+        ...state,
+        link: change.link,
+        turns,
+        listening: false,
+        userSpeaking: false,
+        asking: false,
+        answering: null,
+      };
     }
     case "microphone":
       return { ...state, microphone: change.microphone };
     case "sound": {
       const sounding = { ...state, sounding: change.on };
-      const packet = state.turns.findLast((turn) => turn.number === current(state))?.latency.packetMs;
+      const packet = state.turns.findLast((turn) => turn.number === current(state))?.latency
+        .packetMs;
       if (!change.on || packet === undefined) return sounding;
-      return withLatency(sounding, current(state), "soundMs", (turn) => change.nowMs - turn.askedAtMs);
+      return withLatency(
+        sounding,
+        current(state),
+        "soundMs",
+        (turn) => change.nowMs - turn.askedAtMs,
+      );
     }
     case "playout":
       return { ...state, stalls: change.stalls, bufferMs: change.bufferMs };

@@ -51,7 +51,11 @@ describe("the microphone", () => {
 
   it("that was asked for last is the one that is open", async () => {
     const ear = new Ear(() => {});
-    const openings = [ear.openMicrophone(OPTIONS), ear.openMicrophone(OPTIONS), ear.openMicrophone(OPTIONS)];
+    const openings = [
+      ear.openMicrophone(OPTIONS),
+      ear.openMicrophone(OPTIONS),
+      ear.openMicrophone(OPTIONS),
+    ];
     const [first, last] = [microphone(), microphone()];
     asked[2]!.give(last);
     asked[0]!.give(first);

@@ -11,8 +11,11 @@ const after = (changes: Change[], from: State = INITIAL) => changes.reduce(reduc
 const listening = (on: boolean): Change => server({ event: "listening", on, hands_free: false });
 const asked = (turn: number, nowMs = 0): Change =>
   server({ event: "turn_start", turn, source: "voice", seconds: 2 }, nowMs);
-const ended = (turn: number, text: string, reason: "done" | "interrupted" | "error" = "done"): Change =>
-  server({ event: "turn_end", turn, reason, text });
+const ended = (
+  turn: number,
+  text: string,
+  reason: "done" | "interrupted" | "error" = "done",
+): Change => server({ event: "turn_end", turn, reason, text });
 const open: Change = { kind: "microphone", microphone: "on" };
 const connected = after([server(READY), open, listening(true)]);
 
@@ -42,19 +45,27 @@ describe("a conversation's state", () => {
   });
 
   it("knows the place in the queue, and how long one waits if the server knows", () => {
-    const queued = (wait_s?: number | null) => after([server({ event: "queue", position: 2, size: 3, wait_s })]).link;
+    const queued = (wait_s?: number | null) =>
+      after([server({ event: "queue", position: 2, size: 3, wait_s })]).link;
     expect(queued(90)).toEqual({ kind: "queued", position: 2, size: 3, waitS: 90 });
-    expect([queued(null), queued()]).toEqual(Array(2).fill({ kind: "queued", position: 2, size: 3, waitS: null }));
+    expect([queued(null), queued()]).toEqual(
+      Array(2).fill({ kind: "queued", position: 2, size: 3, waitS: null }),
+    );
   });
 
   it("does not go on thinking when nothing was heard", () => {
     const noAudio = server({ event: "error", code: "no_audio", message: "nothing was heard" });
-    expect(phaseOf(after([{ kind: "complete" }, listening(false), noAudio], connected))).toBe("idle");
+    expect(phaseOf(after([{ kind: "complete" }, listening(false), noAudio], connected))).toBe(
+      "idle",
+    );
     expect(phaseOf(after([{ kind: "complete" }, listening(true)], connected))).toBe("listening");
   });
 
   it("gathers text by turn and takes the server's final word", () => {
-    const state = after([asked(1), { kind: "text", text: "He", nowMs: 1 }, { kind: "text", text: "llo", nowMs: 2 }], connected);
+    const state = after(
+      [asked(1), { kind: "text", text: "He", nowMs: 1 }, { kind: "text", text: "llo", nowMs: 2 }],
+      connected,
+    );
     expect(state.turns[0]!.answer).toBe("Hello");
     expect(reduce(state, ended(1, "Hello there.")).turns[0]!.answer).toBe("Hello there.");
   });
@@ -94,8 +105,13 @@ describe("a conversation's state", () => {
   it("shows a typed question at once and joins it with the server's turn", () => {
     const typed = reduce(connected, { kind: "asked", source: "text", question: "Why?", nowMs: 10 });
     expect(typed.turns).toMatchObject([{ question: "Why?", end: null }]);
-    const taken = reduce(typed, server({ event: "turn_start", turn: 4, source: "text", seconds: null }, 20));
-    expect(taken.turns).toMatchObject([{ question: "Why?", number: 4, askedAtMs: 10, id: typed.turns[0]!.id }]);
+    const taken = reduce(
+      typed,
+      server({ event: "turn_start", turn: 4, source: "text", seconds: null }, 20),
+    );
+    expect(taken.turns).toMatchObject([
+      { question: "Why?", number: 4, askedAtMs: 10, id: typed.turns[0]!.id },
+    ]);
     expect(taken.answering).toBe(4);
   });
 
@@ -116,9 +132,14 @@ describe("a conversation's state", () => {
   });
 
   it("joins tool results with their calls, in order", () => {
-    const call = (city: string) => server({ event: "tool_call", turn: 1, name: "get_time", arguments: { city } });
-    const result = (time: string) => server({ event: "tool_result", turn: 1, name: "get_time", result: { time } });
-    const state = after([asked(1), call("Rome"), call("Oslo"), result("12"), result("13")], connected);
+    const call = (city: string) =>
+      server({ event: "tool_call", turn: 1, name: "get_time", arguments: { city } });
+    const result = (time: string) =>
+      server({ event: "tool_result", turn: 1, name: "get_time", result: { time } });
+    const state = after(
+      [asked(1), call("Rome"), call("Oslo"), result("12"), result("13")],
+      connected,
+    );
     expect(state.turns[0]!.tools).toEqual([
       { name: "get_time", arguments: { city: "Rome" }, result: { time: "12" } },
       { name: "get_time", arguments: { city: "Oslo" }, result: { time: "13" } },
@@ -127,7 +148,12 @@ describe("a conversation's state", () => {
 
   it("closes open turns when the connection is lost, and numbers may begin anew", () => {
     const lost = after(
-      [asked(1), { kind: "link", link: { kind: "waiting", attempt: 1, delayMs: 500 } }, server(READY), asked(1)],
+      [
+        asked(1),
+        { kind: "link", link: { kind: "waiting", attempt: 1, delayMs: 500 } },
+        server(READY),
+        asked(1),
+      ],
       connected,
     );
     expect(lost.turns.map((turn) => turn.end)).toEqual(["interrupted", null]);
@@ -156,10 +182,15 @@ describe("a server without events", () => {
     const names = (events: ServerEvent[]) => events.map(({ event }) => event);
     expect(names(adapter.begin())).toEqual(["ready", "listening"]);
     expect(adapter.sent("pause")).toMatchObject([{ event: "listening", on: false }]);
-    expect(adapter.received("[Processing...]")).toMatchObject({ text: "", events: [{ event: "turn_start", turn: 1 }] });
+    expect(adapter.received("[Processing...]")).toMatchObject({
+      text: "",
+      events: [{ event: "turn_start", turn: 1 }],
+    });
     expect(adapter.received("Hel")).toEqual({ events: [], text: "Hel" });
     expect(adapter.received("\n[Final: Hello]\nthere]")).toEqual({ events: [], text: "" });
-    expect(adapter.end("done")).toMatchObject([{ event: "turn_end", turn: 1, text: "Hello]\nthere" }]);
+    expect(adapter.end("done")).toMatchObject([
+      { event: "turn_end", turn: 1, text: "Hello]\nthere" },
+    ]);
     expect(adapter.end("done")).toEqual([]);
   });
 
