@@ -7,7 +7,7 @@ import { StartPage } from "./components/start-page";
 import { TEXTS, TextContext } from "./i18n/text";
 import { Session } from "./session/session";
 import { microphoneProblem } from "./session/state";
-import { loadSettings, saveSettings, type Settings } from "./settings";
+import { loadSettings, type Settings, saveSettings } from "./settings";
 
 const TOKEN = "funaudiochat.token";
 

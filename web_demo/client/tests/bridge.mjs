@@ -83,7 +83,7 @@ function listenIn() {
 function takeHeard() {
   const { context, pieces } = window.heard;
   const samples = new Float32Array(pieces.length * 4096);
-  pieces.forEach((piece, i) => samples.set(piece, i * 4096));
+  for (const [i, piece] of pieces.entries()) samples.set(piece, i * 4096);
   const bytes = new Uint8Array(samples.buffer);
   let text = "";
   for (let i = 0; i < bytes.length; i += 8192)
@@ -141,6 +141,7 @@ async function answer({ page: number, method, args }) {
   if (method === "see") {
     // By its handle, so that what is gone a moment later was seen all the same.
     const shown = await page.waitForSelector(args[0], args[1]);
+    // biome-ignore lint/performance/useDomNodeTextContent: hidden text must not count as seen
     return shown.evaluate((element) => element.innerText ?? "");
   }
   if (method === "download") {

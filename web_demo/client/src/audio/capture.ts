@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The microphone: permission, device choice, 20 ms frames. */
 
-import { START_WITHIN_MS, startWithin } from "./context";
 import workletUrl from "./capture.worklet.ts?worker&url";
+import { START_WITHIN_MS, startWithin } from "./context";
 
 export type MicrophoneProblem = "denied" | "missing" | "busy" | "insecure" | "unsupported";
 

@@ -12,6 +12,7 @@ import { Icon } from "./icons";
 function useCountdown(delayMs: number, attempt: number): number {
   const [endMs, setEndMs] = useState(() => performance.now() + delayMs);
   const [nowMs, setNowMs] = useState(() => performance.now());
+  // biome-ignore lint/correctness/useExhaustiveDependencies: every attempt starts the countdown again
   useEffect(() => {
     setEndMs(performance.now() + delayMs);
     const timer = window.setInterval(() => setNowMs(performance.now()), 250);

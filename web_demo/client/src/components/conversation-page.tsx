@@ -13,8 +13,8 @@ import { LatencyCard } from "./latency";
 import { LookButtons } from "./look";
 import { MicrophoneHelp, type Problem } from "./microphone";
 import { SettingsDialog } from "./settings-dialog";
-import { Examples } from "./start-page";
 import { Stage } from "./stage";
+import { Examples } from "./start-page";
 import { Transcript } from "./transcript";
 
 interface Props {
@@ -183,6 +183,7 @@ function Over({
   return (
     <section className="card over" role="status">
       <p>{words[code] ?? text.ended.bye}</p>
+      {/* biome-ignore lint/a11y/noAutofocus: the focused button has just disappeared */}
       <button type="button" className="button primary" autoFocus onClick={onAgain}>
         {text.startAgain}
       </button>

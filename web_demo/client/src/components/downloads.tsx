@@ -14,10 +14,10 @@ export function Downloads({ session, state }: { session: Session; state: State }
   const menu = useRef<HTMLDetailsElement>(null);
   useEffect(() => {
     const close = (event: Event) => {
-      const escape = event instanceof KeyboardEvent && event.key === "Escape";
+      const escaped = event instanceof KeyboardEvent && event.key === "Escape";
       const outside =
         event instanceof PointerEvent && !menu.current?.contains(event.target as Node);
-      if (menu.current && (escape || outside)) menu.current.open = false;
+      if (menu.current && (escaped || outside)) menu.current.open = false;
     };
     window.addEventListener("pointerdown", close);
     window.addEventListener("keydown", close);

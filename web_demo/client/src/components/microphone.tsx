@@ -96,6 +96,7 @@ export function MicrophoneHelp({ problem, onRetry, onWithout }: HelpProps) {
   const text = useText();
   const help = text.microphoneProblems[problem];
   const heading = useRef<HTMLHeadingElement>(null);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another problem moves the focus again
   useEffect(() => heading.current?.focus(), [problem]);
   return (
     <section className="mic-help" role="alert" aria-labelledby="mic-help-title">

@@ -5,8 +5,8 @@
 import { useEffect, useRef } from "react";
 
 import { useText } from "../i18n/text";
-import { microphoneProblem, phaseOf, type State } from "../session/state";
 import type { Session } from "../session/session";
+import { microphoneProblem, phaseOf, type State } from "../session/state";
 import type { Settings } from "../settings";
 import { Slider, Switch } from "./controls";
 import { Icon, type IconName } from "./icons";

@@ -6,9 +6,9 @@ import type { ServerInfo } from "../protocol/events";
 import { askServer, type Reachable } from "../session/connection";
 import { type Persona, playable, type Settings } from "../settings";
 import { Choice, Field } from "./controls";
+import { Mark } from "./icons";
 import { LookButtons } from "./look";
 import { MicrophoneCheck, MicrophoneHelp, type Problem } from "./microphone";
-import { Mark } from "./icons";
 
 const ASK_AGAIN_MS = 5000;
 const EXAMPLES = 4;

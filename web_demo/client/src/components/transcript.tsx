@@ -11,6 +11,7 @@ import { Icon } from "./icons";
 function useFollow(change: unknown) {
   const box = useRef<HTMLDivElement>(null);
   const follow = useRef(true);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: new content is what moves the end
   useEffect(() => {
     const element = box.current;
     if (element && follow.current) element.scrollTop = element.scrollHeight;
@@ -31,9 +32,11 @@ export function Transcript({ state, captions }: { state: State; captions: boolea
       <h2 id="transcript-title" className="sr-only">
         {text.conversation}
       </h2>
+      {/* biome-ignore lint/a11y/useSemanticElements: turns are no form fields */}
       <div
         ref={box}
         className="turns"
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: the keyboard scrolls it
         tabIndex={0}
         role="group"
         aria-labelledby="transcript-title"
@@ -74,6 +77,7 @@ function TurnView({ turn, active }: { turn: Turn; active: boolean }) {
           {turn.end === "error" && <small className="bad"> {text.errorMark}</small>}
         </h3>
         {turn.tools.map((tool, i) => (
+          // biome-ignore lint/suspicious/noArrayIndexKey: tool calls are only ever appended
           <ToolView key={`${tool.name}-${i}`} tool={tool} />
         ))}
         {waiting ? (
@@ -116,26 +120,24 @@ function ToolView({ tool }: { tool: ToolUse }) {
   );
 }
 
-/** Reads out whole sentences of a turn and changes of state; pieces of text would be a stammer. */
+/** Announces each finished turn as a whole and every change of phase, never partial text. */
 function Announcer({ state, captions }: { state: State; captions: boolean }) {
   const text = useText();
-  const phase = phaseOf(state);
   const last = state.turns.at(-1);
-  const [said, setSaid] = useState("");
-  const complete = last?.end && captions ? `${last.id}` : "";
+  const [announced, setAnnounced] = useState("");
+  const question =
+    last?.source === "voice" && last.question ? `${text.you}: ${last.question}. ` : "";
+  const finished = last?.end && captions ? `${question}${text.assistant}: ${last.answer}` : "";
   useEffect(() => {
-    if (!complete || !last) return;
-    const question =
-      last.source === "voice" && last.question ? `${text.you}: ${last.question}. ` : "";
-    setSaid(`${question}${text.assistant}: ${last.answer}`);
-  }, [complete, last?.question]);
+    if (finished) setAnnounced(finished); // stays until the next turn is complete
+  }, [finished]);
   return (
     <>
       <div className="sr-only" role="status">
-        {text.phases[phase]}
+        {text.phases[phaseOf(state)]}
       </div>
       <div className="sr-only" role="log" aria-live="polite" aria-atomic="true">
-        {said}
+        {announced}
       </div>
     </>
   );

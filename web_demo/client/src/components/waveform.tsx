@@ -85,5 +85,6 @@ export function Waveform({ level, className, reversed = false }: Props) {
     return () => cancelAnimationFrame(request);
   }, [reversed]);
 
+  // biome-ignore lint/a11y/noAriaHiddenOnFocusable: a canvas without tabIndex takes no focus
   return <canvas ref={canvas} className={`waveform ${className}`} aria-hidden="true" />;
 }

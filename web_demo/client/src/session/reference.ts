@@ -58,7 +58,7 @@ export class ReferenceAdapter {
         text: "",
       };
     }
-    const final = /^\s*\[Final: ([^]*)\]$/.exec(text);
+    const final = /^\s*\[Final: (.*)\]$/s.exec(text);
     if (final) {
       this.text = final[1]!;
       return { events: [], text: "" };

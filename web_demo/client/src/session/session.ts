@@ -280,7 +280,10 @@ export class Session {
   // What the server and the loudspeaker say
 
   private receive(message: Message): void {
-    if (message.type === "handshake") return this.onHandshake();
+    if (message.type === "handshake") {
+      this.onHandshake();
+      return;
+    }
     if (message.type === "metadata") {
       const event = parseEvent(message.data);
       if (event) this.onEvent(event);

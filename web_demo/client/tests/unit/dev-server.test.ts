@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
-import { afterEach, expect, it, vi } from "vitest";
 import { createServer as createVite, type ViteDevServer } from "vite";
+import { afterEach, expect, it, vi } from "vitest";
 
 let backend: Server | undefined;
 let vite: ViteDevServer | undefined;

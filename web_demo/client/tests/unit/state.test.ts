@@ -7,7 +7,7 @@ import { type Change, INITIAL, phaseOf, reduce, type State } from "../../src/ses
 
 const READY = new ReferenceAdapter().begin()[0]!;
 const server = (event: ServerEvent, nowMs = 0): Change => ({ kind: "server", event, nowMs });
-const after = (changes: Change[], from: State = INITIAL) => changes.reduce(reduce, from);
+const stateAfter = (changes: Change[], from: State = INITIAL) => changes.reduce(reduce, from);
 const listening = (on: boolean): Change => server({ event: "listening", on, hands_free: false });
 const asked = (turn: number, nowMs = 0): Change =>
   server({ event: "turn_start", turn, source: "voice", seconds: 2 }, nowMs);
@@ -17,7 +17,7 @@ const ended = (
   reason: "done" | "interrupted" | "error" = "done",
 ): Change => server({ event: "turn_end", turn, reason, text });
 const open: Change = { kind: "microphone", microphone: "on" };
-const connected = after([server(READY), open, listening(true)]);
+const connected = stateAfter([server(READY), open, listening(true)]);
 
 describe("a conversation's state", () => {
   it("says whose turn it is at every point of a spoken turn", () => {
@@ -46,7 +46,7 @@ describe("a conversation's state", () => {
 
   it("knows the place in the queue, and how long one waits if the server knows", () => {
     const queued = (wait_s?: number | null) =>
-      after([server({ event: "queue", position: 2, size: 3, wait_s })]).link;
+      stateAfter([server({ event: "queue", position: 2, size: 3, wait_s })]).link;
     expect(queued(90)).toEqual({ kind: "queued", position: 2, size: 3, waitS: 90 });
     expect([queued(null), queued()]).toEqual(
       Array(2).fill({ kind: "queued", position: 2, size: 3, waitS: null }),
@@ -55,14 +55,16 @@ describe("a conversation's state", () => {
 
   it("does not go on thinking when nothing was heard", () => {
     const noAudio = server({ event: "error", code: "no_audio", message: "nothing was heard" });
-    expect(phaseOf(after([{ kind: "complete" }, listening(false), noAudio], connected))).toBe(
+    expect(phaseOf(stateAfter([{ kind: "complete" }, listening(false), noAudio], connected))).toBe(
       "idle",
     );
-    expect(phaseOf(after([{ kind: "complete" }, listening(true)], connected))).toBe("listening");
+    expect(phaseOf(stateAfter([{ kind: "complete" }, listening(true)], connected))).toBe(
+      "listening",
+    );
   });
 
   it("gathers text by turn and takes the server's final word", () => {
-    const state = after(
+    const state = stateAfter(
       [asked(1), { kind: "text", text: "He", nowMs: 1 }, { kind: "text", text: "llo", nowMs: 2 }],
       connected,
     );
@@ -71,13 +73,13 @@ describe("a conversation's state", () => {
   });
 
   it("keeps of an interrupted answer what the server says was heard", () => {
-    const done = after([asked(1), ended(1, "One two three.")], connected);
+    const done = stateAfter([asked(1), ended(1, "One two three.")], connected);
     const state = reduce(done, ended(1, "One two", "interrupted"));
     expect(state.turns[0]).toMatchObject({ answer: "One two", end: "interrupted" });
   });
 
   it("measures each stage once, from the end of the question", () => {
-    const state = after(
+    const state = stateAfter(
       [
         asked(1, 1000),
         server({ event: "first_text", turn: 1, ms: 100 }),
@@ -116,7 +118,7 @@ describe("a conversation's state", () => {
   });
 
   it("marks a refused question and does not lend its words to the next one", () => {
-    const refused = after(
+    const refused = stateAfter(
       [
         { kind: "asked", source: "file", question: "noise.bin", nowMs: 0 },
         server({ event: "error", code: "bad_question", message: "unreadable", fatal: false }),
@@ -136,7 +138,7 @@ describe("a conversation's state", () => {
       server({ event: "tool_call", turn: 1, name: "get_time", arguments: { city } });
     const result = (time: string) =>
       server({ event: "tool_result", turn: 1, name: "get_time", result: { time } });
-    const state = after(
+    const state = stateAfter(
       [asked(1), call("Rome"), call("Oslo"), result("12"), result("13")],
       connected,
     );
@@ -147,7 +149,7 @@ describe("a conversation's state", () => {
   });
 
   it("closes open turns when the connection is lost, and numbers may begin anew", () => {
-    const lost = after(
+    const lost = stateAfter(
       [
         asked(1),
         { kind: "link", link: { kind: "waiting", attempt: 1, delayMs: 500 } },
@@ -164,13 +166,13 @@ describe("a conversation's state", () => {
 
   it("keeps one notice of a kind and lets it be dismissed", () => {
     const notice: Change = { kind: "notice", code: "no_audio", message: "" };
-    const state = after([notice, notice, { kind: "notice", code: "internal", message: "" }]);
+    const state = stateAfter([notice, notice, { kind: "notice", code: "internal", message: "" }]);
     expect(state.notices.map(({ code }) => code)).toEqual(["no_audio", "internal"]);
     expect(reduce(state, { kind: "dismiss", id: state.notices[0]!.id }).notices).toHaveLength(1);
   });
 
   it("does not change for what changes nothing", () => {
-    const state = after([asked(1), { kind: "packet", nowMs: 5 }], connected);
+    const state = stateAfter([asked(1), { kind: "packet", nowMs: 5 }], connected);
     expect(reduce(state, { kind: "packet", nowMs: 9 })).toBe(state);
     expect(reduce(state, server({ event: "keepalive" }))).toBe(state);
   });
@@ -207,7 +209,8 @@ describe("a server without events", () => {
 
 describe("notices", () => {
   const failed = (code: string) => server({ event: "error", code, message: "" });
-  const codes = (changes: Change[]) => after(changes, connected).notices.map(({ code }) => code);
+  const codes = (changes: Change[]) =>
+    stateAfter(changes, connected).notices.map(({ code }) => code);
 
   it.each([
     ["queue_full", server(READY)],
