@@ -28,7 +28,7 @@ export class OpusEncoder {
     };
     this.worker.onerror = ({ message = "its script did not load" }) => {
       if (this.broken) return;
-      this.broken = new Error(`the Opus encoder failed (${message}); load the page anew`);
+      this.broken = new Error(`the Opus encoder failed (${message}); reload the page`);
       for (const { reject } of this.flushed.splice(0)) reject(this.broken);
       onBroken();
     };

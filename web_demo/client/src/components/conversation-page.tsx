@@ -88,7 +88,7 @@ export function ConversationPage({
   }, [state.microphone]);
   const missing = !over && noMicrophone !== null && !without;
   return (
-    <div className="talk">
+    <div className="conversation">
       <a className="skip" href="#transcript-title">
         {text.skip}
       </a>
@@ -116,7 +116,7 @@ export function ConversationPage({
           )}
         </div>
       </header>
-      <main className="talk-main">
+      <main className="conversation-main">
         <div className="aside">
           {state.link.kind === "ended" ? (
             <Over code={state.link.code} onAgain={onAgain} onBack={onBack} />
@@ -125,7 +125,7 @@ export function ConversationPage({
           )}
           <LatencyCard state={state} />
         </div>
-        <div className="talk-column">
+        <div className="conversation-column">
           <Banners session={session} state={state} />
           {missing && (
             <div className="card">

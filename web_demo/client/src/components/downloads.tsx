@@ -33,8 +33,8 @@ export function Downloads({ session, state }: { session: Session; state: State }
   };
   const wav = async () => {
     if (menu.current) menu.current.open = false;
-    const sound = await session.wav();
-    if (sound) save(sound, name("wav"));
+    const recording = await session.wav();
+    if (recording) save(recording, name("wav"));
   };
   const none = state.turns.length === 0;
   return (

@@ -38,7 +38,7 @@ export function SettingsDialog({ settings, server, onChange, onClose }: Props) {
       <div className="settings-body">
         {follows && server && <Answers {...{ settings, server, onChange }} />}
         {follows && server?.vad && <Turns {...{ settings, onChange }} />}
-        <Sound {...{ settings, onChange }} />
+        <AudioDevices {...{ settings, onChange }} />
         {follows && <Sampling key={resets} {...{ settings, onChange }} />}
         <p className="hint">{follows && text.actsNext}</p>
         <button
@@ -130,11 +130,11 @@ function Turns({ settings, onChange }: GroupProps) {
   );
 }
 
-function Sound({ settings, onChange }: GroupProps) {
+function AudioDevices({ settings, onChange }: GroupProps) {
   const text = useText();
   return (
     <section>
-      <h3>{text.groups.sound}</h3>
+      <h3>{text.groups.audio}</h3>
       <MicrophoneChoice settings={settings} onChange={onChange} />
       <LoudspeakerChoice settings={settings} onChange={onChange} />
       <Switch

@@ -60,7 +60,7 @@ export function Stage({ session, state, settings, onChange }: Props) {
     <section className={`stage card is-${phase}`} aria-label={`${text.you}, ${text.assistant}`}>
       <div className="lane you">
         <span className="lane-name">{text.you}</span>
-        <Waveform className="you" level={() => (heard ? session.ear.level : 0)} reversed />
+        <Waveform className="you" level={() => (heard ? session.input.level : 0)} reversed />
       </div>
       <div className="stage-middle">
         <button

@@ -8,7 +8,7 @@ const BAR_MS = 40;
 const CALM_BAR_MS = 250;
 const MAX_BARS = 120;
 
-/** Loudness on the ear's scale: 0 at -50 dB and below, 1 at full scale. */
+/** Map a peak level to perceived loudness: 0 at -50 dB and below, 1 at full scale. */
 export function loudness(level: number): number {
   return level > 0 ? Math.max(0, Math.min(1, 1 + (20 * Math.log10(level)) / 50)) : 0;
 }

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** A conversation: joins ear, socket and mouth, and keeps the state the page shows. */
+/** Runs one session: connects microphone, socket and audio output, and keeps the page's state. */
 
 import { MicrophoneError } from "../audio/capture";
 import { SAMPLE_RATE_HZ } from "../audio/decoder";
@@ -9,9 +9,9 @@ import { Recording } from "../audio/recording";
 import { parseEvent, type ServerEvent } from "../protocol/events";
 import type { Action, Message } from "../protocol/messages";
 import { type Settings, serverSettings } from "../settings";
+import { AudioOutput } from "./audio-output";
 import { Connection } from "./connection";
-import { Ear } from "./ear";
-import { Mouth } from "./mouth";
+import { MicrophoneInput } from "./microphone-input";
 import { QUIET_MS, ReferenceAdapter } from "./reference";
 import { type Change, current, INITIAL, phaseOf, reduce, type State } from "./state";
 
@@ -25,7 +25,9 @@ export class Session {
   readonly id = ++sessions;
   state: State = INITIAL;
   readonly recording = new Recording();
-  readonly ear = new Ear((page) => this.connection?.send({ type: "audio", data: page }));
+  readonly input = new MicrophoneInput((page) =>
+    this.connection?.send({ type: "audio", data: page }),
+  );
 
   private readonly listeners = new Set<() => void>();
   private connection: Connection | null = null;
@@ -33,21 +35,21 @@ export class Session {
   private eventsTimer = 0;
   private quietTimer = 0;
   private askedAtMs: number | null = null;
-  private saidPlayedAtMs = 0;
+  private playedReportedAtMs = 0;
   private freshClip = { user: true, assistant: true };
   private firstQuestion = "";
 
   private constructor(
     private settings: Settings,
-    private readonly mouth: Mouth,
+    private readonly output: AudioOutput,
   ) {
-    mouth.onReport = (report) => this.onPlayout(report);
-    mouth.onSound = (samples) => this.record("assistant", SAMPLE_RATE_HZ, samples);
-    mouth.player.setVolume(settings.volume);
+    output.onReport = (report) => this.onPlayout(report);
+    output.onSamples = (samples) => this.record("assistant", SAMPLE_RATE_HZ, samples);
+    output.player.setVolume(settings.volume);
     this.chooseOutput();
-    this.ear.onSound = (frame, rateHz) => this.record("user", rateHz, frame);
-    this.ear.onLost = () => this.change({ kind: "microphone", microphone: "lost" });
-    this.ear.onBroken = () => this.notice("encoder_failed");
+    this.input.onSamples = (frame, rateHz) => this.record("user", rateHz, frame);
+    this.input.onLost = () => this.change({ kind: "microphone", microphone: "lost" });
+    this.input.onBroken = () => this.notice("encoder_failed");
   }
 
   /**
@@ -55,8 +57,8 @@ export class Session {
    * `state.microphone` tells whether it could be opened. Otherwise the button asks for it.
    */
   static async create(settings: Settings): Promise<Session> {
-    const session = new Session(settings, await Mouth.create());
-    if (!session.mouth.player.running) session.notice("output_silent");
+    const session = new Session(settings, await AudioOutput.create());
+    if (!session.output.player.running) session.notice("output_silent");
     if (settings.handsFree) await session.openMicrophone();
     return session;
   }
@@ -68,7 +70,7 @@ export class Session {
       onMessage: (message) => this.receive(message),
       onConnecting: () => this.change({ kind: "link", link: { kind: "connecting" } }),
       onWaiting: (attempt, delayMs, code) => {
-        this.mouth.endReply();
+        this.output.endReply();
         this.closeMicrophone();
         this.change({ kind: "link", link: { kind: "waiting", attempt, delayMs } });
         if (code) this.notice(code);
@@ -84,7 +86,7 @@ export class Session {
   readonly snapshot = (): State => this.state;
 
   assistantLevel(): number {
-    return this.state.sounding ? this.mouth.player.level() : 0;
+    return this.state.playing ? this.output.player.level() : 0;
   }
 
   // What the user does
@@ -105,30 +107,30 @@ export class Session {
   /** The question is complete (push to talk), or the microphone is muted (hands-free). */
   async finish(): Promise<void> {
     this.askedAtMs = performance.now();
-    this.ear.open = false;
+    this.input.open = false;
     this.closeMicrophone();
     if (!this.state.handsFree) this.change({ kind: "complete" });
     try {
-      await this.ear.flush();
+      await this.input.flush();
     } catch {
-      return this.change({ kind: "hushed" }); // the user has been told by onBroken
+      return this.change({ kind: "playback_stopped" }); // the user has been told by onBroken
     }
     this.control("pause");
   }
 
   ask(text: string): void {
-    this.putMicrophoneAside();
+    this.releaseMicrophone();
     this.interrupt();
     this.change({ kind: "asked", source: "text", question: text, nowMs: performance.now() });
     this.connection?.send({ type: "text", text });
   }
 
   async askFile(file: File): Promise<void> {
-    if (this.reference) return this.sayFile(file);
+    if (this.reference) return this.streamFile(file);
     const limit = this.state.server?.limits.message_bytes;
     if (typeof limit === "number" && file.size + 1 > limit) return this.notice("file_too_large");
     const data = new Uint8Array(await file.arrayBuffer());
-    this.putMicrophoneAside();
+    this.releaseMicrophone();
     this.interrupt();
     this.change({ kind: "asked", source: "file", question: file.name, nowMs: performance.now() });
     this.connection?.send({ type: "file", data });
@@ -136,8 +138,8 @@ export class Session {
 
   /** Forgets the conversation, here and on the server. */
   forget(): void {
-    this.putMicrophoneAside();
-    this.hush();
+    this.releaseMicrophone();
+    this.stopPlayback();
     this.control("restart");
     this.change({ kind: "forget" });
   }
@@ -154,9 +156,9 @@ export class Session {
   async apply(settings: Settings): Promise<void> {
     const before = this.settings;
     this.settings = settings;
-    this.mouth.player.setVolume(settings.volume);
+    this.output.player.setVolume(settings.volume);
     if (settings.outputId !== before.outputId) this.chooseOutput();
-    this.tellSettings(before);
+    this.sendSettings(before);
     if (settings.handsFree !== before.handsFree) return this.followHandsFree();
     const keys = ["inputId", "echoCancellation", "noiseSuppression"] as const;
     const { microphone } = this.state;
@@ -172,7 +174,7 @@ export class Session {
     else if (link.kind === "open" && microphone === "off") await this.openMicrophone();
   }
 
-  private tellSettings(before: Settings): void {
+  private sendSettings(before: Settings): void {
     const server = this.state.server;
     if (!server || this.reference || this.state.link.kind !== "open") return;
     const data = serverSettings(this.settings, server);
@@ -183,7 +185,7 @@ export class Session {
   private async openMicrophone(): Promise<void> {
     const { inputId: deviceId, echoCancellation, noiseSuppression } = this.settings;
     try {
-      const opened = await this.ear.openMicrophone({
+      const opened = await this.input.openMicrophone({
         deviceId,
         echoCancellation,
         noiseSuppression,
@@ -196,12 +198,12 @@ export class Session {
   }
 
   private closeMicrophone(): void {
-    this.ear.closeMicrophone();
+    this.input.closeMicrophone();
     if (this.state.microphone === "on") this.change({ kind: "microphone", microphone: "off" });
   }
 
   /** A question asked in another way takes the place of one that was being spoken. */
-  private putMicrophoneAside(): void {
+  private releaseMicrophone(): void {
     if (!this.state.handsFree) this.closeMicrophone();
   }
 
@@ -222,14 +224,14 @@ export class Session {
     this.connection = null;
     window.clearTimeout(this.eventsTimer);
     window.clearTimeout(this.quietTimer);
-    this.hush();
-    this.ear.close();
-    this.mouth.close();
+    this.stopPlayback();
+    this.input.close();
+    this.output.close();
     this.change({ kind: "link", link: { kind: "ended", code } });
   }
 
   private chooseOutput(): void {
-    this.mouth.player.setOutput(this.settings.outputId).catch(() => this.notice("output_missing"));
+    this.output.player.setOutput(this.settings.outputId).catch(() => this.notice("output_missing"));
   }
 
   private control(action: Action): void {
@@ -238,41 +240,41 @@ export class Session {
   }
 
   private begin(): void {
-    void this.mouth.player.resume();
+    void this.output.player.resume();
     this.interrupt();
     this.control("start");
   }
 
   private interrupt(): void {
-    const { answering, sounding, asking } = this.state;
-    if (answering !== null || sounding) this.sayPlayed();
-    if (answering !== null || sounding || asking) this.hush();
+    const { answering, playing, asking } = this.state;
+    if (answering !== null || playing) this.reportPlayed();
+    if (answering !== null || playing || asking) this.stopPlayback();
   }
 
-  private hush(): void {
-    if (!this.freshClip.assistant) this.recording.cut("assistant", this.mouth.heardMs());
+  private stopPlayback(): void {
+    if (!this.freshClip.assistant) this.recording.cut("assistant", this.output.heardMs());
     this.freshClip.assistant = true;
-    this.mouth.hush();
-    this.change({ kind: "hushed" });
+    this.output.stopPlayback();
+    this.change({ kind: "playback_stopped" });
   }
 
-  private sayPlayed(): void {
+  private reportPlayed(): void {
     const turn = current(this.state);
     if (this.reference || turn === null) return;
-    this.saidPlayedAtMs = performance.now();
-    const data = { event: "played", turn, ms: this.mouth.heardMs() };
+    this.playedReportedAtMs = performance.now();
+    const data = { event: "played", turn, ms: this.output.heardMs() };
     this.connection?.send({ type: "metadata", data });
   }
 
   /** A server without files is told its content as if it were spoken. */
-  private async sayFile(file: File): Promise<void> {
-    this.putMicrophoneAside();
+  private async streamFile(file: File): Promise<void> {
+    this.releaseMicrophone();
     this.begin(); // what was said before is no part of it
     this.change({ kind: "complete" });
     try {
-      if (await this.ear.readFile(file)) await this.finish();
+      if (await this.input.streamFile(file)) await this.finish();
     } catch {
-      this.change({ kind: "hushed" });
+      this.change({ kind: "playback_stopped" });
       this.notice("file_unreadable");
     }
   }
@@ -290,7 +292,7 @@ export class Session {
       return;
     }
     if (this.eventsTimer) this.assumeReference();
-    if (message.type === "audio" && this.mouth.say(message.data)) {
+    if (message.type === "audio" && this.output.play(message.data)) {
       this.change({ kind: "packet", nowMs: performance.now() });
       this.watchQuiet();
     }
@@ -304,8 +306,8 @@ export class Session {
   private onHandshake(): void {
     this.reference = null;
     this.eventsTimer = window.setTimeout(() => this.assumeReference(), EVENTS_WITHIN_MS);
-    this.mouth.beginStream();
-    this.ear.beginStream();
+    this.output.beginStream();
+    this.input.beginStream();
   }
 
   private assumeReference(): void {
@@ -338,11 +340,11 @@ export class Session {
         if (this.state.turns.length && !event.resumed) this.notice("new_conversation");
         break;
       case "listening":
-        this.ear.open = event.on;
+        this.input.open = event.on;
         this.freshClip.user ||= !event.on;
         break;
       case "speech_start":
-        this.hush();
+        this.stopPlayback();
         break;
       case "speech_end":
         this.askedAtMs = nowMs;
@@ -351,12 +353,12 @@ export class Session {
         if (event.source === "voice") nowMs = this.askedAtMs ?? nowMs;
         this.askedAtMs = null;
         this.freshClip.assistant = true;
-        this.mouth.beginReply();
+        this.output.beginReply();
         break;
       case "turn_end":
         if (event.turn !== current(this.state)) break; // what took its place may sound already
-        if (event.reason === "interrupted") this.hush();
-        else this.mouth.endReply();
+        if (event.reason === "interrupted") this.stopPlayback();
+        else this.output.endReply();
         break;
     }
     this.change({ kind: "server", event, nowMs });
@@ -378,9 +380,10 @@ export class Session {
 
   private onPlayout(report: PlayoutReport): void {
     const nowMs = performance.now();
-    if (report.event) this.change({ kind: "sound", on: report.event === "started", nowMs });
+    if (report.event) this.change({ kind: "playback", on: report.event === "started", nowMs });
     this.change({ kind: "playout", stalls: report.stalls, bufferMs: report.targetMs });
-    if (this.state.sounding && nowMs - this.saidPlayedAtMs >= PLAYED_EVERY_MS) this.sayPlayed();
+    if (this.state.playing && nowMs - this.playedReportedAtMs >= PLAYED_EVERY_MS)
+      this.reportPlayed();
     this.watchQuiet();
   }
 
@@ -388,7 +391,7 @@ export class Session {
   private watchQuiet(): void {
     if (!this.reference) return;
     window.clearTimeout(this.quietTimer);
-    if (this.freshClip.assistant || this.state.sounding) return;
+    if (this.freshClip.assistant || this.state.playing) return;
     this.quietTimer = window.setTimeout(
       () => this.fromReference((reference) => reference.end("done")),
       QUIET_MS,

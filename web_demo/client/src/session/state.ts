@@ -15,11 +15,11 @@ export interface ToolUse {
 /** When things happened; milliseconds since the question ended. `server*` are its own measures. */
 export interface Latency {
   serverTextMs?: number;
-  serverCodesMs?: number;
-  serverSoundMs?: number;
+  serverTokensMs?: number;
+  serverAudioMs?: number;
   textMs?: number;
   packetMs?: number;
-  soundMs?: number;
+  audioMs?: number;
 }
 
 export interface Turn {
@@ -62,7 +62,7 @@ export interface State {
   /** The number of the turn that is being answered. */
   answering: number | null;
   /** Sound of the assistant is being played. */
-  sounding: boolean;
+  playing: boolean;
   turns: Turn[];
   notices: Notice[];
   microphone: "off" | "on" | string;
@@ -78,7 +78,7 @@ export const INITIAL: State = {
   userSpeaking: false,
   asking: false,
   answering: null,
-  sounding: false,
+  playing: false,
   turns: [],
   notices: [],
   microphone: "off",
@@ -94,8 +94,8 @@ export type Change =
   | { kind: "link"; link: Link }
   | { kind: "microphone"; microphone: State["microphone"] }
   | { kind: "complete" }
-  | { kind: "hushed" }
-  | { kind: "sound"; on: boolean; nowMs: number }
+  | { kind: "playback_stopped" }
+  | { kind: "playback"; on: boolean; nowMs: number }
   | { kind: "playout"; stalls: number; bufferMs: number }
   | { kind: "notice"; code: string; message: string }
   | { kind: "dismiss"; id: number }
@@ -107,8 +107,8 @@ export type Phase = "offline" | "idle" | "listening" | "hearing" | "thinking" | 
 export function phaseOf(state: State): Phase {
   if (state.link.kind !== "open") return "offline";
   if (state.userSpeaking) return "hearing";
-  const begun = state.turns.at(-1)?.latency.soundMs !== undefined; // a stall is no thinking
-  if (state.sounding || (state.answering !== null && begun)) return "speaking";
+  const begun = state.turns.at(-1)?.latency.audioMs !== undefined; // a stall is no thinking
+  if (state.playing || (state.answering !== null && begun)) return "speaking";
   if (state.asking || state.answering !== null) return "thinking";
   return state.listening && state.microphone === "on" ? "listening" : "idle";
 }
@@ -243,9 +243,9 @@ function onServer(state: State, event: ServerEvent, nowMs: number): State {
     case "first_text":
       return withLatency(state, event.turn, "serverTextMs", () => event.ms);
     case "first_codes":
-      return withLatency(state, event.turn, "serverCodesMs", () => event.ms);
+      return withLatency(state, event.turn, "serverTokensMs", () => event.ms);
     case "first_audio":
-      return withLatency(state, event.turn, "serverSoundMs", () => event.ms);
+      return withLatency(state, event.turn, "serverAudioMs", () => event.ms);
     case "tool_call":
       return withTurn(state, event.turn, ({ tools }) => ({
         tools: [...tools, { name: event.name, arguments: event.arguments }],
@@ -292,8 +292,8 @@ export function reduce(state: State, change: Change): State {
       );
     case "complete":
       return { ...state, listening: false, asking: true };
-    case "hushed":
-      return { ...state, answering: null, asking: false, sounding: false };
+    case "playback_stopped":
+      return { ...state, answering: null, asking: false, playing: false };
     case "asked": {
       const event = {
         event: "turn_start",
@@ -321,15 +321,15 @@ export function reduce(state: State, change: Change): State {
     }
     case "microphone":
       return { ...state, microphone: change.microphone };
-    case "sound": {
-      const sounding = { ...state, sounding: change.on };
+    case "playback": {
+      const playing = { ...state, playing: change.on };
       const packet = state.turns.findLast((turn) => turn.number === current(state))?.latency
         .packetMs;
-      if (!change.on || packet === undefined) return sounding;
+      if (!change.on || packet === undefined) return playing;
       return withLatency(
-        sounding,
+        playing,
         current(state),
-        "soundMs",
+        "audioMs",
         (turn) => change.nowMs - turn.askedAtMs,
       );
     }

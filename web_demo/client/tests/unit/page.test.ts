@@ -78,22 +78,22 @@ describe("the latency read-out", () => {
   it("splits a turn in stages that add up to the first sound", () => {
     const latency = {
       serverTextMs: 100,
-      serverCodesMs: 150,
-      serverSoundMs: 300,
+      serverTokensMs: 150,
+      serverAudioMs: 300,
       packetMs: 310,
-      soundMs: 380,
+      audioMs: 380,
     };
     const stages = stagesOf(latency);
     expect(stages).toEqual([
       { stage: "text", ms: 100 },
-      { stage: "codes", ms: 50 },
-      { stage: "sound", ms: 150 },
+      { stage: "tokens", ms: 50 },
+      { stage: "audio", ms: 150 },
       { stage: "play", ms: 80 },
     ]);
   });
 
   it("has two stages where the server tells nothing of itself", () => {
-    expect(stagesOf({ packetMs: 500, soundMs: 560 })).toEqual([
+    expect(stagesOf({ packetMs: 500, audioMs: 560 })).toEqual([
       { stage: "answer", ms: 500 },
       { stage: "play", ms: 60 },
     ]);
@@ -108,7 +108,7 @@ describe("the latency read-out", () => {
 });
 
 describe("waveforms", () => {
-  it("use the ear's scale", () => {
+  it("use a logarithmic scale", () => {
     expect(loudness(0)).toBe(0);
     expect(loudness(0.001)).toBe(0);
     expect(loudness(0.1)).toBeCloseTo(0.6);

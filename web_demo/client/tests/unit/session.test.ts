@@ -19,8 +19,8 @@ const world = vi.hoisted(() => ({
   flush: () => Promise.resolve(),
 }));
 
-vi.mock("../../src/session/mouth", () => ({
-  Mouth: {
+vi.mock("../../src/session/audio-output", () => ({
+  AudioOutput: {
     create: async () => ({
       player: {
         running: world.running,
@@ -32,15 +32,15 @@ vi.mock("../../src/session/mouth", () => ({
       beginStream: () => {},
       beginReply: () => world.heard.push("begin"),
       endReply: () => world.heard.push("end"),
-      hush: () => world.heard.push("hush"),
-      say: () => false,
+      stopPlayback: () => world.heard.push("stop"),
+      play: () => false,
       heardMs: () => 0,
       close: () => {},
     }),
   },
 }));
-vi.mock("../../src/session/ear", () => ({
-  Ear: class {
+vi.mock("../../src/session/microphone-input", () => ({
+  MicrophoneInput: class {
     open = false;
     openMicrophone = () => new Promise<boolean>((resolve) => world.openings.push(resolve));
     closeMicrophone = () => world.closings++;
@@ -124,7 +124,7 @@ describe("a conversation", () => {
     expect(session.state.answering).toBe(2);
     expect(session.state.turns[0]).toMatchObject({ answer: "so far", end: "interrupted" });
     event({ event: "turn_end", turn: 2, reason: "interrupted", text: "" });
-    expect(world.heard).toEqual(["hush"]);
+    expect(world.heard).toEqual(["stop"]);
   });
 
   it("follows a server that took long to say that it sends events", async () => {
@@ -159,7 +159,7 @@ describe("a conversation", () => {
     const session = await talking();
     event(READY);
     world.flush = () => {
-      session.ear.onBroken();
+      session.input.onBroken();
       return Promise.reject(new Error());
     };
     await session.finish();

@@ -33,8 +33,8 @@ describe("a conversation's state", () => {
       [listening(false), "thinking"],
       [asked(1), "thinking"],
       [{ kind: "packet", nowMs: 4 }, "thinking"],
-      [{ kind: "sound", on: true, nowMs: 5 }, "speaking"],
-      [{ kind: "sound", on: false, nowMs: 6 }, "speaking"], // a stall
+      [{ kind: "playback", on: true, nowMs: 5 }, "speaking"],
+      [{ kind: "playback", on: false, nowMs: 6 }, "speaking"], // a stall
       [ended(1, "Yes."), "idle"],
     ];
     let state = INITIAL;
@@ -88,19 +88,19 @@ describe("a conversation's state", () => {
         { kind: "packet", nowMs: 1310 },
         { kind: "packet", nowMs: 1350 },
         { kind: "text", text: "a", nowMs: 1320 },
-        { kind: "sound", on: true, nowMs: 1380 },
-        { kind: "sound", on: false, nowMs: 1400 },
-        { kind: "sound", on: true, nowMs: 1500 },
+        { kind: "playback", on: true, nowMs: 1380 },
+        { kind: "playback", on: false, nowMs: 1400 },
+        { kind: "playback", on: true, nowMs: 1500 },
       ],
       connected,
     );
     expect(state.turns[0]!.latency).toEqual({
       serverTextMs: 100,
-      serverCodesMs: 150,
-      serverSoundMs: 300,
+      serverTokensMs: 150,
+      serverAudioMs: 300,
       packetMs: 310,
       textMs: 320,
-      soundMs: 380,
+      audioMs: 380,
     });
   });
 

@@ -6,9 +6,9 @@ import { OggOpusDecoder } from "../audio/decoder";
 import { Player } from "../audio/player";
 import type { PlayoutReport } from "../audio/playout.worklet";
 
-export class Mouth {
+export class AudioOutput {
   onReport: (report: PlayoutReport) => void = () => {};
-  onSound: (samples: Float32Array) => void = () => {};
+  onSamples: (samples: Float32Array) => void = () => {};
 
   private accepting = false;
   private last = { playedMs: 0, bufferedMs: 0, atMs: 0, playing: false };
@@ -26,9 +26,9 @@ export class Mouth {
   }
 
   /** To be called from a click or key press. */
-  static async create(): Promise<Mouth> {
+  static async create(): Promise<AudioOutput> {
     const [player, decoder] = await Promise.all([Player.create(), OggOpusDecoder.create()]);
-    return new Mouth(player, decoder);
+    return new AudioOutput(player, decoder);
   }
 
   beginStream(): void {
@@ -44,10 +44,10 @@ export class Mouth {
   }
 
   /** Whether this is sound of the reply; what was interrupted still arrives for a moment. */
-  say(bytes: Uint8Array): boolean {
+  play(bytes: Uint8Array): boolean {
     const samples = this.decoder.decode(bytes);
     if (!this.accepting || !samples.length) return false;
-    this.onSound(samples);
+    this.onSamples(samples);
     this.player.push(samples);
     return true;
   }
@@ -58,7 +58,7 @@ export class Mouth {
   }
 
   /** Silence, now. Nothing is said until the next reply begins. */
-  hush(): void {
+  stopPlayback(): void {
     this.accepting = false;
     this.clear();
   }
