@@ -11,7 +11,7 @@ import { loadSettings, type Settings, saveSettings } from "./settings";
 
 const TOKEN = "funaudiochat.token";
 
-/** Takes the token out of the address, where history, screenshots and shared links would keep it. */
+/** Remove the token from the address, where history, screenshots and shared links would keep it. */
 function takeToken(): string {
   const url = new URL(window.location.href);
   const token = url.searchParams.get("token");

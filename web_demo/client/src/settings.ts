@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** What the user has chosen, kept in this browser. */
+/** User settings, stored in this browser. */
 
 import type { ServerInfo } from "./protocol/events";
 

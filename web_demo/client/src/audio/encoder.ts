@@ -17,7 +17,7 @@ export class OpusEncoder {
   private broken: Error | null = null;
   private flushed: { resolve: () => void; reject: (error: Error) => void }[] = [];
 
-  /** `onBroken` is called once, when the worker fails or cannot be loaded: no page comes any more. */
+  /** `onBroken` is called once, when the worker fails or cannot be loaded; no more pages follow. */
   constructor(
     private readonly onPage: (page: Uint8Array) => void,
     onBroken: () => void,

@@ -1,7 +1,7 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 
-/** Reads a sound file of any kind the browser knows as mono samples; rejects if it cannot. */
+/** Decode an audio file of any format the browser supports to mono samples; rejects on failure. */
 export async function decodeAudioFile(file: Blob, rateHz: number): Promise<Float32Array> {
   const context = new OfflineAudioContext(1, 1, rateHz);
   const decoded = await context.decodeAudioData(await file.arrayBuffer());

@@ -30,7 +30,7 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
 
 /**
  * Turns bytes into packets, however the bytes are cut. A page whose checksum fails is skipped and
- * reading goes on at the next page, so that one damaged page costs its own sound only.
+ * reading goes on at the next page, so that a damaged page loses only its own audio.
  */
 export class OggReader {
   private rest: Uint8Array = new Uint8Array(0);

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The playing side's AudioWorklet: a PlayoutQueue with a message port. */
+/** Playout AudioWorklet: a PlayoutQueue with a message port. */
 
 import { type PlayoutEvent, PlayoutQueue } from "./playout";
 

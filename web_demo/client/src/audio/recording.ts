@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** Keeps what was said on both sides, in this page only, and writes it as a WAV file on request. */
+/** Records both sides in the browser's memory and exports them as a WAV file on request. */
 
 import { SAMPLE_RATE_HZ } from "./decoder";
 import { writeWav } from "./wav";
@@ -41,7 +41,7 @@ export class Recording {
   /** `maxSamples` bounds the memory (2 bytes a sample): the oldest clips go first. */
   constructor(private readonly maxSamples = 100_000_000) {}
 
-  /** Adds sound to the newest clip of `side`, or to a new one that begins at `startMs`. */
+  /** Add audio to the newest clip of `side`, or to a new one that begins at `startMs`. */
   add(side: Side, startMs: number, rateHz: number, samples: Float32Array, fresh: boolean): void {
     let clip = this.clips.findLast((candidate) => candidate.side === side);
     if (fresh || !clip || clip.rateHz !== rateHz) {

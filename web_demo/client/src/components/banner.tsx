@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** What is wrong or waited for, in plain words. */
+/** Banners for problems and waiting. */
 
 import { useEffect, useState } from "react";
 import { useText } from "../i18n/text";

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The other ways to ask: typed words and sound files. */
+/** Typed questions and audio files. */
 
 import { useRef, useState } from "react";
 import { useText } from "../i18n/text";

@@ -120,7 +120,7 @@ interface NumberProps {
   onChange: (value: number | null) => void;
 }
 
-/** A number, or nothing for the model's own value. What is out of range is not taken. */
+/** A number, or nothing for the model's own value. Values out of range are ignored. */
 export function OptionalNumber({ label, value, placeholder, onChange, ...range }: NumberProps) {
   return (
     <Field label={label}>

@@ -21,7 +21,7 @@ interface Props {
   session: Session;
   settings: Settings;
   onChange: (change: Partial<Settings>) => void;
-  /** Why the talk could not begin again. */
+  /** Why the session could not be restarted. */
   problem: Problem | null;
   onAgain: () => void;
   onAgainWithout: () => void;
@@ -48,7 +48,7 @@ function useSpaceBar(session: Session): void {
   }, [session]);
 }
 
-/** A phone that falls asleep would end the talk. */
+/** Keep the screen on: a sleeping phone would end the session. */
 function useWakeLock(awake: boolean): void {
   useEffect(() => {
     if (!awake || !("wakeLock" in navigator)) return;

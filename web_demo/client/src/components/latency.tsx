@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** How long the answer took, and where the time went. */
+/** Latency of the last reply, by stage. */
 
 import { useState } from "react";
 import { useText } from "../i18n/text";
@@ -9,8 +9,8 @@ import type { Latency, State } from "../session/state";
 type Stage = "text" | "tokens" | "audio" | "answer" | "play";
 
 /**
- * The stages of a turn in order, each with the time it took alone. Where the server tells nothing
- * of itself, all up to the first packet is one stage.
+ * The stages of a turn in order, each with the time it took alone. If the server
+ * reports no timings, everything up to the first packet is one stage.
  */
 export function stagesOf(latency: Latency): { stage: Stage; ms: number }[] {
   const { serverTextMs, serverTokensMs, serverAudioMs, packetMs, audioMs } = latency;

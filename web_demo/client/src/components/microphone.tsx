@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** Testing the microphone before a talk, and help when there is none. */
+/** Microphone test before a session, and help when it cannot be opened. */
 
 import { useEffect, useRef, useState } from "react";
 import { Capture, MicrophoneError, type MicrophoneProblem } from "../audio/capture";
@@ -13,7 +13,7 @@ import { loudness, Waveform } from "./waveform";
 export type Problem = MicrophoneProblem | "lost";
 const HOLD_MS = 1500;
 
-/** One word for the loudest sound of the last moment. */
+/** Classify the recent peak level. */
 function wordFor(peak: number): "silent" | "quiet" | "good" | "loud" {
   if (peak > 0.98) return "loud";
   const loud = loudness(peak);

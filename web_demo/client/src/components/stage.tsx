@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** Who speaks, both voices, and the one button that matters. */
+/** Who is speaking, both waveforms, and the main button. */
 
 import { useEffect, useRef } from "react";
 

@@ -26,7 +26,7 @@ interface Props {
   onStartWithout: () => void;
 }
 
-/** Asks the server about itself, again and again while it does not answer. */
+/** Poll the server's info. */
 function useServer(token: string): Reachable | null {
   const [reachable, setReachable] = useState<Reachable | null>(null);
   useEffect(() => {
@@ -219,7 +219,7 @@ interface PersonasProps {
   server: ServerInfo | null;
 }
 
-/** Nothing where the model plays no persona but its own. */
+/** Render nothing if the model supports no persona but its own. */
 export function Personas({ settings, onChange, server }: PersonasProps) {
   const text = useText();
   const personas = playable(server);

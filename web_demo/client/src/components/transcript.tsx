@@ -1,13 +1,13 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** What both sides said, by turn. */
+/** The transcript of both sides, by turn. */
 
 import { useEffect, useRef, useState } from "react";
 import { useText } from "../i18n/text";
 import { phaseOf, type State, type ToolUse, type Turn } from "../session/state";
 import { Icon } from "./icons";
 
-/** A reader that has scrolled up is left in peace; one at the end is kept there. */
+/** Keep the view at the end unless the user has scrolled up. */
 function useFollow(change: unknown) {
   const box = useRef<HTMLDivElement>(null);
   const follow = useRef(true);

@@ -44,7 +44,7 @@ interface Props {
   /** Peak of the last moment, 0 to 1. */
   level: () => number;
   className: string;
-  /** New sound enters at the right instead of the left. */
+  /** New audio enters at the right instead of the left. */
   reversed?: boolean;
 }
 

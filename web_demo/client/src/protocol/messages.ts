@@ -7,7 +7,7 @@
  *   01 audio      Ogg/Opus bytes       05 error     UTF-8
  *   02 text       UTF-8                06 ping
  *   03 control    one action byte      07 coloured  colour byte, UTF-8
- *                                      08 file      a sound file
+ *                                      08 file      an audio file
  */
 
 const ACTIONS = ["start", "endTurn", "pause", "restart"] as const;

@@ -1,10 +1,10 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The conversation as files. */
+/** Export the conversation as files. */
 
 import type { State } from "./state";
 
-/** One line for each side of each turn. */
+/** Format each turn as one line per side. */
 export function asText(state: State, you: string, assistant: string): string {
   return state.turns
     .map((turn) => `${you}: ${turn.question || `(${turn.source})`}\n${assistant}: ${turn.answer}\n`)
@@ -20,7 +20,7 @@ export function asJson(state: State, ended: Date): string {
   );
 }
 
-/** Offers `blob` as a download. */
+/** Offer `blob` as a download. */
 export function save(blob: Blob, name: string): void {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);

@@ -1,19 +1,19 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The way from microphone or sound file to Ogg/Opus pages; one stream for each connection. */
+/** Microphone or audio file to Ogg/Opus pages; one stream per connection. */
 
 import { Capture, type CaptureOptions } from "../audio/capture";
 import { OpusEncoder } from "../audio/encoder";
 import { decodeAudioFile } from "../audio/file";
 
-/** What the encoder is fed with while there is no microphone. */
+/** Sample rate of the stream while no microphone is open. */
 const FILE_RATE_HZ = 48000;
-const FILE_SPEED = 4; // times real time: a server of the reference loses a burst
+const FILE_SPEED = 4; // times real time: a reference server loses bursts
 
 export class MicrophoneInput {
   /** Loudest sample of the last 20 ms, from 0 to 1. */
   level = 0;
-  /** Whether sound is to be sent now. */
+  /** Whether audio is sent at the moment. */
   open = false;
   onSamples: (frame: Float32Array, rateHz: number) => void = () => {};
   onLost: () => void = () => {};
@@ -30,8 +30,8 @@ export class MicrophoneInput {
   }
 
   /**
-   * Opens the microphone, anew if it is open; throws a MicrophoneError where that cannot be.
-   * Returns false, and leaves none open, if it was closed or opened otherwise meanwhile.
+   * Open the microphone, closing it first if it is open; throws a MicrophoneError on failure.
+   * Returns false, and leaves none open, if another open or close came in between.
    */
   async openMicrophone(options: CaptureOptions): Promise<boolean> {
     this.closeMicrophone();
@@ -66,14 +66,14 @@ export class MicrophoneInput {
     this.encoder.begin(this.rateHz);
   }
 
-  /** Resolves when all that was heard so far has been handed to the socket; rejects if it cannot. */
+  /** Resolve once all captured audio has been handed to the socket; reject if the encoder failed. */
   flush(): Promise<void> {
     return this.encoder.flush();
   }
 
   /**
-   * Says a file as if it were spoken; rejects if the browser cannot read it. Returns whether it was
-   * said to its end: opening the microphone stops it.
+   * Stream a file as if it were spoken; reject if the browser cannot decode it. Returns whether it
+   * was sent to its end: opening the microphone stops it.
    */
   async streamFile(file: Blob): Promise<boolean> {
     this.reading = true;

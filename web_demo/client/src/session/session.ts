@@ -15,7 +15,7 @@ import { MicrophoneInput } from "./microphone-input";
 import { QUIET_MS, ReferenceAdapter } from "./reference";
 import { type Change, current, INITIAL, phaseOf, reduce, type State } from "./state";
 
-/** How long a server may take after its handshake to say that it sends events. */
+/** Time after the handshake within which a server must send its first event. */
 const EVENTS_WITHIN_MS = 700;
 const PLAYED_EVERY_MS = 500;
 
@@ -53,7 +53,7 @@ export class Session {
   }
 
   /**
-   * To be called from a click or key press. Beginning a hands-free talk asks for the microphone:
+   * Must be called from a click or key press. A hands-free session asks for the microphone at once:
    * `state.microphone` tells whether it could be opened. Otherwise the button asks for it.
    */
   static async create(settings: Settings): Promise<Session> {
@@ -63,7 +63,7 @@ export class Session {
     return session;
   }
 
-  /** @param firstQuestion is asked when the talk begins. */
+  /** @param firstQuestion is asked as soon as the session is ready. */
   connect(token: string, firstQuestion = ""): void {
     this.firstQuestion = firstQuestion;
     this.connection = new Connection(token, {
@@ -89,16 +89,16 @@ export class Session {
     return this.state.playing ? this.output.player.level() : 0;
   }
 
-  // What the user does
+  // User actions
 
-  /** The one thing the main button does now. */
+  /** Perform the main button's current action. */
   toggle(): void {
     const phase = phaseOf(this.state);
     if (phase === "listening" || phase === "hearing") void this.finish();
     else if (phase !== "offline") this.listen();
   }
 
-  /** Opens the microphone and listens; an answer that is on its way or playing stops. */
+  /** Open the microphone and listen; stops a reply that is pending or playing. */
   listen(): void {
     this.begin();
     if (this.state.microphone !== "on") void this.openMicrophone();
@@ -136,7 +136,7 @@ export class Session {
     this.connection?.send({ type: "file", data });
   }
 
-  /** Forgets the conversation, here and on the server. */
+  /** Clear the conversation, here and on the server. */
   forget(): void {
     this.releaseMicrophone();
     this.stopPlayback();
@@ -152,7 +152,7 @@ export class Session {
     this.change({ kind: "dismiss", id });
   }
 
-  /** Follows changed settings; opens the microphone anew if its own have changed while it is open. */
+  /** Apply changed settings; reopens the microphone if its own settings changed while it is open. */
   async apply(settings: Settings): Promise<void> {
     const before = this.settings;
     this.settings = settings;
@@ -167,7 +167,7 @@ export class Session {
     else this.change({ kind: "microphone", microphone: "off" }); // another device may do: the button tries it
   }
 
-  /** A hands-free talk listens all the time; otherwise the button opens the microphone. */
+  /** Keep the microphone open in hands-free mode; otherwise the button opens it. */
   private async followHandsFree(): Promise<void> {
     const { link, microphone, server } = this.state;
     if (!this.settings.handsFree || !server?.vad) this.closeMicrophone();
@@ -202,12 +202,12 @@ export class Session {
     if (this.state.microphone === "on") this.change({ kind: "microphone", microphone: "off" });
   }
 
-  /** A question asked in another way takes the place of one that was being spoken. */
+  /** Close the microphone before a typed or file question, which replaces a spoken one. */
   private releaseMicrophone(): void {
     if (!this.state.handsFree) this.closeMicrophone();
   }
 
-  /** The talk as a WAV file; null, and a notice, if the browser cannot make it. */
+  /** Export the session as WAV; null, and a notice, if the browser cannot render it. */
   async wav(): Promise<Blob | null> {
     try {
       return await this.recording.wav();
@@ -217,7 +217,7 @@ export class Session {
     }
   }
 
-  /** Ends the talk; transcript and recording stay. */
+  /** End the session; transcript and recording stay available. */
   end(code = "bye"): void {
     if (this.state.link.kind === "ended") return;
     this.connection?.close();
@@ -266,10 +266,10 @@ export class Session {
     this.connection?.send({ type: "metadata", data });
   }
 
-  /** A server without files is told its content as if it were spoken. */
+  /** Stream a file as speech to a server that accepts no files. */
   private async streamFile(file: File): Promise<void> {
     this.releaseMicrophone();
-    this.begin(); // what was said before is no part of it
+    this.begin(); // earlier speech is not part of it
     this.change({ kind: "complete" });
     try {
       if (await this.input.streamFile(file)) await this.finish();
@@ -279,7 +279,7 @@ export class Session {
     }
   }
 
-  // What the server and the loudspeaker say
+  // Events from the server and the audio output
 
   private receive(message: Message): void {
     if (message.type === "handshake") {
@@ -387,7 +387,7 @@ export class Session {
     this.watchQuiet();
   }
 
-  /** A reference server never says that its reply is over: after its sound, quiet means it. */
+  /** A reference server never reports the end of a reply: silence after its audio marks it. */
   private watchQuiet(): void {
     if (!this.reference) return;
     window.clearTimeout(this.quietTimer);

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** What the page shows of a conversation, as a pure function of what has happened. */
+/** The state the page shows, as a pure reducer over everything that happens. */
 
 import type { EventOf, ServerEvent, ServerInfo } from "../protocol/events";
 
@@ -12,7 +12,7 @@ export interface ToolUse {
   result?: unknown;
 }
 
-/** When things happened; milliseconds since the question ended. `server*` are its own measures. */
+/** When things happened; milliseconds since the question ended. `server*` are measured by the server. */
 export interface Latency {
   serverTextMs?: number;
   serverTokensMs?: number;
@@ -36,7 +36,7 @@ export interface Turn {
   end: "done" | "interrupted" | "error" | null;
 }
 
-/** Something to tell the user: a code the page has words for, and the server's own message. */
+/** A message to the user: a code with a text in i18n, and the server's own message. */
 export interface Notice {
   id: number;
   code: string;
@@ -61,7 +61,7 @@ export interface State {
   asking: boolean;
   /** The number of the turn that is being answered. */
   answering: number | null;
-  /** Sound of the assistant is being played. */
+  /** The assistant's audio is playing. */
   playing: boolean;
   turns: Turn[];
   notices: Notice[];
@@ -107,7 +107,7 @@ export type Phase = "offline" | "idle" | "listening" | "hearing" | "thinking" | 
 export function phaseOf(state: State): Phase {
   if (state.link.kind !== "open") return "offline";
   if (state.userSpeaking) return "hearing";
-  const begun = state.turns.at(-1)?.latency.audioMs !== undefined; // a stall is no thinking
+  const begun = state.turns.at(-1)?.latency.audioMs !== undefined; // a stall does not count as thinking
   if (state.playing || (state.answering !== null && begun)) return "speaking";
   if (state.asking || state.answering !== null) return "thinking";
   return state.listening && state.microphone === "on" ? "listening" : "idle";
@@ -125,7 +125,7 @@ function withNotice(state: State, code: string, message: string): State {
   return { ...state, notices: [...others, { id, code, message }].slice(-MAX_NOTICES) };
 }
 
-/** Changes the newest turn of that number (numbers begin anew when a conversation does). */
+/** Changes the newest turn of that number (numbering restarts with each conversation). */
 function withTurn(
   state: State,
   number: number | null,
@@ -136,7 +136,7 @@ function withTurn(
   return turn ? { ...state, turns: state.turns.with(at, { ...turn, ...change(turn) }) } : state;
 }
 
-/** Notes the first time only that something happened in a turn. */
+/** Record a latency mark of a turn; later marks of the same stage are ignored. */
 function withLatency(
   state: State,
   number: number | null,
@@ -149,7 +149,7 @@ function withLatency(
   return withTurn(state, number, (turn) => ({ latency: { ...turn.latency, [stage]: ms(turn) } }));
 }
 
-/** The turn that is answered, or the last one: its sound and text may outlast its making. */
+/** The turn that is answered, or the last one: its audio and text may arrive after its end. */
 export const current = (state: State) => state.answering ?? state.turns.at(-1)?.number ?? null;
 
 function startTurn(state: State, event: EventOf<"turn_start">, nowMs: number): State {
@@ -181,7 +181,7 @@ function startTurn(state: State, event: EventOf<"turn_start">, nowMs: number): S
 /** The number of a question that was sent but not yet taken. */
 const PENDING = -1;
 
-/** What stays true only until something else happens: its notices go then. */
+/** Events that clear notices which no longer apply. */
 const ENDED_BY: Partial<Record<ServerEvent["event"], string[]>> = {
   ready: ["queue_full", "going_away", "draining", "internal", "idle", "file_too_large"],
   listening: ["no_audio", "utterance_too_long"],
