@@ -240,9 +240,9 @@ export const en = {
   stages: {
     text: "first text",
     tokens: "speech tokens",
-    audio: "speech synthesis",
+    audio: "synthesis",
     answer: "first packet",
-    play: "network and buffer",
+    play: "delivery",
   },
   median: "Median of all turns",
   buffer: "Playback buffer",
