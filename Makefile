@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TINY := outputs/tiny
 
 .PHONY: setup demo test test-slow test-pythons test-transformers lint train-setup eval-setup \
-  eval-demo tiny-recipe page page-test judge-setup serve nano wheel docs
+  eval-demo tiny-recipe page page-lint page-test judge-setup serve nano wheel docs
 
 setup: $(VENV)/ready
 
@@ -147,6 +147,10 @@ serve: page $(VENV)/serve
 # Nano from nothing: data, training, scores. training/nano/README.md says what it needs.
 nano: train-setup
 	bash training/nano/run.sh
+
+# Types, lint rules and format of the page's sources.
+page-lint: $(PAGE_MODULES)
+	cd web_demo/client && npm run lint
 
 page-test: page $(PAGE_MODULES)
 	cd web_demo/client && npm test

@@ -32,8 +32,8 @@ def test_two_spoken_turns_are_heard_and_read(browser, server, speaking):
         captions = page.captions()
         assert len(captions) == turn
         assert captions[-1][1].strip()
-    assert "made sound" in page.see(".latency")
-    assert "way to you" in page.see(".latency")
+    assert "synthesis" in page.see(".latency")
+    assert "delivery" in page.see(".latency")
     assert set(
         page.evaluate(
             "[...document.querySelectorAll('.swatch')].flatMap("
@@ -54,14 +54,14 @@ def test_typed_words_and_a_file_are_questions_and_all_of_it_is_saved(
     page.see("role=button[name='Speak']")
     captions = page.captions()
     assert [question for question, _ in captions] == ["Where is 北京?", "question.wav"]
-    assert "sound file" in page.see(".turn:last-child .you h3")
+    assert "audio file" in page.see(".turn:last-child .you h3")
 
     page.call("click", "summary[aria-label=Download]")
     page.call("download", "text=Data (JSON)", str(tmp_path / "talk.json"))
     turns = json.loads((tmp_path / "talk.json").read_text())["turns"]
     assert [(turn["source"], turn["end"]) for turn in turns] == [("text", "done"), ("file", "done")]
     page.call("click", "summary[aria-label=Download]")
-    page.call("download", "text=Sound (WAV", str(tmp_path / "talk.wav"))
+    page.call("download", "text=Audio (WAV", str(tmp_path / "talk.wav"))
     saved, rate = soundfile.read(tmp_path / "talk.wav", dtype="float32")
     heard, _ = page.heard()
     assert rate == 24000 and saved.shape[1] == 2
@@ -82,7 +82,7 @@ def test_an_interruption_is_silent_within_250_ms_and_keeps_what_was_heard(browse
         page.see(".turn .bot h3 >> text=interrupted")
         if late_s[-1] < 0.25:
             return
-        page.press("Forget this conversation")
+        page.press("Clear this conversation")
     raise AssertionError(f"never silent in time, even if a loaded machine may be late: {late_s} s")
 
 
@@ -123,7 +123,7 @@ def test_nothing_said_is_told_and_asks_nothing(browser, server, asked, tmp_path)
         speak(page)
         wait_s(page, seconds)
         page.press("Done, send it")
-        assert "Nothing was heard" in page.see(".banner[role=alert]")
+        assert "No speech was detected" in page.see(".banner[role=alert]")
         page.see(".is-idle")
         page.press("Dismiss")
     assert page.captions() == [] and asked == []
@@ -134,7 +134,7 @@ def test_a_blocked_microphone_is_told_when_it_is_asked_for(browser, server):
     page.evaluate(BLOCK_MICROPHONE)
     page.press("Speak")
     page.see("text=The microphone is blocked")
-    page.press("Go on without a microphone")
+    page.press("Continue without a microphone")
     assert "Type below" in page.see("#stage-hint")
     assert page.see("#main-button") == "No microphone"
     type_in(page, "Hello")
@@ -147,10 +147,10 @@ def test_talking_again_hands_free_with_a_blocked_microphone_is_helped(browser, s
     page.see(".turn .bot p:not(.dots)")
     page.press("End")
     page.evaluate(BLOCK_MICROPHONE)
-    page.press("Talk again")
+    page.press("Start again")
     page.see("text=The microphone is blocked")
     assert len(page.captions()) == 1  # what was said is still there to be saved
-    page.press("Go on without a microphone")
+    page.press("Continue without a microphone")
     page.see(".is-idle")
 
 
@@ -176,10 +176,10 @@ def test_all_places_taken_means_a_place_in_the_queue(browser, models):
     with running(models, max_sessions=1) as small:
         first = visit(browser, small.url)
         second = browser.open(small.url)
-        second.see("text=All places are taken")
+        second.see("text=All sessions are in use")
         second.press("Start talking")
         assert "You are next" in second.see(".banner")
-        assert "How long that takes is not known yet." in second.see(".banner")
+        assert "No estimate of the waiting time yet." in second.see(".banner")
         assert second.evaluate("document.querySelectorAll('.banner').length") == 1
         assert second.see(".phase") == "In the queue"
         third = browser.open(small.url)
@@ -194,7 +194,7 @@ def test_all_places_taken_means_a_place_in_the_queue(browser, models):
 def test_a_server_that_wants_a_token_is_told_it(browser, models):
     with running(models, token="open sesame") as guarded:
         page = browser.open(guarded.url)
-        page.see("text=The server wants an access token.")
+        page.see("text=This server requires an access token.")
         page.call("fill", "input[type=password]", "open sesame")
         page.see("text=is ready")
         page.press("Start talking")
@@ -235,7 +235,7 @@ def test_a_machine_without_a_sound_device_is_told_and_talks_in_text(browser, ser
         "Object.defineProperty(AudioContext.prototype, 'state', { get: () => 'suspended' })"
     )
     page.press("Start talking")
-    assert "no loudspeaker was found" in page.see(".banner[role=alert]")
+    assert "no speaker was found" in page.see(".banner[role=alert]")
     page.see(".is-idle")
     type_in(page, "Hello")
     page.see(".turn .bot p:not(.dots)")
@@ -253,7 +253,7 @@ def test_a_lost_server_is_told_and_found_again(browser, folders):
         assert "The connection was lost" in page.see(".banner")
     with started(folders, "--port", first.url.rpartition(":")[2]):
         page.see(".is-idle", 120)
-        assert "no longer knows" in page.see(".banner")
+        assert "no longer has the earlier conversation" in page.see(".banner")
         type_in(page, "Are you there again?")
         page.see("role=button[name='Speak']", 60)
         assert [question for question, _ in page.captions()] == [

@@ -39,7 +39,7 @@ def test_tool_calls_are_shown_and_the_conversation_is_saved(browser, models, tmp
         type_in(page, "Hi")
         page.see("role=button[name='Speak']")
         page.press("Settings")
-        page.call("check", "dialog >> role=switch[name='May use tools']")
+        page.call("check", "dialog >> role=switch[name='Allow tools']")
         page.press("Close")
         type_in(page, "Is it warm in Paris?")
         page.see("role=button[name='Speak']")
@@ -64,7 +64,7 @@ def test_tool_calls_are_shown_and_the_conversation_is_saved(browser, models, tmp
     assert second["tools"] == [
         {"name": "get_weather", "arguments": {"city": "Paris"}, "result": weather}
     ]
-    assert second["latency"]["soundMs"] > 0
+    assert second["latency"]["audioMs"] > 0
 
 
 def test_errors_are_told_in_plain_words_and_the_talk_goes_on(browser, models, tmp_path):
@@ -84,7 +84,7 @@ def test_errors_are_told_in_plain_words_and_the_talk_goes_on(browser, models, tm
         page.press("Dismiss")
         page.wait_until("!document.querySelector('.banner')")
         type_in(page, "Fail.")
-        assert "The answer failed. Ask again." in page.see(".banner[role=alert]")
+        assert "The answer failed. Please ask again." in page.see(".banner[role=alert]")
         page.wait_until("document.querySelectorAll('.turn .bot h3 .bad').length == 2")
         type_in(page, "And now?")
         page.see(".turn:last-child .bot >> text=Hello.")
@@ -110,7 +110,7 @@ def test_what_the_user_said_is_written_down_unless_switched_off(browser, models,
         page.press("Done, send it")
         assert page.see(".turn .you > p") == "What is the capital of France?"
         page.press("Settings")
-        page.call("uncheck", "dialog >> role=switch[name='Write down what I say']")
+        page.call("uncheck", "dialog >> role=switch[name='Transcribe what I say']")
         page.press("Close")
         speak(page)
         wait_s(page, 2)

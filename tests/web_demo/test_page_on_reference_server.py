@@ -48,7 +48,7 @@ def ask_file(page: browsers.Page, path: Path, samples: np.ndarray) -> None:
 
 def test_a_spoken_question_is_answered_in_sound_and_text(browser, server, url, speaking):
     page = browser.open(url, speaking)
-    page.see("text=A server is there")
+    page.see("text=The server is ready")
     page.call("check", "role=radio[name=/Brief/]")
     page.press("Start talking")
     page.press("Speak")
@@ -67,7 +67,7 @@ def test_a_spoken_question_is_answered_in_sound_and_text(browser, server, url, s
     assert np.abs(heard).max() == pytest.approx(np.abs(asked).max(), rel=0.25)
     assert sounds.likeness(heard, asked) > 0.85
     assert page.captions() == [("", f"I heard {asked.size / RATE_HZ:.1f} seconds, 你好.")]
-    assert "from the end of the question to the first sound" in page.see(".latency")
+    assert "from the end of the question to the first audio" in page.see(".latency")
     assert '"system_prompt"' in server.metadata[0] and "short sentences" in server.metadata[0]
 
 
@@ -119,7 +119,7 @@ def test_a_denied_microphone_is_explained_and_not_needed(browser, server, url, t
     page.press("Start talking")
     page.press("Speak")
     assert "Set “Microphone” to “Allow”" in page.see("role=alert")
-    page.press("Go on without a microphone")
+    page.press("Continue without a microphone")
     page.wait_until("document.querySelector('.composer button')?.disabled === false")
     ask_file(page, tmp_path / "tone.wav", tone(1.0, 600))
     page.see(".turn .bot >> text=I heard 1.0 seconds")

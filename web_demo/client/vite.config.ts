@@ -32,18 +32,21 @@ export default defineConfig(({ mode }) => {
   const path = env.VITE_QUEUE_API_PATH || "/api";
   const backend = (name: string) => name.replace(path, "/api");
   // The Host header stays the page's own: the server compares it with the page's origin.
-  const api = { target, ws: true, secure: false, rewrite: backend };
+  const api = { target, ws: true, secure: false };
   return {
     base: "./",
     plugins: [react(), compress],
     build: { target: "es2022", assetsInlineLimit: 0 },
     server: {
       host: certificate ? "0.0.0.0" : "localhost",
-      https: certificate,
+      ...(certificate && { https: certificate }),
       proxy: {
-        [`${path}/simplex`]: { ...api, rewrite: (name) => backend(name).replace("/api/simplex", "/api/chat") },
-        [path]: api,
-        "/healthz": { ...api, rewrite: undefined },
+        [`${path}/simplex`]: {
+          ...api,
+          rewrite: (name: string) => backend(name).replace("/api/simplex", "/api/chat"),
+        },
+        [path]: { ...api, rewrite: backend },
+        "/healthz": api,
       },
     },
     test: { include: ["tests/unit/**/*.test.ts"] },

@@ -23,11 +23,20 @@ const INFO = {
   voices: ["anna", "ben", "mei"],
   answers: ["speech", "text"],
   vad: true,
-  tools: ["get_weather", "get_time", "get_battery"].map((name) => ({ name, description: "", parameters: {} })),
+  tools: ["get_weather", "get_time", "get_battery"].map((name) => ({
+    name,
+    description: "",
+    parameters: {},
+  })),
   default_system_prompt: "You are asked to generate both text and speech tokens at the same time.",
   defaults: { voice: "anna" },
   recording: false,
-  limits: { utterance_seconds: 60, message_bytes: 16777216, text_chars: 4000, system_prompt_chars: 4000 },
+  limits: {
+    utterance_seconds: 60,
+    message_bytes: 16777216,
+    text_chars: 4000,
+    system_prompt_chars: 4000,
+  },
   sessions: 1,
   max_sessions: 4,
   queue: 0,
@@ -37,12 +46,21 @@ const INFO = {
 const TURNS = {
   en: [
     ["Hello! Can you hear me well?", "Loud and clear. What shall we talk about?"],
-    ["What is the weather like in Lisbon today? I leave in an hour.", "Sunny and 24 degrees, with a light wind from the west. Take sunglasses; you will not need a coat."],
-    ["And how do I say “one coffee, please” there?", "Um café, por favor. Say the last word softly: fa"],
+    [
+      "What is the weather like in Lisbon today? I leave in an hour.",
+      "Sunny and 24 degrees, with a light wind from the west. Take sunglasses; you will not need a coat.",
+    ],
+    [
+      "And how do I say “one coffee, please” there?",
+      "Um café, por favor. Say the last word softly: fa",
+    ],
   ],
   zh: [
     ["你好，听得清楚吗？", "听得很清楚。我们聊点什么？"],
-    ["里斯本今天天气怎么样？我一小时后出发。", "晴天，二十四度，有一点西风。带上墨镜，不用带外套。"],
+    [
+      "里斯本今天天气怎么样？我一小时后出发。",
+      "晴天，二十四度，有一点西风。带上墨镜，不用带外套。",
+    ],
     ["那里“请来一杯咖啡”怎么说？", "Um café, por favor。最后一个词要说得"],
   ],
 };
@@ -82,8 +100,18 @@ async function converse(page, socket, turns) {
     }
     metadata(socket, { event: "turn_start", turn, source: "voice", seconds: 1.6 + 1.3 * i });
     if (turn === 2) {
-      metadata(socket, { event: "tool_call", turn, name: "get_weather", arguments: { city: "Lisbon" } });
-      metadata(socket, { event: "tool_result", turn, name: "get_weather", result: { celsius: 24, sky: "sunny" } });
+      metadata(socket, {
+        event: "tool_call",
+        turn,
+        name: "get_weather",
+        arguments: { city: "Lisbon" },
+      });
+      metadata(socket, {
+        event: "tool_result",
+        turn,
+        name: "get_weather",
+        result: { celsius: 24, sky: "sunny" },
+      });
     }
     metadata(socket, { event: "transcript", turn, text: question });
     if (last) {
@@ -101,11 +129,20 @@ async function converse(page, socket, turns) {
 const VIEWS = {
   light: { viewport: { width: 1280, height: 800 } },
   dark: { viewport: { width: 1280, height: 800 }, colorScheme: "dark" },
-  phone: { viewport: { width: 390, height: 844 }, deviceScaleFactor: 1.5, isMobile: true, hasTouch: true },
+  phone: {
+    viewport: { width: 390, height: 844 },
+    deviceScaleFactor: 1.5,
+    isMobile: true,
+    hasTouch: true,
+  },
 };
 
 async function take(browser, url, view, language) {
-  const context = await browser.newContext({ ...VIEWS[view], locale: language === "zh" ? "zh-CN" : "en-US", permissions: ["microphone"] });
+  const context = await browser.newContext({
+    ...VIEWS[view],
+    locale: language === "zh" ? "zh-CN" : "en-US",
+    permissions: ["microphone"],
+  });
   const page = await context.newPage();
   page.setDefaultTimeout(180000);
   let socket;
@@ -113,19 +150,29 @@ async function take(browser, url, view, language) {
   await page.routeWebSocket("**/api/simplex*", (opened) => {
     socket = opened;
     opened.send(Buffer.of(0, 0, 0));
-    metadata(opened, { event: "ready", ...INFO, session: "a", resume: "b", resumed: false, settings: {} });
+    metadata(opened, {
+      event: "ready",
+      ...INFO,
+      session: "a",
+      resume: "b",
+      resumed: false,
+      settings: {},
+    });
     metadata(opened, { event: "listening", on: true, hands_free: false });
     opened.onMessage((data) => {
-      if (data[0] === 3 && data[1] === 0) metadata(opened, { event: "listening", on: true, hands_free: false });
+      if (data[0] === 3 && data[1] === 0)
+        metadata(opened, { event: "listening", on: true, hands_free: false });
     });
   });
   const name = language === "zh" ? `${view}-zh` : view;
-  const shot = (what) => page.screenshot({ path: here(`${what}-${name}.jpg`), type: "jpeg", quality: 75 });
+  const shot = (what) =>
+    page.screenshot({ path: here(`${what}-${name}.jpg`), type: "jpeg", quality: 75 });
   await page.goto(url);
   await page.waitForSelector(".server-line.good");
   await shot("start");
   await page.evaluate(() => {
-    navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException("", "NotAllowedError"));
+    navigator.mediaDevices.getUserMedia = () =>
+      Promise.reject(new DOMException("", "NotAllowedError"));
   });
   await page.click(".button.big");
   await page.click("#main-button");
@@ -150,7 +197,13 @@ const server = await preview({ root: here(".."), preview: { port: 4179 } });
 const url = server.resolvedUrls.local[0];
 const browser = await chromium.launch({
   executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", `--use-file-for-fake-audio-capture=${question}`],
+  args: [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--use-fake-device-for-media-stream",
+    "--use-fake-ui-for-media-stream",
+    `--use-file-for-fake-audio-capture=${question}`,
+  ],
 });
 try {
   for (const view of Object.keys(VIEWS)) await take(browser, url, view, "en");

@@ -7,11 +7,11 @@ import { StartPage } from "./components/start-page";
 import { TEXTS, TextContext } from "./i18n/text";
 import { Session } from "./session/session";
 import { microphoneProblem } from "./session/state";
-import { loadSettings, saveSettings, type Settings } from "./settings";
+import { loadSettings, type Settings, saveSettings } from "./settings";
 
 const TOKEN = "funaudiochat.token";
 
-/** Takes the token out of the address, where history, screenshots and shared links would keep it. */
+/** Remove the token from the address, where history, screenshots and shared links would keep it. */
 function takeToken(): string {
   const url = new URL(window.location.href);
   const token = url.searchParams.get("token");
@@ -29,7 +29,10 @@ export function App() {
   const [starting, setStarting] = useState(false);
   const [problem, setProblem] = useState<Problem | null>(null);
 
-  const change = useCallback((changed: Partial<Settings>) => setSettings((before) => ({ ...before, ...changed })), []);
+  const change = useCallback(
+    (changed: Partial<Settings>) => setSettings((before) => ({ ...before, ...changed })),
+    [],
+  );
 
   useEffect(() => {
     saveSettings(settings);

@@ -1,10 +1,17 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** What the user has chosen, kept in this browser. */
+/** User settings, stored in this browser. */
 
 import type { ServerInfo } from "./protocol/events";
 
-export const PERSONAS = ["default", "companion", "tutor", "storyteller", "brief", "custom"] as const;
+export const PERSONAS = [
+  "default",
+  "companion",
+  "tutor",
+  "storyteller",
+  "brief",
+  "custom",
+] as const;
 export type Persona = (typeof PERSONAS)[number];
 
 export interface Settings {
@@ -65,7 +72,10 @@ export const DEFAULTS: Settings = {
 
 /** Settings from storage; a field that is missing or of another type has its default. */
 export function readSettings(stored: string | null, browserLanguage: string): Settings {
-  const settings: Settings = { ...DEFAULTS, language: browserLanguage.startsWith("zh") ? "zh" : "en" };
+  const settings: Settings = {
+    ...DEFAULTS,
+    language: browserLanguage.startsWith("zh") ? "zh" : "en",
+  };
   let saved: unknown = null;
   try {
     saved = JSON.parse(stored ?? "null");
@@ -102,10 +112,15 @@ function storage(): Storage | null {
 
 /** Personas that the server's model can play; the first is the model itself. */
 export const playable = (server: Pick<ServerInfo, "personas"> | null) =>
-  PERSONAS.filter((persona) => persona === "default" || (server?.personas?.includes(persona) ?? true));
+  PERSONAS.filter(
+    (persona) => persona === "default" || (server?.personas?.includes(persona) ?? true),
+  );
 
 /** The metadata message that makes the server follow `settings`. */
-export function serverSettings(settings: Settings, server: Pick<ServerInfo, "voices" | "vad" | "personas">) {
+export function serverSettings(
+  settings: Settings,
+  server: Pick<ServerInfo, "voices" | "vad" | "personas">,
+) {
   const plays = playable(server).some((persona) => persona === settings.persona);
   const chosen = {
     temperature: settings.temperature,

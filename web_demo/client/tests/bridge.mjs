@@ -63,7 +63,10 @@ function listenIn() {
   };
   const { connect } = AudioNode.prototype;
   AudioNode.prototype.connect = function (target, ...rest) {
-    if (target instanceof AudioDestinationNode && !(target.context instanceof OfflineAudioContext)) {
+    if (
+      target instanceof AudioDestinationNode &&
+      !(target.context instanceof OfflineAudioContext)
+    ) {
       const node = new AudioWorkletNode(target.context, "test-tap", { numberOfOutputs: 0 });
       heard.context = target.context;
       node.port.onmessage = ({ data }) => {
@@ -80,10 +83,11 @@ function listenIn() {
 function takeHeard() {
   const { context, pieces } = window.heard;
   const samples = new Float32Array(pieces.length * 4096);
-  pieces.forEach((piece, i) => samples.set(piece, i * 4096));
+  for (const [i, piece] of pieces.entries()) samples.set(piece, i * 4096);
   const bytes = new Uint8Array(samples.buffer);
   let text = "";
-  for (let i = 0; i < bytes.length; i += 8192) text += String.fromCharCode(...bytes.subarray(i, i + 8192));
+  for (let i = 0; i < bytes.length; i += 8192)
+    text += String.fromCharCode(...bytes.subarray(i, i + 8192));
   return { rateHz: context.sampleRate, float32: btoa(text) };
 }
 
@@ -94,7 +98,11 @@ async function open({ url, wav, deny = false, context: options = {} }) {
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     headless: true,
     // Without this flag and without a permission, a headless browser denies the microphone.
-    args: [...FLAGS, ...(deny ? [] : ["--use-fake-ui-for-media-stream"]), ...(wav ? [`--use-file-for-fake-audio-capture=${wav}`] : [])],
+    args: [
+      ...FLAGS,
+      ...(deny ? [] : ["--use-fake-ui-for-media-stream"]),
+      ...(wav ? [`--use-file-for-fake-audio-capture=${wav}`] : []),
+    ],
     reducedMotion: "reduce", // less to draw for a loaded machine
     locale: "en-US",
     viewport: { width: 1280, height: 800 },
@@ -116,7 +124,11 @@ async function open({ url, wav, deny = false, context: options = {} }) {
 }
 
 async function closeAll() {
-  while (contexts.length) await contexts.pop().close().catch(() => {});
+  while (contexts.length)
+    await contexts
+      .pop()
+      .close()
+      .catch(() => {});
   while (folders.length) rmSync(folders.pop(), { recursive: true, force: true });
 }
 
@@ -129,6 +141,7 @@ async function answer({ page: number, method, args }) {
   if (method === "see") {
     // By its handle, so that what is gone a moment later was seen all the same.
     const shown = await page.waitForSelector(args[0], args[1]);
+    // biome-ignore lint/performance/useDomNodeTextContent: hidden text must not count as seen
     return shown.evaluate((element) => element.innerText ?? "");
   }
   if (method === "download") {
@@ -139,7 +152,9 @@ async function answer({ page: number, method, args }) {
   const path = method.split(".");
   const target = path.slice(0, -1).reduce((object, name) => object[name], page);
   const result = await target[path.at(-1)](...args);
-  return ["string", "number", "boolean"].includes(typeof result) || method === "evaluate" ? result : null;
+  return ["string", "number", "boolean"].includes(typeof result) || method === "evaluate"
+    ? result
+    : null;
 }
 
 for await (const line of createInterface({ input: process.stdin })) {

@@ -2,12 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 /** The microphone: permission, device choice, 20 ms frames. */
 
-import { START_WITHIN_MS, startWithin } from "./context";
 import workletUrl from "./capture.worklet.ts?worker&url";
+import { START_WITHIN_MS, startWithin } from "./context";
 
 export type MicrophoneProblem = "denied" | "missing" | "busy" | "insecure" | "unsupported";
 
-/** Why there is no microphone, in a word the page can explain. */
+/** Why the microphone could not be opened, as a code with a text in i18n. */
 export class MicrophoneError extends Error {
   constructor(readonly problem: MicrophoneProblem) {
     super(`microphone: ${problem}`);
@@ -53,10 +53,11 @@ export class Capture {
     private readonly node: AudioWorkletNode,
   ) {}
 
-  /** Opens the microphone; throws a MicrophoneError where that cannot be. */
+  /** Open the microphone; throws a MicrophoneError on failure. */
   static async open(options: CaptureOptions): Promise<Capture> {
     if (!window.isSecureContext) throw new MicrophoneError("insecure");
-    if (!navigator.mediaDevices || !window.AudioWorkletNode) throw new MicrophoneError("unsupported");
+    if (!navigator.mediaDevices || !window.AudioWorkletNode)
+      throw new MicrophoneError("unsupported");
     const { deviceId, ...switches } = options;
     let stream: MediaStream;
     try {
@@ -87,7 +88,7 @@ export class Capture {
     this.node.port.onmessage = ({ data }) => listener(data);
   }
 
-  /** Called when the device goes away (unplugged, or permission taken back). */
+  /** Called when the device disappears (unplugged, or permission revoked). */
   set onLost(listener: () => void) {
     const track = this.stream.getAudioTracks()[0];
     if (track) track.onended = listener;

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The listening side's AudioWorklet: gathers the microphone's 128-sample blocks into 20 ms frames. */
+/** Capture AudioWorklet: gathers the microphone's 128-sample blocks into 20 ms frames. */
 
 import { FrameGatherer } from "./frames";
 

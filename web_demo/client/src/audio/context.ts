@@ -1,8 +1,8 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** Starting what plays and records. */
+/** Starting audio contexts. */
 
-/** A context without a device never starts, and says nothing of it (Firefox). */
+/** Without a device a context never starts and reports no error (Firefox). */
 export const START_WITHIN_MS = 2000;
 
 /** Starts the context; resolves after that long at the latest, whether it runs or not. */

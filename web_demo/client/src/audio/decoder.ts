@@ -10,7 +10,7 @@ export const SAMPLE_RATE_HZ = 24000;
 const starts = (packet: Uint8Array, word: string) =>
   [...word].every((letter, i) => packet[i] === letter.charCodeAt(0));
 
-/** One stream of the server. A damaged page or packet costs its own sound and nothing after it. */
+/** One stream of the server. A damaged page or packet loses only its own audio. */
 export class OggOpusDecoder {
   private reader = new OggReader();
 
@@ -25,11 +25,13 @@ export class OggOpusDecoder {
   decode(bytes: Uint8Array): Float32Array {
     const packets = this.reader
       .push(bytes)
-      .filter((packet) => packet.length && !starts(packet, "OpusHead") && !starts(packet, "OpusTags"));
+      .filter(
+        (packet) => packet.length && !starts(packet, "OpusHead") && !starts(packet, "OpusTags"),
+      );
     return packets.length ? this.opus.decodeFrames(packets).channelData[0]! : new Float32Array(0);
   }
 
-  /** A new stream begins: what is left of the old one is no part of it. */
+  /** Start a new stream, dropping what is left of the old one. */
   restart(): void {
     this.reader = new OggReader();
   }

@@ -17,7 +17,7 @@ export class OpusEncoder {
   private broken: Error | null = null;
   private flushed: { resolve: () => void; reject: (error: Error) => void }[] = [];
 
-  /** `onBroken` is called once, when the worker fails or cannot be loaded: no page comes any more. */
+  /** `onBroken` is called once, when the worker fails or cannot be loaded; no more pages follow. */
   constructor(
     private readonly onPage: (page: Uint8Array) => void,
     onBroken: () => void,
@@ -28,7 +28,7 @@ export class OpusEncoder {
     };
     this.worker.onerror = ({ message = "its script did not load" }) => {
       if (this.broken) return;
-      this.broken = new Error(`the Opus encoder failed (${message}); load the page anew`);
+      this.broken = new Error(`the Opus encoder failed (${message}); reload the page`);
       for (const { reject } of this.flushed.splice(0)) reject(this.broken);
       onBroken();
     };

@@ -30,7 +30,7 @@ function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
 
 /**
  * Turns bytes into packets, however the bytes are cut. A page whose checksum fails is skipped and
- * reading goes on at the next page, so that one damaged page costs its own sound only.
+ * reading goes on at the next page, so that a damaged page loses only its own audio.
  */
 export class OggReader {
   private rest: Uint8Array = new Uint8Array(0);
@@ -58,7 +58,11 @@ export class OggReader {
   /** Drops what stands before the next capture pattern. */
   private seekPage(): void {
     let at = 0;
-    while (at < this.rest.length && !CAPTURE.every((byte, i) => (this.rest[at + i] ?? byte) === byte)) at++;
+    while (
+      at < this.rest.length &&
+      !CAPTURE.every((byte, i) => (this.rest[at + i] ?? byte) === byte)
+    )
+      at++;
     if (at) this.rest = this.rest.slice(at);
   }
 

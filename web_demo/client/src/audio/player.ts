@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The loudspeaker: playout worklet, volume, output device, and the waveform of what is heard. */
+/** Audio output: playout worklet, volume, output device and level meter. */
 
 import { START_WITHIN_MS, startWithin } from "./context";
 import { SAMPLE_RATE_HZ } from "./decoder";
@@ -9,7 +9,7 @@ import workletUrl from "./playout.worklet.ts?worker&url";
 
 type SinkContext = AudioContext & { setSinkId?: (id: string) => Promise<void> };
 
-/** Whether this browser lets a page choose where its sound goes. */
+/** Whether this browser lets a page choose the output device. */
 export const canChooseOutput = "setSinkId" in (globalThis.AudioContext?.prototype ?? {});
 
 export class Player {
@@ -26,7 +26,7 @@ export class Player {
     node.port.onmessage = ({ data }) => this.onReport(data);
   }
 
-  /** To be called from a click or key press: browsers keep a page silent until then. */
+  /** Must be called from a click or key press: browsers keep a page silent until then. */
   static async create(): Promise<Player> {
     const context = new AudioContext({ sampleRate: SAMPLE_RATE_HZ, latencyHint: "interactive" });
     const resumed = startWithin(context, START_WITHIN_MS);
@@ -67,7 +67,7 @@ export class Player {
     return this.samples.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
   }
 
-  /** Whether sound can be heard; false without a loudspeaker. */
+  /** Whether audio can be played; false without an output device. */
   get running(): boolean {
     return this.context.state === "running";
   }

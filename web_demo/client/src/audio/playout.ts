@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The buffer between the network and the loudspeaker. Plain code, so that it is tested as such. */
+/** The jitter buffer between network and speaker, free of browser APIs so that it can be unit tested. */
 
 export const MIN_TARGET_MS = 60;
 export const MAX_TARGET_MS = 480;
@@ -9,10 +9,10 @@ const FADE_MS = 5;
 export type PlayoutEvent = "started" | "dry" | "finished";
 
 /**
- * A first-in first-out queue of samples that starts to play once `targetMs` of sound are there, or
+ * A first-in first-out queue of samples that starts to play once `targetMs` of audio are buffered, or
  * have been waited for, or the reply is known to be complete; so nothing short stays silent.
  *
- * Sound that comes after the queue ran dry in mid-reply makes that a stall: the target grows by
+ * Audio that arrives after the queue ran dry in mid-reply counts as a stall: the target grows by
  * half, and shrinks by a tenth with each reply that had none. Every start fades in, every stop out.
  */
 export class PlayoutQueue {
@@ -49,7 +49,7 @@ export class PlayoutQueue {
     this.queued += samples.length;
   }
 
-  /** No more sound comes for this reply: what is queued plays at once, and its end is no stall. */
+  /** No more audio follows in this reply: what is queued plays at once, and its end is no stall. */
   end(): PlayoutEvent | null {
     const event = this.playing || this.queued ? null : "finished";
     this.complete = true;
@@ -65,7 +65,7 @@ export class PlayoutQueue {
     this.playing = this.complete = this.dry = this.stalledInReply = false;
   }
 
-  /** Fills `out`; says when sound begins, when it runs dry, and when a complete reply is over. */
+  /** Fills `out`; reports when playback begins, when it runs dry, and when a complete reply is over. */
   read(out: Float32Array): PlayoutEvent | null {
     let event: PlayoutEvent | null = null;
     if (!this.playing && this.queued && this.mayStart(out.length)) {
@@ -107,7 +107,7 @@ export class PlayoutQueue {
     return filled;
   }
 
-  /** Raises the first samples after silence, and lets the last one die away where sound stops. */
+  /** Raises the first samples after silence, and fades out the last one where audio stops. */
   private fade(out: Float32Array, filled: number): void {
     const step = 1000 / (FADE_MS * this.rateHz);
     for (let i = 0; i < out.length; i++) {

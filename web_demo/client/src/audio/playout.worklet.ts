@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The playing side's AudioWorklet: a PlayoutQueue with a message port. */
+/** Playout AudioWorklet: a PlayoutQueue with a message port. */
 
 import { type PlayoutEvent, PlayoutQueue } from "./playout";
 
@@ -59,7 +59,13 @@ class PlayoutProcessor extends AudioWorkletProcessor {
     this.sinceReport = 0;
     const { playedSamples, bufferedMs, targetMs, stalls } = this.queue;
     const playedMs = (playedSamples / sampleRate) * 1000;
-    this.port.postMessage({ event, playedMs, bufferedMs, targetMs, stalls } satisfies PlayoutReport);
+    this.port.postMessage({
+      event,
+      playedMs,
+      bufferedMs,
+      targetMs,
+      stalls,
+    } satisfies PlayoutReport);
   }
 }
 

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** Keeps what was said on both sides, in this page only, and writes it as a WAV file on request. */
+/** Records both sides in the browser's memory and exports them as a WAV file on request. */
 
 import { SAMPLE_RATE_HZ } from "./decoder";
 import { writeWav } from "./wav";
@@ -41,7 +41,7 @@ export class Recording {
   /** `maxSamples` bounds the memory (2 bytes a sample): the oldest clips go first. */
   constructor(private readonly maxSamples = 100_000_000) {}
 
-  /** Adds sound to the newest clip of `side`, or to a new one that begins at `startMs`. */
+  /** Add audio to the newest clip of `side`, or to a new one that begins at `startMs`. */
   add(side: Side, startMs: number, rateHz: number, samples: Float32Array, fresh: boolean): void {
     let clip = this.clips.findLast((candidate) => candidate.side === side);
     if (fresh || !clip || clip.rateHz !== rateHz) {
@@ -51,7 +51,8 @@ export class Recording {
     clip.pieces.push(toInt16(samples));
     clip.samples += samples.length;
     this.samples += samples.length;
-    while (this.samples > this.maxSamples && this.clips.length > 1) this.samples -= this.clips.shift()!.samples;
+    while (this.samples > this.maxSamples && this.clips.length > 1)
+      this.samples -= this.clips.shift()!.samples;
   }
 
   /** Cuts the newest clip of `side` to its first `ms`: the rest was never heard. */
@@ -70,7 +71,10 @@ export class Recording {
   /** A 24 kHz stereo WAV: the user on the left, the assistant on the right, long pauses shortened. */
   async wav(): Promise<Blob> {
     const clips = this.clips.filter(({ samples }) => samples > 0);
-    const spans = clips.map(({ startMs, samples, rateHz }) => ({ startMs, lengthMs: (1000 * samples) / rateHz }));
+    const spans = clips.map(({ startMs, samples, rateHz }) => ({
+      startMs,
+      lengthMs: (1000 * samples) / rateHz,
+    }));
     const begins = withoutIdle(spans);
     const endMs = Math.max(0, ...begins.map((beginMs, i) => beginMs + spans[i]!.lengthMs));
     const length = Math.max(1, Math.ceil((endMs / 1000) * SAMPLE_RATE_HZ));
@@ -82,7 +86,8 @@ export class Recording {
       const channel = buffer.getChannelData(0);
       let at = 0;
       for (const piece of clip.pieces) {
-        for (let i = 0; i < piece.length && at < clip.samples; i++) channel[at++] = piece[i]! / 32768;
+        for (let i = 0; i < piece.length && at < clip.samples; i++)
+          channel[at++] = piece[i]! / 32768;
       }
       const source = new AudioBufferSourceNode(context, { buffer });
       source.connect(merger, 0, clip.side === "user" ? 0 : 1);

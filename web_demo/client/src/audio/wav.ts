@@ -6,8 +6,9 @@ export function writeWav(channels: Float32Array[], rateHz: number): Blob {
   const frames = channels[0]?.length ?? 0;
   const frameBytes = 2 * channels.length;
   const view = new DataView(new ArrayBuffer(44 + frames * frameBytes));
-  const ascii = (at: number, word: string) =>
-    [...word].forEach((letter, i) => view.setUint8(at + i, letter.charCodeAt(0)));
+  const ascii = (at: number, word: string) => {
+    for (let i = 0; i < word.length; i++) view.setUint8(at + i, word.charCodeAt(i));
+  };
   ascii(0, "RIFF");
   view.setUint32(4, view.byteLength - 8, true);
   ascii(8, "WAVEfmt ");

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** What is wrong or waited for, in plain words. */
+/** Banners for problems and waiting. */
 
 import { useEffect, useState } from "react";
 import { useText } from "../i18n/text";
@@ -12,6 +12,7 @@ import { Icon } from "./icons";
 function useCountdown(delayMs: number, attempt: number): number {
   const [endMs, setEndMs] = useState(() => performance.now() + delayMs);
   const [nowMs, setNowMs] = useState(() => performance.now());
+  // biome-ignore lint/correctness/useExhaustiveDependencies: every attempt starts the countdown again
   useEffect(() => {
     setEndMs(performance.now() + delayMs);
     const timer = window.setInterval(() => setNowMs(performance.now()), 250);
@@ -60,10 +61,16 @@ function LinkBanner({ link, full, session }: { link: Link; full: boolean; sessio
     case "queued":
       return (
         <div className="banner" role="status">
-          <span className="position" aria-hidden="true">{link.position}</span>
+          <span className="position" aria-hidden="true">
+            {link.position}
+          </span>
           <p>
             {text.link.queued(link.position, link.size)}
-            <small>{text.link.wait(link.waitS === null ? null : Math.max(1, Math.round(link.waitS / 60)))}</small>
+            <small>
+              {text.link.wait(
+                link.waitS === null ? null : Math.max(1, Math.round(link.waitS / 60)),
+              )}
+            </small>
           </p>
         </div>
       );
@@ -84,7 +91,12 @@ function NoticeBanner({ notice, onDismiss }: { notice: Notice; onDismiss: () => 
         {words[notice.code] ?? text.unknownNotice}
         {notice.message && <small>{notice.message}</small>}
       </p>
-      <button type="button" className="button quiet square" aria-label={text.dismiss} onClick={onDismiss}>
+      <button
+        type="button"
+        className="button quiet square"
+        aria-label={text.dismiss}
+        onClick={onDismiss}
+      >
         <Icon name="close" size={16} />
       </button>
     </div>
@@ -93,13 +105,20 @@ function NoticeBanner({ notice, onDismiss }: { notice: Notice; onDismiss: () => 
 
 export function Banners({ session, state }: { session: Session; state: State }) {
   // The banner of the lost connection says already that the server is full.
-  const full = state.link.kind === "waiting" && state.notices.some(({ code }) => code === "queue_full");
+  const full =
+    state.link.kind === "waiting" && state.notices.some(({ code }) => code === "queue_full");
   return (
     <div className="banners">
       <LinkBanner link={state.link} full={full} session={session} />
-      {state.notices.filter(({ code }) => !full || code !== "queue_full").map((notice) => (
-        <NoticeBanner key={notice.id} notice={notice} onDismiss={() => session.dismiss(notice.id)} />
-      ))}
+      {state.notices
+        .filter(({ code }) => !full || code !== "queue_full")
+        .map((notice) => (
+          <NoticeBanner
+            key={notice.id}
+            notice={notice}
+            onDismiss={() => session.dismiss(notice.id)}
+          />
+        ))}
     </div>
   );
 }

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The other ways to ask: typed words and sound files. */
+/** Typed questions and audio files. */
 
 import { useRef, useState } from "react";
 import { useText } from "../i18n/text";
@@ -57,7 +57,12 @@ export function Composer({ session, state }: { session: Session; state: State })
         value={words}
         onChange={(event) => setWords(event.target.value)}
       />
-      <button type="submit" className="button primary square" aria-label={text.sendText} disabled={!mayType || !words.trim()}>
+      <button
+        type="submit"
+        className="button primary square"
+        aria-label={text.sendText}
+        disabled={!mayType || !words.trim()}
+      >
         <Icon name="send" />
       </button>
     </form>

@@ -50,7 +50,7 @@ export function Choice({ label, value, options, onChange }: ChoiceProps) {
 
 interface SwitchProps {
   label: string;
-  hint?: string;
+  hint?: string | undefined;
   checked: boolean;
   disabled?: boolean;
   onChange: (checked: boolean) => void;
@@ -63,6 +63,7 @@ export function Switch({ label, hint, checked, disabled, onChange }: SwitchProps
       <label className="switch">
         <input
           type="checkbox"
+          // biome-ignore lint/a11y/useAriaPropsForRole: a checkbox states aria-checked by itself
           role="switch"
           checked={checked}
           disabled={disabled}
@@ -119,7 +120,7 @@ interface NumberProps {
   onChange: (value: number | null) => void;
 }
 
-/** A number, or nothing for the model's own value. What is out of range is not taken. */
+/** A number, or nothing for the model's own value. Values out of range are ignored. */
 export function OptionalNumber({ label, value, placeholder, onChange, ...range }: NumberProps) {
   return (
     <Field label={label}>

@@ -13,15 +13,15 @@ import { LatencyCard } from "./latency";
 import { LookButtons } from "./look";
 import { MicrophoneHelp, type Problem } from "./microphone";
 import { SettingsDialog } from "./settings-dialog";
-import { Examples } from "./start-page";
 import { Stage } from "./stage";
+import { Examples } from "./start-page";
 import { Transcript } from "./transcript";
 
 interface Props {
   session: Session;
   settings: Settings;
   onChange: (change: Partial<Settings>) => void;
-  /** Why the talk could not begin again. */
+  /** Why the session could not be restarted. */
   problem: Problem | null;
   onAgain: () => void;
   onAgainWithout: () => void;
@@ -34,7 +34,12 @@ const INTERACTIVE = "input, textarea, select, button, summary, a, dialog, [conte
 function useSpaceBar(session: Session): void {
   useEffect(() => {
     const press = (event: KeyboardEvent) => {
-      if (event.code !== "Space" || event.repeat || (event.target as Element).closest?.(INTERACTIVE)) return;
+      if (
+        event.code !== "Space" ||
+        event.repeat ||
+        (event.target as Element).closest?.(INTERACTIVE)
+      )
+        return;
       event.preventDefault();
       session.toggle();
     };
@@ -43,13 +48,14 @@ function useSpaceBar(session: Session): void {
   }, [session]);
 }
 
-/** A phone that falls asleep would end the talk. */
+/** Keep the screen on: a sleeping phone would end the session. */
 function useWakeLock(awake: boolean): void {
   useEffect(() => {
     if (!awake || !("wakeLock" in navigator)) return;
     let lock: WakeLockSentinel | undefined;
     const ask = async () => {
-      if (document.visibilityState === "visible") lock = await navigator.wakeLock.request("screen").catch(() => undefined);
+      if (document.visibilityState === "visible")
+        lock = await navigator.wakeLock.request("screen").catch(() => undefined);
     };
     void ask();
     document.addEventListener("visibilitychange", ask);
@@ -60,7 +66,15 @@ function useWakeLock(awake: boolean): void {
   }, [awake]);
 }
 
-export function ConversationPage({ session, settings, onChange, problem, onAgain, onAgainWithout, onBack }: Props) {
+export function ConversationPage({
+  session,
+  settings,
+  onChange,
+  problem,
+  onAgain,
+  onAgainWithout,
+  onBack,
+}: Props) {
   const text = useText();
   const state = useSyncExternalStore(session.subscribe, session.snapshot);
   const [settingsOpen, setSettingsOpen] = useState(false);
@@ -74,7 +88,7 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
   }, [state.microphone]);
   const missing = !over && noMicrophone !== null && !without;
   return (
-    <div className="talk">
+    <div className="conversation">
       <a className="skip" href="#transcript-title">
         {text.skip}
       </a>
@@ -102,7 +116,7 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
           )}
         </div>
       </header>
-      <main className="talk-main">
+      <main className="conversation-main">
         <div className="aside">
           {state.link.kind === "ended" ? (
             <Over code={state.link.code} onAgain={onAgain} onBack={onBack} />
@@ -111,7 +125,7 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
           )}
           <LatencyCard state={state} />
         </div>
-        <div className="talk-column">
+        <div className="conversation-column">
           <Banners session={session} state={state} />
           {missing && (
             <div className="card">
@@ -130,7 +144,11 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
           <Transcript state={state} captions={settings.captions} />
           {!over && <Composer session={session} state={state} />}
           {state.link.kind === "open" && (
-            <Examples questions={state.server?.examples ?? []} disabled={false} onAsk={(question) => session.ask(question)} />
+            <Examples
+              questions={state.server?.examples ?? []}
+              disabled={false}
+              onAsk={(question) => session.ask(question)}
+            />
           )}
           {!over && state.turns.length > 0 && (
             <button type="button" className="button quiet forget" onClick={() => session.forget()}>
@@ -140,18 +158,32 @@ export function ConversationPage({ session, settings, onChange, problem, onAgain
         </div>
       </main>
       {settingsOpen && (
-        <SettingsDialog settings={settings} server={state.server} onChange={onChange} onClose={() => setSettingsOpen(false)} />
+        <SettingsDialog
+          settings={settings}
+          server={state.server}
+          onChange={onChange}
+          onClose={() => setSettingsOpen(false)}
+        />
       )}
     </div>
   );
 }
 
-function Over({ code, onAgain, onBack }: { code: string; onAgain: () => void; onBack: () => void }) {
+function Over({
+  code,
+  onAgain,
+  onBack,
+}: {
+  code: string;
+  onAgain: () => void;
+  onBack: () => void;
+}) {
   const text = useText();
   const words: Record<string, string> = text.ended;
   return (
     <section className="card over" role="status">
       <p>{words[code] ?? text.ended.bye}</p>
+      {/* biome-ignore lint/a11y/noAutofocus: the focused button has just disappeared */}
       <button type="button" className="button primary" autoFocus onClick={onAgain}>
         {text.startAgain}
       </button>

@@ -14,7 +14,11 @@ function useDevices(kind: MediaDeviceKind): MediaDeviceInfo[] {
     if (!media) return;
     const refresh = async () => {
       const found = await media.enumerateDevices().catch(() => []);
-      setDevices(found.filter((device) => device.kind === kind && device.deviceId && device.deviceId !== "default"));
+      setDevices(
+        found.filter(
+          (device) => device.kind === kind && device.deviceId && device.deviceId !== "default",
+        ),
+      );
     };
     void refresh();
     media.addEventListener("devicechange", refresh);
@@ -42,7 +46,9 @@ function options(devices: MediaDeviceInfo[], defaultLabel: string) {
 export function MicrophoneChoice({ settings, onChange }: Props) {
   const text = useText();
   const devices = useDevices("audioinput");
-  const value = devices.some((device) => device.deviceId === settings.inputId) ? settings.inputId : "";
+  const value = devices.some((device) => device.deviceId === settings.inputId)
+    ? settings.inputId
+    : "";
   return (
     <Choice
       label={text.microphone}
@@ -58,7 +64,9 @@ export function LoudspeakerChoice({ settings, onChange }: Props) {
   const text = useText();
   const devices = useDevices("audiooutput");
   if (!canChooseOutput) return null;
-  const value = devices.some((device) => device.deviceId === settings.outputId) ? settings.outputId : "";
+  const value = devices.some((device) => device.deviceId === settings.outputId)
+    ? settings.outputId
+    : "";
   return (
     <Choice
       label={text.loudspeaker}

@@ -14,9 +14,10 @@ export function Downloads({ session, state }: { session: Session; state: State }
   const menu = useRef<HTMLDetailsElement>(null);
   useEffect(() => {
     const close = (event: Event) => {
-      const escape = event instanceof KeyboardEvent && event.key === "Escape";
-      const outside = event instanceof PointerEvent && !menu.current?.contains(event.target as Node);
-      if (menu.current && (escape || outside)) menu.current.open = false;
+      const escaped = event instanceof KeyboardEvent && event.key === "Escape";
+      const outside =
+        event instanceof PointerEvent && !menu.current?.contains(event.target as Node);
+      if (menu.current && (escaped || outside)) menu.current.open = false;
     };
     window.addEventListener("pointerdown", close);
     window.addEventListener("keydown", close);
@@ -32,8 +33,8 @@ export function Downloads({ session, state }: { session: Session; state: State }
   };
   const wav = async () => {
     if (menu.current) menu.current.open = false;
-    const sound = await session.wav();
-    if (sound) save(sound, name("wav"));
+    const recording = await session.wav();
+    if (recording) save(recording, name("wav"));
   };
   const none = state.turns.length === 0;
   return (
@@ -48,11 +49,17 @@ export function Downloads({ session, state }: { session: Session; state: State }
         <button
           type="button"
           disabled={none}
-          onClick={() => file("txt", asText(state, text.you, text.assistant), "text/plain;charset=utf-8")}
+          onClick={() =>
+            file("txt", asText(state, text.you, text.assistant), "text/plain;charset=utf-8")
+          }
         >
           {text.downloads.txt}
         </button>
-        <button type="button" disabled={none} onClick={() => file("json", asJson(state, new Date()), "application/json")}>
+        <button
+          type="button"
+          disabled={none}
+          onClick={() => file("json", asJson(state, new Date()), "application/json")}
+        >
           {text.downloads.json}
         </button>
       </div>

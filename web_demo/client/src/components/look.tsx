@@ -10,7 +10,8 @@ interface Props {
 }
 
 const isDark = (theme: Settings["theme"]) =>
-  theme === "dark" || (theme === "system" && window.matchMedia("(prefers-color-scheme: dark)").matches);
+  theme === "dark" ||
+  (theme === "system" && window.matchMedia("(prefers-color-scheme: dark)").matches);
 
 /** Language and light or dark, one press each. */
 export function LookButtons({ settings, onChange }: Props) {
@@ -19,7 +20,12 @@ export function LookButtons({ settings, onChange }: Props) {
   const other = settings.language === "en" ? "zh" : "en";
   return (
     <div className="row">
-      <button type="button" className="button quiet" lang={other} onClick={() => onChange({ language: other })}>
+      <button
+        type="button"
+        className="button quiet"
+        lang={other}
+        onClick={() => onChange({ language: other })}
+      >
         {text.otherLanguage}
       </button>
       <button

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** Testing the microphone before a talk, and help when there is none. */
+/** Microphone test before a session, and help when it cannot be opened. */
 
 import { useEffect, useRef, useState } from "react";
 import { Capture, MicrophoneError, type MicrophoneProblem } from "../audio/capture";
@@ -13,7 +13,7 @@ import { loudness, Waveform } from "./waveform";
 export type Problem = MicrophoneProblem | "lost";
 const HOLD_MS = 1500;
 
-/** One word for the loudest sound of the last moment. */
+/** Classify the recent peak level. */
 function wordFor(peak: number): "silent" | "quiet" | "good" | "loud" {
   if (peak > 0.98) return "loud";
   const loud = loudness(peak);
@@ -47,7 +47,8 @@ export function MicrophoneCheck({ settings, onChange, onProblem }: CheckProps) {
         opened.onFrame = (frame) => {
           level.current = frame.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
           const nowMs = performance.now();
-          if (level.current > held.peak || nowMs - held.atMs > HOLD_MS) held = { peak: level.current, atMs: nowMs };
+          if (level.current > held.peak || nowMs - held.atMs > HOLD_MS)
+            held = { peak: level.current, atMs: nowMs };
           setWord(wordFor(held.peak));
         };
       },
@@ -67,7 +68,12 @@ export function MicrophoneCheck({ settings, onChange, onProblem }: CheckProps) {
     <div className="mic-check">
       <MicrophoneChoice settings={settings} onChange={onChange} />
       <div className="mic-test">
-        <button type="button" className="button quiet" aria-pressed={testing} onClick={() => setTesting(!testing)}>
+        <button
+          type="button"
+          className="button quiet"
+          aria-pressed={testing}
+          onClick={() => setTesting(!testing)}
+        >
           <Icon name="microphone" size={18} />
           {testing ? text.stopCheck : text.checkMicrophone}
         </button>
@@ -90,6 +96,7 @@ export function MicrophoneHelp({ problem, onRetry, onWithout }: HelpProps) {
   const text = useText();
   const help = text.microphoneProblems[problem];
   const heading = useRef<HTMLHeadingElement>(null);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: another problem moves the focus again
   useEffect(() => heading.current?.focus(), [problem]);
   return (
     <section className="mic-help" role="alert" aria-labelledby="mic-help-title">

@@ -26,14 +26,19 @@ export function SettingsDialog({ settings, server, onChange, onClose }: Props) {
     <dialog ref={dialog} className="settings" aria-labelledby="settings-title" onClose={onClose}>
       <header className="bar">
         <h2 id="settings-title">{text.settings}</h2>
-        <button type="button" className="button quiet square" aria-label={text.close} onClick={() => dialog.current?.close()}>
+        <button
+          type="button"
+          className="button quiet square"
+          aria-label={text.close}
+          onClick={() => dialog.current?.close()}
+        >
           <Icon name="close" />
         </button>
       </header>
       <div className="settings-body">
         {follows && server && <Answers {...{ settings, server, onChange }} />}
         {follows && server?.vad && <Turns {...{ settings, onChange }} />}
-        <Sound {...{ settings, onChange }} />
+        <AudioDevices {...{ settings, onChange }} />
         {follows && <Sampling key={resets} {...{ settings, onChange }} />}
         <p className="hint">{follows && text.actsNext}</p>
         <button
@@ -62,7 +67,11 @@ function Answers({ settings, server, onChange }: GroupProps & { server: ServerIn
       {server.voices.length > 0 && (
         <Choice
           label={text.voice}
-          value={server.voices.includes(settings.voice) ? settings.voice : String(server.defaults.voice ?? "")}
+          value={
+            server.voices.includes(settings.voice)
+              ? settings.voice
+              : String(server.defaults.voice ?? "")
+          }
           options={server.voices.map((voice) => ({ value: voice, label: voice }))}
           onChange={(voice) => onChange({ voice })}
         />
@@ -71,7 +80,10 @@ function Answers({ settings, server, onChange }: GroupProps & { server: ServerIn
         <Choice
           label={text.answerIn}
           value={settings.answer}
-          options={(["speech", "text"] as const).map((value) => ({ value, label: text.answers[value] }))}
+          options={(["speech", "text"] as const).map((value) => ({
+            value,
+            label: text.answers[value],
+          }))}
           onChange={(answer) => onChange({ answer: answer as Settings["answer"] })}
         />
       )}
@@ -83,7 +95,11 @@ function Answers({ settings, server, onChange }: GroupProps & { server: ServerIn
           onChange={(tools) => onChange({ tools })}
         />
       )}
-      <Switch label={text.transcribe} checked={settings.transcribe} onChange={(transcribe) => onChange({ transcribe })} />
+      <Switch
+        label={text.transcribe}
+        checked={settings.transcribe}
+        onChange={(transcribe) => onChange({ transcribe })}
+      />
     </section>
   );
 }
@@ -93,7 +109,11 @@ function Turns({ settings, onChange }: GroupProps) {
   return (
     <section>
       <h3>{text.groups.turns}</h3>
-      <Switch label={text.handsFree} checked={settings.handsFree} onChange={(handsFree) => onChange({ handsFree })} />
+      <Switch
+        label={text.handsFree}
+        checked={settings.handsFree}
+        onChange={(handsFree) => onChange({ handsFree })}
+      />
       <Slider
         label={text.endSilence}
         {...{ min: 200, max: 3000, step: 100, value: settings.endSilenceMs }}
@@ -110,11 +130,11 @@ function Turns({ settings, onChange }: GroupProps) {
   );
 }
 
-function Sound({ settings, onChange }: GroupProps) {
+function AudioDevices({ settings, onChange }: GroupProps) {
   const text = useText();
   return (
     <section>
-      <h3>{text.groups.sound}</h3>
+      <h3>{text.groups.audio}</h3>
       <MicrophoneChoice settings={settings} onChange={onChange} />
       <LoudspeakerChoice settings={settings} onChange={onChange} />
       <Switch
@@ -127,7 +147,11 @@ function Sound({ settings, onChange }: GroupProps) {
         checked={settings.noiseSuppression}
         onChange={(noiseSuppression) => onChange({ noiseSuppression })}
       />
-      <Switch label={text.captions} checked={settings.captions} onChange={(captions) => onChange({ captions })} />
+      <Switch
+        label={text.captions}
+        checked={settings.captions}
+        onChange={(captions) => onChange({ captions })}
+      />
     </section>
   );
 }
@@ -138,7 +162,11 @@ function Sampling({ settings, onChange }: GroupProps) {
   return (
     <section>
       <h3>{text.groups.model}</h3>
-      <Switch label={text.sampleText} checked={settings.sampleText} onChange={(sampleText) => onChange({ sampleText })} />
+      <Switch
+        label={text.sampleText}
+        checked={settings.sampleText}
+        onChange={(sampleText) => onChange({ sampleText })}
+      />
       <div className="grid">
         <OptionalNumber
           label={text.temperature}

@@ -1,12 +1,12 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** Who speaks, both voices, and the one button that matters. */
+/** Who is speaking, both waveforms, and the main button. */
 
 import { useEffect, useRef } from "react";
 
 import { useText } from "../i18n/text";
-import { microphoneProblem, phaseOf, type State } from "../session/state";
 import type { Session } from "../session/session";
+import { microphoneProblem, phaseOf, type State } from "../session/state";
 import type { Settings } from "../settings";
 import { Slider, Switch } from "./controls";
 import { Icon, type IconName } from "./icons";
@@ -20,7 +20,10 @@ interface Props {
 }
 
 /** What the main button does in this state: its words and its picture. */
-function mainAction(state: State): { action: "speak" | "send" | "interrupt" | "mute" | "unmute" | "wait"; icon: IconName } {
+function mainAction(state: State): {
+  action: "speak" | "send" | "interrupt" | "mute" | "unmute" | "wait";
+  icon: IconName;
+} {
   switch (phaseOf(state)) {
     case "offline":
       return { action: "wait", icon: "wait" };
@@ -31,7 +34,9 @@ function mainAction(state: State): { action: "speak" | "send" | "interrupt" | "m
     case "speaking":
       return { action: "interrupt", icon: "stop" };
     case "idle":
-      return state.handsFree ? { action: "unmute", icon: "microphone" } : { action: "speak", icon: "microphone" };
+      return state.handsFree
+        ? { action: "unmute", icon: "microphone" }
+        : { action: "speak", icon: "microphone" };
   }
 }
 
@@ -55,7 +60,7 @@ export function Stage({ session, state, settings, onChange }: Props) {
     <section className={`stage card is-${phase}`} aria-label={`${text.you}, ${text.assistant}`}>
       <div className="lane you">
         <span className="lane-name">{text.you}</span>
-        <Waveform className="you" level={() => (heard ? session.ear.level : 0)} reversed />
+        <Waveform className="you" level={() => (heard ? session.input.level : 0)} reversed />
       </div>
       <div className="stage-middle">
         <button
@@ -75,7 +80,10 @@ export function Stage({ session, state, settings, onChange }: Props) {
           {state.link.kind === "queued" ? text.inQueue : text.phases[phase]}
         </p>
         <p id="stage-hint" className="hint">
-          {typing ? text.typeInstead : hint} <span className="key-hint">{phase !== "offline" && !typing && <kbd>{text.spaceKey}</kbd>}</span>
+          {typing ? text.typeInstead : hint}{" "}
+          <span className="key-hint">
+            {phase !== "offline" && !typing && <kbd>{text.spaceKey}</kbd>}
+          </span>
         </p>
       </div>
       <div className="lane bot">

@@ -6,9 +6,9 @@ import type { ServerInfo } from "../protocol/events";
 import { askServer, type Reachable } from "../session/connection";
 import { type Persona, playable, type Settings } from "../settings";
 import { Choice, Field } from "./controls";
+import { Mark } from "./icons";
 import { LookButtons } from "./look";
 import { MicrophoneCheck, MicrophoneHelp, type Problem } from "./microphone";
-import { Mark } from "./icons";
 
 const ASK_AGAIN_MS = 5000;
 const EXAMPLES = 4;
@@ -26,7 +26,7 @@ interface Props {
   onStartWithout: () => void;
 }
 
-/** Asks the server about itself, again and again while it does not answer. */
+/** Poll the server's info. */
 function useServer(token: string): Reachable | null {
   const [reachable, setReachable] = useState<Reachable | null>(null);
   useEffect(() => {
@@ -67,7 +67,13 @@ export function StartPage(props: Props) {
           <p>{text.intro}</p>
           <HeroArt />
           {info && <About info={info} language={settings.language} />}
-          {info && <Examples questions={(info.examples ?? []).slice(0, EXAMPLES)} disabled={starting} onAsk={props.onStart} />}
+          {info && (
+            <Examples
+              questions={(info.examples ?? []).slice(0, EXAMPLES)}
+              disabled={starting}
+              onAsk={props.onStart}
+            />
+          )}
         </div>
         <form
           className="card start-form"
@@ -76,7 +82,13 @@ export function StartPage(props: Props) {
             props.onStart();
           }}
         >
-          {problem && <MicrophoneHelp problem={problem} onRetry={() => props.onStart()} onWithout={props.onStartWithout} />}
+          {problem && (
+            <MicrophoneHelp
+              problem={problem}
+              onRetry={() => props.onStart()}
+              onWithout={props.onStartWithout}
+            />
+          )}
           {(refused === "bad_token" || props.token) && (
             <Field label={text.token} hint={text.tokenHint}>
               {(id, hint) => (
@@ -91,7 +103,11 @@ export function StartPage(props: Props) {
               )}
             </Field>
           )}
-          <button type="submit" className="button primary big" disabled={starting || refused === "forbidden"}>
+          <button
+            type="submit"
+            className="button primary big"
+            disabled={starting || refused === "forbidden"}
+          >
             {starting ? text.starting : text.startTalking}
           </button>
           <ServerLine server={server} />
@@ -99,7 +115,11 @@ export function StartPage(props: Props) {
           {info && info.voices.length > 0 && (
             <Choice
               label={text.voice}
-              value={info.voices.includes(settings.voice) ? settings.voice : String(info.defaults.voice ?? "")}
+              value={
+                info.voices.includes(settings.voice)
+                  ? settings.voice
+                  : String(info.defaults.voice ?? "")
+              }
               options={info.voices.map((voice) => ({ value: voice, label: voice }))}
               onChange={(voice) => onChange({ voice })}
             />
@@ -114,13 +134,30 @@ export function StartPage(props: Props) {
 function ServerLine({ server }: { server: Reachable | null }) {
   const text = useText();
   const words = text.serverState;
-  if (!server) return <p className="server-line" role="status">{words.checking}</p>;
+  if (!server)
+    return (
+      <p className="server-line" role="status">
+        {words.checking}
+      </p>
+    );
   if ("refused" in server) {
-    return <p className="server-line bad" role="status">{words[server.refused]}</p>;
+    return (
+      <p className="server-line bad" role="status">
+        {words[server.refused]}
+      </p>
+    );
   }
   const { info } = server;
-  if (!info) return <p className="server-line good" role="status">{words.reference}</p>;
-  const full = info.sessions !== undefined && info.max_sessions !== undefined && info.sessions >= info.max_sessions;
+  if (!info)
+    return (
+      <p className="server-line good" role="status">
+        {words.reference}
+      </p>
+    );
+  const full =
+    info.sessions !== undefined &&
+    info.max_sessions !== undefined &&
+    info.sessions >= info.max_sessions;
   return (
     <p className={`server-line ${full ? "" : "good"}`} role="status">
       {full ? words.busy(info.queue ?? 0) : words.ready(info.model)}
@@ -137,8 +174,10 @@ function About({ info, language }: { info: ServerInfo; language: Settings["langu
   const names = new Intl.DisplayNames(language === "zh" ? "zh-CN" : "en", { type: "language" });
   return (
     <p className="about">
-      <strong>{info.model}</strong> {info.description && <span lang={info.languages?.[0]}>{info.description} </span>}
-      {info.languages && text.answersIn(info.languages.map((tag) => names.of(tag) ?? tag).join(", "))}
+      <strong>{info.model}</strong>{" "}
+      {info.description && <span lang={info.languages?.[0]}>{info.description} </span>}
+      {info.languages &&
+        text.answersIn(info.languages.map((tag) => names.of(tag) ?? tag).join(", "))}
     </p>
   );
 }
@@ -159,7 +198,12 @@ export function Examples({ questions, disabled, onAsk }: ExamplesProps) {
       <ul>
         {questions.map((question) => (
           <li key={question}>
-            <button type="button" className="button" disabled={disabled} onClick={() => onAsk(question)}>
+            <button
+              type="button"
+              className="button"
+              disabled={disabled}
+              onClick={() => onAsk(question)}
+            >
               {question}
             </button>
           </li>
@@ -175,7 +219,7 @@ interface PersonasProps {
   server: ServerInfo | null;
 }
 
-/** Nothing where the model plays no persona but its own. */
+/** Render nothing if the model supports no persona but its own. */
 export function Personas({ settings, onChange, server }: PersonasProps) {
   const text = useText();
   const personas = playable(server);
@@ -201,22 +245,25 @@ export function Personas({ settings, onChange, server }: PersonasProps) {
           </label>
         ))}
       </div>
-      {settings.persona !== "default" && personas.some((persona) => persona === settings.persona) && (
-        <Field label={text.instructions} hint={text.instructionsHint}>
-          {(id, hint) => (
-            <textarea
-              id={id}
-              aria-describedby={hint}
-              rows={3}
-              maxLength={4000}
-              readOnly={!personas.includes("custom")}
-              placeholder={server?.default_system_prompt ?? ""}
-              value={settings.systemPrompt}
-              onChange={(event) => onChange({ persona: "custom", systemPrompt: event.target.value })}
-            />
-          )}
-        </Field>
-      )}
+      {settings.persona !== "default" &&
+        personas.some((persona) => persona === settings.persona) && (
+          <Field label={text.instructions} hint={text.instructionsHint}>
+            {(id, hint) => (
+              <textarea
+                id={id}
+                aria-describedby={hint}
+                rows={3}
+                maxLength={4000}
+                readOnly={!personas.includes("custom")}
+                placeholder={server?.default_system_prompt ?? ""}
+                value={settings.systemPrompt}
+                onChange={(event) =>
+                  onChange({ persona: "custom", systemPrompt: event.target.value })
+                }
+              />
+            )}
+          </Field>
+        )}
     </fieldset>
   );
 }
@@ -231,7 +278,15 @@ function HeroArt() {
   return (
     <svg className="hero-art" viewBox="0 0 454 150" aria-hidden="true">
       {bars.map(({ x, height, you }) => (
-        <rect key={x} className={you ? "you" : "bot"} x={x - 2.5} y={75 - height / 2} width="5" height={height} rx="2.5" />
+        <rect
+          key={x}
+          className={you ? "you" : "bot"}
+          x={x - 2.5}
+          y={75 - height / 2}
+          width="5"
+          height={height}
+          rx="2.5"
+        />
       ))}
     </svg>
   );

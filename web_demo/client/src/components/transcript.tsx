@@ -1,23 +1,25 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** What both sides said, by turn. */
+/** The transcript of both sides, by turn. */
 
 import { useEffect, useRef, useState } from "react";
 import { useText } from "../i18n/text";
 import { phaseOf, type State, type ToolUse, type Turn } from "../session/state";
 import { Icon } from "./icons";
 
-/** A reader that has scrolled up is left in peace; one at the end is kept there. */
+/** Keep the view at the end unless the user has scrolled up. */
 function useFollow(change: unknown) {
   const box = useRef<HTMLDivElement>(null);
   const follow = useRef(true);
+  // biome-ignore lint/correctness/useExhaustiveDependencies: new content is what moves the end
   useEffect(() => {
     const element = box.current;
     if (element && follow.current) element.scrollTop = element.scrollHeight;
   }, [change]);
   const onScroll = () => {
     const element = box.current;
-    if (element) follow.current = element.scrollHeight - element.scrollTop - element.clientHeight < 60;
+    if (element)
+      follow.current = element.scrollHeight - element.scrollTop - element.clientHeight < 60;
   };
   return { box, onScroll };
 }
@@ -30,9 +32,21 @@ export function Transcript({ state, captions }: { state: State; captions: boolea
       <h2 id="transcript-title" className="sr-only">
         {text.conversation}
       </h2>
-      <div ref={box} className="turns" tabIndex={0} role="group" aria-labelledby="transcript-title" onScroll={onScroll}>
+      {/* biome-ignore lint/a11y/useSemanticElements: turns are no form fields */}
+      <div
+        ref={box}
+        className="turns"
+        // biome-ignore lint/a11y/noNoninteractiveTabindex: the keyboard scrolls it
+        tabIndex={0}
+        role="group"
+        aria-labelledby="transcript-title"
+        onScroll={onScroll}
+      >
         {state.turns.length === 0 && <p className="empty">{text.emptyConversation}</p>}
-        {captions && state.turns.map((turn) => <TurnView key={turn.id} turn={turn} active={state.answering === turn.number} />)}
+        {captions &&
+          state.turns.map((turn) => (
+            <TurnView key={turn.id} turn={turn} active={state.answering === turn.number} />
+          ))}
       </div>
       <Announcer state={state} captions={captions} />
     </section>
@@ -63,9 +77,17 @@ function TurnView({ turn, active }: { turn: Turn; active: boolean }) {
           {turn.end === "error" && <small className="bad"> {text.errorMark}</small>}
         </h3>
         {turn.tools.map((tool, i) => (
+          // biome-ignore lint/suspicious/noArrayIndexKey: tool calls are only ever appended
           <ToolView key={`${tool.name}-${i}`} tool={tool} />
         ))}
-        {waiting ? <Dots /> : <p dir="auto">{turn.answer}{turn.end === "interrupted" && " —"}</p>}
+        {waiting ? (
+          <Dots />
+        ) : (
+          <p dir="auto">
+            {turn.answer}
+            {turn.end === "interrupted" && " —"}
+          </p>
+        )}
       </div>
     </article>
   );
@@ -98,25 +120,24 @@ function ToolView({ tool }: { tool: ToolUse }) {
   );
 }
 
-/** Reads out whole sentences of a turn and changes of state; pieces of text would be a stammer. */
+/** Announces each finished turn as a whole and every change of phase, never partial text. */
 function Announcer({ state, captions }: { state: State; captions: boolean }) {
   const text = useText();
-  const phase = phaseOf(state);
   const last = state.turns.at(-1);
-  const [said, setSaid] = useState("");
-  const complete = last?.end && captions ? `${last.id}` : "";
+  const [announced, setAnnounced] = useState("");
+  const question =
+    last?.source === "voice" && last.question ? `${text.you}: ${last.question}. ` : "";
+  const finished = last?.end && captions ? `${question}${text.assistant}: ${last.answer}` : "";
   useEffect(() => {
-    if (!complete || !last) return;
-    const question = last.source === "voice" && last.question ? `${text.you}: ${last.question}. ` : "";
-    setSaid(`${question}${text.assistant}: ${last.answer}`);
-  }, [complete, last?.question]);
+    if (finished) setAnnounced(finished); // stays until the next turn is complete
+  }, [finished]);
   return (
     <>
       <div className="sr-only" role="status">
-        {text.phases[phase]}
+        {text.phases[phaseOf(state)]}
       </div>
       <div className="sr-only" role="log" aria-live="polite" aria-atomic="true">
-        {said}
+        {announced}
       </div>
     </>
   );

@@ -8,7 +8,7 @@ const BAR_MS = 40;
 const CALM_BAR_MS = 250;
 const MAX_BARS = 120;
 
-/** Loudness on the ear's scale: 0 at -50 dB and below, 1 at full scale. */
+/** Map a peak level to perceived loudness: 0 at -50 dB and below, 1 at full scale. */
 export function loudness(level: number): number {
   return level > 0 ? Math.max(0, Math.min(1, 1 + (20 * Math.log10(level)) / 50)) : 0;
 }
@@ -29,7 +29,13 @@ function draw(canvas: HTMLCanvasElement, bars: number[], colour: string, reverse
     const at = i * (BAR_PX + GAP_PX);
     context.globalAlpha = 1 - 0.75 * (i / count);
     context.beginPath();
-    context.roundRect(reversed ? width - at - BAR_PX : at, (height - bar) / 2, BAR_PX, bar, BAR_PX / 2);
+    context.roundRect(
+      reversed ? width - at - BAR_PX : at,
+      (height - bar) / 2,
+      BAR_PX,
+      bar,
+      BAR_PX / 2,
+    );
     context.fill();
   }
 }
@@ -38,7 +44,7 @@ interface Props {
   /** Peak of the last moment, 0 to 1. */
   level: () => number;
   className: string;
-  /** New sound enters at the right instead of the left. */
+  /** New audio enters at the right instead of the left. */
   reversed?: boolean;
 }
 
@@ -79,5 +85,6 @@ export function Waveform({ level, className, reversed = false }: Props) {
     return () => cancelAnimationFrame(request);
   }, [reversed]);
 
+  // biome-ignore lint/a11y/noAriaHiddenOnFocusable: a canvas without tabIndex takes no focus
   return <canvas ref={canvas} className={`waveform ${className}`} aria-hidden="true" />;
 }

@@ -13,7 +13,8 @@ const str: Check<string> = (value): value is string => typeof value === "string"
 const bool: Check<boolean> = (value): value is boolean => typeof value === "boolean";
 const obj: Check<Record<string, unknown>> = (value): value is Record<string, unknown> =>
   typeof value === "object" && value !== null && !Array.isArray(value);
-const strings: Check<string[]> = (value): value is string[] => Array.isArray(value) && value.every(str);
+const strings: Check<string[]> = (value): value is string[] =>
+  Array.isArray(value) && value.every(str);
 const orNull =
   <T>(check: Check<T>): Check<T | null> =>
   (value): value is T | null =>
@@ -51,7 +52,13 @@ const INFO = {
 
 const EVENTS = {
   queue: { position: num, size: num, wait_s: optional(orNull(num)) },
-  ready: { ...INFO, session: optional(orNull(str)), resume: optional(orNull(str)), resumed: optional(bool), settings: obj },
+  ready: {
+    ...INFO,
+    session: optional(orNull(str)),
+    resume: optional(orNull(str)),
+    resumed: optional(bool),
+    settings: obj,
+  },
   settings: { settings: obj },
   listening: { on: bool, hands_free: bool },
   speech_start: {},
@@ -62,7 +69,12 @@ const EVENTS = {
   first_audio: { turn: num, ms: num },
   tool_call: { turn: num, name: str, arguments: obj },
   tool_result: { turn: num, name: str, result: obj },
-  turn_end: { turn: num, reason: oneOf("done", "interrupted", "error"), text: str, stages: optional(orNull(obj)) },
+  turn_end: {
+    turn: num,
+    reason: oneOf("done", "interrupted", "error"),
+    text: str,
+    stages: optional(orNull(obj)),
+  },
   transcript: { turn: num, text: str },
   reset: {},
   error: { code: str, message: str, fatal: optional(bool) },

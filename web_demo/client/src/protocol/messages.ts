@@ -7,7 +7,7 @@
  *   01 audio      Ogg/Opus bytes       05 error     UTF-8
  *   02 text       UTF-8                06 ping
  *   03 control    one action byte      07 coloured  colour byte, UTF-8
- *                                      08 file      a sound file
+ *                                      08 file      an audio file
  */
 
 const ACTIONS = ["start", "endTurn", "pause", "restart"] as const;
@@ -24,7 +24,10 @@ export type Message =
   | { type: "coloured"; colour: number; text: string }
   | { type: "file"; data: Uint8Array };
 
-function frame(type: number, payload: Uint8Array | readonly number[] = []): Uint8Array<ArrayBuffer> {
+function frame(
+  type: number,
+  payload: Uint8Array | readonly number[] = [],
+): Uint8Array<ArrayBuffer> {
   const bytes = new Uint8Array(1 + payload.length);
   bytes[0] = type;
   bytes.set(payload, 1);

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** One conversation's socket: handshake, silence, loss, and the way back. */
+/** The WebSocket of one session: handshake, silence detection, loss and reconnection. */
 
 import { parseEvent, parseInfo, type ServerInfo } from "../protocol/events";
 import { decode, encode, type Message } from "../protocol/messages";
@@ -10,14 +10,14 @@ const API = (import.meta.env.VITE_QUEUE_API_PATH as string | undefined) || "api"
 const FIRST_DELAY_MS = 500;
 const MAX_DELAY_MS = 15000;
 const QUEUE_FULL_DELAY_MS = 10000;
-/** A server of this toolkit says something every 10 s: after this long without, it is gone. */
+/** A server of this toolkit sends something every 10 s; after this much silence it is considered gone. */
 const SILENCE_MS = 25000;
-/** Close codes after which only the user can want another connection. */
+/** Close codes after which the client does not reconnect by itself. */
 const FINAL_CLOSES: Record<number, string> = { 4000: "idle", 4002: "resumed_elsewhere" };
-/** Close codes whose cause the user should know; others are a lost connection. */
+/** Close codes whose cause the user is told; all others count as a lost connection. */
 const TOLD_CLOSES: Record<number, string> = { 1009: "file_too_large", 1013: "queue_full" };
 
-/** Milliseconds before attempt 1, 2, 3 ...: doubling, with a fifth of chance so that pages spread. */
+/** Milliseconds before attempt 1, 2, 3 ...: doubling, with ±10 % jitter so that clients do not reconnect in step. */
 export function backoffMs(attempt: number, chance: number): number {
   return Math.min(MAX_DELAY_MS, FIRST_DELAY_MS * 2 ** (attempt - 1)) * (0.9 + 0.2 * chance);
 }
@@ -28,9 +28,11 @@ function apiUrl(path: string, query: Record<string, string>): URL {
   return url;
 }
 
-export type Reachable = { info: ServerInfo | null } | { refused: "bad_token" | "forbidden" | "unreachable" };
+export type Reachable =
+  | { info: ServerInfo | null }
+  | { refused: "bad_token" | "forbidden" | "unreachable" };
 
-/** Asks the server about itself; a server that does not know the question is a reference server. */
+/** Query the server's info; a server without that route is a reference server. */
 export async function askServer(token: string): Promise<Reachable> {
   try {
     // A page's own GET names no origin; the server judges it as it judges the socket's.
@@ -76,7 +78,7 @@ export class Connection {
     if (this.socket?.readyState === WebSocket.OPEN) this.socket.send(encode(message));
   }
 
-  /** Cuts a waiting time short. */
+  /** Reconnect now instead of waiting for the retry timer. */
   retryNow(): void {
     if (!this.retryTimer) return;
     window.clearTimeout(this.retryTimer);

@@ -1,10 +1,10 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The conversation as files. */
+/** Export the conversation as files. */
 
 import type { State } from "./state";
 
-/** One line for each side of each turn. */
+/** Format each turn as one line per side. */
 export function asText(state: State, you: string, assistant: string): string {
   return state.turns
     .map((turn) => `${you}: ${turn.question || `(${turn.source})`}\n${assistant}: ${turn.answer}\n`)
@@ -13,10 +13,14 @@ export function asText(state: State, you: string, assistant: string): string {
 
 export function asJson(state: State, ended: Date): string {
   const turns = state.turns.map(({ id, number, askedAtMs, ...turn }) => turn);
-  return JSON.stringify({ model: state.server?.model ?? "", saved: ended.toISOString(), turns }, null, 2);
+  return JSON.stringify(
+    { model: state.server?.model ?? "", saved: ended.toISOString(), turns },
+    null,
+    2,
+  );
 }
 
-/** Offers `blob` as a download. */
+/** Offer `blob` as a download. */
 export function save(blob: Blob, name: string): void {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);

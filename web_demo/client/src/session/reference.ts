@@ -1,10 +1,10 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
 /**
- * Lets the rest of the page believe that a server without events sends them.
+ * Emulates events for a reference server, which sends none.
  *
- * Such a server answers `pause` with the text "[Processing...]", then text and sound, perhaps
- * "\n[Final: ...]"; it never says that a reply is over, so that quiet after its sound means it.
+ * Such a server answers `pause` with the text "[Processing...]", then text and audio, perhaps
+ * "\n[Final: ...]"; it never reports the end of a reply, so silence after its audio is taken as the end.
  */
 
 import type { ServerEvent } from "../protocol/events";
@@ -31,27 +31,34 @@ export class ReferenceAdapter {
   private open = false;
   private text = "";
 
-  /** The events that stand for the connection's beginning. */
+  /** Return the events that open a session. */
   begin(): ServerEvent[] {
     return [INFO, { event: "listening", on: true, hands_free: false }];
   }
 
-  /** The page sent a control message. */
+  /** Return the events for a control message that the page sent. */
   sent(action: Action): ServerEvent[] {
-    if (action !== "start" && action !== "restart") return [{ event: "listening", on: false, hands_free: false }];
+    if (action !== "start" && action !== "restart")
+      return [{ event: "listening", on: false, hands_free: false }];
     return [...this.end("interrupted"), { event: "listening", on: true, hands_free: false }];
   }
 
-  /** A text message came; returns its events and what of it is to be shown. */
+  /** Handle a text message: return its events and the part to display. */
   received(text: string): { events: ServerEvent[]; text: string } {
     if (text === "[Processing...]") {
       const events = this.end("interrupted");
       this.open = true;
       this.text = "";
       this.turn++;
-      return { events: [...events, { event: "turn_start", turn: this.turn, source: "voice", seconds: null }], text: "" };
+      return {
+        events: [
+          ...events,
+          { event: "turn_start", turn: this.turn, source: "voice", seconds: null },
+        ],
+        text: "",
+      };
     }
-    const final = /^\s*\[Final: ([^]*)\]$/.exec(text);
+    const final = /^\s*\[Final: (.*)\]$/s.exec(text);
     if (final) {
       this.text = final[1]!;
       return { events: [], text: "" };
@@ -60,7 +67,7 @@ export class ReferenceAdapter {
     return { events: [], text };
   }
 
-  /** Nothing came and nothing played for QUIET_MS after a reply's sound, or its turn failed. */
+  /** End the reply: QUIET_MS passed after its audio without anything new, or its turn failed. */
   end(reason: "done" | "interrupted" | "error"): ServerEvent[] {
     if (!this.open) return [];
     this.open = false;

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** A conversation: joins ear, socket and mouth, and keeps the state the page shows. */
+/** Runs one session: connects microphone, socket and audio output, and keeps the page's state. */
 
 import { MicrophoneError } from "../audio/capture";
 import { SAMPLE_RATE_HZ } from "../audio/decoder";
@@ -9,13 +9,13 @@ import { Recording } from "../audio/recording";
 import { parseEvent, type ServerEvent } from "../protocol/events";
 import type { Action, Message } from "../protocol/messages";
 import { type Settings, serverSettings } from "../settings";
+import { AudioOutput } from "./audio-output";
 import { Connection } from "./connection";
-import { Ear } from "./ear";
-import { Mouth } from "./mouth";
+import { MicrophoneInput } from "./microphone-input";
 import { QUIET_MS, ReferenceAdapter } from "./reference";
 import { type Change, current, INITIAL, phaseOf, reduce, type State } from "./state";
 
-/** How long a server may take after its handshake to say that it sends events. */
+/** Time after the handshake within which a server must send its first event. */
 const EVENTS_WITHIN_MS = 700;
 const PLAYED_EVERY_MS = 500;
 
@@ -25,7 +25,9 @@ export class Session {
   readonly id = ++sessions;
   state: State = INITIAL;
   readonly recording = new Recording();
-  readonly ear = new Ear((page) => this.connection?.send({ type: "audio", data: page }));
+  readonly input = new MicrophoneInput((page) =>
+    this.connection?.send({ type: "audio", data: page }),
+  );
 
   private readonly listeners = new Set<() => void>();
   private connection: Connection | null = null;
@@ -33,42 +35,42 @@ export class Session {
   private eventsTimer = 0;
   private quietTimer = 0;
   private askedAtMs: number | null = null;
-  private saidPlayedAtMs = 0;
+  private playedReportedAtMs = 0;
   private freshClip = { user: true, assistant: true };
   private firstQuestion = "";
 
   private constructor(
     private settings: Settings,
-    private readonly mouth: Mouth,
+    private readonly output: AudioOutput,
   ) {
-    mouth.onReport = (report) => this.onPlayout(report);
-    mouth.onSound = (samples) => this.record("assistant", SAMPLE_RATE_HZ, samples);
-    mouth.player.setVolume(settings.volume);
+    output.onReport = (report) => this.onPlayout(report);
+    output.onSamples = (samples) => this.record("assistant", SAMPLE_RATE_HZ, samples);
+    output.player.setVolume(settings.volume);
     this.chooseOutput();
-    this.ear.onSound = (frame, rateHz) => this.record("user", rateHz, frame);
-    this.ear.onLost = () => this.change({ kind: "microphone", microphone: "lost" });
-    this.ear.onBroken = () => this.notice("encoder_failed");
+    this.input.onSamples = (frame, rateHz) => this.record("user", rateHz, frame);
+    this.input.onLost = () => this.change({ kind: "microphone", microphone: "lost" });
+    this.input.onBroken = () => this.notice("encoder_failed");
   }
 
   /**
-   * To be called from a click or key press. Beginning a hands-free talk asks for the microphone:
+   * Must be called from a click or key press. A hands-free session asks for the microphone at once:
    * `state.microphone` tells whether it could be opened. Otherwise the button asks for it.
    */
   static async create(settings: Settings): Promise<Session> {
-    const session = new Session(settings, await Mouth.create());
-    if (!session.mouth.player.running) session.notice("output_silent");
+    const session = new Session(settings, await AudioOutput.create());
+    if (!session.output.player.running) session.notice("output_silent");
     if (settings.handsFree) await session.openMicrophone();
     return session;
   }
 
-  /** @param firstQuestion is asked when the talk begins. */
+  /** @param firstQuestion is asked as soon as the session is ready. */
   connect(token: string, firstQuestion = ""): void {
     this.firstQuestion = firstQuestion;
     this.connection = new Connection(token, {
       onMessage: (message) => this.receive(message),
       onConnecting: () => this.change({ kind: "link", link: { kind: "connecting" } }),
       onWaiting: (attempt, delayMs, code) => {
-        this.mouth.endReply();
+        this.output.endReply();
         this.closeMicrophone();
         this.change({ kind: "link", link: { kind: "waiting", attempt, delayMs } });
         if (code) this.notice(code);
@@ -84,19 +86,19 @@ export class Session {
   readonly snapshot = (): State => this.state;
 
   assistantLevel(): number {
-    return this.state.sounding ? this.mouth.player.level() : 0;
+    return this.state.playing ? this.output.player.level() : 0;
   }
 
-  // What the user does
+  // User actions
 
-  /** The one thing the main button does now. */
+  /** Perform the main button's current action. */
   toggle(): void {
     const phase = phaseOf(this.state);
     if (phase === "listening" || phase === "hearing") void this.finish();
     else if (phase !== "offline") this.listen();
   }
 
-  /** Opens the microphone and listens; an answer that is on its way or playing stops. */
+  /** Open the microphone and listen; stops a reply that is pending or playing. */
   listen(): void {
     this.begin();
     if (this.state.microphone !== "on") void this.openMicrophone();
@@ -105,39 +107,39 @@ export class Session {
   /** The question is complete (push to talk), or the microphone is muted (hands-free). */
   async finish(): Promise<void> {
     this.askedAtMs = performance.now();
-    this.ear.open = false;
+    this.input.open = false;
     this.closeMicrophone();
     if (!this.state.handsFree) this.change({ kind: "complete" });
     try {
-      await this.ear.flush();
+      await this.input.flush();
     } catch {
-      return this.change({ kind: "hushed" }); // the user has been told by onBroken
+      return this.change({ kind: "playback_stopped" }); // the user has been told by onBroken
     }
     this.control("pause");
   }
 
   ask(text: string): void {
-    this.putMicrophoneAside();
+    this.releaseMicrophone();
     this.interrupt();
     this.change({ kind: "asked", source: "text", question: text, nowMs: performance.now() });
     this.connection?.send({ type: "text", text });
   }
 
   async askFile(file: File): Promise<void> {
-    if (this.reference) return this.sayFile(file);
+    if (this.reference) return this.streamFile(file);
     const limit = this.state.server?.limits.message_bytes;
     if (typeof limit === "number" && file.size + 1 > limit) return this.notice("file_too_large");
     const data = new Uint8Array(await file.arrayBuffer());
-    this.putMicrophoneAside();
+    this.releaseMicrophone();
     this.interrupt();
     this.change({ kind: "asked", source: "file", question: file.name, nowMs: performance.now() });
     this.connection?.send({ type: "file", data });
   }
 
-  /** Forgets the conversation, here and on the server. */
+  /** Clear the conversation, here and on the server. */
   forget(): void {
-    this.putMicrophoneAside();
-    this.hush();
+    this.releaseMicrophone();
+    this.stopPlayback();
     this.control("restart");
     this.change({ kind: "forget" });
   }
@@ -150,13 +152,13 @@ export class Session {
     this.change({ kind: "dismiss", id });
   }
 
-  /** Follows changed settings; opens the microphone anew if its own have changed while it is open. */
+  /** Apply changed settings; reopens the microphone if its own settings changed while it is open. */
   async apply(settings: Settings): Promise<void> {
     const before = this.settings;
     this.settings = settings;
-    this.mouth.player.setVolume(settings.volume);
+    this.output.player.setVolume(settings.volume);
     if (settings.outputId !== before.outputId) this.chooseOutput();
-    this.tellSettings(before);
+    this.sendSettings(before);
     if (settings.handsFree !== before.handsFree) return this.followHandsFree();
     const keys = ["inputId", "echoCancellation", "noiseSuppression"] as const;
     const { microphone } = this.state;
@@ -165,14 +167,14 @@ export class Session {
     else this.change({ kind: "microphone", microphone: "off" }); // another device may do: the button tries it
   }
 
-  /** A hands-free talk listens all the time; otherwise the button opens the microphone. */
+  /** Keep the microphone open in hands-free mode; otherwise the button opens it. */
   private async followHandsFree(): Promise<void> {
     const { link, microphone, server } = this.state;
     if (!this.settings.handsFree || !server?.vad) this.closeMicrophone();
     else if (link.kind === "open" && microphone === "off") await this.openMicrophone();
   }
 
-  private tellSettings(before: Settings): void {
+  private sendSettings(before: Settings): void {
     const server = this.state.server;
     if (!server || this.reference || this.state.link.kind !== "open") return;
     const data = serverSettings(this.settings, server);
@@ -183,7 +185,11 @@ export class Session {
   private async openMicrophone(): Promise<void> {
     const { inputId: deviceId, echoCancellation, noiseSuppression } = this.settings;
     try {
-      const opened = await this.ear.openMicrophone({ deviceId, echoCancellation, noiseSuppression });
+      const opened = await this.input.openMicrophone({
+        deviceId,
+        echoCancellation,
+        noiseSuppression,
+      });
       if (opened) this.change({ kind: "microphone", microphone: "on" });
     } catch (error) {
       const problem = error instanceof MicrophoneError ? error.problem : "busy";
@@ -192,16 +198,16 @@ export class Session {
   }
 
   private closeMicrophone(): void {
-    this.ear.closeMicrophone();
+    this.input.closeMicrophone();
     if (this.state.microphone === "on") this.change({ kind: "microphone", microphone: "off" });
   }
 
-  /** A question asked in another way takes the place of one that was being spoken. */
-  private putMicrophoneAside(): void {
+  /** Close the microphone before a typed or file question, which replaces a spoken one. */
+  private releaseMicrophone(): void {
     if (!this.state.handsFree) this.closeMicrophone();
   }
 
-  /** The talk as a WAV file; null, and a notice, if the browser cannot make it. */
+  /** Export the session as WAV; null, and a notice, if the browser cannot render it. */
   async wav(): Promise<Blob | null> {
     try {
       return await this.recording.wav();
@@ -211,21 +217,21 @@ export class Session {
     }
   }
 
-  /** Ends the talk; transcript and recording stay. */
+  /** End the session; transcript and recording stay available. */
   end(code = "bye"): void {
     if (this.state.link.kind === "ended") return;
     this.connection?.close();
     this.connection = null;
     window.clearTimeout(this.eventsTimer);
     window.clearTimeout(this.quietTimer);
-    this.hush();
-    this.ear.close();
-    this.mouth.close();
+    this.stopPlayback();
+    this.input.close();
+    this.output.close();
     this.change({ kind: "link", link: { kind: "ended", code } });
   }
 
   private chooseOutput(): void {
-    this.mouth.player.setOutput(this.settings.outputId).catch(() => this.notice("output_missing"));
+    this.output.player.setOutput(this.settings.outputId).catch(() => this.notice("output_missing"));
   }
 
   private control(action: Action): void {
@@ -234,56 +240,59 @@ export class Session {
   }
 
   private begin(): void {
-    void this.mouth.player.resume();
+    void this.output.player.resume();
     this.interrupt();
     this.control("start");
   }
 
   private interrupt(): void {
-    const { answering, sounding, asking } = this.state;
-    if (answering !== null || sounding) this.sayPlayed();
-    if (answering !== null || sounding || asking) this.hush();
+    const { answering, playing, asking } = this.state;
+    if (answering !== null || playing) this.reportPlayed();
+    if (answering !== null || playing || asking) this.stopPlayback();
   }
 
-  private hush(): void {
-    if (!this.freshClip.assistant) this.recording.cut("assistant", this.mouth.heardMs());
+  private stopPlayback(): void {
+    if (!this.freshClip.assistant) this.recording.cut("assistant", this.output.heardMs());
     this.freshClip.assistant = true;
-    this.mouth.hush();
-    this.change({ kind: "hushed" });
+    this.output.stopPlayback();
+    this.change({ kind: "playback_stopped" });
   }
 
-  private sayPlayed(): void {
+  private reportPlayed(): void {
     const turn = current(this.state);
     if (this.reference || turn === null) return;
-    this.saidPlayedAtMs = performance.now();
-    const data = { event: "played", turn, ms: this.mouth.heardMs() };
+    this.playedReportedAtMs = performance.now();
+    const data = { event: "played", turn, ms: this.output.heardMs() };
     this.connection?.send({ type: "metadata", data });
   }
 
-  /** A server without files is told its content as if it were spoken. */
-  private async sayFile(file: File): Promise<void> {
-    this.putMicrophoneAside();
-    this.begin(); // what was said before is no part of it
+  /** Stream a file as speech to a server that accepts no files. */
+  private async streamFile(file: File): Promise<void> {
+    this.releaseMicrophone();
+    this.begin(); // earlier speech is not part of it
     this.change({ kind: "complete" });
     try {
-      if (await this.ear.readFile(file)) await this.finish();
+      if (await this.input.streamFile(file)) await this.finish();
     } catch {
-      this.change({ kind: "hushed" });
+      this.change({ kind: "playback_stopped" });
       this.notice("file_unreadable");
     }
   }
 
-  // What the server and the loudspeaker say
+  // Events from the server and the audio output
 
   private receive(message: Message): void {
-    if (message.type === "handshake") return this.onHandshake();
+    if (message.type === "handshake") {
+      this.onHandshake();
+      return;
+    }
     if (message.type === "metadata") {
       const event = parseEvent(message.data);
       if (event) this.onEvent(event);
       return;
     }
     if (this.eventsTimer) this.assumeReference();
-    if (message.type === "audio" && this.mouth.say(message.data)) {
+    if (message.type === "audio" && this.output.play(message.data)) {
       this.change({ kind: "packet", nowMs: performance.now() });
       this.watchQuiet();
     }
@@ -297,8 +306,8 @@ export class Session {
   private onHandshake(): void {
     this.reference = null;
     this.eventsTimer = window.setTimeout(() => this.assumeReference(), EVENTS_WITHIN_MS);
-    this.mouth.beginStream();
-    this.ear.beginStream();
+    this.output.beginStream();
+    this.input.beginStream();
   }
 
   private assumeReference(): void {
@@ -331,11 +340,11 @@ export class Session {
         if (this.state.turns.length && !event.resumed) this.notice("new_conversation");
         break;
       case "listening":
-        this.ear.open = event.on;
+        this.input.open = event.on;
         this.freshClip.user ||= !event.on;
         break;
       case "speech_start":
-        this.hush();
+        this.stopPlayback();
         break;
       case "speech_end":
         this.askedAtMs = nowMs;
@@ -344,12 +353,12 @@ export class Session {
         if (event.source === "voice") nowMs = this.askedAtMs ?? nowMs;
         this.askedAtMs = null;
         this.freshClip.assistant = true;
-        this.mouth.beginReply();
+        this.output.beginReply();
         break;
       case "turn_end":
         if (event.turn !== current(this.state)) break; // what took its place may sound already
-        if (event.reason === "interrupted") this.hush();
-        else this.mouth.endReply();
+        if (event.reason === "interrupted") this.stopPlayback();
+        else this.output.endReply();
         break;
     }
     this.change({ kind: "server", event, nowMs });
@@ -371,17 +380,18 @@ export class Session {
 
   private onPlayout(report: PlayoutReport): void {
     const nowMs = performance.now();
-    if (report.event) this.change({ kind: "sound", on: report.event === "started", nowMs });
+    if (report.event) this.change({ kind: "playback", on: report.event === "started", nowMs });
     this.change({ kind: "playout", stalls: report.stalls, bufferMs: report.targetMs });
-    if (this.state.sounding && nowMs - this.saidPlayedAtMs >= PLAYED_EVERY_MS) this.sayPlayed();
+    if (this.state.playing && nowMs - this.playedReportedAtMs >= PLAYED_EVERY_MS)
+      this.reportPlayed();
     this.watchQuiet();
   }
 
-  /** A reference server never says that its reply is over: after its sound, quiet means it. */
+  /** A reference server never reports the end of a reply: silence after its audio marks it. */
   private watchQuiet(): void {
     if (!this.reference) return;
     window.clearTimeout(this.quietTimer);
-    if (this.freshClip.assistant || this.state.sounding) return;
+    if (this.freshClip.assistant || this.state.playing) return;
     this.quietTimer = window.setTimeout(
       () => this.fromReference((reference) => reference.end("done")),
       QUIET_MS,

@@ -1,6 +1,6 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** What the page shows of a conversation, as a pure function of what has happened. */
+/** The state the page shows, as a pure reducer over everything that happens. */
 
 import type { EventOf, ServerEvent, ServerInfo } from "../protocol/events";
 
@@ -12,14 +12,14 @@ export interface ToolUse {
   result?: unknown;
 }
 
-/** When things happened; milliseconds since the question ended. `server*` are its own measures. */
+/** When things happened; milliseconds since the question ended. `server*` are measured by the server. */
 export interface Latency {
   serverTextMs?: number;
-  serverCodesMs?: number;
-  serverSoundMs?: number;
+  serverTokensMs?: number;
+  serverAudioMs?: number;
   textMs?: number;
   packetMs?: number;
-  soundMs?: number;
+  audioMs?: number;
 }
 
 export interface Turn {
@@ -36,7 +36,7 @@ export interface Turn {
   end: "done" | "interrupted" | "error" | null;
 }
 
-/** Something to tell the user: a code the page has words for, and the server's own message. */
+/** A message to the user: a code with a text in i18n, and the server's own message. */
 export interface Notice {
   id: number;
   code: string;
@@ -61,8 +61,8 @@ export interface State {
   asking: boolean;
   /** The number of the turn that is being answered. */
   answering: number | null;
-  /** Sound of the assistant is being played. */
-  sounding: boolean;
+  /** The assistant's audio is playing. */
+  playing: boolean;
   turns: Turn[];
   notices: Notice[];
   microphone: "off" | "on" | string;
@@ -78,7 +78,7 @@ export const INITIAL: State = {
   userSpeaking: false,
   asking: false,
   answering: null,
-  sounding: false,
+  playing: false,
   turns: [],
   notices: [],
   microphone: "off",
@@ -94,8 +94,8 @@ export type Change =
   | { kind: "link"; link: Link }
   | { kind: "microphone"; microphone: State["microphone"] }
   | { kind: "complete" }
-  | { kind: "hushed" }
-  | { kind: "sound"; on: boolean; nowMs: number }
+  | { kind: "playback_stopped" }
+  | { kind: "playback"; on: boolean; nowMs: number }
   | { kind: "playout"; stalls: number; bufferMs: number }
   | { kind: "notice"; code: string; message: string }
   | { kind: "dismiss"; id: number }
@@ -107,8 +107,8 @@ export type Phase = "offline" | "idle" | "listening" | "hearing" | "thinking" | 
 export function phaseOf(state: State): Phase {
   if (state.link.kind !== "open") return "offline";
   if (state.userSpeaking) return "hearing";
-  const begun = state.turns.at(-1)?.latency.soundMs !== undefined; // a stall is no thinking
-  if (state.sounding || (state.answering !== null && begun)) return "speaking";
+  const begun = state.turns.at(-1)?.latency.audioMs !== undefined; // a stall does not count as thinking
+  if (state.playing || (state.answering !== null && begun)) return "speaking";
   if (state.asking || state.answering !== null) return "thinking";
   return state.listening && state.microphone === "on" ? "listening" : "idle";
 }
@@ -125,21 +125,31 @@ function withNotice(state: State, code: string, message: string): State {
   return { ...state, notices: [...others, { id, code, message }].slice(-MAX_NOTICES) };
 }
 
-/** Changes the newest turn of that number (numbers begin anew when a conversation does). */
-function withTurn(state: State, number: number | null, change: (turn: Turn) => Partial<Turn>): State {
+/** Changes the newest turn of that number (numbering restarts with each conversation). */
+function withTurn(
+  state: State,
+  number: number | null,
+  change: (turn: Turn) => Partial<Turn>,
+): State {
   const at = state.turns.findLastIndex((turn) => turn.number === number);
   const turn = state.turns[at];
   return turn ? { ...state, turns: state.turns.with(at, { ...turn, ...change(turn) }) } : state;
 }
 
-/** Notes the first time only that something happened in a turn. */
-function withLatency(state: State, number: number | null, stage: keyof Latency, ms: (turn: Turn) => number): State {
-  const known = state.turns.findLast((turn) => turn.number === number)?.latency[stage] !== undefined;
+/** Record a latency mark of a turn; later marks of the same stage are ignored. */
+function withLatency(
+  state: State,
+  number: number | null,
+  stage: keyof Latency,
+  ms: (turn: Turn) => number,
+): State {
+  const known =
+    state.turns.findLast((turn) => turn.number === number)?.latency[stage] !== undefined;
   if (known) return state;
   return withTurn(state, number, (turn) => ({ latency: { ...turn.latency, [stage]: ms(turn) } }));
 }
 
-/** The turn that is answered, or the last one: its sound and text may outlast its making. */
+/** The turn that is answered, or the last one: its audio and text may arrive after its end. */
 export const current = (state: State) => state.answering ?? state.turns.at(-1)?.number ?? null;
 
 function startTurn(state: State, event: EventOf<"turn_start">, nowMs: number): State {
@@ -159,23 +169,38 @@ function startTurn(state: State, event: EventOf<"turn_start">, nowMs: number): S
     end: null,
   };
   const before = pending ? state.turns.slice(0, -1) : state.turns;
-  return { ...state, turns: [...before, turn], answering: event.turn, asking: false, userSpeaking: false };
+  return {
+    ...state,
+    turns: [...before, turn],
+    answering: event.turn,
+    asking: false,
+    userSpeaking: false,
+  };
 }
 
 /** The number of a question that was sent but not yet taken. */
 const PENDING = -1;
 
-/** What stays true only until something else happens: its notices go then. */
+/** Events that clear notices which no longer apply. */
 const ENDED_BY: Partial<Record<ServerEvent["event"], string[]>> = {
   ready: ["queue_full", "going_away", "draining", "internal", "idle", "file_too_large"],
   listening: ["no_audio", "utterance_too_long"],
   turn_start: ["no_audio"],
-  turn_end: ["bad_question", "model_error", "bad_audio", "new_conversation", "file_unreadable", "file_too_large"],
+  turn_end: [
+    "bad_question",
+    "model_error",
+    "bad_audio",
+    "new_conversation",
+    "file_unreadable",
+    "file_too_large",
+  ],
   settings: ["bad_settings"],
 };
 
 function withoutEnded(state: State, event: ServerEvent): State {
-  const goesOn = (event.event === "listening" && !event.on) || (event.event === "turn_end" && event.reason !== "done");
+  const goesOn =
+    (event.event === "listening" && !event.on) ||
+    (event.event === "turn_end" && event.reason !== "done");
   const ended = goesOn ? [] : (ENDED_BY[event.event] ?? []);
   const notices = state.notices.filter((notice) => !ended.includes(notice.code));
   return notices.length === state.notices.length ? state : { ...state, notices };
@@ -184,9 +209,23 @@ function withoutEnded(state: State, event: ServerEvent): State {
 function onServer(state: State, event: ServerEvent, nowMs: number): State {
   switch (event.event) {
     case "queue":
-      return { ...state, link: { kind: "queued", position: event.position, size: event.size, waitS: event.wait_s ?? null } };
+      return {
+        ...state,
+        link: {
+          kind: "queued",
+          position: event.position,
+          size: event.size,
+          waitS: event.wait_s ?? null,
+        },
+      };
     case "ready":
-      return { ...state, link: { kind: "open" }, server: event, answering: null, userSpeaking: false };
+      return {
+        ...state,
+        link: { kind: "open" },
+        server: event,
+        answering: null,
+        userSpeaking: false,
+      };
     case "listening":
       return {
         ...state,
@@ -204,9 +243,9 @@ function onServer(state: State, event: ServerEvent, nowMs: number): State {
     case "first_text":
       return withLatency(state, event.turn, "serverTextMs", () => event.ms);
     case "first_codes":
-      return withLatency(state, event.turn, "serverCodesMs", () => event.ms);
+      return withLatency(state, event.turn, "serverTokensMs", () => event.ms);
     case "first_audio":
-      return withLatency(state, event.turn, "serverSoundMs", () => event.ms);
+      return withLatency(state, event.turn, "serverAudioMs", () => event.ms);
     case "tool_call":
       return withTurn(state, event.turn, ({ tools }) => ({
         tools: [...tools, { name: event.name, arguments: event.arguments }],
@@ -245,28 +284,54 @@ export function reduce(state: State, change: Change): State {
       return withTurn(timed, number, (turn) => ({ answer: turn.answer + change.text }));
     }
     case "packet":
-      return withLatency(state, current(state), "packetMs", (turn) => change.nowMs - turn.askedAtMs);
+      return withLatency(
+        state,
+        current(state),
+        "packetMs",
+        (turn) => change.nowMs - turn.askedAtMs,
+      );
     case "complete":
       return { ...state, listening: false, asking: true };
-    case "hushed":
-      return { ...state, answering: null, asking: false, sounding: false };
+    case "playback_stopped":
+      return { ...state, answering: null, asking: false, playing: false };
     case "asked": {
-      const event = { event: "turn_start", turn: PENDING, source: change.source, seconds: null } as const;
+      const event = {
+        event: "turn_start",
+        turn: PENDING,
+        source: change.source,
+        seconds: null,
+      } as const;
       const asked = startTurn(state, event, change.nowMs);
       const shown = withTurn(asked, PENDING, () => ({ question: change.question }));
       return { ...shown, answering: state.answering, asking: true };
     }
     case "link": {
-      const turns = state.turns.map((turn) => (turn.end ? turn : { ...turn, end: "interrupted" as const }));
-      return { ...state, link: change.link, turns, listening: false, userSpeaking: false, asking: false, answering: null };
+      const turns = state.turns.map((turn) =>
+        turn.end ? turn : { ...turn, end: "interrupted" as const },
+      );
+      return {
+        ...state,
+        link: change.link,
+        turns,
+        listening: false,
+        userSpeaking: false,
+        asking: false,
+        answering: null,
+      };
     }
     case "microphone":
       return { ...state, microphone: change.microphone };
-    case "sound": {
-      const sounding = { ...state, sounding: change.on };
-      const packet = state.turns.findLast((turn) => turn.number === current(state))?.latency.packetMs;
-      if (!change.on || packet === undefined) return sounding;
-      return withLatency(sounding, current(state), "soundMs", (turn) => change.nowMs - turn.askedAtMs);
+    case "playback": {
+      const playing = { ...state, playing: change.on };
+      const packet = state.turns.findLast((turn) => turn.number === current(state))?.latency
+        .packetMs;
+      if (!change.on || packet === undefined) return playing;
+      return withLatency(
+        playing,
+        current(state),
+        "audioMs",
+        (turn) => change.nowMs - turn.askedAtMs,
+      );
     }
     case "playout":
       return { ...state, stalls: change.stalls, bufferMs: change.bufferMs };

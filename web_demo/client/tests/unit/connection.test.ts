@@ -49,7 +49,8 @@ function connect(): Connection {
   return new Connection("secret", {
     onMessage: (message) => told.push(["message", message.type]),
     onConnecting: () => told.push(["connecting"]),
-    onWaiting: (attempt, delayMs, code) => told.push(["waiting", attempt, Math.round(delayMs), code]),
+    onWaiting: (attempt, delayMs, code) =>
+      told.push(["waiting", attempt, Math.round(delayMs), code]),
     onEnded: (code) => told.push(["ended", code]),
   });
 }
@@ -109,7 +110,9 @@ describe("a connection", () => {
     expect(last().url.href).toBe(`ws${secure}://${base}api/simplex?protocol=2&token=secret`);
     last().onclose({ code: 1006 });
     await vi.advanceTimersByTimeAsync(0);
-    expect(asked).toEqual([`http${secure}://${base}api/info?token=secret&origin=https%3A%2F%2Fhost`]);
+    expect(asked).toEqual([
+      `http${secure}://${base}api/info?token=secret&origin=https%3A%2F%2Fhost`,
+    ]);
   });
 
   it.each([

@@ -6,7 +6,12 @@ import { startWithin } from "../../src/audio/context";
 const context = (resume: () => Promise<void>) => ({ resume }) as AudioContext;
 
 it("does not wait for ever for a context that cannot start", async () => {
-  await expect(startWithin(context(() => new Promise(() => {})), 1)).resolves.toBeUndefined();
+  await expect(
+    startWithin(
+      context(() => new Promise(() => {})),
+      1,
+    ),
+  ).resolves.toBeUndefined();
 });
 
 it("takes a refusal as silence", async () => {

@@ -48,9 +48,17 @@ describe("events", () => {
 
   it("reads what the server says of itself, and nothing less", () => {
     expect(parseInfo(INFO)).toEqual(INFO);
-    const nano = { ...INFO, description: "Small.", languages: ["en"], personas: [], examples: ["Who are you?"] };
+    const nano = {
+      ...INFO,
+      description: "Small.",
+      languages: ["en"],
+      personas: [],
+      examples: ["Who are you?"],
+    };
     expect(parseInfo(nano)).toEqual(nano);
-    expect(parseInfo({ ...INFO, description: null, languages: null, personas: null, examples: [] })).not.toBeNull();
+    expect(
+      parseInfo({ ...INFO, description: null, languages: null, personas: null, examples: [] }),
+    ).not.toBeNull();
     expect(parseInfo({ ...INFO, examples: "Who are you?" })).toBeNull();
     expect(parseInfo({ ...INFO, limits: null })).toBeNull();
     expect(parseInfo("<!doctype html>")).toBeNull();

@@ -10,7 +10,10 @@ export function goldenStream() {
   const bytes = new Uint8Array(file("sine440_24k_10x40ms.ogg"));
   const messages: Uint8Array[] = [];
   let at = 0;
-  for (const length of meta.message_lengths as number[]) messages.push(bytes.slice(at, (at += length)));
+  for (const length of meta.message_lengths as number[]) {
+    messages.push(bytes.slice(at, at + length));
+    at += length;
+  }
   const npy = file("sine440_24k_10x40ms_decoded.npy");
   const data = npy.subarray(npy.length - 4 * meta.decoded_samples);
   const samples = new Float32Array(Uint8Array.from(data).buffer);

@@ -11,7 +11,9 @@ function page(parts: Uint8Array[], continued = false): Uint8Array {
     const full = Array<number>(Math.floor(part.length / 255)).fill(255);
     return part.length % 255 ? [...full, part.length % 255] : full;
   });
-  const bytes = new Uint8Array(27 + lacing.length + parts.reduce((sum, part) => sum + part.length, 0));
+  const bytes = new Uint8Array(
+    27 + lacing.length + parts.reduce((sum, part) => sum + part.length, 0),
+  );
   bytes.set([0x4f, 0x67, 0x67, 0x53, 0, continued ? 1 : 0]);
   bytes[26] = lacing.length;
   bytes.set(lacing, 27);
@@ -39,7 +41,8 @@ describe("the Ogg reader", () => {
     const { bytes } = goldenStream();
     const reader = new OggReader();
     const packets: Uint8Array[] = [];
-    for (let at = 0; at < bytes.length; at += size) packets.push(...reader.push(bytes.slice(at, at + size)));
+    for (let at = 0; at < bytes.length; at += size)
+      packets.push(...reader.push(bytes.slice(at, at + size)));
     expect(packets).toEqual(new OggReader().push(bytes));
   });
 

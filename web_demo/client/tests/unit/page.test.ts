@@ -23,7 +23,14 @@ describe("settings", () => {
   });
 
   it("become the server's, leaving out what it does not have", () => {
-    const chosen = { ...DEFAULTS, voice: "ben", handsFree: true, systemPrompt: " Be brief. ", topK: 20, sampleText: true };
+    const chosen = {
+      ...DEFAULTS,
+      voice: "ben",
+      handsFree: true,
+      systemPrompt: " Be brief. ",
+      topK: 20,
+      sampleText: true,
+    };
     expect(serverSettings(chosen, { voices: ["anna"], vad: false })).toEqual({
       system_prompt: "Be brief.",
       answer: "speech",
@@ -34,14 +41,23 @@ describe("settings", () => {
       transcribe: true,
       sampling: { top_k: 20, text_greedy: false },
     });
-    expect(serverSettings(chosen, { voices: ["ben"], vad: true })).toMatchObject({ voice: "ben", hands_free: true });
+    expect(serverSettings(chosen, { voices: ["ben"], vad: true })).toMatchObject({
+      voice: "ben",
+      hands_free: true,
+    });
   });
 
   it("send no persona that the model cannot play, and offer none", () => {
     const tutor = { ...DEFAULTS, persona: "tutor", systemPrompt: "Teach." };
     const prompt = (personas?: string[] | null) =>
       serverSettings(tutor, { voices: [], vad: false, personas }).system_prompt;
-    expect([prompt(), prompt(null), prompt(["tutor"]), prompt(["brief"]), prompt([])]).toEqual(["Teach.", "Teach.", "Teach.", "", ""]);
+    expect([prompt(), prompt(null), prompt(["tutor"]), prompt(["brief"]), prompt([])]).toEqual([
+      "Teach.",
+      "Teach.",
+      "Teach.",
+      "",
+      "",
+    ]);
     expect(playable({ personas: [] })).toEqual(["default"]);
     expect(playable({ personas: ["brief"] })).toEqual(["default", "brief"]);
     expect(playable({})).toEqual(playable(null));
@@ -60,18 +76,24 @@ describe("the way back", () => {
 
 describe("the latency read-out", () => {
   it("splits a turn in stages that add up to the first sound", () => {
-    const latency = { serverTextMs: 100, serverCodesMs: 150, serverSoundMs: 300, packetMs: 310, soundMs: 380 };
+    const latency = {
+      serverTextMs: 100,
+      serverTokensMs: 150,
+      serverAudioMs: 300,
+      packetMs: 310,
+      audioMs: 380,
+    };
     const stages = stagesOf(latency);
     expect(stages).toEqual([
       { stage: "text", ms: 100 },
-      { stage: "codes", ms: 50 },
-      { stage: "sound", ms: 150 },
+      { stage: "tokens", ms: 50 },
+      { stage: "audio", ms: 150 },
       { stage: "play", ms: 80 },
     ]);
   });
 
   it("has two stages where the server tells nothing of itself", () => {
-    expect(stagesOf({ packetMs: 500, soundMs: 560 })).toEqual([
+    expect(stagesOf({ packetMs: 500, audioMs: 560 })).toEqual([
       { stage: "answer", ms: 500 },
       { stage: "play", ms: 60 },
     ]);
@@ -86,7 +108,7 @@ describe("the latency read-out", () => {
 });
 
 describe("waveforms", () => {
-  it("use the ear's scale", () => {
+  it("use a logarithmic scale", () => {
     expect(loudness(0)).toBe(0);
     expect(loudness(0.001)).toBe(0);
     expect(loudness(0.1)).toBeCloseTo(0.6);
@@ -98,10 +120,15 @@ describe("downloads", () => {
   it("write a WAV header that fits its samples", async () => {
     const left = Float32Array.of(0, 0.5, -1, 2);
     const view = new DataView(await writeWav([left, new Float32Array(4)], 24000).arrayBuffer());
-    const word = (at: number) => String.fromCharCode(...[0, 1, 2, 3].map((i) => view.getUint8(at + i)));
+    const word = (at: number) =>
+      String.fromCharCode(...[0, 1, 2, 3].map((i) => view.getUint8(at + i)));
     expect([word(0), word(8), word(36)]).toEqual(["RIFF", "WAVE", "data"]);
-    expect([view.getUint32(4, true), view.getUint32(24, true), view.getUint32(40, true)]).toEqual([52, 24000, 16]);
-    expect([44, 48, 52, 56].map((at) => view.getInt16(at, true))).toEqual([0, 16384, -32767, 32767]);
+    expect([view.getUint32(4, true), view.getUint32(24, true), view.getUint32(40, true)]).toEqual([
+      52, 24000, 16,
+    ]);
+    expect([44, 48, 52, 56].map((at) => view.getInt16(at, true))).toEqual([
+      0, 16384, -32767, 32767,
+    ]);
   });
 
   it("keep only what was heard, and a bounded amount", () => {
@@ -118,7 +145,11 @@ describe("downloads", () => {
     const asked = reduce(INITIAL, { kind: "asked", source: "text", question: "Why?", nowMs: 0 });
     const state = [
       { kind: "server", event: ready, nowMs: 0 } as const,
-      { kind: "server", event: { event: "turn_end", turn: 1, reason: "done", text: "Because." }, nowMs: 1 } as const,
+      {
+        kind: "server",
+        event: { event: "turn_end", turn: 1, reason: "done", text: "Because." },
+        nowMs: 1,
+      } as const,
     ].reduce(reduce, asked);
     expect(asText(state, "You", "Assistant")).toBe("You: Why?\nAssistant: Because.\n");
     expect(JSON.parse(asJson(state, new Date(0)))).toMatchObject({

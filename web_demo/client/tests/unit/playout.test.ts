@@ -54,7 +54,13 @@ describe("the playout queue", () => {
   it("gives every sample once and in order", () => {
     const queue = new PlayoutQueue(RATE_HZ);
     const ramp = Float32Array.from({ length: 4800 }, (_, i) => i / 4800);
-    for (const [from, to] of [[0, 961], [961, 962], [962, 3000], [3000, 4800]]) queue.push(ramp.slice(from, to));
+    for (const [from, to] of [
+      [0, 961],
+      [961, 962],
+      [962, 3000],
+      [3000, 4800],
+    ])
+      queue.push(ramp.slice(from, to));
     queue.end();
     const { heard } = play(queue, 250);
     expect(heard.slice(200, 4800)).toEqual([...ramp.slice(200)]);
@@ -118,7 +124,8 @@ describe("the frame gatherer", () => {
     const gatherer = new FrameGatherer(960);
     const input = Float32Array.from({ length: 128 * 40 }, (_, i) => i);
     const frames: Float32Array[] = [];
-    for (let at = 0; at < input.length; at += 128) frames.push(...gatherer.push(input.slice(at, at + 128)));
+    for (let at = 0; at < input.length; at += 128)
+      frames.push(...gatherer.push(input.slice(at, at + 128)));
     expect(frames.map((frame) => frame.length)).toEqual(Array(5).fill(960));
     expect(frames.flatMap((frame) => [...frame])).toEqual([...input.slice(0, 4800)]);
   });

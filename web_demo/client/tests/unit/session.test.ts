@@ -19,22 +19,28 @@ const world = vi.hoisted(() => ({
   flush: () => Promise.resolve(),
 }));
 
-vi.mock("../../src/session/mouth", () => ({
-  Mouth: {
+vi.mock("../../src/session/audio-output", () => ({
+  AudioOutput: {
     create: async () => ({
-      player: { running: world.running, setVolume: () => {}, setOutput: async () => {}, resume: async () => {}, level: () => 0 },
+      player: {
+        running: world.running,
+        setVolume: () => {},
+        setOutput: async () => {},
+        resume: async () => {},
+        level: () => 0,
+      },
       beginStream: () => {},
       beginReply: () => world.heard.push("begin"),
       endReply: () => world.heard.push("end"),
-      hush: () => world.heard.push("hush"),
-      say: () => false,
+      stopPlayback: () => world.heard.push("stop"),
+      play: () => false,
       heardMs: () => 0,
       close: () => {},
     }),
   },
 }));
-vi.mock("../../src/session/ear", () => ({
-  Ear: class {
+vi.mock("../../src/session/microphone-input", () => ({
+  MicrophoneInput: class {
     open = false;
     openMicrophone = () => new Promise<boolean>((resolve) => world.openings.push(resolve));
     closeMicrophone = () => world.closings++;
@@ -67,10 +73,13 @@ const READY = {
   settings: {},
 } satisfies ServerEvent;
 
-const event = (data: ServerEvent) => world.handlers.onMessage({ type: "metadata", data: { ...data } });
+const event = (data: ServerEvent) =>
+  world.handlers.onMessage({ type: "metadata", data: { ...data } });
 const settingsSent = () =>
   world.sent
-    .map((message) => (message.type === "metadata" ? (message.data as { voice?: string }).voice : undefined))
+    .map((message) =>
+      message.type === "metadata" ? (message.data as { voice?: string }).voice : undefined,
+    )
     .filter((voice) => voice !== undefined);
 
 async function talking(voice = "anna", firstQuestion = ""): Promise<Session> {
@@ -89,7 +98,13 @@ async function opens(session: Session): Promise<void> {
 beforeEach(() => {
   vi.useFakeTimers();
   vi.stubGlobal("window", { setTimeout, clearTimeout });
-  Object.assign(world, { heard: [], sent: [], openings: [], closings: 0, flush: () => Promise.resolve() });
+  Object.assign(world, {
+    heard: [],
+    sent: [],
+    openings: [],
+    closings: 0,
+    flush: () => Promise.resolve(),
+  });
 });
 
 afterEach(() => {
@@ -109,7 +124,7 @@ describe("a conversation", () => {
     expect(session.state.answering).toBe(2);
     expect(session.state.turns[0]).toMatchObject({ answer: "so far", end: "interrupted" });
     event({ event: "turn_end", turn: 2, reason: "interrupted", text: "" });
-    expect(world.heard).toEqual(["hush"]);
+    expect(world.heard).toEqual(["stop"]);
   });
 
   it("follows a server that took long to say that it sends events", async () => {
@@ -128,7 +143,12 @@ describe("a conversation", () => {
     event(READY);
     session.listen();
     await opens(session);
-    const opening = session.apply({ ...DEFAULTS, voice: "anna", inputId: "other", endSilenceMs: 700 });
+    const opening = session.apply({
+      ...DEFAULTS,
+      voice: "anna",
+      inputId: "other",
+      endSilenceMs: 700,
+    });
     void session.apply({ ...DEFAULTS, voice: "ben", inputId: "other", endSilenceMs: 700 });
     world.openings[1]!(true);
     await opening;
@@ -139,7 +159,7 @@ describe("a conversation", () => {
     const session = await talking();
     event(READY);
     world.flush = () => {
-      session.ear.onBroken();
+      session.input.onBroken();
       return Promise.reject(new Error());
     };
     await session.finish();
@@ -155,7 +175,8 @@ describe("a conversation", () => {
   });
 });
 
-const listening = (on: boolean, handsFree = false) => event({ event: "listening", on, hands_free: handsFree });
+const listening = (on: boolean, handsFree = false) =>
+  event({ event: "listening", on, hands_free: handsFree });
 
 describe("the microphone", () => {
   it("is opened by the button, and closed when the question is complete", async () => {

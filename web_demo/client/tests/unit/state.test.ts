@@ -7,14 +7,17 @@ import { type Change, INITIAL, phaseOf, reduce, type State } from "../../src/ses
 
 const READY = new ReferenceAdapter().begin()[0]!;
 const server = (event: ServerEvent, nowMs = 0): Change => ({ kind: "server", event, nowMs });
-const after = (changes: Change[], from: State = INITIAL) => changes.reduce(reduce, from);
+const stateAfter = (changes: Change[], from: State = INITIAL) => changes.reduce(reduce, from);
 const listening = (on: boolean): Change => server({ event: "listening", on, hands_free: false });
 const asked = (turn: number, nowMs = 0): Change =>
   server({ event: "turn_start", turn, source: "voice", seconds: 2 }, nowMs);
-const ended = (turn: number, text: string, reason: "done" | "interrupted" | "error" = "done"): Change =>
-  server({ event: "turn_end", turn, reason, text });
+const ended = (
+  turn: number,
+  text: string,
+  reason: "done" | "interrupted" | "error" = "done",
+): Change => server({ event: "turn_end", turn, reason, text });
 const open: Change = { kind: "microphone", microphone: "on" };
-const connected = after([server(READY), open, listening(true)]);
+const connected = stateAfter([server(READY), open, listening(true)]);
 
 describe("a conversation's state", () => {
   it("says whose turn it is at every point of a spoken turn", () => {
@@ -30,8 +33,8 @@ describe("a conversation's state", () => {
       [listening(false), "thinking"],
       [asked(1), "thinking"],
       [{ kind: "packet", nowMs: 4 }, "thinking"],
-      [{ kind: "sound", on: true, nowMs: 5 }, "speaking"],
-      [{ kind: "sound", on: false, nowMs: 6 }, "speaking"], // a stall
+      [{ kind: "playback", on: true, nowMs: 5 }, "speaking"],
+      [{ kind: "playback", on: false, nowMs: 6 }, "speaking"], // a stall
       [ended(1, "Yes."), "idle"],
     ];
     let state = INITIAL;
@@ -42,31 +45,41 @@ describe("a conversation's state", () => {
   });
 
   it("knows the place in the queue, and how long one waits if the server knows", () => {
-    const queued = (wait_s?: number | null) => after([server({ event: "queue", position: 2, size: 3, wait_s })]).link;
+    const queued = (wait_s?: number | null) =>
+      stateAfter([server({ event: "queue", position: 2, size: 3, wait_s })]).link;
     expect(queued(90)).toEqual({ kind: "queued", position: 2, size: 3, waitS: 90 });
-    expect([queued(null), queued()]).toEqual(Array(2).fill({ kind: "queued", position: 2, size: 3, waitS: null }));
+    expect([queued(null), queued()]).toEqual(
+      Array(2).fill({ kind: "queued", position: 2, size: 3, waitS: null }),
+    );
   });
 
   it("does not go on thinking when nothing was heard", () => {
     const noAudio = server({ event: "error", code: "no_audio", message: "nothing was heard" });
-    expect(phaseOf(after([{ kind: "complete" }, listening(false), noAudio], connected))).toBe("idle");
-    expect(phaseOf(after([{ kind: "complete" }, listening(true)], connected))).toBe("listening");
+    expect(phaseOf(stateAfter([{ kind: "complete" }, listening(false), noAudio], connected))).toBe(
+      "idle",
+    );
+    expect(phaseOf(stateAfter([{ kind: "complete" }, listening(true)], connected))).toBe(
+      "listening",
+    );
   });
 
   it("gathers text by turn and takes the server's final word", () => {
-    const state = after([asked(1), { kind: "text", text: "He", nowMs: 1 }, { kind: "text", text: "llo", nowMs: 2 }], connected);
+    const state = stateAfter(
+      [asked(1), { kind: "text", text: "He", nowMs: 1 }, { kind: "text", text: "llo", nowMs: 2 }],
+      connected,
+    );
     expect(state.turns[0]!.answer).toBe("Hello");
     expect(reduce(state, ended(1, "Hello there.")).turns[0]!.answer).toBe("Hello there.");
   });
 
   it("keeps of an interrupted answer what the server says was heard", () => {
-    const done = after([asked(1), ended(1, "One two three.")], connected);
+    const done = stateAfter([asked(1), ended(1, "One two three.")], connected);
     const state = reduce(done, ended(1, "One two", "interrupted"));
     expect(state.turns[0]).toMatchObject({ answer: "One two", end: "interrupted" });
   });
 
   it("measures each stage once, from the end of the question", () => {
-    const state = after(
+    const state = stateAfter(
       [
         asked(1, 1000),
         server({ event: "first_text", turn: 1, ms: 100 }),
@@ -75,32 +88,37 @@ describe("a conversation's state", () => {
         { kind: "packet", nowMs: 1310 },
         { kind: "packet", nowMs: 1350 },
         { kind: "text", text: "a", nowMs: 1320 },
-        { kind: "sound", on: true, nowMs: 1380 },
-        { kind: "sound", on: false, nowMs: 1400 },
-        { kind: "sound", on: true, nowMs: 1500 },
+        { kind: "playback", on: true, nowMs: 1380 },
+        { kind: "playback", on: false, nowMs: 1400 },
+        { kind: "playback", on: true, nowMs: 1500 },
       ],
       connected,
     );
     expect(state.turns[0]!.latency).toEqual({
       serverTextMs: 100,
-      serverCodesMs: 150,
-      serverSoundMs: 300,
+      serverTokensMs: 150,
+      serverAudioMs: 300,
       packetMs: 310,
       textMs: 320,
-      soundMs: 380,
+      audioMs: 380,
     });
   });
 
   it("shows a typed question at once and joins it with the server's turn", () => {
     const typed = reduce(connected, { kind: "asked", source: "text", question: "Why?", nowMs: 10 });
     expect(typed.turns).toMatchObject([{ question: "Why?", end: null }]);
-    const taken = reduce(typed, server({ event: "turn_start", turn: 4, source: "text", seconds: null }, 20));
-    expect(taken.turns).toMatchObject([{ question: "Why?", number: 4, askedAtMs: 10, id: typed.turns[0]!.id }]);
+    const taken = reduce(
+      typed,
+      server({ event: "turn_start", turn: 4, source: "text", seconds: null }, 20),
+    );
+    expect(taken.turns).toMatchObject([
+      { question: "Why?", number: 4, askedAtMs: 10, id: typed.turns[0]!.id },
+    ]);
     expect(taken.answering).toBe(4);
   });
 
   it("marks a refused question and does not lend its words to the next one", () => {
-    const refused = after(
+    const refused = stateAfter(
       [
         { kind: "asked", source: "file", question: "noise.bin", nowMs: 0 },
         server({ event: "error", code: "bad_question", message: "unreadable", fatal: false }),
@@ -116,9 +134,14 @@ describe("a conversation's state", () => {
   });
 
   it("joins tool results with their calls, in order", () => {
-    const call = (city: string) => server({ event: "tool_call", turn: 1, name: "get_time", arguments: { city } });
-    const result = (time: string) => server({ event: "tool_result", turn: 1, name: "get_time", result: { time } });
-    const state = after([asked(1), call("Rome"), call("Oslo"), result("12"), result("13")], connected);
+    const call = (city: string) =>
+      server({ event: "tool_call", turn: 1, name: "get_time", arguments: { city } });
+    const result = (time: string) =>
+      server({ event: "tool_result", turn: 1, name: "get_time", result: { time } });
+    const state = stateAfter(
+      [asked(1), call("Rome"), call("Oslo"), result("12"), result("13")],
+      connected,
+    );
     expect(state.turns[0]!.tools).toEqual([
       { name: "get_time", arguments: { city: "Rome" }, result: { time: "12" } },
       { name: "get_time", arguments: { city: "Oslo" }, result: { time: "13" } },
@@ -126,8 +149,13 @@ describe("a conversation's state", () => {
   });
 
   it("closes open turns when the connection is lost, and numbers may begin anew", () => {
-    const lost = after(
-      [asked(1), { kind: "link", link: { kind: "waiting", attempt: 1, delayMs: 500 } }, server(READY), asked(1)],
+    const lost = stateAfter(
+      [
+        asked(1),
+        { kind: "link", link: { kind: "waiting", attempt: 1, delayMs: 500 } },
+        server(READY),
+        asked(1),
+      ],
       connected,
     );
     expect(lost.turns.map((turn) => turn.end)).toEqual(["interrupted", null]);
@@ -138,13 +166,13 @@ describe("a conversation's state", () => {
 
   it("keeps one notice of a kind and lets it be dismissed", () => {
     const notice: Change = { kind: "notice", code: "no_audio", message: "" };
-    const state = after([notice, notice, { kind: "notice", code: "internal", message: "" }]);
+    const state = stateAfter([notice, notice, { kind: "notice", code: "internal", message: "" }]);
     expect(state.notices.map(({ code }) => code)).toEqual(["no_audio", "internal"]);
     expect(reduce(state, { kind: "dismiss", id: state.notices[0]!.id }).notices).toHaveLength(1);
   });
 
   it("does not change for what changes nothing", () => {
-    const state = after([asked(1), { kind: "packet", nowMs: 5 }], connected);
+    const state = stateAfter([asked(1), { kind: "packet", nowMs: 5 }], connected);
     expect(reduce(state, { kind: "packet", nowMs: 9 })).toBe(state);
     expect(reduce(state, server({ event: "keepalive" }))).toBe(state);
   });
@@ -156,10 +184,15 @@ describe("a server without events", () => {
     const names = (events: ServerEvent[]) => events.map(({ event }) => event);
     expect(names(adapter.begin())).toEqual(["ready", "listening"]);
     expect(adapter.sent("pause")).toMatchObject([{ event: "listening", on: false }]);
-    expect(adapter.received("[Processing...]")).toMatchObject({ text: "", events: [{ event: "turn_start", turn: 1 }] });
+    expect(adapter.received("[Processing...]")).toMatchObject({
+      text: "",
+      events: [{ event: "turn_start", turn: 1 }],
+    });
     expect(adapter.received("Hel")).toEqual({ events: [], text: "Hel" });
     expect(adapter.received("\n[Final: Hello]\nthere]")).toEqual({ events: [], text: "" });
-    expect(adapter.end("done")).toMatchObject([{ event: "turn_end", turn: 1, text: "Hello]\nthere" }]);
+    expect(adapter.end("done")).toMatchObject([
+      { event: "turn_end", turn: 1, text: "Hello]\nthere" },
+    ]);
     expect(adapter.end("done")).toEqual([]);
   });
 
@@ -176,7 +209,8 @@ describe("a server without events", () => {
 
 describe("notices", () => {
   const failed = (code: string) => server({ event: "error", code, message: "" });
-  const codes = (changes: Change[]) => after(changes, connected).notices.map(({ code }) => code);
+  const codes = (changes: Change[]) =>
+    stateAfter(changes, connected).notices.map(({ code }) => code);
 
   it.each([
     ["queue_full", server(READY)],

@@ -3,7 +3,7 @@
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { Capture } from "../../src/audio/capture";
 import { OpusEncoder } from "../../src/audio/encoder";
-import { Ear } from "../../src/session/ear";
+import { MicrophoneInput } from "../../src/session/microphone-input";
 
 vi.mock("../../src/audio/capture.worklet.ts?worker&url", () => ({ default: "" }));
 vi.mock("opus-recorder/dist/encoderWorker.min.js?url", () => ({ default: "" }));
@@ -40,9 +40,9 @@ afterEach(() => {
 
 describe("the microphone", () => {
   it("is not left open when the talk ended before it was given", async () => {
-    const ear = new Ear(() => {});
-    const opening = ear.openMicrophone(OPTIONS);
-    ear.close();
+    const input = new MicrophoneInput(() => {});
+    const opening = input.openMicrophone(OPTIONS);
+    input.close();
     const late = microphone();
     asked[0]!.give(late);
     expect(await opening).toBe(false);
@@ -50,8 +50,12 @@ describe("the microphone", () => {
   });
 
   it("that was asked for last is the one that is open", async () => {
-    const ear = new Ear(() => {});
-    const openings = [ear.openMicrophone(OPTIONS), ear.openMicrophone(OPTIONS), ear.openMicrophone(OPTIONS)];
+    const input = new MicrophoneInput(() => {});
+    const openings = [
+      input.openMicrophone(OPTIONS),
+      input.openMicrophone(OPTIONS),
+      input.openMicrophone(OPTIONS),
+    ];
     const [first, last] = [microphone(), microphone()];
     asked[2]!.give(last);
     asked[0]!.give(first);
@@ -59,7 +63,7 @@ describe("the microphone", () => {
     expect(await Promise.all(openings)).toEqual([false, false, true]);
     expect(first.close).toHaveBeenCalledOnce();
     expect(last.close).not.toHaveBeenCalled();
-    ear.closeMicrophone();
+    input.closeMicrophone();
     expect(last.close).toHaveBeenCalledOnce();
   });
 });
@@ -72,7 +76,7 @@ describe("an encoder that fails", () => {
     const waiting = encoder.flush();
     FakeWorker.last.onerror({ message: "out of memory" });
     FakeWorker.last.onerror({});
-    await expect(waiting).rejects.toThrow("failed (out of memory); load the page anew");
+    await expect(waiting).rejects.toThrow("failed (out of memory); reload the page");
     await expect(encoder.flush()).rejects.toThrow("out of memory");
     expect(onBroken).toHaveBeenCalledOnce();
   });

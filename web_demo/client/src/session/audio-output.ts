@@ -1,14 +1,14 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The way from Ogg/Opus pages to the loudspeaker, with a clock of what was heard of each reply. */
+/** Ogg/Opus pages to the speaker, tracking how much of each reply has been played. */
 
 import { OggOpusDecoder } from "../audio/decoder";
 import { Player } from "../audio/player";
 import type { PlayoutReport } from "../audio/playout.worklet";
 
-export class Mouth {
+export class AudioOutput {
   onReport: (report: PlayoutReport) => void = () => {};
-  onSound: (samples: Float32Array) => void = () => {};
+  onSamples: (samples: Float32Array) => void = () => {};
 
   private accepting = false;
   private last = { playedMs: 0, bufferedMs: 0, atMs: 0, playing: false };
@@ -25,10 +25,10 @@ export class Mouth {
     };
   }
 
-  /** To be called from a click or key press. */
-  static async create(): Promise<Mouth> {
+  /** Must be called from a click or key press. */
+  static async create(): Promise<AudioOutput> {
     const [player, decoder] = await Promise.all([Player.create(), OggOpusDecoder.create()]);
-    return new Mouth(player, decoder);
+    return new AudioOutput(player, decoder);
   }
 
   beginStream(): void {
@@ -36,34 +36,34 @@ export class Mouth {
     this.accepting = false;
   }
 
-  /** A reply comes; what may be left of the one before is not heard with it. */
+  /** Start a reply, dropping whatever is left of the previous one. */
   beginReply(): void {
     this.clear();
     this.accepting = true;
     this.replyFromMs = this.totalMs();
   }
 
-  /** Whether this is sound of the reply; what was interrupted still arrives for a moment. */
-  say(bytes: Uint8Array): boolean {
+  /** Play audio of the current reply; returns false for late audio of an interrupted one. */
+  play(bytes: Uint8Array): boolean {
     const samples = this.decoder.decode(bytes);
     if (!this.accepting || !samples.length) return false;
-    this.onSound(samples);
+    this.onSamples(samples);
     this.player.push(samples);
     return true;
   }
 
-  /** The reply is complete: what is left of it plays on. */
+  /** Mark the reply as complete: the rest of its buffer plays out. */
   endReply(): void {
     this.player.end();
   }
 
-  /** Silence, now. Nothing is said until the next reply begins. */
-  hush(): void {
+  /** Stop playback at once; nothing plays until the next reply begins. */
+  stopPlayback(): void {
     this.accepting = false;
     this.clear();
   }
 
-  /** So much of the reply has been heard. */
+  /** Milliseconds of the reply that have been played. */
   heardMs(): number {
     return Math.max(0, Math.round(this.totalMs() - this.replyFromMs));
   }
@@ -74,7 +74,12 @@ export class Mouth {
   }
 
   private clear(): void {
-    this.last = { playedMs: this.totalMs(), bufferedMs: 0, atMs: performance.now(), playing: false };
+    this.last = {
+      playedMs: this.totalMs(),
+      bufferedMs: 0,
+      atMs: performance.now(),
+      playing: false,
+    };
     this.player.clear();
   }
 

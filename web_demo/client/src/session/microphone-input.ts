@@ -1,21 +1,21 @@
 // Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 // SPDX-License-Identifier: Apache-2.0
-/** The way from microphone or sound file to Ogg/Opus pages; one stream for each connection. */
+/** Microphone or audio file to Ogg/Opus pages; one stream per connection. */
 
 import { Capture, type CaptureOptions } from "../audio/capture";
 import { OpusEncoder } from "../audio/encoder";
-import { readSoundFile } from "../audio/file";
+import { decodeAudioFile } from "../audio/file";
 
-/** What the encoder is fed with while there is no microphone. */
+/** Sample rate of the stream while no microphone is open. */
 const FILE_RATE_HZ = 48000;
-const FILE_SPEED = 4; // times real time: a server of the reference loses a burst
+const FILE_SPEED = 4; // times real time: a reference server loses bursts
 
-export class Ear {
+export class MicrophoneInput {
   /** Loudest sample of the last 20 ms, from 0 to 1. */
   level = 0;
-  /** Whether sound is to be sent now. */
+  /** Whether audio is sent at the moment. */
   open = false;
-  onSound: (frame: Float32Array, rateHz: number) => void = () => {};
+  onSamples: (frame: Float32Array, rateHz: number) => void = () => {};
   onLost: () => void = () => {};
   onBroken: () => void = () => {};
 
@@ -30,8 +30,8 @@ export class Ear {
   }
 
   /**
-   * Opens the microphone, anew if it is open; throws a MicrophoneError where that cannot be.
-   * Returns false, and leaves none open, if it was closed or opened otherwise meanwhile.
+   * Open the microphone, closing it first if it is open; throws a MicrophoneError on failure.
+   * Returns false, and leaves none open, if another open or close came in between.
    */
   async openMicrophone(options: CaptureOptions): Promise<boolean> {
     this.closeMicrophone();
@@ -48,7 +48,7 @@ export class Ear {
       return false;
     }
     this.capture = capture;
-    this.capture.onFrame = (frame) => this.hear(frame);
+    this.capture.onFrame = (frame) => this.handleFrame(frame);
     this.capture.onLost = () => this.onLost();
     if (this.streamRateHz && this.streamRateHz !== this.rateHz) this.beginStream();
     return true;
@@ -66,35 +66,36 @@ export class Ear {
     this.encoder.begin(this.rateHz);
   }
 
-  /** Resolves when all that was heard so far has been handed to the socket; rejects if it cannot. */
+  /** Resolve once all captured audio has been handed to the socket; reject if the encoder failed. */
   flush(): Promise<void> {
     return this.encoder.flush();
   }
 
   /**
-   * Says a file as if it were spoken; rejects if the browser cannot read it. Returns whether it was
-   * said to its end: opening the microphone stops it.
+   * Stream a file as if it were spoken; reject if the browser cannot decode it. Returns whether it
+   * was sent to its end: opening the microphone stops it.
    */
-  async readFile(file: Blob): Promise<boolean> {
+  async streamFile(file: Blob): Promise<boolean> {
     this.reading = true;
     const { openings } = this;
     if (this.streamRateHz !== this.rateHz) this.beginStream();
     try {
-      const samples = await readSoundFile(file, this.rateHz);
+      const samples = await decodeAudioFile(file, this.rateHz);
       const frameSamples = Math.round(this.rateHz / 50);
-      for (let at = 0; at < samples.length && this.goesOn(openings); at += frameSamples) {
+      for (let at = 0; at < samples.length && this.isCurrent(openings); at += frameSamples) {
         const frame = new Float32Array(frameSamples);
         frame.set(samples.subarray(at, at + frameSamples));
-        this.pass(frame);
-        if ((at / frameSamples) % 5 === 4) await new Promise((resume) => setTimeout(resume, 100 / FILE_SPEED));
+        this.encodeFrame(frame);
+        if ((at / frameSamples) % 5 === 4)
+          await new Promise((resume) => setTimeout(resume, 100 / FILE_SPEED));
       }
-      return this.goesOn(openings);
+      return this.isCurrent(openings);
     } finally {
       this.reading = false;
     }
   }
 
-  private goesOn(openings: number): boolean {
+  private isCurrent(openings: number): boolean {
     return this.open && openings === this.openings;
   }
 
@@ -107,13 +108,13 @@ export class Ear {
     return this.capture?.rateHz ?? FILE_RATE_HZ;
   }
 
-  private hear(frame: Float32Array): void {
+  private handleFrame(frame: Float32Array): void {
     this.level = frame.reduce((peak, sample) => Math.max(peak, Math.abs(sample)), 0);
-    if (this.open && !this.reading) this.pass(frame);
+    if (this.open && !this.reading) this.encodeFrame(frame);
   }
 
-  private pass(frame: Float32Array): void {
-    this.onSound(frame, this.rateHz);
+  private encodeFrame(frame: Float32Array): void {
+    this.onSamples(frame, this.rateHz);
     this.encoder.encode(frame);
   }
 }
