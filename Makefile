@@ -87,7 +87,9 @@ wheel: setup
 
 lint: setup
 	$(BIN)/ruff check .
-	$(BIN)/mypy funaudiochat
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy funaudiochat evaluate training web_demo utils
+	$(BIN)/lint-imports
 
 # The documentation, as a site in outputs/site; a broken link or reference is an error. mkdocs-material
 # prints an advertisement for its successor unless told not to.

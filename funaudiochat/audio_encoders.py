@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
 from funaudiochat.errors import CheckpointError

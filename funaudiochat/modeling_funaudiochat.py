@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from funaudiochat import checkpoint_validation as validation
 from funaudiochat.audio_encoders import FunAudioChatAudioEncoder, FunAudioChatDiscreteEncoder

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModel, DynamicCache, PretrainedConfig
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
 from funaudiochat.decoder_stack import Positions, follow

@@ -267,7 +267,7 @@ def test_the_benchmark_measures_talkers_one_after_another_and_at_once(folders):
     )
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines()]
-    assert rows == ["talkers", "---:", "1", "2"] and "nan" not in done.stdout
+    assert rows == ["users", "---:", "1", "2"] and "nan" not in done.stdout
 
 
 @pytest.mark.slow

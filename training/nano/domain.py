@@ -131,7 +131,9 @@ class Domain:
         elif split.endswith("conversation"):
             if rng.random() < TOOLS_OFFERED_SHARE:
                 dialogue.tools = self._offer(rng)
-            Talk(self, dialogue, rng).converse(rng.randint(*CONVERSATION_TURNS))
+            Talk(self.intents, self.spec, self.delivery, dialogue, rng).converse(
+                rng.randint(*CONVERSATION_TURNS)
+            )
         else:
             self._exchange(dialogue, rng)
         dialogue.intent = "+".join(m.intent for m in dialogue.messages if m.role == "user")
@@ -153,7 +155,7 @@ class Domain:
                 dialogue.tools = [n for n in self._offer(rng) if n != intent.tool]
         elif split == "train" and rng.random() < TOOLS_OFFERED_SHARE:
             dialogue.tools = self._offer(rng)
-        talk = Talk(self, dialogue, rng)
+        talk = Talk(self.intents, self.spec, self.delivery, dialogue, rng)
         talk.ask(intent, rng.choice(intent.rows[part]))
         two_turns = split == "train" and rng.random() < talk.related_share
         if not intent.tool and (split == "test_follow_up" or two_turns):

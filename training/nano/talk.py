@@ -5,7 +5,7 @@
 
 import json
 from random import Random
-from typing import TYPE_CHECKING
+from typing import Any
 
 from training.nano.intents import (
     SPLITS,
@@ -16,10 +16,7 @@ from training.nano.intents import (
     call_arguments,
     unit_hash,
 )
-from training.nano.wordings import Row, fill, insert, sound, variants
-
-if TYPE_CHECKING:
-    from training.nano.domain import Domain
+from training.nano.wordings import Delivery, Row, fill, insert, sound, variants
 
 CONVERSATION_TURNS = (2, 8)  # questions of a conversation
 # Of the turns after the first: about the one before, if that can be asked of something else or not.
@@ -39,8 +36,16 @@ class Talk:
         rng: every draw comes from it.
     """
 
-    def __init__(self, domain: "Domain", dialogue: Dialogue, rng: Random) -> None:
-        self.domain, self.dialogue, self.rng = domain, dialogue, rng
+    def __init__(
+        self,
+        intents: dict[str, Intent],
+        spec: dict[str, Any],
+        delivery: Delivery,
+        dialogue: Dialogue,
+        rng: Random,
+    ) -> None:
+        self.intents, self.spec, self.delivery = intents, spec, delivery
+        self.dialogue, self.rng = dialogue, rng
         self.wording = SPLITS[dialogue.split][0]
         self.last: tuple[Intent, Row, Message] | None = None  # of the last new topic
         self.told: tuple[Intent, Row] | None = None  # who said a name, and which
@@ -68,7 +73,7 @@ class Talk:
                 self.dialogue.messages[-1] = Message("assistant", " ".join(kept), cut=True)
 
     def _any_intent(self) -> Intent:
-        intents = list(self.domain.intents.values())
+        intents = list(self.intents.values())
         if self.dialogue.tools and self.rng.random() < CALL_SHARE:
             intents = [i for i in intents if i.tool in self.dialogue.tools]
         return self.rng.choices(intents, [i.weight for i in intents])[0]
@@ -87,8 +92,8 @@ class Talk:
         if "mention" in spec and (other := self.rng.choice(intent.rows["train"])) != row:
             mention = self.rng.choice(variants(spec["mention"]))
             slip = f"{insert(template, other)}\n{mention}"
-        framed = any(kind in spec for kind in self.domain.spec["frames"])
-        return self.domain.delivery.say(template, slip, framed, self.rng)
+        framed = any(kind in spec for kind in self.spec["frames"])
+        return self.delivery.say(template, slip, framed, self.rng)
 
     def _add(self, intent: Intent, row: Row, question: str, name: str) -> None:
         """Add a question about a row; with its tool offered, also call, result and reply."""
@@ -136,7 +141,7 @@ class Talk:
         if kind == "recall":
             self._recall(intent, row)
             return
-        template = self.domain.spec["turns"][kind]["wordings"][self.wording].pick(self.rng)
+        template = self.spec["turns"][kind]["wordings"][self.wording].pick(self.rng)
         if kind == "repeat":
             self.dialogue.messages += [Message("user", fill(template, row), intent=kind), answer]
             return
@@ -152,6 +157,6 @@ class Talk:
 
     def _recall(self, intent: Intent, row: Row) -> None:
         """Add a question about the name that was told."""
-        template = self.domain.spec["turns"]["recall"]["wordings"][self.wording].pick(self.rng)
+        template = self.spec["turns"]["recall"]["wordings"][self.wording].pick(self.rng)
         answer = Message("assistant", fill(intent.spec["recall"], row), keys=[row["name"]])
         self.dialogue.messages += [Message("user", fill(template, row), intent="recall"), answer]

@@ -74,7 +74,7 @@ class MemoryAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [B, T, D], mask [B, T, 1] of ones and zeros -> [B, T, D]."""
+        """X [B, T, D], mask [B, T, 1] of ones and zeros -> [B, T, D]."""
         batch, length, width = x.shape
         query, key, value = self.query(x), self.key(x), self.value(x)
         valid = value * mask
@@ -101,7 +101,7 @@ class Block(nn.Module):
         self.mlp_ln = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """x [B, T, D], mask [B, T, 1] -> [B, T, D]."""
+        """X [B, T, D], mask [B, T, 1] -> [B, T, D]."""
         x = x + self.attn(self.attn_ln(x), mask)
         return x + self.mlp(self.mlp_ln(x))
 
