@@ -71,7 +71,7 @@ test-transformers: setup
 
 # Made-up questions in the layout of every benchmark, a tiny random model, recorded judges.
 eval-demo: setup
-	$(BIN)/python tests/build_tiny_folders.py $(TINY)
+	$(BIN)/python -m tests.helpers.tiny_folders $(TINY)
 	$(BIN)/python -m evaluate.mini_data outputs/mini
 	$(BIN)/python -m funaudiochat.cli eval infer --benchmark all --data outputs/mini \
 	  --out outputs/eval-tiny --model-path $(TINY)/Fun-Audio-Chat-Tiny \
@@ -111,7 +111,7 @@ eval-setup:
 
 # The recipe of the paper on tiny folders, in about a minute on a CPU.
 tiny-recipe: train-setup
-	$(BIN)/python tests/training/build_tiny_recipe.py $(TINY)
+	$(BIN)/python -m tests.helpers.tiny_recipe $(TINY)
 	LLM=$(CURDIR)/$(TINY)/sources/llm AUDIO_ENCODER=$(CURDIR)/$(TINY)/sources/whisper \
 	  HEAD=$(CURDIR)/$(TINY)/sources/head CODES=125 CONFIG_DIR=configs/tiny SAVES=saves/tiny \
 	  PYTHON=$(CURDIR)/$(BIN)/python bash training/run_shell/core_cocktail.sh

@@ -27,19 +27,18 @@ from pathlib import Path
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
-# In place of this folder, whose serving.py would hide the tests' package of that name.
-sys.path[:1] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
 from openai import AsyncOpenAI  # noqa: E402
-from serving.builders import QUESTIONS  # noqa: E402
-from serving.compare import RATE_HZ, prompt_of, read_sounds  # noqa: E402
-from serving.vllm_server import vllm_server  # noqa: E402
 
 from funaudiochat.chat_protocol import audio_part  # noqa: E402
 from funaudiochat.constants import DEFAULT_S2T_PROMPT  # noqa: E402
 from funaudiochat.generation_funaudiochat import generate  # noqa: E402
 from funaudiochat.generation_options import GenerationOptions  # noqa: E402
 from funaudiochat.voice_chat import VoiceChat  # noqa: E402
+from tests.serving.builders import QUESTIONS  # noqa: E402
+from tests.serving.compare import RATE_HZ, prompt_of, read_sounds  # noqa: E402
+from tests.serving.vllm_server import vllm_server  # noqa: E402
 
 CONCURRENCY = (1, 8, 32)
 TOKENS = 32  # of every answer

@@ -10,7 +10,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from build_tiny_folders import MODEL, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,6 +19,7 @@ from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGenerat
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.tiny_folders import MODEL, build
 
 BLANK = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 

@@ -37,9 +37,9 @@ _THROUGHPUT = """
 import gc, sys
 from contextlib import contextmanager
 import numpy as np
-sys.path[:0] = sys.argv[1:4]
+sys.path[:0] = sys.argv[1:3]
 import vllm_throughput as benchmark
-from chat_server import Server
+from tests.helpers.chat_server import Server
 
 running = []
 
@@ -73,9 +73,8 @@ gc.collect()
 def test_vllm_is_stopped_before_ours_is_timed_and_its_clients_are_closed():
     pytest.importorskip("openai", reason="openai is missing: make eval-setup")
     pytest.importorskip("httpx", reason="httpx is missing")
-    tests = Path(__file__).parent
     done = subprocess.run(
-        [sys.executable, "-c", _THROUGHPUT, BENCHMARKS, tests, tests / "evaluate"],
+        [sys.executable, "-c", _THROUGHPUT, BENCHMARKS, BENCHMARKS.parent],
         capture_output=True,
         text=True,
         timeout=300,

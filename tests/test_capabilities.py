@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_commands import CLI, run
 
 from funaudiochat import hub
 from funaudiochat.capabilities import FILE_NAME, PERSONAS, Capabilities, load_capabilities
 from funaudiochat.errors import CheckpointError
+from tests.helpers.commands import CLI, run
 
 ROOT = Path(__file__).parents[1]
 # What must stand in Nano's answer to each of its examples.

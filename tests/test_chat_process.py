@@ -18,12 +18,12 @@ from itertools import accumulate
 from pathlib import Path
 
 import pytest
-from test_modeling import GOLDEN
 
 from funaudiochat.events import TextDelta
 from funaudiochat.sampling import Sampling
 from funaudiochat.turns import Turn
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.golden import GOLDEN
 
 ROOT = Path(__file__).parents[1]
 MODEL = GOLDEN / "model" / "models" / "tiny_a"

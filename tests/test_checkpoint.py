@@ -14,7 +14,6 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from test_modeling import GOLDEN, load_case, load_model
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
@@ -25,6 +24,7 @@ from funaudiochat.modeling_funaudiochat import (
     _of_backbone,
 )
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.golden import GOLDEN, load_case, load_model
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 

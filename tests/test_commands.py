@@ -4,26 +4,21 @@
 """Examples and the command line as a user runs them, on tiny folders."""
 
 import importlib.util
-import os
 import shutil
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import soundfile
 import torch
-from builders import build_cosyvoice3_folder
-from onnx_builders import build_campplus
 from safetensors.torch import load_file, save_file
-from test_modeling import GOLDEN
 
 from funaudiochat.audio import load_audio
 from funaudiochat.cosyvoice3.voices import speaker_vector
+from tests.helpers.commands import CLI, ROOT, run
+from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
+from tests.helpers.golden import GOLDEN
+from tests.helpers.onnx_folders import build_campplus
 
-ROOT = Path(__file__).parents[1]
 MODEL = GOLDEN / "model" / "models" / "tiny_a"
-CLI = ["-m", "funaudiochat.cli"]
 
 
 @pytest.fixture(scope="module")
@@ -31,24 +26,6 @@ def tts(tmp_path_factory):
     folder = build_cosyvoice3_folder(tmp_path_factory.mktemp("models") / "tts")
     save_file({"anna": torch.linspace(-1, 1, 192)}, folder / "voices.safetensors")
     return folder
-
-
-def run(*arguments, cwd, code=0, stdin="", path=""):
-    done = subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        input=stdin,
-        env={
-            **os.environ,
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{path}",
-            "FUNAUDIOCHAT_HOME": str(cwd / "models"),
-        },
-    )
-    assert done.returncode == code, done.stderr
-    assert "Traceback" not in done.stderr
-    return done
 
 
 def test_s2t_example_prints_an_answer(tmp_path):

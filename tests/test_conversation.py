@@ -11,9 +11,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from builders import build_cosyvoice3_folder
 from safetensors.torch import save_file
-from test_modeling import GOLDEN, load_case
 from transformers import GenerationConfig
 
 from funaudiochat import generation_funaudiochat as generation
@@ -28,9 +26,9 @@ from funaudiochat.sampling import Sampling, StopTexts
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.turns import Turn
 from funaudiochat.voice_chat import VoiceChat
-
-GREEDY = Sampling(greedy=True, max_new_tokens=12)
-TOOLS = [{"name": "get_time", "parameters": {"type": "object", "properties": {}}}]
+from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
+from tests.helpers.golden import GOLDEN, load_case
+from tests.helpers.questions import GREEDY, TOOLS, question
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +43,6 @@ def folders(tmp_path_factory):
 @pytest.fixture
 def chat(folders):
     return VoiceChat.from_pretrained(*folders, device="cpu")
-
-
-def question(seconds: float = 1.2, pitch_hz: float = 220.0):
-    time = np.arange(int(seconds * 16000)) / 16000
-    return (0.3 * np.sin(2 * np.pi * pitch_hz * time)).astype(np.float32), 16000
 
 
 def test_a_spoken_question_gets_text_codes_and_sound_of_their_length(chat):

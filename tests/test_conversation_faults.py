@@ -8,8 +8,6 @@ from datetime import date
 import numpy as np
 import pytest
 import torch
-from test_conversation import question
-from test_modeling import GOLDEN
 
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import TextDelta
@@ -17,6 +15,8 @@ from funaudiochat.sampling import Sampling
 from funaudiochat.tool_calls import parse_tool_calls, result_text
 from funaudiochat.turns import Turn
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.golden import GOLDEN
+from tests.helpers.questions import question
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 SHORT = Sampling(greedy=True, max_new_tokens=3)

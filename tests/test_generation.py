@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from test_modeling import GOLDEN, load_case, load_model, names
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import ModelOutput
 
@@ -16,17 +15,12 @@ from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_funaudiochat import generate, prefill, step, stream
 from funaudiochat.generation_options import GenerationOptions
+from tests.helpers.golden import GOLDEN, load_case, load_model, names, options_of
 
 # f10 and f11 recorded what the original does to a row after its own end, f12 what padding does
 # to its head.
 BATCHES = [n for n in names("f1") if n[:3] in ("f10", "f11", "f12")] + ["e4_s2t_batch_leftpad"]
 EXACT = [n for n in names("e") + names("f") if n[:3] not in ("f10", "f11", "f12")]
-
-
-def options_of(case: dict) -> GenerationOptions:
-    fields = {**case["kwargs"], **case["sp_gen_kwargs"]}
-    fields["eos_token_ids"] = tuple(fields.pop("eos_token_id"))
-    return GenerationOptions(**fields)
 
 
 def load_tokenizer():

@@ -16,7 +16,6 @@ import types
 from pathlib import Path
 
 import pytest
-from hub_server import running_hub
 from typer.testing import CliRunner
 
 from funaudiochat import doctor
@@ -34,6 +33,7 @@ from funaudiochat.hub import (
     resolve_pair,
     verify,
 )
+from tests.helpers.hub_server import running_hub
 
 CONTENT = bytes(range(256)) * 5000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

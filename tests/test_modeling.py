@@ -4,7 +4,6 @@
 """Parity of the model's parts, forward pass and training step with recorded results."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -20,29 +19,7 @@ from transformers import (
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.register import register_funaudiochat
-
-GOLDEN = Path(__file__).parent / "golden"
-CASES = GOLDEN / "model" / "cases"
-
-
-def load_case(name: str):
-    folder = CASES / name
-    inputs, outputs = (load_file(folder / f"{part}.safetensors") for part in ("inputs", "outputs"))
-    return json.loads((folder / "case.json").read_text()), inputs, outputs
-
-
-def load_model(attention: str = "sdpa", **audio_overrides) -> FunAudioChatForConditionalGeneration:
-    folder = GOLDEN / "model" / "models" / "tiny_a"
-    config = FunAudioChatConfig.from_pretrained(folder)
-    for key, value in audio_overrides.items():
-        setattr(config.audio_config, key, value)
-    return FunAudioChatForConditionalGeneration.from_pretrained(
-        folder, config=config, attn_implementation=attention
-    ).eval()
-
-
-def names(group: str) -> list[str]:
-    return sorted(p.name for p in CASES.iterdir() if p.name.startswith(group))
+from tests.helpers.golden import GOLDEN, load_case, load_model, names
 
 
 def mode_of(case: dict) -> dict[str, str]:

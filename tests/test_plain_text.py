@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_modeling import GOLDEN
 
 from funaudiochat import hub
 from funaudiochat.constants import (
@@ -21,6 +20,7 @@ from funaudiochat.constants import (
 )
 from funaudiochat.plain_text import encode, encode_text, protect, protect_answer, protect_system
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from tests.helpers.golden import GOLDEN
 
 FOLDERS = {
     "tiny_a": GOLDEN / "model" / "models" / "tiny_a",

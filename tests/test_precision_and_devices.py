@@ -9,15 +9,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from builders import build_cosyvoice3_folder
 from safetensors.torch import save_file
-from test_conversation import question
-from test_modeling import GOLDEN
 
 from funaudiochat.cosyvoice3.speech_tokenizer import log_mel
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
+from tests.helpers.golden import GOLDEN
+from tests.helpers.questions import question
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 ROOT = Path(__file__).parents[1]

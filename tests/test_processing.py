@@ -14,13 +14,13 @@ import soundfile
 import soxr
 import torch
 from safetensors.torch import load_file
-from test_modeling import CASES, GOLDEN, load_model
 from transformers import AutoProcessor
 
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.processing_funaudiochat import _CHAT_TEMPLATE as CHAT_TEMPLATE
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
+from tests.helpers.golden import CASES, GOLDEN, load_model
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 FEATURES = json.loads((CASES / "h1_features" / "case.json").read_text())

@@ -12,14 +12,14 @@ import threading
 
 import numpy as np
 import pytest
-from chat_servers import DONE, FOLDER, chunk, model_answers, serving
-from test_conversation import GREEDY, TOOLS, question
 
 from funaudiochat.errors import AudioError, ServerError
 from funaudiochat.events import ReplyDone, TextDelta
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.chat_servers import DONE, FOLDER, chunk, model_answers, serving
+from tests.helpers.questions import GREEDY, TOOLS, question
 
 
 @pytest.fixture(scope="module")

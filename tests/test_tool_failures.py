@@ -6,13 +6,13 @@
 import json
 
 import pytest
-from test_conversation import question
-from test_modeling import GOLDEN
 
 from funaudiochat import voice_chat
 from funaudiochat.events import TextDelta
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.golden import GOLDEN
+from tests.helpers.questions import question
 
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 SHORT = Sampling(greedy=True, max_new_tokens=3)

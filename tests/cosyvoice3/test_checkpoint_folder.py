@@ -8,7 +8,6 @@ import logging
 
 import pytest
 import torch
-from builders import GOLDEN, build_cosyvoice3_folder
 from safetensors.torch import load_file
 
 from funaudiochat.cosyvoice3 import checkpoint
@@ -17,6 +16,7 @@ from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.flow import Flow
 from funaudiochat.cosyvoice3.hift import Hift
 from funaudiochat.errors import CheckpointError
+from tests.helpers.cosyvoice3_folders import GOLDEN, build_cosyvoice3_folder
 
 
 @pytest.fixture

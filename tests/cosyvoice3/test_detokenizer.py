@@ -9,7 +9,6 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from builders import CASES, GOLDEN, RECORDED_MASK, build_cosyvoice3_folder, close
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
@@ -24,6 +23,13 @@ from funaudiochat.cosyvoice3.flow import Flow
 from funaudiochat.cosyvoice3.hift import Hift
 from funaudiochat.cosyvoice3.segments import segment_bounds
 from funaudiochat.errors import VoiceError
+from tests.helpers.cosyvoice3_folders import (
+    CASES,
+    GOLDEN,
+    RECORDED_MASK,
+    build_cosyvoice3_folder,
+    close,
+)
 from utils.cosyvoice_detokenizer import get_audio_detokenizer, token2wav, tts_infer_streaming
 
 SCHEDULES = [RECORDED_MASK, ChunkSchedule(), ChunkSchedule(1, 1.5, 9, 12)]

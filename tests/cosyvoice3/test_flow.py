@@ -5,11 +5,11 @@
 
 import pytest
 import torch
-from builders import CASES, GOLDEN, RECORDED_MASK, close
 from safetensors.torch import load_file
 
 from funaudiochat.cosyvoice3.config import ChunkSchedule, FlowConfig
 from funaudiochat.cosyvoice3.flow import Flow
+from tests.helpers.cosyvoice3_folders import CASES, GOLDEN, RECORDED_MASK, close
 
 TINY = FlowConfig(dim=64, depth=2, heads=2, dim_head=32, lookahead_channels=48)
 

@@ -5,12 +5,12 @@
 
 import pytest
 import torch
-from builders import GOLDEN, close
 from safetensors.torch import load_file
 
 from funaudiochat.cosyvoice3.checkpoint import fold_weight_norm
 from funaudiochat.cosyvoice3.config import HiftConfig
 from funaudiochat.cosyvoice3.hift import Hift
+from tests.helpers.cosyvoice3_folders import GOLDEN, close
 
 TINY = HiftConfig(base_channels=32, f0_channels=32)
 

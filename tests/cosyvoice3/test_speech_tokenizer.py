@@ -6,8 +6,6 @@
 import numpy as np
 import pytest
 import torch
-from builders import GOLDEN
-from onnx_builders import TinyCampplus, build_campplus, build_speech_tokenizer
 from safetensors.torch import load_file, save_file
 
 from funaudiochat.audio import save_wav
@@ -22,6 +20,8 @@ from funaudiochat.cosyvoice3.voices import (
     speaker_vector,
 )
 from funaudiochat.errors import AudioError, CheckpointError, VoiceError
+from tests.helpers.cosyvoice3_folders import GOLDEN
+from tests.helpers.onnx_folders import TinyCampplus, build_campplus, build_speech_tokenizer
 from utils.cosyvoice_tokenizer import extract_speech_token, get_audio_tokenizer
 
 

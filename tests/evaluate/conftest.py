@@ -4,10 +4,10 @@
 """Fixtures shared by all evaluation tests: mini data, tiny checkpoints, a chat server."""
 
 import pytest
-from build_tiny_folders import build
-from chat_server import Server
 
 from evaluate.local_model import LocalModel
+from tests.helpers.chat_server import Server
+from tests.helpers.tiny_folders import build
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,6 @@ import shutil
 
 import numpy as np
 import pytest
-from runs import answer, ask, rows
 
 from evaluate.benchmarks import select
 from evaluate.comparability import alike, unlike
@@ -21,6 +20,7 @@ from evaluate.speech import Transcriber
 from evaluate.statistics import equal_weights, paired_bootstrap
 from evaluate.verdict import scored
 from funaudiochat.errors import FunAudioChatError
+from tests.helpers.runs import answer, ask, rows
 
 
 def given(folder, pair, replies, **extra):

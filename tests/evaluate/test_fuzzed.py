@@ -11,10 +11,10 @@ the original scorers: a change of any of them is a change of the rule.
 import json
 
 import pytest
-from runs import GOLDEN
 
 from evaluate.data import given_choices
 from evaluate.scorers import acebench, choices, judge_replies, mmau_pro
+from tests.helpers.runs import GOLDEN
 
 
 def ace(schema, expected, given):

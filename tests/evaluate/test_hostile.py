@@ -9,7 +9,6 @@ import subprocess
 import sys
 
 import pytest
-from runs import ROOT, ask, rows
 
 from evaluate.benchmarks import select
 from evaluate.cli import app
@@ -20,6 +19,7 @@ from evaluate.records import json_rows, read_json
 from evaluate.run import inspect_subset
 from evaluate.score import Tools, score_subset
 from funaudiochat.errors import FunAudioChatError
+from tests.helpers.runs import ROOT, ask, rows
 
 DEEP = "[" * 100_000
 SET = "speech-fc/SpeechFC_BFCL_Single"

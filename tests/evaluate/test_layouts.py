@@ -10,13 +10,13 @@ from itertools import combinations
 import numpy as np
 import pytest
 import soundfile
-from hub_server import running_hub
 
 from evaluate.benchmarks import select
 from evaluate.data import given_choices, right_choice
 from evaluate.fetch import fetch, needed
 from evaluate.scorers.choices import mmsu_reference_verdicts
 from evaluate.verdict import Answer
+from tests.helpers.hub_server import running_hub
 
 OPTIONS = ("rising", "falling", "flat", "broken")
 

@@ -7,7 +7,6 @@ import json
 from importlib.metadata import version
 
 import pytest
-from runs import ask
 
 from evaluate.benchmarks import select
 from evaluate.exchange import import_predictions
@@ -17,6 +16,7 @@ from evaluate.report import build_tables, markdown, paper
 from evaluate.score import Tools, score_subset, table_value
 from evaluate.scorers.vstyle import WEIGHTS
 from evaluate.speech import Transcriber
+from tests.helpers.runs import ask
 
 
 def report_of(run):

@@ -15,7 +15,6 @@ import time
 
 import pytest
 import soundfile
-from runs import ROOT, ask, rows
 
 from evaluate.benchmarks import BENCHMARKS, select
 from evaluate.core import LayoutError
@@ -24,6 +23,7 @@ from evaluate.local_model import LocalModel
 from evaluate.records import appending, subset_folder
 from evaluate.run import inspect_subset, parse_shard
 from funaudiochat.errors import FunAudioChatError
+from tests.helpers.runs import ROOT, ask, rows
 
 
 class Stops:

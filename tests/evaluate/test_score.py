@@ -16,8 +16,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from hub_server import running_hub
-from runs import ROOT, answer, ask, cases, rows
 
 from evaluate.benchmarks import BENCHMARKS, select
 from evaluate.benchmarks.mmau_pro import by_count
@@ -36,6 +34,8 @@ from evaluate.statistics import equal_weights, estimate, wilson
 from evaluate.verdict import NotScored, Verdict, scored
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import FunAudioChatError
+from tests.helpers.hub_server import running_hub
+from tests.helpers.runs import ROOT, answer, ask, cases, rows
 
 
 class Spread:

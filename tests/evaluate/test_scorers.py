@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from runs import GOLDEN, cases
 
 from evaluate.benchmarks import select
 from evaluate.scorers import acebench, bfcl, choices, judge_replies, mmau_pro, texts, vstyle
@@ -16,6 +15,7 @@ from evaluate.scorers.tool_calls import CallVerdict, read_calls
 from evaluate.scorers.turn_taking import TurnLimits, turn_is_taken, voiced_stretches
 from evaluate.statistics import estimate
 from evaluate.verdict import Verdict
+from tests.helpers.runs import GOLDEN, cases
 
 PUBLISHED = "speechfc_bfcl_single_published"
 

@@ -17,8 +17,6 @@ import pytest
 import soundfile
 import torch
 import transformers
-from runs import answer, ask, rows
-from whisper_folder import build_whisper
 
 from evaluate.benchmarks import select
 from evaluate.embedder import Embedder
@@ -30,6 +28,8 @@ from evaluate.sources import Prompt, ServerModel
 from evaluate.speech import OpinionScore, Transcriber
 from evaluate.verdict import NotScored
 from funaudiochat.errors import FunAudioChatError
+from tests.helpers.runs import answer, ask, rows
+from tests.helpers.whisper_folder import build_whisper
 
 _UTMOS = """
 class UTMOSScoreScripted:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
 from funaudiochat.audio import load_audio  # noqa: E402
 from funaudiochat.chat_protocol import audio_part  # noqa: E402
@@ -34,8 +34,8 @@ from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2T_PROMPT  # noqa: E
 from funaudiochat.generation_funaudiochat import generate  # noqa: E402
 from funaudiochat.generation_options import GenerationOptions  # noqa: E402
 from funaudiochat.voice_chat import VoiceChat  # noqa: E402
-from serving.builders import QUESTIONS, speak_questions  # noqa: E402
-from serving.vllm_server import ENVIRONMENT  # noqa: E402
+from tests.serving.builders import QUESTIONS, speak_questions  # noqa: E402
+from tests.serving.vllm_server import ENVIRONMENT  # noqa: E402
 
 RATE_HZ = 16000
 NOISE = 1e-4  # of log-probabilities in float32, at most; seen are some 1e-5

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from funaudiochat.voice_chat import VoiceChat
-from serving.builders import QUESTIONS, build_tiny_model
-from serving.compare import RATE_HZ, read_sounds
-from serving.vllm_server import vllm_server
+from tests.serving.builders import QUESTIONS, build_tiny_model
+from tests.serving.compare import RATE_HZ, read_sounds
+from tests.serving.vllm_server import vllm_server
 
 
 @pytest.fixture(scope="session")

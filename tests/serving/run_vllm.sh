@@ -32,9 +32,9 @@ fi
 echo "installed after $SECONDS s"
 
 tiny=outputs/serving/Fun-Audio-Chat-Tiny
-PYTHONPATH=.:tests $venv/bin/python -c "
+PYTHONPATH=. $venv/bin/python -c "
 from pathlib import Path
-from serving.builders import build_tiny_model
+from tests.serving.builders import build_tiny_model
 build_tiny_model(Path('$tiny'))"
 export FUNAUDIOCHAT_SERVING_SOUNDS
 FUNAUDIOCHAT_SERVING_SOUNDS=$(IFS=:; echo "${sounds[*]}")

@@ -11,8 +11,8 @@ import pytest
 import soundfile
 
 from funaudiochat.voice_chat import VoiceChat
-from serving.builders import TINY_A
-from serving.compare import compare, find_sounds, own_answers, read_sounds, scores_along
+from tests.serving.builders import TINY_A
+from tests.serving.compare import compare, find_sounds, own_answers, read_sounds, scores_along
 
 
 @pytest.fixture(scope="module")

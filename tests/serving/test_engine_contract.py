@@ -19,8 +19,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from test_generation import options_of
-from test_modeling import GOLDEN, load_case, load_model
 from transformers import DynamicCache
 
 import funaudiochat
@@ -29,6 +27,7 @@ from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.hub import VOICES_FILE
 from funaudiochat.modeling_common import cache_argument
 from funaudiochat.modeling_funaudiochat import FunAudioChatDecoder
+from tests.helpers.golden import GOLDEN, load_case, load_model, options_of
 
 # Greedy, with a repetition penalty, and sampled; two of them end their speech on the way.
 CASES = [

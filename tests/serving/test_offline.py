@@ -9,7 +9,7 @@ import pytest
 
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.vllm_plugin import loads_attention
-from serving.compare import compare, engine_answers, own_answers
+from tests.serving.compare import compare, engine_answers, own_answers
 
 MOST_TOKENS = 24
 

@@ -6,12 +6,12 @@
 import asyncio
 import json
 
-from test_server_process import started
 from typer.testing import CliRunner
-from web_clients import Page, tone
 
 from funaudiochat.cli import app
 from funaudiochat.sampling import Sampling
+from tests.helpers.server_process import started
+from tests.helpers.web_clients import Page, tone
 
 TOKENS = 24
 SUBSETS = ("librispeech/test-clean", "voicebench/commoneval")

@@ -13,7 +13,7 @@ from funaudiochat.constants import DEFAULT_S2T_PROMPT
 from funaudiochat.events import ReplyDone, TextDelta
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
 from funaudiochat.sampling import Sampling
-from serving.compare import compare, own_answers, served_answers
+from tests.serving.compare import compare, own_answers, served_answers
 
 SHORT = Sampling(max_new_tokens=24)
 HALF = "\ufffd"  # stands for a character whose last bytes never came

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
-from build_tiny_recipe import write_data
-from starting_folders import CODES, write_all
 
+from tests.helpers.starting_folders import CODES, write_all
+from tests.helpers.tiny_recipe import write_data
 from training.init_model import init_model
 
 

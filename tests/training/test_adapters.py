@@ -8,10 +8,7 @@ import shutil
 import sys
 
 import pytest
-import spoken_answers
-from build_tiny_folders import MODEL
 from safetensors.torch import load_file
-from tiny_runs import ROOT, changed, log_of, needs_llamafactory, train_here
 from typer.testing import CliRunner
 
 from funaudiochat.cli import app
@@ -19,6 +16,9 @@ from funaudiochat.errors import CheckpointError
 from funaudiochat.hub import NANO_MODEL, NANO_TTS, resolve_pair
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers import spoken_answers
+from tests.helpers.tiny_folders import MODEL
+from tests.helpers.tiny_runs import ROOT, changed, log_of, needs_llamafactory, train_here
 from training.adapters import merge_adapter
 from training.callbacks import PARTS
 

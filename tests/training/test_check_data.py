@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from build_tiny_folders import MODEL
 
 from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from tests.helpers.tiny_folders import MODEL
 from training.check_data import check_file, draw_histograms
 
 ROOT = Path(__file__).parents[2]

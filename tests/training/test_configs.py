@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from build_tiny_folders import MODEL
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from tests.helpers.tiny_folders import MODEL
 from training.callbacks import PARTS, part_of
 from training.check_data import DataChecker
 from training.launch import read_config

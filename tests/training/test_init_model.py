@@ -10,13 +10,13 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from starting_folders import CODES, tokenizer, write_all, write_llm, write_whisper
 from transformers import AutoModelForCausalLM, WhisperModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from tests.helpers.starting_folders import CODES, tokenizer, write_all, write_llm, write_whisper
 from training.init_model import SPECIAL, init_model
 
 

@@ -16,11 +16,15 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from build_tiny_folders import MODEL, build
-from build_tiny_recipe import WORDS, codes_of
 from safetensors.torch import load_file
-from starting_folders import CODES
-from tiny_runs import (
+
+from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
+from funaudiochat.sampling import Sampling
+from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.starting_folders import CODES
+from tests.helpers.tiny_folders import MODEL, build
+from tests.helpers.tiny_recipe import WORDS, codes_of
+from tests.helpers.tiny_runs import (
     ROOT,
     TINY,
     changed,
@@ -30,10 +34,6 @@ from tiny_runs import (
     train_here,
     weights_of,
 )
-
-from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
-from funaudiochat.sampling import Sampling
-from funaudiochat.voice_chat import VoiceChat
 
 pytestmark = needs_llamafactory
 

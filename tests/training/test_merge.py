@@ -10,11 +10,11 @@ import sys
 
 import pytest
 import torch
-from build_tiny_folders import MODEL
 from safetensors.torch import load_file, save_file
 
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from tests.helpers.tiny_folders import MODEL
 from training.merge import PREFIX, merge
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import torch
-from build_tiny_folders import MODEL
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,6 +16,7 @@ from funaudiochat.audio import save_wav
 from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from tests.helpers.tiny_folders import MODEL
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from build_tiny_folders import MODEL
-from build_tiny_recipe import write_data
 from safetensors import safe_open
 from typer.testing import CliRunner
 
@@ -23,6 +21,8 @@ from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.serving_plan import parse_size
+from tests.helpers.tiny_folders import MODEL
+from tests.helpers.tiny_recipe import write_data
 from training.callbacks import freeze_other_parts
 from training.plan import GIB, Sharding, make_plan, read_sharding, static_bytes
 

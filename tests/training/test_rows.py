@@ -17,7 +17,6 @@ import numpy as np
 import pytest
 import soundfile
 import yaml
-from build_tiny_folders import MODEL
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -26,6 +25,7 @@ from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.plain_text import encode as encode_prompt
 from funaudiochat.plain_text import protect
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from tests.helpers.tiny_folders import MODEL
 from training.check_data import check_file
 
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,10 @@ import shutil
 import pytest
 import torch
 import yaml
-from tiny_runs import (
+
+from funaudiochat.errors import FunAudioChatError
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from tests.helpers.tiny_runs import (
     ROOT,
     TINY,
     log_of,
@@ -21,9 +24,6 @@ from tiny_runs import (
     train_here,
     weights_of,
 )
-
-from funaudiochat.errors import FunAudioChatError
-from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from training.callbacks import PARTS
 from training.checkpoints import is_whole, set_torn_aside
 from training.launch import config_problems, read_config

@@ -6,7 +6,6 @@
 import numpy as np
 import pytest
 import torch
-from starting_folders import CODES, write_all, write_ct2, write_whisper
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
 from funaudiochat.errors import CheckpointError
@@ -15,6 +14,7 @@ from funaudiochat.modeling_funaudiochat import (
     FunAudioChatForConditionalGeneration,
 )
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from tests.helpers.starting_folders import CODES, write_all, write_ct2, write_whisper
 from training.init_model import init_model
 from training.nano.judge import judge_available, whisper_folder
 from training.whisper_encoder import TOWER, read_whisper

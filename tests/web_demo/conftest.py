@@ -6,15 +6,15 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import browser as browsers
 import pytest
-import sounds
 import torch
-from build_tiny_folders import build
 from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
-from web_clients import running, spying
 
+from tests.helpers import browser as browsers
+from tests.helpers import sounds
+from tests.helpers.tiny_folders import build
+from tests.helpers.web_clients import running, spying
 from web_demo.server.engine import Models
 from web_demo.server.vad import load_network
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
-from web_clients import Page, running, scripted
 
+from tests.helpers.web_clients import Page, running, scripted
 from web_demo.server.access import Connections, RateLimit, host_known, origin_allowed
 from web_demo.server.options import parse
 from web_demo.server.recordings import Recordings

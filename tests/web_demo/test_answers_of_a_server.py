@@ -13,12 +13,12 @@ from dataclasses import replace
 
 import aiohttp
 import pytest
-from chat_servers import DONE, FOLDER, chunk, model_answers, serving
-from server_process import started
-from web_clients import TIMEOUT_S, Page, running, tone
 
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.chat_servers import DONE, FOLDER, chunk, model_answers, serving
+from tests.helpers.server_process import started
+from tests.helpers.web_clients import TIMEOUT_S, Page, running, tone
 from web_demo.server.engine import Models
 
 SHORT = {"max_new_tokens": 12}

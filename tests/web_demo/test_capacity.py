@@ -7,9 +7,9 @@ import asyncio
 from dataclasses import replace
 
 import pytest
-from server_process import started
-from web_clients import Page, running, scripted
 
+from tests.helpers.server_process import started
+from tests.helpers.web_clients import Page, running, scripted
 from web_demo.server import context
 from web_demo.server.capacity import MAX_SESSIONS, measure_real_time_factor, sessions_for
 from web_demo.server.engine import Engine

@@ -9,9 +9,9 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
-from web_clients import TIMEOUT_S, until
 
 from funaudiochat.events import TextDelta
+from tests.helpers.web_clients import TIMEOUT_S, until
 from web_demo.server import engine as engines
 from web_demo.server.engine import QUEUE_EVENTS, Engine
 

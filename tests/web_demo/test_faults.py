@@ -9,15 +9,15 @@ import threading
 import aiohttp
 import numpy as np
 import pytest
-from sounds import question
-from web_clients import (
+
+from tests.helpers.sounds import question
+from tests.helpers.web_clients import (
     TIMEOUT_S,
     Page,
     running,
     scripted,
     until,
 )
-
 from web_demo.server import engine, outbox, session, sessions
 
 UPGRADE = (

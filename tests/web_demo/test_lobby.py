@@ -6,8 +6,7 @@
 import asyncio
 import contextlib
 
-from web_clients import until
-
+from tests.helpers.web_clients import until
 from web_demo.server.lobby import Lobby, QueueFull, TicketState
 
 TICKET_S = 0.05

@@ -16,9 +16,9 @@ import openai
 import pytest
 import soundfile
 from openai.types.chat import ChatCompletion
-from web_clients import TIMEOUT_S, running, scripted, tone, until
 
 from funaudiochat.constants import TRANSCRIBE_PROMPT
+from tests.helpers.web_clients import TIMEOUT_S, running, scripted, tone, until
 
 TOOL = {
     "type": "function",

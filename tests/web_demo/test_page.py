@@ -6,14 +6,23 @@
 import json
 from dataclasses import replace
 
-import browser as browsers
 import numpy as np
 import pytest
 import soundfile
-import sounds
-from page_actions import NOTE_MICROPHONES, TOKENS, prefer, speak, type_in, visit, wait_s
-from server_process import started
-from web_clients import running
+
+from tests.helpers import browser as browsers
+from tests.helpers import sounds
+from tests.helpers.page_actions import (
+    NOTE_MICROPHONES,
+    TOKENS,
+    prefer,
+    speak,
+    type_in,
+    visit,
+    wait_s,
+)
+from tests.helpers.server_process import started
+from tests.helpers.web_clients import running
 
 pytestmark = browsers.MARKS
 

@@ -5,16 +5,16 @@
 
 import json
 
-import browser as browsers
 import numpy as np
 import pytest
 import soundfile
-import sounds
 import sphn
 import torch
-from page_actions import speak, type_in, visit, wait_s
-from web_clients import forever, running, scripted, tone
 
+from tests.helpers import browser as browsers
+from tests.helpers import sounds
+from tests.helpers.page_actions import speak, type_in, visit, wait_s
+from tests.helpers.web_clients import forever, running, scripted, tone
 from web_demo.server import tools
 from web_demo.server.engine import Models
 

@@ -6,13 +6,14 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-import browser as browsers
 import numpy as np
 import pytest
 import soundfile
-import sounds
-from reference_server import RATE_HZ, ReferenceServer
-from web_clients import tone
+
+from tests.helpers import browser as browsers
+from tests.helpers import sounds
+from tests.helpers.reference_server import RATE_HZ, ReferenceServer
+from tests.helpers.web_clients import tone
 
 pytestmark = browsers.MARKS
 

@@ -7,14 +7,14 @@ import re
 import threading
 from dataclasses import replace
 
-import browser as browsers
 import numpy as np
 import pytest
-import sounds
-from page_actions import NOTE_MICROPHONES, prefer, speak, type_in, visit
-from web_clients import TIMEOUT_S, running, scripted
 
 from funaudiochat.capabilities import Capabilities
+from tests.helpers import browser as browsers
+from tests.helpers import sounds
+from tests.helpers.page_actions import NOTE_MICROPHONES, prefer, speak, type_in, visit
+from tests.helpers.web_clients import TIMEOUT_S, running, scripted
 
 pytestmark = browsers.MARKS
 

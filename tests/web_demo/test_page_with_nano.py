@@ -4,14 +4,14 @@
 """The page in Chromium with the shipped weights: questions are answered in words that are right,
 and the sound that goes to the loudspeaker says them."""
 
-import browser as browsers
 import numpy as np
 import pytest
-import sounds
-from page_actions import speak, type_in, visit, wait_s
-from web_clients import running
 
 from funaudiochat import hub
+from tests.helpers import browser as browsers
+from tests.helpers import sounds
+from tests.helpers.page_actions import speak, type_in, visit, wait_s
+from tests.helpers.web_clients import running
 from training.nano.judge import hear, judge_available
 from web_demo.server.engine import Models
 

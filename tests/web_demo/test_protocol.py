@@ -12,8 +12,8 @@ import pytest
 import sphn
 from hypothesis import given
 from hypothesis import strategies as st
-from web_clients import tone
 
+from tests.helpers.web_clients import tone
 from web_demo.server.opus import BadAudio, Framer, OpusDecoder, OpusEncoder
 from web_demo.server.protocol import (
     HANDSHAKE,

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from web_clients import (
+
+from tests.helpers.web_clients import (
     TIMEOUT_S,
     Page,
     ReferencePage,
@@ -27,7 +28,6 @@ from web_clients import (
     tone,
     until,
 )
-
 from web_demo.server import outbox
 from web_demo.server.server import choose_tts_device
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from web_clients import running, scripted, until
+
+from tests.helpers.web_clients import running, scripted, until
 
 PROXY = Path(__file__).parents[2] / "web_demo" / "proxy"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")

@@ -8,9 +8,9 @@ import json
 from dataclasses import replace
 
 import aiohttp
-from web_clients import TIMEOUT_S, Page, ReferencePage, running, scripted
 
 from funaudiochat.capabilities import Capabilities
+from tests.helpers.web_clients import TIMEOUT_S, Page, ReferencePage, running, scripted
 
 
 def brief(question):

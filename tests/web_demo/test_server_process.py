@@ -16,8 +16,9 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from server_process import started
-from web_clients import TIMEOUT_S, Page, running, scripted, tone
+
+from tests.helpers.server_process import started
+from tests.helpers.web_clients import TIMEOUT_S, Page, running, scripted, tone
 
 ROOT = Path(__file__).parents[2]
 

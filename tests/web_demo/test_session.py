@@ -7,8 +7,8 @@ import asyncio
 
 import numpy as np
 import pytest
-from web_clients import TIMEOUT_S, forever, scripted, tone, until
 
+from tests.helpers.web_clients import TIMEOUT_S, forever, scripted, tone, until
 from web_demo.server.context import ServerContext
 from web_demo.server.options import Options
 from web_demo.server.session import ResumableConversation, Session

@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from sounds import question
-from web_clients import (
+
+from tests.helpers.sounds import question
+from tests.helpers.web_clients import (
     TIMEOUT_S,
     Page,
     ReferencePage,
@@ -26,7 +27,6 @@ from web_clients import (
     tone,
     until,
 )
-
 from web_demo.server import connection, reply_sender, sessions, tools
 from web_demo.server.engine import Models
 

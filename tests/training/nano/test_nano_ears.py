@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from starting_folders import CODES, write_all, write_whisper
 
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from tests.helpers.starting_folders import CODES, write_all, write_whisper
 from training.init_model import init_model
 from training.nano import train_ears
 from training.nano.ears import CHARACTERS, Ears, character_ids, load_ears

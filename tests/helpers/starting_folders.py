@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from build_tiny_folders import MODEL
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import (
     PreTrainedTokenizerFast,
@@ -21,6 +20,8 @@ from transformers import (
     WhisperFeatureExtractor,
     WhisperModel,
 )
+
+from tests.helpers.tiny_folders import MODEL
 
 CODES = 125
 # Weights of trained models are larger than those of the library's new ones.

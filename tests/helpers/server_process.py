@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from pathlib import Path
 
-from web_clients import TIMEOUT_S
+from tests.helpers.web_clients import TIMEOUT_S
 
 ROOT = Path(__file__).parents[2]
 

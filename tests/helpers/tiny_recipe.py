@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What the tiny recipe trains on: `build_tiny_recipe.py DIR` writes sources/ and data/."""
+"""Sources and data of the tiny recipe: ``python -m tests.helpers.tiny_recipe DIR``."""
 
 import json
 import shutil
@@ -10,12 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path += [str(Path(__file__).parents[1]), str(Path(__file__).parents[2])]
-
-from starting_folders import CODES, write_all  # noqa: E402
-
-from funaudiochat.audio import save_wav  # noqa: E402
-from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT  # noqa: E402
+from funaudiochat.audio import save_wav
+from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT
+from tests.helpers.starting_folders import CODES, write_all
 
 DATASET_INFO = Path(__file__).parents[2] / "training" / "data" / "dataset_info.json"
 WORDS = ("red", "blue", "tall", "old", "warm", "cold", "left", "right")

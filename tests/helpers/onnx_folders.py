@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from builders import GOLDEN
 from safetensors.torch import load_file
 from torch import nn
+
+from tests.helpers.cosyvoice3_folders import GOLDEN
 
 
 class TinyTokenizer(nn.Module):

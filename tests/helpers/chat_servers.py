@@ -19,7 +19,7 @@ from funaudiochat.generation_funaudiochat import prefill, stream
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.voice_chat import VoiceChat
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 
 

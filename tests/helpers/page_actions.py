@@ -6,7 +6,7 @@
 import json
 from pathlib import Path
 
-import browser as browsers
+from tests.helpers import browser as browsers
 
 TOKENS = 12  # of an answer: 2.4 s
 

@@ -8,13 +8,13 @@ import shutil
 from pathlib import Path
 
 import soxr
-from build_tiny_recipe import DATASET_INFO
 
 from funaudiochat.audio import save_wav
 from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.voices import load_voices
 from funaudiochat.hub import NANO_TTS
+from tests.helpers.tiny_recipe import DATASET_INFO
 
 HELD_OUT = Path(__file__).parents[1] / "golden" / "nano" / "held_out_answers.json"
 

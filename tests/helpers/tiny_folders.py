@@ -1,7 +1,9 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Write folders of the official formats with tiny random weights: `build_tiny_folders.py DIR`.
+"""Folders of the official formats with tiny random weights.
+
+    python -m tests.helpers.tiny_folders DIR
 
 What such a model says means nothing, but every command runs on it.
 """
@@ -13,11 +15,9 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-sys.path.append(str(Path(__file__).parent / "cosyvoice3"))
+from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
 
-from builders import build_cosyvoice3_folder  # noqa: E402
-
-MODEL = Path(__file__).parent / "golden" / "model" / "models" / "tiny_a"
+MODEL = Path(__file__).parents[1] / "golden" / "model" / "models" / "tiny_a"
 
 
 def build(folder: Path) -> tuple[Path, Path]:
