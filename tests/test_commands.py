@@ -151,7 +151,7 @@ def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
         cwd=tmp_path,
         code=1,
     )
-    assert "there are: anna" in voice.stderr
+    assert "available: anna" in voice.stderr
     (tmp_path / "taken").touch()
     no_place = run(
         *CLI,

@@ -320,7 +320,7 @@ def test_tool_calls_are_parsed_and_malformed_ones_reported():
 def test_voices_are_chosen_by_name(folders, chat):
     ben = VoiceChat.from_pretrained(*folders, device="cpu", voice="ben")
     assert not torch.equal(ben.speaker, chat.speaker)
-    with pytest.raises(VoiceError, match="there are: anna, ben"):
+    with pytest.raises(VoiceError, match="available: anna, ben"):
         VoiceChat.from_pretrained(*folders, device="cpu", voice="carl")
 
 

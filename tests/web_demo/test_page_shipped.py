@@ -6,7 +6,6 @@
 import os
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -71,26 +70,3 @@ def test_a_page_that_is_built_needs_no_node_until_a_source_changes(tree):
     later = built.stat().st_mtime + 10
     os.utime(source, (later, later))
     assert make(tree, "page", None).returncode != 0
-
-
-def test_a_built_distribution_carries_the_page(tmp_path):
-    shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for name in ("README.md", "LICENSE", "NOTICE"):
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(
-        ROOT / "web_demo" / "server", tmp_path / "web_demo" / "server",
-        ignore=shutil.ignore_patterns("__pycache__"),
-    )  # fmt: skip
-    assets = tmp_path / "web_demo" / "client" / "dist" / "assets"
-    assets.mkdir(parents=True)
-    (assets.parent / "index.html").write_text("page")
-    (assets / "app.js.gz").write_bytes(b"1")
-    done = subprocess.run(
-        [sys.executable, "-c", "import setuptools; setuptools.setup()", "build_py",
-         "--build-lib", "out"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    page = tmp_path / "out" / "web_demo" / "client" / "dist"
-    assert (page / "index.html").read_text() == "page"
-    assert (page / "assets" / "app.js.gz").read_bytes() == b"1"

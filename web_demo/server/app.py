@@ -128,7 +128,10 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
         )
     if not token_given(request, context):
         return refuse_access(
-            request, 401, "bad_token", "this server requires its token: ?token=..."
+            request,
+            401,
+            "bad_token",
+            "this server requires its token: ?token=... or a Bearer header",
         )
     return await handler(request)
 
