@@ -7,8 +7,10 @@ import base64
 import io
 import json
 import math
+import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import httpx
 import numpy as np
@@ -20,6 +22,7 @@ from openai.types.chat import ChatCompletion
 from funaudiochat.constants import TRANSCRIBE_PROMPT
 from tests.helpers.web_clients import TIMEOUT_S, running, scripted, tone, until
 
+ROOT = Path(__file__).parents[2]
 TOOL = {
     "type": "function",
     "function": {
@@ -365,3 +368,14 @@ def test_a_tone_is_read_as_vllms_clients_send_it(client, model, asked):
     messages = [{"role": "user", "content": [part]}]
     client.chat.completions.create(model=model, messages=messages, max_tokens=2)
     assert asked[0]["tokens"] == 25
+
+
+def test_the_guides_example_runs(server, asked, tmp_path, monkeypatch):
+    text = (ROOT / "docs" / "openai-api.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "examples").symlink_to(ROOT / "examples")
+    monkeypatch.chdir(tmp_path)
+    exec(example.replace("http://localhost:11236", server.url), {})
+    heard, rate_hz = soundfile.read("reply.wav")
+    assert rate_hz == 24000 and len(heard)
+    assert [entry["text"] for entry in asked] == ["", TRANSCRIBE_PROMPT]
