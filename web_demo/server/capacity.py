@@ -6,7 +6,7 @@
 import time
 
 from funaudiochat.constants import OUTPUT_RATE_HZ
-from funaudiochat.events import SpeechTokens
+from funaudiochat.events import AudioChunk
 from funaudiochat.sampling import Sampling
 from web_demo.server.engine import Engine
 
@@ -38,11 +38,9 @@ async def _answer(engine: Engine, steps: int) -> float:
     job = engine.submit(lambda: chat.stream(text=QUESTION, sampling=sampling))
     samples = 0
     try:
-        stream = await engine.detokenize(job, engine.models.detokenizer_stream, None)
-        async for event in job:
-            if isinstance(event, SpeechTokens):
-                samples += len(await engine.detokenize(job, stream.push, event.spoken))
-        samples += len(await engine.detokenize(job, stream.finish))
+        async for event in engine.events(job, speech=True):
+            if isinstance(event, AudioChunk):
+                samples += len(event.samples)
     finally:
         job.cancel()
     return samples / OUTPUT_RATE_HZ

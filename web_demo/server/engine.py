@@ -17,7 +17,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -28,6 +28,7 @@ from typing import Any, TypeVar
 from torch import Tensor
 
 from funaudiochat.capabilities import Capabilities, load_capabilities
+from funaudiochat.constants import OUTPUT_RATE_HZ
 from funaudiochat.conversation import Conversation
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer, DetokenizerStream
 from funaudiochat.cosyvoice3.voices import (
@@ -35,7 +36,7 @@ from funaudiochat.cosyvoice3.voices import (
     choose_voice,
     installed_voices,
 )
-from funaudiochat.events import Event, ReplyDone
+from funaudiochat.events import AudioChunk, Event, ReplyDone, SpeechTokens, TextDelta
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
 from funaudiochat.voice_chat import VoiceChat
 from web_demo.server import tools
@@ -47,6 +48,7 @@ QUEUE_EVENTS = 64  # per job: about twelve seconds of speech
 REMOTE_JOBS = 64  # stepped at the same time when a remote server computes the replies
 STEP_TIMEOUT_S = 300.0  # of one call with its wait for others: long prompts on slow machines
 CLOSE_TIMEOUT_S = 5.0
+STEP_S = 0.2  # written text is read about as fast as spoken text is heard
 T = TypeVar("T")
 
 
@@ -266,6 +268,39 @@ class Engine:
             waiting.remove(first)
             first[1].set_result(None)
         self._detokenizer_waiting = waiting
+
+    async def events(
+        self, job: Job, speech: bool, voice: str | None = None
+    ) -> AsyncGenerator[Event]:
+        """Yield a job's events and, for a spoken reply, the audio of its speech tokens.
+
+        Closing the iterator leaves the job as it is; cancel that too if it is not wanted any more.
+
+        Args:
+            speech: detokenize; each SpeechTokens is then followed by the AudioChunk it completes.
+            voice: name of the voice; None for the default one.
+        """
+        stream, done = None, None
+        if speech:
+            stream = await self.detokenize(job, self.models.detokenizer_stream, voice)
+        async for event in job:
+            if isinstance(event, ReplyDone):
+                done = event
+                continue
+            if isinstance(event, TextDelta) and stream is None:
+                job.add_lead(STEP_S)
+            yield event
+            if isinstance(event, SpeechTokens) and stream is not None:
+                audio = await self.detokenize(job, stream.push, event.spoken)
+                if len(audio):
+                    job.add_lead(len(audio) / OUTPUT_RATE_HZ)
+                    yield AudioChunk(audio.numpy())
+        if stream is not None:
+            audio = await self.detokenize(job, stream.finish)
+            if len(audio):
+                yield AudioChunk(audio.numpy())
+        if done is not None:
+            yield done
 
     async def close(self) -> None:
         """Stop all tasks and threads; cancel the jobs first. A call that hangs keeps running."""

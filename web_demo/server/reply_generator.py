@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from funaudiochat.constants import OUTPUT_RATE_HZ
 from funaudiochat.conversation import Conversation
-from funaudiochat.events import Event, ReplyDone, SpeechTokens, TextDelta
+from funaudiochat.events import AudioChunk, Event, Reply, ReplyDone, SpeechTokens, TextDelta
 from funaudiochat.tool_calls import CALL_OPENS, ToolCall, find_tool_calls
 from web_demo.server import tools
 from web_demo.server.client import Client
@@ -20,8 +19,6 @@ from web_demo.server.engine import Engine, Job
 from web_demo.server.opus import FRAME_SAMPLES
 from web_demo.server.reply_sender import Chunk, Text
 from web_demo.server.settings import Settings
-
-STEP_S = 0.2  # written text is read about as fast as spoken text is heard
 
 Question = tuple[np.ndarray, int] | str  # samples and their rate, or a text
 
@@ -122,17 +119,10 @@ class ReplyGenerator:
                 sampling=greedy,
             )
         )
-        text, finished = "", False
-        async for event in job:
-            if isinstance(event, ReplyDone):
-                finished = True
-            elif isinstance(event, TextDelta):
-                text += event.text
-                opening = text.lstrip()[: len(CALL_OPENS)]
-                if not CALL_OPENS.startswith(opening):
-                    return False
-        results = [await self._run_tool(call) for _, _, call in find_tool_calls(text)]
-        if not finished or not results:
+        reply = await read_calls(job)
+        calls = [] if reply is None else [call for _, _, call in find_tool_calls(reply.text)]
+        results = [await self._run_tool(call) for call in calls]
+        if not results:
             return False
         self.branch = branch
         result = results[0] if len(results) == 1 else results
@@ -162,24 +152,27 @@ class ReplyGenerator:
     ) -> None:
         """Run a job, and turn its speech tokens into audio."""
         job = await self._submit(begin)
-        stream = None
-        if self._settings.speech:
-            stream = await self._engine.detokenize(
-                job, self._engine.models.detokenizer_stream, self._settings.voice
-            )
         token_count = 0
-        async for event in job:
+        async for event in self._engine.events(job, self._settings.speech, self._settings.voice):
             if isinstance(event, TextDelta):
                 await self._on_stage("first_text")
-                if stream is None:
-                    job.add_lead(STEP_S)
                 await chunks.put(Text(event.text, token_count * FRAME_SAMPLES))
-            elif isinstance(event, SpeechTokens) and stream is not None:
+            elif isinstance(event, SpeechTokens) and self._settings.speech:
                 await self._on_stage("first_codes")
                 token_count += len(event.spoken)
-                audio = await self._engine.detokenize(job, stream.push, event.spoken)
-                if len(audio):
-                    job.add_lead(len(audio) / OUTPUT_RATE_HZ)
-                await chunks.put(audio.numpy())
-        if stream is not None:
-            await chunks.put((await self._engine.detokenize(job, stream.finish)).numpy())
+            elif isinstance(event, AudioChunk):
+                await chunks.put(event.samples)
+
+
+async def read_calls(job: Job) -> Reply | None:
+    """Wait for a reply that begins with a tool call; return None once its text is anything else."""
+    text, reply = "", None
+    async for event in job:
+        if isinstance(event, ReplyDone):
+            reply = event.reply
+        elif isinstance(event, TextDelta):
+            text += event.text
+            opening = text.lstrip()[: len(CALL_OPENS)]
+            if not CALL_OPENS.startswith(opening):
+                return None
+    return reply

@@ -4,18 +4,17 @@
 """Generate the reply to a request on the engine that all sessions share."""
 
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
-from funaudiochat.constants import OUTPUT_RATE_HZ
 from funaudiochat.conversation import Conversation
-from funaudiochat.events import AudioChunk, Event, ReplyDone, SpeechTokens, TextDelta
+from funaudiochat.events import AudioChunk, Event, ReplyDone, TextDelta
 from funaudiochat.sampling import Sampling
-from funaudiochat.tool_calls import CALL_OPENS, WithoutCalls
+from funaudiochat.tool_calls import WithoutCalls
 from web_demo.server.engine import Engine
 from web_demo.server.openai_api.messages import Prompt
+from web_demo.server.reply_generator import read_calls
 
-STEP_S = 0.2  # of speech; text counts as much for the engine's schedule
 Delta = TextDelta | AudioChunk | ReplyDone
 
 
@@ -32,7 +31,7 @@ class Request:
     chat: Conversation
     prompt: Prompt
     system: Callable[[bool], str | None]
-    tools: list[dict]
+    tools: list[dict[str, Any]]
     speech: bool
     voice: str | None
     sampling: Sampling
@@ -53,31 +52,27 @@ async def reply_to(engine: Engine, request: Request) -> AsyncGenerator[Delta]:
     """
     chat = request.chat
     if request.tools and request.speech:
-        branch = chat.branch()
-        text, done = "", None
-        async for event in _events(engine, _begin(request, branch, tools=True), None, branch):
-            if isinstance(event, ReplyDone):
-                done = event
-            elif isinstance(event, TextDelta):
-                text += event.text
-                opening = text.lstrip()[: len(CALL_OPENS)]
-                if not CALL_OPENS.startswith(opening):
-                    break
-        if done is not None and done.reply.tool_calls:
-            yield done
+        job = engine.submit(_begin(request, chat.branch(), tools=True))
+        try:
+            calling = await read_calls(job)
+        finally:
+            job.cancel()
+        if calling is not None and calling.tool_calls:
+            yield ReplyDone(calling)
             return
     tools = bool(request.tools) and not request.speech
-    voice = request.voice or engine.models.voice if request.speech else None
-    begin = _begin(request, chat, tools)
     words = WithoutCalls()
-    async with aclosing(_events(engine, begin, voice, chat)) as events:
-        async for event in events:
+    job = engine.submit(_begin(request, chat, tools))
+    try:
+        async for event in engine.events(job, request.speech, request.voice):
             if tools and isinstance(event, TextDelta):
                 event = TextDelta(words.push(event.text))
             elif tools and isinstance(event, ReplyDone) and (rest := words.push("", last=True)):
                 yield TextDelta(rest)
-            if not isinstance(event, TextDelta) or event.text:
+            if isinstance(event, AudioChunk | ReplyDone | TextDelta) and event != TextDelta(""):
                 yield event
+    finally:
+        job.cancel()
 
 
 def _begin(request: Request, chat: Conversation, tools: bool) -> Callable[[], Iterator[Event]]:
@@ -91,35 +86,3 @@ def _begin(request: Request, chat: Conversation, tools: bool) -> Callable[[], It
         return chat.stream_turn(question, offered, speech, request.sampling)
 
     return begin
-
-
-async def _events(
-    engine: Engine,
-    begin: Callable[[], Iterator[Event]],
-    voice: str | None,
-    chat: Conversation,
-) -> AsyncGenerator[Delta]:
-    job = engine.submit(begin)
-    try:
-        stream = None
-        if voice is not None:
-            stream = await engine.detokenize(job, engine.models.detokenizer_stream, voice)
-        async for event in job:
-            if isinstance(event, TextDelta):
-                if stream is None:
-                    job.add_lead(STEP_S)
-                yield event
-            elif isinstance(event, SpeechTokens) and stream is not None:
-                samples = await engine.detokenize(job, stream.push, event.spoken)
-                if len(samples):
-                    job.add_lead(len(samples) / OUTPUT_RATE_HZ)
-                    yield AudioChunk(samples.numpy())
-            elif isinstance(event, ReplyDone):
-                done = event
-        if stream is not None:
-            samples = await engine.detokenize(job, stream.finish)
-            if len(samples):
-                yield AudioChunk(samples.numpy())
-        yield done
-    finally:
-        job.cancel()
