@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from typer.core import TyperGroup
 
+from funaudiochat.constants import CODEBOOK_SIZE
+
 # Modules that need torch are imported where they are used, so that help texts show at once.
 commands = typer.Typer()
 console = Console(highlight=False, soft_wrap=True)
@@ -141,7 +143,9 @@ def init_checkpoint(
     ],
     head: Annotated[Path, typer.Option(help="Folder of a small Qwen3: refined head.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
-    codes: Annotated[int, typer.Option(help="Codebook size of the speech tokenizer.")] = 6561,
+    codes: Annotated[
+        int, typer.Option(help="Codebook size of the speech tokenizer.")
+    ] = CODEBOOK_SIZE,
     seed: Annotated[int, typer.Option(help="Seed of the newly initialised weights.")] = 0,
 ) -> None:
     """Build the joint checkpoint that training starts from."""
