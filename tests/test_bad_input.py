@@ -19,7 +19,8 @@ from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGenerat
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
-from tests.helpers.tiny_folders import MODEL, build
+from tests.helpers.golden import TINY_A
+from tests.helpers.tiny_folders import build
 
 BLANK = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 
@@ -57,7 +58,7 @@ def use_model(folder):
 
 
 def use_detokenizer(folder):
-    chat = VoiceChat.from_pretrained(MODEL, device="cpu")
+    chat = VoiceChat.from_pretrained(TINY_A, device="cpu")
     chat.detokenizer = CosyVoice3Detokenizer.from_pretrained(folder)
     chat.speaker = torch.zeros(192)
     answer(chat)
@@ -106,7 +107,7 @@ def test_a_missing_text_tokenizer_is_our_error(folders, tmp_path):
 @pytest.mark.parametrize("field", ["d_model", "output_dim", "group_size", "codebook_size"])
 @pytest.mark.parametrize("value", [0, -1, None, "many", 1e9])
 def test_absurd_sizes_in_the_config_are_refused(tmp_path, field, value):
-    shutil.copytree(MODEL, tmp_path / "model")
+    shutil.copytree(TINY_A, tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text())
     config["audio_config"][field] = value
@@ -133,7 +134,7 @@ def test_absurd_sizes_in_the_config_are_refused(tmp_path, field, value):
     ],
 )
 def test_other_values_no_model_can_be_built_from_are_refused(tmp_path, part, field, value):
-    shutil.copytree(MODEL, tmp_path / "model")
+    shutil.copytree(TINY_A, tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text())
     config[part][field] = value
@@ -172,4 +173,4 @@ def test_any_audio_entry_is_taken_or_refused(entry):
         assert result["input_ids"].shape[0] == 1
 
 
-test_any_audio_entry_is_taken_or_refused.processor = FunAudioChatProcessor.from_pretrained(MODEL)
+test_any_audio_entry_is_taken_or_refused.processor = FunAudioChatProcessor.from_pretrained(TINY_A)

@@ -23,10 +23,9 @@ from funaudiochat.events import TextDelta
 from funaudiochat.sampling import Sampling
 from funaudiochat.turns import Turn
 from funaudiochat.voice_chat import VoiceChat
-from tests.helpers.golden import GOLDEN
+from tests.helpers.golden import TINY_A
 
 ROOT = Path(__file__).parents[1]
-MODEL = GOLDEN / "model" / "models" / "tiny_a"
 CLI = [sys.executable, "-m", "funaudiochat.cli"]
 LIMIT_S = 240
 
@@ -35,7 +34,7 @@ LIMIT_S = 240
 def talkative(tmp_path_factory):
     """A folder whose answers are long enough to be interrupted."""
     folder = tmp_path_factory.mktemp("models") / "talkative"
-    shutil.copytree(MODEL, folder)
+    shutil.copytree(TINY_A, folder)
     settings = json.loads((folder / "generation_config.json").read_text())
     settings |= {"min_new_tokens": 200, "max_new_tokens": 200}
     (folder / "generation_config.json").write_text(json.dumps(settings))
@@ -124,11 +123,11 @@ def run(*arguments, stdin=b"", **environment):
 
 
 def test_bytes_that_are_not_utf8_are_replaced_and_answered():
-    chat = VoiceChat.from_pretrained(MODEL, device="cpu")
+    chat = VoiceChat.from_pretrained(TINY_A, device="cpu")
     sampling = Sampling(greedy=True, max_new_tokens=6)
     asked = {"speech": False, "sampling": sampling}
     question = ROOT / "examples" / "question.wav"
-    options = ["--model-path", str(MODEL), "--max-new-tokens", "6"]
+    options = ["--model-path", str(TINY_A), "--max-new-tokens", "6"]
     # What is shown goes to an output that does not take every character either.
     shown = run(
         "s2t", str(question), *options, "--instruction", b"caf\xe9", PYTHONIOENCODING="ascii"

@@ -24,9 +24,7 @@ from funaudiochat.modeling_funaudiochat import (
     _of_backbone,
 )
 from funaudiochat.voice_chat import VoiceChat
-from tests.helpers.golden import GOLDEN, load_case, load_model
-
-FOLDER = GOLDEN / "model" / "models" / "tiny_a"
+from tests.helpers.golden import GOLDEN, TINY_A, load_case, load_model
 
 
 def load(folder, **kwargs):
@@ -36,7 +34,7 @@ def load(folder, **kwargs):
 @pytest.fixture
 def copied(tmp_path):
     folder = tmp_path / "model"
-    shutil.copytree(FOLDER, folder)
+    shutil.copytree(TINY_A, folder)
     return folder
 
 
@@ -150,7 +148,7 @@ def test_a_missing_folder_is_refused(tmp_path):
 def test_a_saved_folder_loads_again_and_keeps_rope_in_both_forms(tmp_path):
     model = load_model()
     model.save_pretrained(tmp_path)
-    saved, published = (load_file(folder / "model.safetensors") for folder in (tmp_path, FOLDER))
+    saved, published = (load_file(folder / "model.safetensors") for folder in (tmp_path, TINY_A))
     assert saved.keys() == published.keys()
     assert all(torch.equal(saved[key], published[key]) for key in saved)
     config = json.loads((tmp_path / "config.json").read_text())
@@ -174,7 +172,7 @@ def test_the_tied_projection_may_be_stored_too(copied):
 
 
 def test_the_heads_rope_is_saved_in_both_forms_and_the_published_one_stays(tmp_path):
-    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    config = FunAudioChatConfig.from_pretrained(TINY_A)
     published = dict(config.audio_config.crq_transformer_config)
     config.save_pretrained(tmp_path)
 
@@ -194,7 +192,7 @@ def test_the_heads_rope_is_saved_in_both_forms_and_the_published_one_stays(tmp_p
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near_float32(dtype):
     _, inputs, outputs = load_case("c1_forward_1audio")
-    model = load(FOLDER, dtype=dtype).eval()
+    model = load(TINY_A, dtype=dtype).eval()
     with torch.no_grad():
         logits = model(**inputs).logits
     assert logits.dtype == dtype
@@ -202,7 +200,7 @@ def test_half_precision_stays_near_float32(dtype):
 
 
 def test_a_checkpoint_without_refined_head_is_saved_and_loads_again(tmp_path):
-    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    config = FunAudioChatConfig.from_pretrained(TINY_A)
     config.audio_config.enable_audio_invert_tower = False
     FunAudioChatForConditionalGeneration(config).save_pretrained(tmp_path)
     model = load(tmp_path).eval()
@@ -235,7 +233,7 @@ def test_keys_and_shapes_equal_the_30b_manifest():
 
 def mixture() -> FunAudioChatForConditionalGeneration:
     """A tiny model whose backbone is a mixture of experts."""
-    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    config = FunAudioChatConfig.from_pretrained(TINY_A)
     fields = {**config.text_config.to_dict(), "model_type": "qwen3_moe"}
     fields |= {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
     fields |= {"decoder_sparse_step": 1, "mlp_only_layers": [], "norm_topk_prob": True}
@@ -289,7 +287,7 @@ def test_a_device_map_places_the_model_and_decodes_the_same():
     pytest.importorskip("accelerate", reason="device maps need accelerate")
     case, inputs, outputs = load_case("f1_s2s_greedy")
     for device_map in ("auto", {"": "cpu"}):
-        model = load(FOLDER, device_map=device_map, dtype=torch.float32).eval()
+        model = load(TINY_A, device_map=device_map, dtype=torch.float32).eval()
         model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
         _, speech = model.generate(**inputs, **case["kwargs"])
         assert speech.tolist() == outputs["audio_ids"].tolist()
@@ -314,7 +312,7 @@ def test_device_map_and_quantisation_reach_transformers(monkeypatch):
     monkeypatch.setattr(PreTrainedModel, "from_pretrained", classmethod(without_the_package))
     with pytest.raises(FunAudioChatError, match="bitsandbytes is not here. Install the package"):
         VoiceChat.from_pretrained(
-            FOLDER,
+            TINY_A,
             device="cpu",
             device_map={"": "cpu"},
             attn_implementation="eager",
@@ -327,7 +325,7 @@ def test_device_map_and_quantisation_reach_transformers(monkeypatch):
 
 def test_a_placed_model_is_not_moved_to_the_device_of_the_conversation():
     pytest.importorskip("accelerate", reason="device maps need accelerate")
-    chat = VoiceChat.from_pretrained(FOLDER, device="meta", device_map={"": "cpu"})
+    chat = VoiceChat.from_pretrained(TINY_A, device="meta", device_map={"": "cpu"})
     assert chat.model.device.type == "cpu"
 
 
@@ -345,7 +343,7 @@ print(peak() - before)
 
 @pytest.mark.slow
 def test_loading_needs_the_weights_and_one_shard(tmp_path):
-    config = FunAudioChatConfig.from_pretrained(FOLDER)
+    config = FunAudioChatConfig.from_pretrained(TINY_A)
     config.text_config.vocab_size = 600_000
     config.text_config.intermediate_size = 60_000
     model = FunAudioChatForConditionalGeneration(config)
@@ -354,7 +352,7 @@ def test_loading_needs_the_weights_and_one_shard(tmp_path):
     del model
     assert weights_mib > 400 and len(list(tmp_path.glob("*.safetensors"))) >= 3
     done = subprocess.run(
-        [sys.executable, "-c", MEASURE, str(FOLDER), str(tmp_path)],
+        [sys.executable, "-c", MEASURE, str(TINY_A), str(tmp_path)],
         check=True,
         capture_output=True,
         text=True,

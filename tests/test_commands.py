@@ -15,10 +15,8 @@ from funaudiochat.audio import load_audio
 from funaudiochat.cosyvoice3.voices import speaker_vector
 from tests.helpers.commands import CLI, ROOT, run
 from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
-from tests.helpers.golden import GOLDEN
+from tests.helpers.golden import TINY_A
 from tests.helpers.onnx_folders import build_campplus
-
-MODEL = GOLDEN / "model" / "models" / "tiny_a"
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +30,7 @@ def test_s2t_example_prints_an_answer(tmp_path):
     done = run(
         ROOT / "examples/infer_s2t.py",
         "--model-path",
-        MODEL,
+        TINY_A,
         "--instruction",
         "Hello",
         cwd=tmp_path,
@@ -46,7 +44,7 @@ def test_s2s_example_writes_playable_waves_of_the_answers_length(tmp_path, tts):
     done = run(
         ROOT / "examples/infer_s2s.py",
         "--model-path",
-        MODEL,
+        TINY_A,
         "--tts-path",
         tts,
         "--audio",
@@ -73,7 +71,7 @@ def test_function_calling_example_runs(tmp_path, tts):
     done = run(
         ROOT / "examples/infer_function_calling.py",
         "--model-path",
-        MODEL,
+        TINY_A,
         "--tts-path",
         tts,
         "--max-new-tokens",
@@ -90,7 +88,7 @@ def test_commands_answer_and_summarise(tmp_path, tts):
         "s2s",
         question,
         "--model-path",
-        MODEL,
+        TINY_A,
         "--tts-path",
         tts,
         "--greedy",
@@ -100,7 +98,7 @@ def test_commands_answer_and_summarise(tmp_path, tts):
     )
     assert "real-time factor" in done.stdout and "answer_1.wav" in done.stdout
     assert soundfile.info(tmp_path / "outputs/answer_1.wav").samplerate == 24000
-    assert run(*CLI, "s2t", question, "--model-path", MODEL, cwd=tmp_path).stdout.strip()
+    assert run(*CLI, "s2t", question, "--model-path", TINY_A, cwd=tmp_path).stdout.strip()
 
 
 def test_chat_takes_text_and_files_and_survives_bad_ones(tmp_path, tts):
@@ -111,7 +109,7 @@ def test_chat_takes_text_and_files_and_survives_bad_ones(tmp_path, tts):
         *CLI,
         "chat",
         "--model-path",
-        MODEL,
+        TINY_A,
         "--tts-path",
         tts,
         "--max-new-tokens",
@@ -135,7 +133,7 @@ def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
         "--model-path",
         tts,
         "--tts-path",
-        MODEL,
+        TINY_A,
         cwd=tmp_path,
         code=1,
     )
@@ -143,7 +141,7 @@ def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
     voice = run(
         ROOT / "examples/infer_s2s.py",
         "--model-path",
-        MODEL,
+        TINY_A,
         "--tts-path",
         tts,
         "--voice",
@@ -158,7 +156,7 @@ def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
         "s2s",
         question,
         "--model-path",
-        MODEL,
+        TINY_A,
         "--tts-path",
         tts,
         "--output",
@@ -171,7 +169,7 @@ def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):
 
 def test_silence_is_answered_with_one_warning(tmp_path):
     soundfile.write(tmp_path / "silence.wav", [0.0] * 16000, 16000)
-    done = run(*CLI, "s2t", "silence.wav", "--model-path", MODEL, cwd=tmp_path)
+    done = run(*CLI, "s2t", "silence.wav", "--model-path", TINY_A, cwd=tmp_path)
     assert done.stderr.count("is all silence") == 1
     assert "warning: silence.wav is all silence" in done.stderr
 
@@ -209,7 +207,7 @@ def test_a_voice_is_added_to_the_folder_and_then_listed_and_spoken_with(tmp_path
         "s2s",
         question,
         "--model-path",
-        MODEL,
+        TINY_A,
         "--tts-path",
         folder,
         "--voice",

@@ -27,7 +27,7 @@ from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.turns import Turn
 from funaudiochat.voice_chat import VoiceChat
 from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
-from tests.helpers.golden import GOLDEN, load_case
+from tests.helpers.golden import TINY_A, load_case
 from tests.helpers.questions import GREEDY, TOOLS, question
 
 
@@ -37,7 +37,7 @@ def folders(tmp_path_factory):
     generator = torch.Generator().manual_seed(0)
     voices = {name: torch.randn(192, generator=generator) for name in ("anna", "ben")}
     save_file(voices, tts / "voices.safetensors")
-    return GOLDEN / "model" / "models" / "tiny_a", tts
+    return TINY_A, tts
 
 
 @pytest.fixture

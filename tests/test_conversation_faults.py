@@ -15,16 +15,15 @@ from funaudiochat.sampling import Sampling
 from funaudiochat.tool_calls import parse_tool_calls, result_text
 from funaudiochat.turns import Turn
 from funaudiochat.voice_chat import VoiceChat
-from tests.helpers.golden import GOLDEN
+from tests.helpers.golden import TINY_A
 from tests.helpers.questions import question
 
-FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 SHORT = Sampling(greedy=True, max_new_tokens=3)
 
 
 @pytest.fixture(scope="module")
 def loaded():
-    return VoiceChat.from_pretrained(FOLDER, device="cpu")
+    return VoiceChat.from_pretrained(TINY_A, device="cpu")
 
 
 @pytest.fixture
@@ -151,5 +150,5 @@ def test_a_tool_call_is_only_opened_where_tools_were_offered(chat):
 
 def test_both_names_of_the_dtype_are_taken():
     for name in ("dtype", "torch_dtype"):
-        chat = VoiceChat.from_pretrained(FOLDER, device="cpu", **{name: torch.bfloat16})
+        chat = VoiceChat.from_pretrained(TINY_A, device="cpu", **{name: torch.bfloat16})
         assert chat.model.dtype == torch.bfloat16

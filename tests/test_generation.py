@@ -15,7 +15,7 @@ from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_funaudiochat import generate, prefill, step, stream
 from funaudiochat.generation_options import GenerationOptions
-from tests.helpers.golden import GOLDEN, load_case, load_model, names, options_of
+from tests.helpers.golden import TINY_A, load_case, load_model, names, options_of
 
 # f10 and f11 recorded what the original does to a row after its own end, f12 what padding does
 # to its head.
@@ -24,7 +24,7 @@ EXACT = [n for n in names("e") + names("f") if n[:3] not in ("f10", "f11", "f12"
 
 
 def load_tokenizer():
-    return AutoTokenizer.from_pretrained(GOLDEN / "model" / "models" / "tiny_a")
+    return AutoTokenizer.from_pretrained(TINY_A)
 
 
 @pytest.mark.parametrize("name", EXACT)

@@ -19,7 +19,7 @@ from transformers import (
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.register import register_funaudiochat
-from tests.helpers.golden import GOLDEN, load_case, load_model, names
+from tests.helpers.golden import GOLDEN, TINY_A, load_case, load_model, names
 
 
 def mode_of(case: dict) -> dict[str, str]:
@@ -193,7 +193,7 @@ def test_saving_drops_the_tied_matrix_and_reloads(tmp_path):
 def test_auto_classes_know_the_model_after_registering_twice():
     register_funaudiochat()
     register_funaudiochat()
-    folder = GOLDEN / "model" / "models" / "tiny_a"
+    folder = TINY_A
     assert isinstance(AutoConfig.from_pretrained(folder), FunAudioChatConfig)
     for auto_class in (AutoModel, AutoModelForSeq2SeqLM, AutoModelForMultimodalLM):
         model = auto_class.from_pretrained(folder)
@@ -206,7 +206,7 @@ def test_registering_after_another_program_registered_the_same_type_works():
 
     AutoConfig.register("funaudiochat", Foreign, exist_ok=True)
     register_funaudiochat()
-    folder = GOLDEN / "model" / "models" / "tiny_a"
+    folder = TINY_A
     assert isinstance(AutoConfig.from_pretrained(folder), FunAudioChatConfig)
     assert Foreign().model_type == "funaudiochat"
 

@@ -20,10 +20,10 @@ from funaudiochat.constants import (
 )
 from funaudiochat.plain_text import encode, encode_text, protect, protect_answer, protect_system
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from tests.helpers.golden import GOLDEN
+from tests.helpers.golden import TINY_A
 
 FOLDERS = {
-    "tiny_a": GOLDEN / "model" / "models" / "tiny_a",
+    "tiny_a": TINY_A,
     "nano": hub.NANO_MODEL,
 }
 

@@ -16,10 +16,9 @@ from funaudiochat.errors import FunAudioChatError
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
 from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
-from tests.helpers.golden import GOLDEN
+from tests.helpers.golden import TINY_A
 from tests.helpers.questions import question
 
-FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 ROOT = Path(__file__).parents[1]
 GREEDY = Sampling(greedy=True, max_new_tokens=8)
 PARTS = ("continuous_audio_tower", "audio_tower", "language_model", "audio_invert_tower")
@@ -45,7 +44,7 @@ def folders(tmp_path_factory):
         {"anna": torch.randn(192, generator=torch.Generator().manual_seed(0))},
         tts / "voices.safetensors",
     )
-    return FOLDER, tts
+    return TINY_A, tts
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +135,7 @@ def test_parts_on_the_disk_answer_as_in_memory(answer, parts, tmp_path):
     del device_map["audio_invert_tower"]
     device_map = {f"audio_invert_tower.{name}": "cpu" for name in IN_HEAD} | device_map
     chat = VoiceChat.from_pretrained(
-        FOLDER, device="cpu", device_map=device_map, offload_folder=tmp_path
+        TINY_A, device="cpu", device_map=device_map, offload_folder=tmp_path
     )
     reply = chat.ask(audio=question(), sampling=GREEDY)
     assert (
@@ -156,4 +155,4 @@ def test_parts_on_the_disk_answer_as_in_memory(answer, parts, tmp_path):
 )
 def test_what_cannot_lie_on_the_disk_is_named_at_load(options, tmp_path):
     with pytest.raises(FunAudioChatError, match="audio_invert_tower.lm_head, audio_tower.embed"):
-        VoiceChat.from_pretrained(FOLDER, device="cpu", offload_folder=tmp_path, **options)
+        VoiceChat.from_pretrained(TINY_A, device="cpu", offload_folder=tmp_path, **options)

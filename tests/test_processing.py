@@ -20,9 +20,8 @@ from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.processing_funaudiochat import _CHAT_TEMPLATE as CHAT_TEMPLATE
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
-from tests.helpers.golden import CASES, GOLDEN, load_model
+from tests.helpers.golden import CASES, TINY_A, load_model
 
-FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 FEATURES = json.loads((CASES / "h1_features" / "case.json").read_text())
 RECORDED = json.loads((CASES / "h2_processor" / "case.json").read_text())
 RESULTS = {case["label"]: case for case in RECORDED["results"]}
@@ -31,7 +30,7 @@ BLANK = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 
 def load_processor() -> FunAudioChatProcessor:
     register_funaudiochat()
-    return AutoProcessor.from_pretrained(FOLDER)
+    return AutoProcessor.from_pretrained(TINY_A)
 
 
 def wave_of(seconds: float, k: int) -> np.ndarray:
@@ -195,7 +194,7 @@ def test_the_side_of_text_padding_leaves_the_audio_on_the_left(side):
     register_funaudiochat()
     texts, waves = [BLANK, f"a longer text {BLANK}"], [wave_of(0.2, 0), wave_of(0.9, 1)]
     expected = load_processor()(text=texts, audio=waves, return_tensors="pt")
-    processor = AutoProcessor.from_pretrained(FOLDER, padding_side=side)
+    processor = AutoProcessor.from_pretrained(TINY_A, padding_side=side)
     for padding in ("max_length", "longest"):
         found = processor(text=texts, audio=waves, audio_padding=padding, return_tensors="pt")
         frames = found["input_features"].shape[2]
@@ -369,12 +368,12 @@ def test_saved_folder_has_the_published_layout_and_loads_again(tmp_path):
     ):
         assert (tmp_path / name).exists(), name
     saved, published = (
-        json.loads((folder / "processor_config.json").read_text()) for folder in (tmp_path, FOLDER)
+        json.loads((folder / "processor_config.json").read_text()) for folder in (tmp_path, TINY_A)
     )
     assert saved == published
     saved, published = (
         json.loads((folder / "preprocessor_config.json").read_text())
-        for folder in (tmp_path, FOLDER)
+        for folder in (tmp_path, TINY_A)
     )
     assert {**saved, **published} == saved
     assert saved.keys() - published.keys() <= {"processor_class"}
@@ -383,7 +382,7 @@ def test_saved_folder_has_the_published_layout_and_loads_again(tmp_path):
     for folder in ("", "speech_tokenizer"):
         for file in ("tokenizer_config.json", "special_tokens_map.json"):
             mine, theirs = (
-                json.loads((base / folder / file).read_text()) for base in (tmp_path, FOLDER)
+                json.loads((base / folder / file).read_text()) for base in (tmp_path, TINY_A)
             )
             named = {mine.get("eos_token"), mine.get("pad_token")}
             extra = theirs.get("additional_special_tokens", [])
@@ -410,7 +409,7 @@ def test_bad_waves_are_refused_with_cause_and_remedy():
 
 
 def test_a_folder_without_speech_tokenizer_is_named(tmp_path):
-    shutil.copytree(FOLDER, tmp_path / "model", ignore=shutil.ignore_patterns("speech_tokenizer"))
+    shutil.copytree(TINY_A, tmp_path / "model", ignore=shutil.ignore_patterns("speech_tokenizer"))
     with pytest.raises(CheckpointError, match="speech_tokenizer/"):
         FunAudioChatProcessor.from_pretrained(tmp_path / "model")
 
@@ -429,7 +428,7 @@ def test_a_folder_without_speech_tokenizer_is_named(tmp_path):
     ],
 )
 def test_wrong_sizes_and_tokens_are_named_with_their_file(tmp_path, name, field, value):
-    shutil.copytree(FOLDER, tmp_path / "model")
+    shutil.copytree(TINY_A, tmp_path / "model")
     path = tmp_path / "model" / name
     path.write_text(json.dumps(json.loads(path.read_text()) | {field: value, "chunk_length": 0}))
     with pytest.raises(CheckpointError, match=f"{name} is wrong: .*{field} is"):
@@ -438,7 +437,7 @@ def test_wrong_sizes_and_tokens_are_named_with_their_file(tmp_path, name, field,
 
 @pytest.mark.parametrize("name", ["tokenizer.json", "preprocessor_config.json"])
 def test_damaged_processor_files_are_one_clear_error(tmp_path, name):
-    shutil.copytree(FOLDER, tmp_path / "model")
+    shutil.copytree(TINY_A, tmp_path / "model")
     (tmp_path / "model" / name).write_bytes(b'{"cut off')
     with pytest.raises(CheckpointError, match="download"):
         FunAudioChatProcessor.from_pretrained(tmp_path / "model")

@@ -18,13 +18,14 @@ from funaudiochat.events import ReplyDone, TextDelta
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
-from tests.helpers.chat_servers import DONE, FOLDER, chunk, model_answers, serving
+from tests.helpers.chat_servers import DONE, chunk, model_answers, serving
+from tests.helpers.golden import TINY_A
 from tests.helpers.questions import GREEDY, TOOLS, question
 
 
 @pytest.fixture(scope="module")
 def local():
-    return VoiceChat.from_pretrained(FOLDER, device="cpu")
+    return VoiceChat.from_pretrained(TINY_A, device="cpu")
 
 
 def test_a_conversation_over_the_server_equals_the_one_in_process(local):

@@ -10,9 +10,9 @@ from transformers import PreTrainedTokenizerFast
 
 import funaudiochat
 from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2T_PROMPT, FUNCTION_CALLING_PROMPT
+from tests.helpers.golden import TINY_A
 
 TEMPLATE = (Path(funaudiochat.__file__).parent / "tool_chat_template.jinja").read_text()
-FOLDER = Path(__file__).parent / "golden" / "model" / "models" / "tiny_a"
 QUESTION = {"role": "user", "content": AUDIO_TEMPLATE}
 TOOLS = [
     {
@@ -28,7 +28,7 @@ TOOLS = [
 
 
 def prompt(messages, **options):
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(FOLDER)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(TINY_A)
     return tokenizer.apply_chat_template(
         messages, tokenize=False, add_generation_prompt=True, **options
     )

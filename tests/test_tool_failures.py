@@ -11,10 +11,9 @@ from funaudiochat import voice_chat
 from funaudiochat.events import TextDelta
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
-from tests.helpers.golden import GOLDEN
+from tests.helpers.golden import TINY_A
 from tests.helpers.questions import question
 
-FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 SHORT = Sampling(greedy=True, max_new_tokens=3)
 TIME = {"name": "get_time"}
 WEATHER = {"type": "function", "function": {"name": "get_weather"}}
@@ -27,7 +26,7 @@ def call(name, **arguments):
 
 @pytest.fixture(scope="module")
 def loaded():
-    return VoiceChat.from_pretrained(FOLDER, device="cpu")
+    return VoiceChat.from_pretrained(TINY_A, device="cpu")
 
 
 @pytest.fixture

@@ -17,9 +17,9 @@ import pytest
 from torch import nn
 
 from funaudiochat.vllm_plugin import loads_attention, register
+from tests.helpers.golden import TINY_A
 
 ROOT = Path(__file__).parents[1]
-FOLDER = ROOT / "tests" / "golden" / "model" / "models" / "tiny_a"
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, funaudiochat
 for module in pkgutil.walk_packages(funaudiochat.__path__, "funaudiochat."):
@@ -81,7 +81,7 @@ print(type(AutoProcessor.from_pretrained(sys.argv[1])).__name__)
 
 def test_another_programs_registration_of_the_type_breaks_nothing():
     done = subprocess.run(
-        [sys.executable, "-c", REGISTER_LIKE_OTHERS, FOLDER],
+        [sys.executable, "-c", REGISTER_LIKE_OTHERS, TINY_A],
         env={"PYTHONPATH": str(ROOT), "PATH": ""},
         capture_output=True,
         text=True,

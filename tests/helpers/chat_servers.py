@@ -20,7 +20,6 @@ from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.voice_chat import VoiceChat
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-FOLDER = GOLDEN / "model" / "models" / "tiny_a"
 
 
 def chunk(text: str) -> bytes:

@@ -13,6 +13,7 @@ from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 
 GOLDEN = Path(__file__).parents[1] / "golden"
+TINY_A = GOLDEN / "model" / "models" / "tiny_a"
 
 CASES = GOLDEN / "model" / "cases"
 
@@ -24,12 +25,11 @@ def load_case(name: str):
 
 
 def load_model(attention: str = "sdpa", **audio_overrides) -> FunAudioChatForConditionalGeneration:
-    folder = GOLDEN / "model" / "models" / "tiny_a"
-    config = FunAudioChatConfig.from_pretrained(folder)
+    config = FunAudioChatConfig.from_pretrained(TINY_A)
     for key, value in audio_overrides.items():
         setattr(config.audio_config, key, value)
     return FunAudioChatForConditionalGeneration.from_pretrained(
-        folder, config=config, attn_implementation=attention
+        TINY_A, config=config, attn_implementation=attention
     ).eval()
 
 

@@ -21,7 +21,7 @@ from transformers import (
     WhisperModel,
 )
 
-from tests.helpers.tiny_folders import MODEL
+from tests.helpers.golden import TINY_A
 
 CODES = 125
 # Weights of trained models are larger than those of the library's new ones.
@@ -30,7 +30,7 @@ _STD = 0.16
 
 def tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE that knows nothing of sound."""
-    bpe = Tokenizer(models.BPE.from_file(str(MODEL / "vocab.json"), str(MODEL / "merges.txt")))
+    bpe = Tokenizer(models.BPE.from_file(str(TINY_A / "vocab.json"), str(TINY_A / "merges.txt")))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     names = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -39,7 +39,7 @@ def tokenizer() -> PreTrainedTokenizerFast:
         tokenizer_object=bpe,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
-        chat_template=(MODEL / "chat_template.jinja").read_text(),
+        chat_template=(TINY_A / "chat_template.jinja").read_text(),
     )
 
 

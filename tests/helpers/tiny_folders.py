@@ -16,14 +16,13 @@ import torch
 from safetensors.torch import save_file
 
 from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
-
-MODEL = Path(__file__).parents[1] / "golden" / "model" / "models" / "tiny_a"
+from tests.helpers.golden import TINY_A
 
 
 def build(folder: Path) -> tuple[Path, Path]:
     """Make `folder`/Fun-Audio-Chat-Tiny and `folder`/Fun-CosyVoice3-Tiny with one voice."""
     model, tts = folder / "Fun-Audio-Chat-Tiny", folder / "Fun-CosyVoice3-Tiny"
-    shutil.copytree(MODEL, model, dirs_exist_ok=True)
+    shutil.copytree(TINY_A, model, dirs_exist_ok=True)
     build_cosyvoice3_folder(tts)
     save_file({"anna": torch.linspace(-1, 1, 192)}, tts / "voices.safetensors")
     return model, tts

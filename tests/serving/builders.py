@@ -14,10 +14,10 @@ import torch
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from tests.helpers.golden import TINY_A
 from training.nano.domain import Domain
 
 QUESTIONS = Path(__file__).parents[2] / "outputs" / "serving" / "questions"
-TINY_A = Path(__file__).parents[1] / "golden" / "model" / "models" / "tiny_a"
 _HEAD_DIM = 32  # the attention of vLLM's CPU build refuses tiny_a's 24
 _SPREAD = 0.2  # weights wide enough that the scores of two texts differ by more than rounding
 

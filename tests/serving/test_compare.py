@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from funaudiochat.voice_chat import VoiceChat
-from tests.serving.builders import TINY_A
+from tests.helpers.golden import TINY_A
 from tests.serving.compare import compare, find_sounds, own_answers, read_sounds, scores_along
 
 

@@ -27,7 +27,7 @@ from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.hub import VOICES_FILE
 from funaudiochat.modeling_common import cache_argument
 from funaudiochat.modeling_funaudiochat import FunAudioChatDecoder
-from tests.helpers.golden import GOLDEN, load_case, load_model, options_of
+from tests.helpers.golden import TINY_A, load_case, load_model, options_of
 
 # Greedy, with a repetition penalty, and sampled; two of them end their speech on the way.
 CASES = [
@@ -46,7 +46,7 @@ def decoder():
 
     The engine's config has nothing but attributes; the head's settings are a plain dict.
     """
-    folder = GOLDEN / "model" / "models" / "tiny_a"
+    folder = TINY_A
     fields = json.loads((folder / "config.json").read_text())["audio_config"]
     decoder = FunAudioChatDecoder(SimpleNamespace(**fields)).eval()
     tensors = load_file(folder / "model.safetensors")
@@ -199,7 +199,7 @@ def test_a_decoder_takes_vllms_own_config_class():
     pytest.importorskip("vllm", reason="needs vLLM in its own environment (run_vllm.sh)")
     from vllm.transformers_utils.configs.funaudiochat import FunAudioChatConfig
 
-    folder = GOLDEN / "model" / "models" / "tiny_a"
+    folder = TINY_A
     config = FunAudioChatConfig.from_pretrained(folder)
     names = set(load_model().audio_invert_tower.state_dict())
     assert set(FunAudioChatDecoder(config.audio_config).state_dict()) == names

@@ -17,7 +17,7 @@ from funaudiochat.hub import NANO_MODEL, NANO_TTS, resolve_pair
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
 from tests.helpers import spoken_answers
-from tests.helpers.tiny_folders import MODEL
+from tests.helpers.golden import TINY_A
 from tests.helpers.tiny_runs import ROOT, changed, log_of, needs_llamafactory, train_here
 from training.adapters import merge_adapter
 from training.callbacks import PARTS
@@ -51,7 +51,7 @@ def test_an_adapter_is_trained_in_the_named_parts_and_merged_by_one_command(
     out = tmp_path / "merged"
     done = CliRunner().invoke(app, ["train", "merge-adapter", str(adapter), "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert {path.name for path in MODEL.iterdir()} <= {path.name for path in out.iterdir()}
+    assert {path.name for path in TINY_A.iterdir()} <= {path.name for path in out.iterdir()}
     assert len(changed(start, out)) == len(moved)
     example("infer_s2t.py", monkeypatch, "--audio", sources["data"] / "0.wav",
             "--model-path", out)  # fmt: skip

@@ -15,7 +15,7 @@ import soundfile
 from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from tests.helpers.tiny_folders import MODEL
+from tests.helpers.golden import TINY_A
 from training.check_data import check_file, draw_histograms
 
 ROOT = Path(__file__).parents[2]
@@ -49,7 +49,7 @@ def problems(tmp_path, *rows, **options):
 def test_a_good_file_has_no_problems_and_a_summary_with_a_picture(tmp_path, wave):
     text = {"messages": [{"role": r, "content": "hi"} for r in ("user", "assistant")]}
     assert problems(tmp_path, row(wave), text, row(wave, question={"token": ""})) == []
-    tokenizer = FunAudioChatProcessor.from_pretrained(MODEL).tokenizer
+    tokenizer = FunAudioChatProcessor.from_pretrained(TINY_A).tokenizer
     summary = check_file(tmp_path / "rows.jsonl", tokenizer)
     assert summary.rows == 3 and summary.turns == [1, 1, 1]
     assert summary.question_seconds == [pytest.approx(1.05)] * 2
@@ -180,7 +180,7 @@ def test_roles_that_do_not_alternate_are_found(tmp_path, wave):
 
 
 def test_with_a_tokenizer_long_rows_and_transcripts_are_found(tmp_path, wave):
-    tokenizer = FunAudioChatProcessor.from_pretrained(MODEL).tokenizer
+    tokenizer = FunAudioChatProcessor.from_pretrained(TINY_A).tokenizer
     long = row(wave, answer={"text": "one two three four five six seven eight nine ten"})
     found = problems(tmp_path, long, tokenizer=tokenizer, cutoff_len=20)
     assert {p.field for p in found} == {"audio[1].text", ""}

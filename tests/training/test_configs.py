@@ -12,7 +12,7 @@ import torch
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
-from tests.helpers.tiny_folders import MODEL
+from tests.helpers.golden import TINY_A
 from training.callbacks import PARTS, part_of
 from training.check_data import DataChecker
 from training.launch import read_config
@@ -24,7 +24,7 @@ CONFIGS = sorted((TRAINING / "configs").rglob("*.yaml"))
 @pytest.fixture(scope="module")
 def model():
     with torch.device("meta"):
-        return FunAudioChatForConditionalGeneration(FunAudioChatConfig.from_pretrained(MODEL))
+        return FunAudioChatForConditionalGeneration(FunAudioChatConfig.from_pretrained(TINY_A))
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")

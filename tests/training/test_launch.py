@@ -21,8 +21,9 @@ from safetensors.torch import load_file
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.golden import TINY_A
 from tests.helpers.starting_folders import CODES
-from tests.helpers.tiny_folders import MODEL, build
+from tests.helpers.tiny_folders import build
 from tests.helpers.tiny_recipe import WORDS, codes_of
 from tests.helpers.tiny_runs import (
     ROOT,
@@ -280,7 +281,7 @@ def test_saved_folders_have_the_published_layout_and_load_in_the_examples(
     sources, start, tmp_path, monkeypatch, capsys
 ):
     out = train_here(sources["data"], start, tmp_path / "out", save_strategy="steps", save_steps=2)
-    published = {path.name for path in MODEL.iterdir()}
+    published = {path.name for path in TINY_A.iterdir()}
     for folder in (out, out / "checkpoint-2"):
         assert published <= {path.name for path in folder.iterdir()}
         config = json.loads((folder / "config.json").read_text())

@@ -14,14 +14,14 @@ from safetensors.torch import load_file, save_file
 
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
-from tests.helpers.tiny_folders import MODEL
+from tests.helpers.golden import TINY_A
 from training.merge import PREFIX, merge
 
 
 @pytest.fixture
 def trained(tmp_path):
     folder = tmp_path / "trained"
-    shutil.copytree(MODEL, folder)
+    shutil.copytree(TINY_A, folder)
     weights = load_file(folder / "model.safetensors")
     weights = {key: value + 0.25 for key, value in weights.items()}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
@@ -34,8 +34,8 @@ def weights_of(folder):
 
 @pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
 def test_the_language_model_is_mixed_and_the_rest_is_kept(trained, tmp_path, alpha):
-    report = merge(trained, MODEL, tmp_path / "out", alpha)
-    base, tuned, out = (weights_of(f) for f in (MODEL, trained, tmp_path / "out"))
+    report = merge(trained, TINY_A, tmp_path / "out", alpha)
+    base, tuned, out = (weights_of(f) for f in (TINY_A, trained, tmp_path / "out"))
     for key, value in out.items():
         if not key.startswith(PREFIX):
             assert torch.equal(value, tuned[key])
@@ -53,7 +53,7 @@ def test_the_language_model_is_mixed_and_the_rest_is_kept(trained, tmp_path, alp
 def test_a_plain_text_model_with_tied_projection_is_a_base(trained, tmp_path):
     base = {
         key.removeprefix(PREFIX): value
-        for key, value in weights_of(MODEL).items()
+        for key, value in weights_of(TINY_A).items()
         if key.startswith(PREFIX) and "lm_head" not in key
     }
     (tmp_path / "text").mkdir()
@@ -70,7 +70,7 @@ def test_what_does_not_fit_is_refused(trained, tmp_path):
     with pytest.raises(CheckpointError, match="three different folders"):
         merge(trained, trained, tmp_path / "out")
     with pytest.raises(ValueError, match="between 0 and 1"):
-        merge(trained, MODEL, tmp_path / "out", 1.5)
+        merge(trained, TINY_A, tmp_path / "out", 1.5)
     other = tmp_path / "other"
     shutil.copytree(trained, other)
     with pytest.raises(CheckpointError, match="hold the same language model"):
@@ -119,6 +119,6 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 def test_logs_of_the_training_stay_behind(trained, tmp_path):
     (trained / "trainer_state.json").write_text("{}")
     (trained / "model.fp32.safetensors").write_bytes(b"another precision, not read by loaders")
-    merge(trained, MODEL, tmp_path / "out")
+    merge(trained, TINY_A, tmp_path / "out")
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert "config.json" in names and not names & {"trainer_state.json", "model.fp32.safetensors"}

@@ -16,7 +16,7 @@ from funaudiochat.audio import save_wav
 from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from tests.helpers.tiny_folders import MODEL
+from tests.helpers.golden import TINY_A
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def processor():
-    return FunAudioChatProcessor.from_pretrained(MODEL)
+    return FunAudioChatProcessor.from_pretrained(TINY_A)
 
 
 @pytest.fixture(scope="module", params=["sdpa", "eager"])
 def model(request):
     return FunAudioChatForConditionalGeneration.from_pretrained(
-        MODEL, attn_implementation=request.param
+        TINY_A, attn_implementation=request.param
     ).train()
 
 

@@ -21,7 +21,7 @@ from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.serving_plan import parse_size
-from tests.helpers.tiny_folders import MODEL
+from tests.helpers.golden import TINY_A
 from tests.helpers.tiny_recipe import write_data
 from training.callbacks import freeze_other_parts
 from training.plan import GIB, Sharding, make_plan, read_sharding, static_bytes
@@ -32,7 +32,7 @@ ROWS = 8
 
 def training_batch(folder: Path) -> dict[str, torch.Tensor]:
     write_data(folder)
-    processor = FunAudioChatProcessor.from_pretrained(MODEL)
+    processor = FunAudioChatProcessor.from_pretrained(TINY_A)
     rows = [json.loads(line) for line in (folder / "tiny.jsonl").read_text().splitlines()]
     audios = [entry for row in rows for entry in row["audio"]]
     texts = [f"{r['system']}\n" + "\n".join(m["content"] for m in r["messages"]) for r in rows]
@@ -79,7 +79,7 @@ def measured_peak(batch: dict, config: FunAudioChatConfig, checkpointing: bool, 
 @pytest.mark.parametrize("parts", [None, ["mel_encoder", "adapter", "refined_head"]])
 def test_planned_memory_is_what_a_step_takes(tmp_path, checkpointing, parts):
     batch = training_batch(tmp_path)
-    config = FunAudioChatConfig.from_pretrained(MODEL)
+    config = FunAudioChatConfig.from_pretrained(TINY_A)
     measured = measured_peak(batch, config, checkpointing, parts)
     fields = {
         "cutoff_len": batch["input_ids"].shape[1],
@@ -132,7 +132,7 @@ def test_config_files_name_their_sharding():
 
 
 def test_adapters_train_little(tmp_path):
-    config = FunAudioChatConfig.from_pretrained(MODEL)
+    config = FunAudioChatConfig.from_pretrained(TINY_A)
     fields = {
         "finetuning_type": "lora",
         "lora_rank": 4,
@@ -141,7 +141,7 @@ def test_adapters_train_little(tmp_path):
         "cutoff_len": 64,
     }
     plan = make_plan(fields, config, tmp_path, 1, GIB)
-    with safe_open(MODEL / "model.safetensors", "pt") as file:
+    with safe_open(TINY_A / "model.safetensors", "pt") as file:
         whole = sum(file.get_tensor(key).numel() for key in file.keys())
         layers = [
             file.get_slice(key).get_shape()
@@ -153,13 +153,13 @@ def test_adapters_train_little(tmp_path):
 
 
 def test_quantized_layers_of_the_backbone_take_their_bits(tmp_path):
-    config = FunAudioChatConfig.from_pretrained(MODEL)
+    config = FunAudioChatConfig.from_pretrained(TINY_A)
     fields = {"finetuning_type": "lora", "lora_rank": 4, "cutoff_len": 64, "bf16": True}
 
     def parameters(**more):
         return make_plan(fields | more, config, tmp_path, 1, GIB).parameters
 
-    with safe_open(MODEL / "model.safetensors", "pt") as file:
+    with safe_open(TINY_A / "model.safetensors", "pt") as file:
         linear = sum(
             file.get_tensor(key).numel()
             for key in file.keys()
@@ -219,10 +219,10 @@ def test_the_command_prints_the_plan_and_fails_if_nothing_fits():
             text=True,
         )
 
-    done = command("--model", str(MODEL), "--gpu-memory", "4GiB")
+    done = command("--model", str(TINY_A), "--gpu-memory", "4GiB")
     assert done.returncode == 0, done.stderr
     assert "optimizer states" in done.stdout and "fits into 4GiB" in done.stdout
-    assert command("--model", str(MODEL), "--gpu-memory", "1GiB").returncode == 1
+    assert command("--model", str(TINY_A), "--gpu-memory", "1GiB").returncode == 1
     lost = command("--model", "nowhere")
     assert lost.returncode == 1
     assert "model_8b.json" in lost.stderr and "Traceback" not in lost.stderr

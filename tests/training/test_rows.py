@@ -25,7 +25,7 @@ from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.plain_text import encode as encode_prompt
 from funaudiochat.plain_text import protect
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
-from tests.helpers.tiny_folders import MODEL
+from tests.helpers.golden import TINY_A
 from training.check_data import check_file
 
 ROOT = Path(__file__).parents[2]
@@ -45,7 +45,7 @@ ANSWER = {"token": "<|audio_bos|>" * 10 + "[AU0001]" * 10, "text": "red"}
 
 @pytest.fixture(scope="module")
 def processor():
-    return FunAudioChatProcessor.from_pretrained(MODEL)
+    return FunAudioChatProcessor.from_pretrained(TINY_A)
 
 
 @pytest.fixture(scope="module")
@@ -202,7 +202,7 @@ def train(data: Path, out: Path, **fields) -> int:
     from training.launch import train as run
 
     config = yaml.safe_load((ROOT / "training" / "configs" / "tiny" / "sft.yaml").read_text())
-    config |= {"model_name_or_path": str(MODEL), "dataset_dir": str(data), "output_dir": str(out)}
+    config |= {"model_name_or_path": str(TINY_A), "dataset_dir": str(data), "output_dir": str(out)}
     config |= {"max_steps": 2, "per_device_train_batch_size": 2, "plot_loss": False}
     config["preprocessing_num_workers"] = 2
     run(config | fields)
@@ -297,7 +297,7 @@ def test_two_processes_with_two_workers_each_stream_rows(folder, tmp_path):
     write_rows(tmp_path, list(map(json.dumps, rows)))
     command = [
         sys.executable, "-m", "training.launch", ROOT / "training" / "configs" / "tiny/sft.yaml",
-        f"model_name_or_path={MODEL}", f"dataset_dir={tmp_path}", f"output_dir={tmp_path / 'out'}",
+        f"model_name_or_path={TINY_A}", f"dataset_dir={tmp_path}", f"output_dir={tmp_path / 'out'}",
         "streaming=true", "dataloader_num_workers=2", "max_steps=2",
         "per_device_train_batch_size=2", "plot_loss=false",
     ]  # fmt: skip

@@ -16,7 +16,8 @@ import pytest
 
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
-from tests.helpers.chat_servers import DONE, FOLDER, chunk, model_answers, serving
+from tests.helpers.chat_servers import DONE, chunk, model_answers, serving
+from tests.helpers.golden import TINY_A
 from tests.helpers.server_process import started
 from tests.helpers.web_clients import TIMEOUT_S, Page, running, tone
 from web_demo.server.engine import Models
@@ -30,7 +31,7 @@ def echo(request):
 
 
 def test_typed_and_spoken_questions_get_the_answers_of_the_model_there():
-    local = VoiceChat.from_pretrained(FOLDER, device="cpu")
+    local = VoiceChat.from_pretrained(TINY_A, device="cpu")
 
     async def talk(server):
         async with Page(server) as page:
@@ -137,7 +138,7 @@ def test_folders_and_a_server_exclude_each_other(capsys):
     from web_demo.server.server import main
 
     with pytest.raises(SystemExit):
-        main(["--llm-server", "http://127.0.0.1:1", "--model-path", str(FOLDER)])
+        main(["--llm-server", "http://127.0.0.1:1", "--model-path", str(TINY_A)])
     assert "in place of --model-path" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="is the server running there"):
         main(["--llm-server", "http://127.0.0.1:1"])
