@@ -147,7 +147,8 @@ def test_a_run_torn_in_mid_save_is_resumed_by_the_same_command(sources, start, r
     # The log is short, raises no false alarm, and ends with what was made and where.
     assert "missing keys" not in log and '"hidden_size"' not in log and "input_ids" not in log
     assert "media_dir" not in log
-    lines = log.strip().splitlines()
+    # A progress bar is redrawn as often as the machine is slow: it counts for nothing.
+    lines = [line for line in log.splitlines() if line.strip() and "%|" not in line]
     assert len(lines) < 150  # of about 500 with all configurations
     assert lines[-1].endswith(f"done: 2 steps; a checkpoint folder, for --model-path: {out}")
 
