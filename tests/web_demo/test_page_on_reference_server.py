@@ -17,6 +17,10 @@ from tests.helpers.web_clients import tone
 
 pytestmark = browsers.MARKS
 
+# Chromium's fake microphone drops audio on a busy machine, before the page sees any of it; what
+# the page records must be whole in one of so many questions.
+QUESTIONS = 4
+
 
 @pytest.fixture
 def server() -> ReferenceServer:
@@ -52,22 +56,28 @@ def test_a_spoken_question_is_answered_in_sound_and_text(browser, server, url, s
     page.see("text=The server is ready")
     page.call("check", "role=radio[name=/Brief/]")
     page.press("Start talking")
-    page.press("Speak")
-    page.see("text=Speak, then press to send")
-    page.wait_until(f"performance.now() > {page.evaluate('performance.now()')} + 3500")
-    page.press("Done, send it")
-    page.see("text=Press to interrupt")
-    page.see("role=button[name='Speak']")
-
-    [asked] = server.questions
-    assert 3.0 < asked.size / RATE_HZ < 8
+    for _ in range(QUESTIONS):
+        before = page.heard()[0].size
+        page.press("Speak")
+        page.see("text=Speak, then press to send")
+        page.wait_until(f"performance.now() > {page.evaluate('performance.now()')} + 3500")
+        page.press("Done, send it")
+        page.see("text=Press to interrupt")
+        page.see("role=button[name='Speak']")
+        asked = server.questions[-1]
+        if sounds.likeness(asked, sounds.question(RATE_HZ)) > 0.8:
+            break
     assert sounds.likeness(asked, sounds.question(RATE_HZ)) > 0.8
+    assert 3.0 < asked.size / RATE_HZ < 8
     heard, rate = page.heard()
+    heard = heard[before:]
     assert rate == RATE_HZ
     assert sounds.sounding_s(heard, rate) == pytest.approx(sounds.sounding_s(asked, rate), abs=0.3)
     assert np.abs(heard).max() == pytest.approx(np.abs(asked).max(), rel=0.25)
     assert sounds.likeness(heard, asked) > 0.85
-    assert page.captions() == [("", f"I heard {asked.size / RATE_HZ:.1f} seconds, 你好.")]
+    captions = page.captions()
+    assert len(captions) == len(server.questions)
+    assert captions[-1] == ("", f"I heard {asked.size / RATE_HZ:.1f} seconds, 你好.")
     assert "from the end of the question to the first audio" in page.see(".latency")
     assert '"system_prompt"' in server.metadata[0] and "short sentences" in server.metadata[0]
 
