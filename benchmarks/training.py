@@ -153,7 +153,7 @@ def training_model(group_size: int) -> FunAudioChatForConditionalGeneration:
     config.text_config.sil_index, config.text_config.eos_token_id = 391, 380
     torch.manual_seed(0)
     model = FunAudioChatForConditionalGeneration(config).train()
-    model.lean_speech_loss = True  # as in a training run
+    model.lean_losses = True  # as in a training run
     return model
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoModelForCausalLM, DynamicCache, GenerationMixin
 from transformers.models.mixtral.modeling_mixtral import load_balancing_loss_func
 from transformers.utils.generic import ModelOutput
@@ -48,16 +49,19 @@ __all__ = [
 ]
 
 
+LOSS_POSITIONS = 256  # whose log-probabilities are in memory at once, with `lean_losses`
+
+
 class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, GenerationMixin):
     """The joint model: audio in at 5 Hz, speech tokens out at 25 Hz through the refined head.
 
     ``sp_gen_kwargs`` holds the default speech switches of ``generate``: ``text_greedy``,
-    ``only_crq_sampling``, ``disable_speech``, ``force_text_abos``. With ``lean_speech_loss`` a
-    training step runs the head only on rows, and projects only positions, that have a speech token
-    to learn: same losses and gradients, but no speech logits.
+    ``only_crq_sampling``, ``disable_speech``, ``force_text_abos``. With ``lean_losses`` a
+    training step projects only positions that have something to learn, and runs the head only on
+    rows that have a speech token to learn: same losses and gradients, but no logits.
     """
 
-    lean_speech_loss = False
+    lean_losses = False
 
     main_input_name = "input_ids"
     _tied_weights_keys = {"audio_invert_tower.lm_head.weight": "audio_tower.embed_tokens.weight"}
@@ -155,9 +159,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             attention_mask = sample_ids(attention_mask)
         backbone = self._run_backbone(embeds, attention_mask, position_ids, cache, use_cache)
         hidden = backbone.last_hidden_state
-        logits = self.language_model.lm_head(hidden)
+        lean = self.lean_losses and self.training and labels is not None
         output = FunAudioChatOutput(
-            logits=logits,
+            logits=None if lean else self.language_model.lm_head(hidden),
             last_hidden_state=hidden,
             inputs_embeds=embeds,
             cache=cache,
@@ -165,7 +169,13 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         speech_labels = None
         if labels is not None:
             text_labels, speech_labels = self._targets(labels, merged)
-            output.text_loss = self._cross_entropy(logits[:, :-1], text_labels[:, 1:])
+            targets = text_labels[:, 1:]
+            if output.logits is None:
+                wanted = targets != self.config.ignore_index
+                chosen = self.language_model.lm_head(hidden[:, :-1][wanted])
+                output.text_loss = self._cross_entropy(chosen, targets[wanted])
+            else:
+                output.text_loss = self._cross_entropy(output.logits[:, :-1], targets)
             if getattr(self.config.text_config, "output_router_logits", False):
                 router_loss = self._router_loss(backbone.router_logits, attention_mask)
                 output.text_loss = output.text_loss + router_loss
@@ -175,8 +185,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         if self.training and labels is not None and merged is None:
             return output  # Rule 32: no speech loss, so nothing would read the head's result.
         if (
-            self.lean_speech_loss
-            and self.training
+            lean
             and speech_labels is not None
             and (_alone() and not bool((speech_labels != self.config.ignore_index).any()))
         ):
@@ -184,7 +193,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         teacher = self._teacher_embeds(speech_labels) if speech_labels is not None else None
         head_inputs = (hidden + text_embeds.detach(), attention_mask, position_ids, teacher)
         shift = self.config.audio_config.group_size
-        if self.lean_speech_loss and self.training and speech_labels is not None:
+        if lean and speech_labels is not None:
             targets = speech_labels.roll(-shift, 1)
             targets[:, -shift:] = self.config.ignore_index
             wanted = targets != self.config.ignore_index
@@ -358,10 +367,22 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         return self.audio_tower.embed_tokens(tokens).roll(1 - audio.group_size, dims=1)
 
     def _cross_entropy(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Average over valid targets in float32, 0 without any: [..., V] and [...] -> scalar."""
+        """Average over valid targets in float32, 0 without any: [..., V] and [...] -> scalar.
+
+        With ``lean_losses`` no float32 copy and no log-probabilities [..., V] are kept for the
+        backward pass: they are computed again, so many positions at a time.
+        """
         ignore, targets = self.config.ignore_index, targets.flatten()
-        flat = logits.flatten(0, -2).float()
-        total = F.cross_entropy(flat, targets, ignore_index=ignore, reduction="sum")
+        flat = logits.flatten(0, -2)
+
+        def summed(logits: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(logits.float(), targets, ignore_index=ignore, reduction="sum")
+
+        if self.lean_losses and self.training:
+            parts = zip(flat.split(LOSS_POSITIONS), targets.split(LOSS_POSITIONS), strict=True)
+            total = sum(checkpoint(summed, *part, use_reentrant=False) for part in parts)
+        else:
+            total = summed(flat, targets)
         return total / (targets != ignore).sum().clamp(min=1)
 
     def get_input_embeddings(self) -> nn.Module:
@@ -497,7 +518,7 @@ class FunAudioChatOutput(ModelOutput):
         loss: text loss plus speech loss, scalar.
         text_loss, speech_loss: mean cross-entropies, scalars; the text loss with the router's
             if the backbone is a mixture of experts that asks for it.
-        logits: [B, L, V].
+        logits: [B, L, V], None where only the losses were wanted.
         speech_logits: [B, L*G, C], None when the head did not run or only ran for its loss.
         last_hidden_state: [B, L, H] after the backbone's final norm.
         inputs_embeds: [B, L, H] merged backbone input.

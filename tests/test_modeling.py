@@ -16,6 +16,7 @@ from transformers import (
     PretrainedConfig,
 )
 
+from funaudiochat import modeling_funaudiochat as modeling
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.register import register_funaudiochat
@@ -250,17 +251,21 @@ def test_a_block_diagonal_mask_means_the_same_as_sample_numbers():
 
 @pytest.mark.parametrize("labelled", [True, False], ids=["targets", "none"])
 @pytest.mark.parametrize("name", [n for n in names("d") if n != "d3_train_text_only"])
-def test_running_the_head_only_where_it_learns_changes_no_loss_and_no_gradient(name, labelled):
+def test_computing_only_what_is_learned_changes_no_loss_and_no_gradient(
+    name, labelled, monkeypatch
+):
+    monkeypatch.setattr(modeling, "LOSS_POSITIONS", 7)  # several parts, the last one shorter
     _, inputs, _ = load_case(name)
     if not labelled:
         inputs["labels"] = torch.full_like(inputs["labels"], -100)
         inputs["labels"][:, -1] = inputs["input_ids"][:, -1]
     whole, lean = load_model().train(), load_model().train()
-    lean.lean_speech_loss = True
+    lean.lean_losses = True
     outputs = [model(**inputs) for model in (whole, lean)]
     for output in outputs:
         output.loss.backward()
-    assert outputs[1].speech_logits is None
+    assert outputs[1].logits is None and outputs[1].speech_logits is None
+    torch.testing.assert_close(outputs[1].text_loss, outputs[0].text_loss, rtol=1e-6, atol=0)
     if labelled:
         torch.testing.assert_close(
             outputs[1].speech_loss, outputs[0].speech_loss, rtol=1e-6, atol=0

@@ -72,16 +72,21 @@ class ModelSettings(TrainerCallback):
     """Applies our own config fields before the optimizer is made, and says what will learn."""
 
     def __init__(
-        self, parts: list[str] | None, halve_untranscribed_audio: bool | None, full_precision: bool
+        self,
+        parts: list[str] | None,
+        halve_untranscribed_audio: bool | None,
+        full_precision: bool,
+        lean_losses: bool,
     ) -> None:
         self.parts, self.halve = parts, halve_untranscribed_audio
-        self.full_precision = full_precision
+        self.full_precision, self.lean_losses = full_precision, lean_losses
 
     def on_init_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         model = kwargs["model"]
         if self.halve is not None:  # else the checkpoint's own
             model.config.halve_untranscribed_audio = self.halve
-        model.lean_speech_loss = True
+        unwrap = getattr(model, "get_base_model", None)  # of PEFT
+        (unwrap() if unwrap else model).lean_losses = self.lean_losses
         if self.full_precision:
             # LLaMA-Factory leaves what rests in the precision of the file: activations in float16,
             # which CPUs compute many times slower and to three digits.

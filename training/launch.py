@@ -161,7 +161,12 @@ def train(config: dict[str, Any]) -> None:
     reporters = [kind() for kind in get_reporting_integration_callbacks(config.get("report_to"))]
     config["report_to"] = "none"
     lower = ("bf16", "fp16", "pure_bf16", "quantization_bit")
-    settings = ModelSettings(parts, halve, not any(config.get(name) for name in lower))
+    settings = ModelSettings(
+        parts,
+        halve,
+        full_precision=not any(config.get(name) for name in lower),
+        lean_losses=config.get("stage") == "sft",  # other stages read logits
+    )
     run_exp(config, callbacks=[settings, LossLog(), ResumeReport(), *reporters])
     if skip_bad_rows and config.get("streaming"):
         from training.plugin.rows import streamed_skips

@@ -8,19 +8,22 @@ import shutil
 import sys
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from transformers import TrainerState
 from typer.testing import CliRunner
 
 from funaudiochat.cli import app
 from funaudiochat.errors import CheckpointError
 from funaudiochat.hub import NANO_MODEL, NANO_TTS, resolve_pair
+from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
 from tests.helpers import spoken_answers
 from tests.helpers.golden import TINY_A
 from tests.helpers.tiny_runs import ROOT, changed, log_of, needs_llamafactory, train_here
 from training.adapters import merge_adapter
-from training.callbacks import PARTS
+from training.callbacks import PARTS, ModelSettings
 
 pytestmark = needs_llamafactory
 
@@ -32,6 +35,17 @@ def adapter(sources, start, tmp_path_factory):
         sources["data"], start, tmp_path_factory.mktemp("lora") / "out", finetuning_type="lora",
         lora_rank=4, lora_target="all", train_parts=["shared_llm"], max_steps=10,
     )  # fmt: skip
+
+
+def test_a_run_with_adapters_computes_only_what_is_learned(start):
+    from peft import LoraConfig, get_peft_model
+
+    model = FunAudioChatForConditionalGeneration.from_pretrained(start)
+    wrapped = get_peft_model(model, LoraConfig(target_modules=["q_proj"]))
+    settings = ModelSettings(None, None, full_precision=False, lean_losses=True)
+    settings.on_init_end(None, TrainerState(is_world_process_zero=False), None, model=wrapped)
+    ids = torch.arange(20)[None]
+    assert wrapped.train()(input_ids=ids, labels=ids).logits is None
 
 
 def example(script: str, monkeypatch, *arguments) -> None:

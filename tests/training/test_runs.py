@@ -207,7 +207,7 @@ def test_a_batch_without_spoken_answers_does_not_run_the_head():
     inputs["labels"] = inputs["labels"].masked_fill(spoken, -100)
     runs = []
     model.audio_invert_tower.register_forward_hook(lambda *_: runs.append(1))
-    model.lean_speech_loss = True
+    model.lean_losses = True
     output = model(**inputs)
     assert not runs and output.speech_loss is None
     torch.testing.assert_close(output.loss, output.text_loss)
