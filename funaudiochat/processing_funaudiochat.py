@@ -410,16 +410,26 @@ class FunAudioChatProcessor(ProcessorMixin):
         segment = self.feature_extractor.n_samples
 
         def mel(segments: list[np.ndarray], padding: str) -> tuple[np.ndarray, np.ndarray]:
+            hop, window = self.feature_extractor.hop_length, self.feature_extractor.n_fft
+            longest = max(len(waveform) for waveform in segments)
+            # Beyond the audio every frame holds the loudness floor, so only one such is computed.
+            computed = min(segment, (-(-(longest + window) // hop) + 1) * hop)
             out = self.feature_extractor(
                 segments,
                 sampling_rate=self.feature_extractor.sampling_rate,
                 padding=padding,
+                max_length=computed if padding == "max_length" else None,
                 return_attention_mask=True,
                 return_tensors="np",
             )
             # With "longest" the mask may be one frame longer than the features.
             frames = min(out.input_features.shape[2], out.attention_mask.shape[1])
-            return out.input_features[:, :, :frames], out.attention_mask[:, :frames]
+            features, mask = out.input_features[:, :, :frames], out.attention_mask[:, :frames]
+            if padding == "max_length":
+                missing = ((0, 0), (0, segment // hop - frames))
+                features = np.pad(features, ((0, 0), *missing), mode="edge")
+                mask = np.pad(mask, missing)
+            return features, mask
 
         features, mask = mel([waveform[:segment] for waveform in waveforms], padding)
         rows, masks = list(features), list(mask)

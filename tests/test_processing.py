@@ -441,3 +441,19 @@ def test_damaged_processor_files_are_one_clear_error(tmp_path, name):
     (tmp_path / "model" / name).write_bytes(b'{"cut off')
     with pytest.raises(CheckpointError, match="download"):
         FunAudioChatProcessor.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("samples", [640, 799, 16_001, 479_600, 479_999, 480_000])
+@pytest.mark.parametrize("loudness", [0.0, 1e-4, 0.1])
+def test_frames_beyond_the_audio_are_those_of_thirty_computed_seconds(samples, loudness):
+    processor = load_processor()
+    draw = np.random.default_rng(samples)
+    waveform = (draw.standard_normal(samples) * loudness).astype(np.float32)
+    expected = processor.feature_extractor(
+        [waveform], sampling_rate=16_000, return_attention_mask=True, return_tensors="pt"
+    )
+    result = processor(text=BLANK, audio=[waveform], return_tensors="pt")
+    torch.testing.assert_close(
+        result["input_features"], expected["input_features"], atol=1e-5, rtol=0
+    )
+    assert torch.equal(result["feature_attention_mask"], expected["attention_mask"])
