@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Train Nano from nothing to the published folders; every step resumes where it was stopped.
 # What it needs and how long it takes: training/nano/README.md
+#
+#   OPEN_TEXT="FILE..."   sentences to hear and to read aloud, one a line (optional)
+#   REAL_SPEECH=FOLDER    recordings of people with their texts (optional)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
@@ -19,21 +22,31 @@ stage() {
     NPROC_PER_NODE=${2:-1} "$python" -m training.launch "training/nano/configs/$1.yaml"
 }
 
+# The speech that the ears learn from, and all that is asked and answered.
+# shellcheck disable=SC2086  # several files
+"$python" -m training.nano.speech --jobs "$(nproc)" ${OPEN_TEXT:+--text $OPEN_TEXT} \
+  ${REAL_SPEECH:+--real-speech "$REAL_SPEECH"}
 "$python" -m training.nano.data --jobs "$(nproc)"
+# The voice.
 "$python" -m training.nano.train_tokenizer
 "$python" -m training.nano.encode
 "$python" -m training.nano.train_vocoder
 "$python" -m training.nano.train_flow
 "$python" -m training.nano.export
+# The language model and the ears, each by itself.
 "$python" -m training.nano.rows
-finished new || "$python" -m training.nano.new_model
+finished new || "$python" -m training.nano.new_model --audio-encoder packaged
 stage text
 stage prealign
-"$python" -m training.nano.train_encoder
-finished begin || "$python" -m training.nano.new_model --llm models/prealign
+"$python" -m training.nano.train_ears
+"$python" -m training.nano.train_ears --llm models/prealign
+finished begin || "$python" -m training.nano.new_model --llm models/prealign \
+  --ears ears_words_best.pt
+# Both together (Core-Cocktail).
 stage stage1 2
 finished merged || "$python" -m funaudiochat.cli merge \
   --trained "$models/stage1" --base "$models/text" --alpha 0.8 --out "$models/merged"
 stage stage2 2
 "$python" -m training.nano.export_model
 "$python" -m training.nano.score --before "$models/text"
+"$python" -m training.nano.score_strangers ${REAL_SPEECH:+--real-speech "$REAL_SPEECH"}
