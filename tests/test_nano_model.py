@@ -77,11 +77,11 @@ def test_a_streamed_answer_to_a_spoken_question_is_that_of_the_whole_one(chat):
     reply = events[-1].reply
     assert "".join(e.text for e in events if isinstance(e, TextDelta)) == whole.text
     assert reply.speech_tokens.tolist() == whole.speech_tokens.tolist()
-    sound = np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)])
-    assert len(sound) == len(whole.audio) == 960 * len(reply.speech_tokens)
+    audio = np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)])
+    assert len(audio) == len(whole.audio) == 960 * len(reply.speech_tokens)
 
 
-def test_two_talkers_do_not_mix(chat):
+def test_two_conversations_do_not_mix(chat):
     questions = list(TYPED)[:2]
     alone = {}
     for question in questions:
@@ -121,8 +121,8 @@ def test_commands_of_the_readme_run(command, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and "Traceback" not in done.stderr
-    for wave in tmp_path.glob("outputs/*.wav"):
-        assert soundfile.info(wave).samplerate == 24000
+    for waveform in tmp_path.glob("outputs/*.wav"):
+        assert soundfile.info(waveform).samplerate == 24000
 
 
 def test_the_readme_has_commands_for_nano():
