@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,11 +16,11 @@ from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
 from funaudiochat.cosyvoice3.voices import load_voices
 from funaudiochat.hub import NANO_MODEL
+from tests.helpers import ROOT
 from training.nano.features import pitch_hz
 from training.nano.judge import judge, judge_available
 from training.nano.tokenizer import digits_of
 
-ROOT = Path(__file__).parents[1]
 TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
 # Sentences of the assistant that occur nowhere in training, with their speech tokens.
 ANSWERS = json.loads((ROOT / "tests/golden/nano/held_out_answers.json").read_text())

@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +18,10 @@ from funaudiochat.events import AudioChunk, ReplyDone, TextDelta
 from funaudiochat.hub import NANO_MODEL, NANO_TTS
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers import ROOT
 from training.nano.judge import judge, judge_available
 from training.nano.rows import tool_definition
 
-ROOT = Path(__file__).parents[1]
 CAPITAL = ROOT / "examples" / "question.wav"
 FOLLOW_UP = ROOT / "examples" / "follow_up.wav"
 WEATHER = ROOT / "examples" / "weather.wav"

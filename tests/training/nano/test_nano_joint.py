@@ -169,8 +169,8 @@ def test_a_question_in_paused_words_has_the_words_of_its_audio(work):
     assert content.startswith("<|audio_bos|>") and content.endswith("<|audio_eos|>")
     assert re.sub(r"<\|\w+\|>", "", content) == "One two and three"
     assert row["audio"] == []
-    talks = of_kind(FOLLOW_UP, "text_talk", work)
-    assert [row["messages"][-2]["content"] for row in talks] == ["One plus one?", "Say it again."]
+    spoken = of_kind(FOLLOW_UP, "text_talk", work)
+    assert [row["messages"][-2]["content"] for row in spoken] == ["One plus one?", "Say it again."]
 
 
 def test_tokens_that_share_digits_have_similar_embeddings():

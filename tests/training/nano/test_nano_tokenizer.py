@@ -14,6 +14,7 @@ from onnxruntime import InferenceSession
 from safetensors.torch import load_file
 
 from funaudiochat.constants import CODEBOOK_SIZE
+from tests.helpers import ROOT
 from training.nano.data import write_jsonl
 from training.nano.features import FrameStore, pitch_hz, vocoder_mel, whisper_mel
 from training.nano.tokenizer import (
@@ -25,7 +26,7 @@ from training.nano.tokenizer import (
 )
 from training.nano.train_tokenizer import TokenizerRun
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "cosyvoice3"
+GOLDEN = ROOT / "tests" / "golden" / "cosyvoice3"
 
 
 @pytest.fixture
