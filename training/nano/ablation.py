@@ -83,8 +83,12 @@ def train(
     """Train one stage and return its CPU seconds and the mean losses of its last fifth.
 
     Args:
+        start: folder of the initial weights.
+        folder: output folder.
         rows: lines of a dataset file, each seen once.
         info: LLaMA-Factory's description of the dataset.
+        rate: peak learning rate.
+        seed: seed of the run.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     data = folder.with_name(f"{folder.name}_rows")

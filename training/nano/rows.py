@@ -229,6 +229,7 @@ def heard_rows(
     Args:
         record: a line of ``dialogues/SPLIT.jsonl``.
         speech: text of a spoken answer -> its speech tokens.
+        work: data folder.
 
     Yields:
         kind and row: ``ask`` (speech to text), ``ask_tools`` (the same with tools in the prompt),

@@ -37,7 +37,7 @@ HEAD = {
     "num_key_value_heads": 3,
     "rope_theta": 1e6,
 }
-AUDIO = {
+AUDIO: dict[str, Any] = {
     "num_mel_bins": 128,
     "d_model": 192,
     "encoder_layers": 4,
