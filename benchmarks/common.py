@@ -41,7 +41,7 @@ class Figure:
 
 @dataclass
 class Report:
-    """What a benchmark found, printed as text, Markdown or JSON."""
+    """Results of a benchmark, printed as text, Markdown or JSON."""
 
     title: str
     figures: list[Figure] = field(default_factory=list)
@@ -100,7 +100,7 @@ def parameters(*models: torch.nn.Module) -> int:
 
 
 def chat_model() -> FunAudioChatForConditionalGeneration:
-    """About 75 M parameters in the official shape."""
+    """Build a model of about 75 M parameters in the official shape."""
     torch.manual_seed(0)
     attention = {"num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64}
     head = {
@@ -170,7 +170,7 @@ def seconds_of(run: Callable[[], object]) -> float:
 
 @dataclass(frozen=True)
 class Ratio:
-    """Median seconds of both runs, and the median of their ratios."""
+    """Median seconds of both runs and the median of their ratios."""
 
     first_s: float
     second_s: float

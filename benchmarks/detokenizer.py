@@ -3,8 +3,8 @@
 
 """Speed of the detokenizer on a mid-size random model: `python benchmarks/detokenizer.py`.
 
-Two threads, float32; medians of seven interleaved pairs in one process. Pushes are groups of five
-codes, as the language model gives them.
+Two threads, float32; medians of seven interleaved pairs in one process. Each push is a group of
+five speech tokens, as the language model produces them.
 """
 
 import copy
@@ -30,13 +30,13 @@ SCHEDULE = ChunkSchedule()
 SPEAKER = torch.linspace(-1, 1, 192)
 
 
-def codes(seconds: int) -> list[int]:
+def random_tokens(seconds: int) -> list[int]:
     generator = torch.Generator().manual_seed(2)
     return torch.randint(0, CODEBOOK_SIZE, (seconds * TOKEN_FPS,), generator=generator).tolist()
 
 
 def push_groups(stream: DetokenizerStream, ids: list[int]) -> float:
-    """Seconds of pushing these codes."""
+    """Return the seconds of pushing these tokens."""
     start = time.perf_counter()
     for index in range(0, len(ids), GROUP_SIZE):
         stream.push(ids[index : index + GROUP_SIZE])
@@ -44,13 +44,13 @@ def push_groups(stream: DetokenizerStream, ids: list[int]) -> float:
 
 
 def stream_all(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
-    """Seconds of a whole streamed reply."""
+    """Return the seconds of a whole streamed reply."""
     stream = model.stream(SPEAKER, SCHEDULE)
     return push_groups(stream, ids) + seconds_of(stream.finish)
 
 
 def first_audio_s(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
-    """Seconds of computing until the first samples are there."""
+    """Return the computing time in seconds until the first samples."""
     start, stream = time.perf_counter(), model.stream(SPEAKER, SCHEDULE)
     for index in range(0, len(ids), GROUP_SIZE):
         if len(stream.push(ids[index : index + GROUP_SIZE])):
@@ -59,7 +59,7 @@ def first_audio_s(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
 
 
 def state_bytes(stream: DetokenizerStream) -> int:
-    """Memory the running reply's tensors hold."""
+    """Return the bytes of the tensors of a running reply."""
     flow, vocoder = stream.state.flow, stream.state.vocoder
     tensors = [vocoder.mel, vocoder.source]
     for step in flow.steps:
@@ -71,10 +71,10 @@ def state_bytes(stream: DetokenizerStream) -> int:
 def long_reply(model: CosyVoice3Detokenizer, seconds: int, report: Report) -> None:
     """Stream a long reply once, and compare its last second with its fifth.
 
-    A chunk is two seconds, so each stands for a pair: the fifth and sixth, the last but one and
-    the last. Both pairs are repeated, interleaved, from copies of the state before them.
+    A chunk is two seconds, so the chunks compared are seconds five and six, and the last two. Both
+    are repeated, interleaved, from copies of the state before them.
     """
-    ids, stream, took = codes(seconds), model.stream(SPEAKER, SCHEDULE), 0.0
+    ids, stream, took = random_tokens(seconds), model.stream(SPEAKER, SCHEDULE), 0.0
     size = SCHEDULE.max_tokens
     fifth, half, last = 4 * TOKEN_FPS, len(ids) // 2, (seconds - 2) * TOKEN_FPS
     before = {}
@@ -99,7 +99,7 @@ def long_reply(model: CosyVoice3Detokenizer, seconds: int, report: Report) -> No
 
 def measure(model: CosyVoice3Detokenizer, size: int) -> Report:
     report = Report(f"random flow and vocoder of {size / 1e6:.0f} M parameters in use")
-    ids = codes(8)
+    ids = random_tokens(8)
     first_audio_s(model, ids)  # warm up
     first = statistics.median(first_audio_s(model, ids) for _ in range(PAIRS))
     report.add("first-audio latency, computing time", 1000 * first, "ms")
@@ -112,7 +112,7 @@ def measure(model: CosyVoice3Detokenizer, size: int) -> Report:
     one_shot = statistics.median(seconds_of(lambda: model.decode(ids, SPEAKER)) for _ in range(3))
     report.add("8 s: real-time factor, one-shot", one_shot / 8, "")
     long_reply(model, 60, report)
-    one_shot = seconds_of(lambda: model.decode(codes(60), SPEAKER))
+    one_shot = seconds_of(lambda: model.decode(random_tokens(60), SPEAKER))
     report.add("60 s: real-time factor, one-shot", one_shot / 60, "")
     return report
 

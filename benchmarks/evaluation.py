@@ -5,7 +5,7 @@
 
 Both answer the same synthetic questions with text, in batches of eight, on a mid-size random model
 in the official shape with the tiny fixture's processor; medians of interleaved pairs. The bare
-model gets its waves ready made and calls `generate`, nothing else. `--items` and `--steps` make a
+model gets prepared waveforms and calls `generate`, nothing else. `--items` and `--steps` make a
 short run.
 """
 
@@ -64,24 +64,24 @@ def questions(folder: Path, count: int) -> list[np.ndarray]:
     """Write a LibriSpeech tree of 1 to 4 s of noise per item; return the waveforms."""
     chapter = folder / "LibriSpeech" / "test-clean" / "1" / "2"
     chapter.mkdir(parents=True)
-    generator, waves, lines = np.random.default_rng(0), [], []
+    generator, waveforms, lines = np.random.default_rng(0), [], []
     for index in range(count):
         seconds = 1 + 3 * index / max(1, count - 1)
-        wave = 0.1 * generator.standard_normal(int(INPUT_RATE_HZ * seconds)).astype(np.float32)
-        soundfile.write(chapter / f"1-2-{index:04d}.flac", wave, INPUT_RATE_HZ)
+        waveform = 0.1 * generator.standard_normal(int(INPUT_RATE_HZ * seconds)).astype(np.float32)
+        soundfile.write(chapter / f"1-2-{index:04d}.flac", waveform, INPUT_RATE_HZ)
         lines.append(f"1-2-{index:04d} NOISE\n")
-        waves.append(wave)
+        waveforms.append(waveform)
     (chapter / "1-2.trans.txt").write_text("".join(lines))
-    return waves
+    return waveforms
 
 
-def bare(source: LocalModel, waves: list[np.ndarray], instruction: str) -> None:
-    """Processor and `generate` on the same batches."""
+def bare(source: LocalModel, waveforms: list[np.ndarray], instruction: str) -> None:
+    """Run the processor and `generate` on the same batches."""
     prompt = Prompt(DEFAULT_S2T_PROMPT, instruction, None, False, 0)
     text = render_prompt(source.chat.processor, prompt.turns)
     sampling = Sampling(text_greedy=True, max_new_tokens=source.max_new_tokens)
-    for start in range(0, len(waves), BATCH):
-        part = waves[start : start + BATCH]
+    for start in range(0, len(waveforms), BATCH):
+        part = waveforms[start : start + BATCH]
         inputs = source.chat.processor(
             text=[text] * len(part), audio=part, return_tensors="pt", padding_side="left"
         )
@@ -91,7 +91,7 @@ def bare(source: LocalModel, waves: list[np.ndarray], instruction: str) -> None:
 
 def measure(folder: Path, items: int, steps: int) -> Report:
     """Time `infer` and the bare model on the same questions."""
-    waves = questions(folder / "data", items)
+    waveforms = questions(folder / "data", items)
     source = LocalModel(checkpoint(folder / "model"), None, device="cpu", max_new_tokens=steps)
     ((benchmark, subset),) = select("librispeech/test-clean")
     runs = itertools.count()
@@ -101,7 +101,7 @@ def measure(folder: Path, items: int, steps: int) -> Report:
         infer(benchmark, subset, source, InferOptions(folder / "data", run, BATCH))
 
     def plain() -> None:
-        bare(source, waves, TRANSCRIBE_PROMPT)
+        bare(source, waveforms, TRANSCRIBE_PROMPT)
 
     found = ratio(lambda: seconds_of(whole), lambda: seconds_of(plain))
     report = Report(

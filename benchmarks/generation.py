@@ -4,7 +4,7 @@
 """Speed of decoding on a mid-size random model: `python benchmarks/generation.py`.
 
 Two threads, float32, greedy; medians of seven interleaved pairs in one process. Decoding is
-timed from the second step on: the prompt has a figure of its own.
+timed from the second step on; the prompt is measured separately.
 """
 
 import statistics
@@ -29,15 +29,15 @@ AUDIO, PAD, END, START_CODE, PAD_CODE = 4000, 4005, 4004, 6561, 6563
 
 def prompt(seconds: float) -> dict[str, torch.Tensor]:
     """Build the model inputs of a question of this length."""
-    frames, codes = round(seconds * 100), round(seconds * TOKEN_FPS)
-    groups = -(-codes // GROUP_SIZE)
+    frames, tokens = round(seconds * 100), round(seconds * TOKEN_FPS)
+    groups = -(-tokens // GROUP_SIZE)
     width = groups * GROUP_SIZE
     ids = torch.cat([torch.arange(20), torch.full((groups,), AUDIO), torch.arange(20)])[None]
     return {
         "input_ids": ids,
         "attention_mask": torch.ones_like(ids),
         "speech_ids": torch.full((1, width), PAD_CODE),
-        "speech_attention_mask": (torch.arange(width) < codes).long()[None],
+        "speech_attention_mask": (torch.arange(width) < tokens).long()[None],
         "input_features": torch.randn(1, 128, frames, generator=torch.Generator().manual_seed(1)),
         "feature_attention_mask": torch.ones(1, frames, dtype=torch.long),
         "feature_exist_mask": torch.tensor([True]),
@@ -65,7 +65,7 @@ def options(speech: bool) -> GenerationOptions:
 
 
 def decode_loop(model, inputs) -> float:
-    """Seconds of all steps but the first."""
+    """Return the seconds of all steps but the first."""
     chosen = options(True)
     state = prefill(model, inputs, chosen)
     step(model, state, chosen)
@@ -77,14 +77,14 @@ def decode_loop(model, inputs) -> float:
 
 @torch.no_grad()
 def own_modules(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> float:
-    """Seconds of the same steps by transformers' own modules, all ids known beforehand."""
+    """Return the seconds of the same steps with transformers' modules and known ids."""
     backbone, head = model.language_model, model.audio_invert_tower
-    embed, embed_code = model.get_input_embeddings(), model.audio_tower.embed_tokens
+    embed, embed_token = model.get_input_embeddings(), model.audio_tower.embed_tokens
     cache, head_cache = DynamicCache(), DynamicCache()
     length = inputs["input_ids"].shape[1]
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     hidden = model.encode(inputs["input_ids"], past_key_values=cache, **audio)
-    fine = head.expand(hidden + embed(inputs["input_ids"])) + embed_code(torch.tensor(START_CODE))
+    fine = head.expand(hidden + embed(inputs["input_ids"])) + embed_token(torch.tensor(START_CODE))
     head.crq_transformer(
         inputs_embeds=head.input_matching(fine),
         use_cache=True,
@@ -100,9 +100,9 @@ def own_modules(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> floa
             inputs_embeds=fed, use_cache=True, **cache_argument(backbone.model, cache)
         ).last_hidden_state
         fine = head.pre_matching(hidden + embeds).view(1, GROUP_SIZE, -1)
-        codes = groups[index - 1]
+        tokens = groups[index - 1]
         for position in range(GROUP_SIZE):
-            before = fine[:, position : position + 1] + embed_code(codes[position])
+            before = fine[:, position : position + 1] + embed_token(tokens[position])
             out = head.crq_transformer(
                 inputs_embeds=head.input_matching(before),
                 use_cache=True,
@@ -114,7 +114,7 @@ def own_modules(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> floa
 
 
 def copy_bandwidth() -> float:
-    """Bytes per second that a large copy reads and writes."""
+    """Return the bytes per second that a large copy reads and writes."""
     source = torch.empty(64 * 2**20)
     target = torch.empty_like(source)
     target.copy_(source)
@@ -123,7 +123,7 @@ def copy_bandwidth() -> float:
 
 
 def step_bytes(model) -> int:
-    """Weights one step must read: the backbone once, the head's five passes."""
+    """Return the bytes of weights one step reads: the backbone once, the head five times."""
     backbone, head = model.language_model, model.audio_invert_tower
     once = parameters(backbone) - parameters(backbone.get_input_embeddings())
     once += parameters(head.pre_matching)
@@ -132,7 +132,7 @@ def step_bytes(model) -> int:
 
 
 def first_group(model, words, inputs) -> float:
-    """Seconds from the inputs to the first codes."""
+    """Return the seconds from the inputs to the first speech tokens."""
     start = time.perf_counter()
     for event in stream(model, words, prefill(model, inputs, options(True)), options(True)):
         if isinstance(event, SpeechTokens):
@@ -141,7 +141,7 @@ def first_group(model, words, inputs) -> float:
 
 
 def text_stream(model, words) -> list:
-    """All events of a text reply."""
+    """Return all events of a text reply."""
     return list(stream(model, words, prefill(model, text_prompt(), options(False)), options(False)))
 
 

@@ -3,8 +3,8 @@
 
 """The web demo's server for 1, 2 and 4 users, over real sockets: `python benchmarks/serving.py`.
 
-The server is a process of its own; every user asks spoken questions in turn, each sent in real
-time as the client does, and interrupts the last. First-audio latency runs from the end
+The server is a separate process. Every user asks spoken questions one after another, each sent in
+real time as the client does, and interrupts the last answer. First-audio latency runs from the end
 of the question to the arrival of the first audio message; stages use the server's own clock.
 """
 
@@ -33,7 +33,7 @@ STAGES = ("first_text_ms", "first_codes_ms", "first_audio_ms")
 
 @dataclass
 class Figures:
-    """What the users measured; milliseconds."""
+    """Measurements of the users in milliseconds."""
 
     first_audio_ms: list[float] = field(default_factory=list)
     stages: dict[str, list[float]] = field(default_factory=lambda: {s: [] for s in STAGES})
@@ -43,13 +43,13 @@ class Figures:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """Nearest rank; NaN of nothing."""
+    """Return the percentile by nearest rank, NaN if there are no values."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
 class User:
-    """One page; its messages arrive in a task of their own.
+    """One client, whose messages are received in a separate task.
 
     Attributes:
         arrivals: when each audio message of the newest turn came.
@@ -69,7 +69,7 @@ class User:
             elif message.data[0] == 4:
                 event = json.loads(message.data[1:])
                 if event["event"] == "turn_start":
-                    self.arrivals.clear()  # those of the turn before, which may have played on
+                    self.arrivals.clear()  # of the previous turn, which may still have been playing
                 await self._events.put(event)
 
     async def event(self, name: str, **fields: object) -> dict:
@@ -81,7 +81,7 @@ class User:
         return event
 
     async def say(self, samples: np.ndarray) -> None:
-        """In real time."""
+        """Send audio in real time."""
         began = time.monotonic()
         for index, start in enumerate(range(0, len(samples) - FRAME + 1, FRAME)):
             page = self._writer.append_pcm(samples[start : start + FRAME])
@@ -125,14 +125,14 @@ async def converse(
 
 
 def collect(end: dict, asked: float, arrivals: list[float], figures: Figures) -> None:
-    """Figures of one whole turn."""
+    """Add the measurements of one complete turn."""
     if not arrivals:
         raise RuntimeError("an answer had no audio; give --steps or another model")
     figures.first_audio_ms.append(1000 * (arrivals[0] - asked))
     for stage in STAGES:
         figures.stages[stage].append(end["stages"][stage])
     figures.real_time_factor.append(end["stages"]["real_time_factor"])
-    # A user who starts with the first audio: total duration of the gaps.
+    # Total gaps heard by a user who starts playing at the first audio.
     plays_until, missing = arrivals[0], 0.0
     for at in arrivals:
         missing += max(0.0, at - plays_until)
@@ -141,7 +141,7 @@ def collect(end: dict, asked: float, arrivals: list[float], figures: Figures) ->
 
 
 async def measure(url: str, users: int, args: argparse.Namespace) -> list[str]:
-    """Run one row -> its cells."""
+    """Run one row and return its cells."""
     question = load_audio(args.question, OUTPUT_RATE_HZ)
     figures = Figures()
     await asyncio.gather(
@@ -164,8 +164,10 @@ def main() -> None:
     parser.add_argument("--question", type=Path, default=ROOT / "examples" / "question.wav")
     parser.add_argument("--users", type=int, nargs="+", default=[1, 2, 4])
     parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=40, help="longest answer, 5 a second")
-    args, server_flags = parser.parse_known_args()  # what is left goes to the server
+    parser.add_argument(
+        "--steps", type=int, default=40, help="longest answer in steps, 5 per second"
+    )
+    args, server_flags = parser.parse_known_args()  # the remaining flags go to the server
     command = [
         sys.executable,
         "-m",

@@ -52,7 +52,7 @@ QUESTION_SECONDS, ANSWER_SECONDS = 6, 8
 
 
 def write_rows(folder: Path, count: int) -> None:
-    """Spoken questions and answers in the layout of data_process."""
+    """Write spoken questions and answers in the layout of data_process."""
     draw = np.random.default_rng(0)
     info = Path(__file__).parents[1] / "training" / "data" / "dataset_info.json"
     layout = json.loads(info.read_text())["spoken_alpaca"]
@@ -60,8 +60,8 @@ def write_rows(folder: Path, count: int) -> None:
     for index in range(count):
         path = folder / f"{index}.wav"
         save_wav(path, 0.1 * draw.standard_normal(INPUT_RATE_HZ * QUESTION_SECONDS), INPUT_RATE_HZ)
-        codes = draw.integers(0, CODEBOOK_SIZE, TOKEN_FPS * ANSWER_SECONDS)
-        token = "<|audio_bos|>" * 10 + "".join(f"[AU{code:04d}]" for code in codes)
+        tokens = draw.integers(0, CODEBOOK_SIZE, TOKEN_FPS * ANSWER_SECONDS)
+        token = "<|audio_bos|>" * 10 + "".join(f"[AU{value:04d}]" for value in tokens)
         lines.append(
             json.dumps(
                 {
@@ -82,7 +82,7 @@ def write_rows(folder: Path, count: int) -> None:
 
 
 def plugin_parts(model: Any, model_folder: Path, data: Path) -> tuple[Any, Any]:
-    """LLaMA-Factory's rows and collator with our plugin, as a training run makes them."""
+    """Return LLaMA-Factory's rows and collator with our plugin, as in a training run."""
     prepare_llamafactory()
     from llamafactory.data import SFTDataCollatorWith4DAttentionMask, get_dataset
     from llamafactory.data import get_template_and_fix_tokenizer as get_template
@@ -112,13 +112,14 @@ def train_step(model: Any, optimizer: Any, batch: dict[str, torch.Tensor]) -> No
 
 
 def plugin_overhead(report: Report, folder: Path, batches: int) -> None:
-    """Add what loading and collating cost beside bare steps."""
+    """Add the cost of loading and collating relative to bare steps."""
     from transformers import AutoProcessor
 
     register_funaudiochat()
     model = training_model(5)
     model.save_pretrained(folder / "model")
-    # The fixture's text tokenizer with the official codes; its special ids must be the model's.
+    # The fixture's text tokenizer with the official speech tokens; its special ids must be the
+    # model's.
     processor = AutoProcessor.from_pretrained(FIXTURE)
     processor.speech_tokenizer = speech_tokenizer()
     processor.save_pretrained(folder / "model")
@@ -165,8 +166,8 @@ def spoken_batch(group_size: int) -> dict[str, torch.Tensor]:
     ids = torch.cat([text, question, text[:8], torch.tensor([388]), answer, torch.tensor([389])])
     labels = ids.clone()
     labels[: len(text) + len(question) + 8] = -100
-    codes = torch.randint(0, CODEBOOK_SIZE, (2 * ROWS, max(counts)))
-    mask = torch.zeros_like(codes)
+    tokens = torch.randint(0, CODEBOOK_SIZE, (2 * ROWS, max(counts)))
+    mask = torch.zeros_like(tokens)
     for row in range(2 * ROWS):
         mask[row, : counts[row % 2]] = 1
     frames = 100 * QUESTION_SECONDS
@@ -174,7 +175,7 @@ def spoken_batch(group_size: int) -> dict[str, torch.Tensor]:
         "input_ids": ids.repeat(ROWS, 1),
         "labels": labels.repeat(ROWS, 1),
         "attention_mask": torch.ones(ROWS, len(ids), dtype=torch.long),
-        "speech_ids": codes.masked_fill(mask == 0, 6563),
+        "speech_ids": tokens.masked_fill(mask == 0, 6563),
         "speech_attention_mask": mask,
         "input_features": torch.randn(ROWS, 128, frames),
         "feature_attention_mask": torch.ones(ROWS, frames, dtype=torch.long),

@@ -3,14 +3,14 @@
 
 """Text answers to spoken questions: ``vllm serve`` against our own batch, both on this machine.
 
-    python benchmarks/vllm_throughput.py --model-path FOLDER [--url URL] [SOUNDS ...]
+    python benchmarks/vllm_throughput.py --model-path FOLDER [--url URL] [AUDIO ...]
 
-SOUNDS are files, folders or JSONL of dialogues; without any, questions are spoken here.
-Every answer has the same number of tokens (ends are ignored on both sides). The server gets its
-requests over HTTP with audio inside, and keeps so many in flight; our batch is one ``generate``
-over as many rows, in this process, mel features included. Without ``--url`` a server is started
-for the folder, and stopped before our batch is timed; one that is given has to be idle, but takes
-memory and cores beside ours. Needs the environment of ``requirements-vllm.txt``.
+AUDIO are files, folders or JSONL of dialogues; without any, questions are synthesised here. Every
+answer has the same number of tokens (ends are ignored on both sides). The server gets its requests
+over HTTP with the audio inline, with a fixed number in flight; our batch is one ``generate`` over
+as many rows, in this process, mel features included. Without ``--url`` a server is started for the
+folder, and stopped before our batch is timed; one that is given has to be idle, but takes memory
+and cores beside ours. Needs the environment of ``requirements-vllm.txt``.
 """
 
 import argparse
@@ -37,39 +37,41 @@ from funaudiochat.generation_funaudiochat import generate  # noqa: E402
 from funaudiochat.generation_options import GenerationOptions  # noqa: E402
 from funaudiochat.voice_chat import VoiceChat  # noqa: E402
 from tests.serving.builders import QUESTIONS  # noqa: E402
-from tests.serving.compare import RATE_HZ, prompt_of, read_sounds  # noqa: E402
+from tests.serving.compare import RATE_HZ, prompt_of, read_audio  # noqa: E402
 from tests.serving.vllm_server import vllm_server  # noqa: E402
 
 CONCURRENCY = (1, 8, 32)
-TOKENS = 32  # of every answer
+TOKENS = 32  # per answer
 NO_END = -1  # no token has this id
 
 
 @dataclass
 class Result:
-    """Of one run: answers a second, and the median wait for the first text."""
+    """Result of one run: answers per second and the median time to the first text."""
 
     answers_per_s: float
     first_text_ms: float | None = None
 
 
-async def _ask_all(url: str, waves: list[np.ndarray], at_once: int) -> list[float]:
-    """Seconds until the first text of every answer."""
-    # Closed while its loop still runs: what closes it later complains that the loop is gone.
+async def _ask_all(url: str, waveforms: list[np.ndarray], at_once: int) -> list[float]:
+    """Return the seconds until the first text of every answer."""
+    # Closed inside its loop; closing it later would fail because the loop has ended.
     async with AsyncOpenAI(
         base_url=f"{url}/v1", api_key="none", max_retries=0, timeout=600
     ) as client:
         model = (await client.models.list()).data[0].id
         places = asyncio.Semaphore(at_once)
-        return await asyncio.gather(*(_ask(client, model, wave, places) for wave in waves))
+        return await asyncio.gather(
+            *(_ask(client, model, waveform, places) for waveform in waveforms)
+        )
 
 
 async def _ask(
-    client: AsyncOpenAI, model: str, wave: np.ndarray, places: asyncio.Semaphore
+    client: AsyncOpenAI, model: str, waveform: np.ndarray, places: asyncio.Semaphore
 ) -> float:
     messages = [
         {"role": "system", "content": DEFAULT_S2T_PROMPT},
-        {"role": "user", "content": [audio_part(wave)]},
+        {"role": "user", "content": [audio_part(waveform)]},
     ]
     async with places:
         start, first = time.perf_counter(), None
@@ -83,16 +85,16 @@ async def _ask(
         return first or time.perf_counter() - start
 
 
-def server_run(url: str, waves: list[np.ndarray], at_once: int) -> Result:
-    """All questions over HTTP, so many in flight."""
+def server_run(url: str, waveforms: list[np.ndarray], at_once: int) -> Result:
+    """Ask all questions over HTTP with a number of requests in flight."""
     start = time.perf_counter()
-    first = asyncio.run(_ask_all(url, waves, at_once))
+    first = asyncio.run(_ask_all(url, waveforms, at_once))
     seconds = time.perf_counter() - start
-    return Result(len(waves) / seconds, 1000 * statistics.median(first))
+    return Result(len(waveforms) / seconds, 1000 * statistics.median(first))
 
 
-def batch_run(chat: VoiceChat, waves: list[np.ndarray], rows: int) -> Result:
-    """All questions in batches of so many rows."""
+def batch_run(chat: VoiceChat, waveforms: list[np.ndarray], rows: int) -> Result:
+    """Answer all questions in batches of a number of rows."""
     text = prompt_of(chat)
     chat.processor.tokenizer.padding_side = "left"
     options = GenerationOptions.from_config(
@@ -100,11 +102,11 @@ def batch_run(chat: VoiceChat, waves: list[np.ndarray], rows: int) -> Result:
     )
     options = replace(options, max_new_tokens=TOKENS, eos_token_ids=(NO_END,))
     start = time.perf_counter()
-    for index in range(0, len(waves), rows):
-        part = waves[index : index + rows]
+    for index in range(0, len(waveforms), rows):
+        part = waveforms[index : index + rows]
         inputs = chat.processor(text=[text] * len(part), audio=part, return_tensors="pt")
         generate(chat.model, dict(inputs), options)
-    return Result(len(waves) / (time.perf_counter() - start))
+    return Result(len(waveforms) / (time.perf_counter() - start))
 
 
 def best(run: Callable[[], Result], repeats: int) -> Result:
@@ -114,23 +116,25 @@ def best(run: Callable[[], Result], repeats: int) -> Result:
 
 
 def main() -> None:
-    """Command line; see the module's text."""
+    """Run the command line described in the module's docstring."""
     parser = argparse.ArgumentParser(description="Throughput of vllm serve and of our own batch.")
-    parser.add_argument("sounds", nargs="*", type=Path, help="sounds, folders, JSONL of dialogues")
+    parser.add_argument(
+        "audio", nargs="*", type=Path, help="audio files, folders, JSONL of dialogues"
+    )
     parser.add_argument("--model-path", type=Path, required=True, help="folder to serve")
-    parser.add_argument("--url", help="a server of that folder that runs already")
-    parser.add_argument("--questions", type=int, default=32, help="asked in every run")
-    parser.add_argument("--repeats", type=int, default=3, help="of every run")
+    parser.add_argument("--url", help="URL of a running server of that folder")
+    parser.add_argument("--questions", type=int, default=32, help="questions per run")
+    parser.add_argument("--repeats", type=int, default=3, help="runs of each measurement")
     args = parser.parse_args()
-    waves = read_sounds(args.sounds, args.questions)
+    waveforms = read_audio(args.audio, args.questions)
     log = QUESTIONS.parent / "benchmark.log"
     start_or_use = nullcontext(args.url) if args.url else vllm_server(args.model_path, log)
     with start_or_use as url:
-        theirs = [best(partial(server_run, url, waves, n), args.repeats) for n in CONCURRENCY]
+        theirs = [best(partial(server_run, url, waveforms, n), args.repeats) for n in CONCURRENCY]
     chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
-    ours = [best(partial(batch_run, chat, waves, n), args.repeats) for n in CONCURRENCY]
+    ours = [best(partial(batch_run, chat, waveforms, n), args.repeats) for n in CONCURRENCY]
     print(
-        f"{len(waves)} questions, {sum(map(len, waves)) / RATE_HZ:.0f} s of audio, "
+        f"{len(waveforms)} questions, {sum(map(len, waveforms)) / RATE_HZ:.0f} s of audio, "
         f"{TOKENS} tokens an answer"
     )
     print(

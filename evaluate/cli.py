@@ -12,6 +12,7 @@ import typer
 from rich.console import Console
 
 from funaudiochat import hub
+from funaudiochat.constants import MAX_NEW_TOKENS
 from funaudiochat.errors import FunAudioChatError
 
 if TYPE_CHECKING:
@@ -121,7 +122,9 @@ def infer(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Items per batch, or parallel requests to a server.")
     ] = 8,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Maximum length of an answer.")] = 2048,
+    max_new_tokens: Annotated[
+        int, typer.Option(min=1, help="Maximum length of an answer.")
+    ] = MAX_NEW_TOKENS,
     seed: Annotated[int, typer.Option(help="Seed of the sampled speech.")] = 0,
     shard: Annotated[str, typer.Option(help="i/n: run the i-th of n shards.")] = "1/1",
     limit: Annotated[

@@ -12,6 +12,7 @@ import torch
 
 from evaluate.records import fingerprint
 from evaluate.sources import ModelOutput, Prompt
+from funaudiochat.constants import MAX_NEW_TOKENS
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import generate, spoken_tokens
 from funaudiochat.generation_options import GenerationOptions
@@ -38,7 +39,7 @@ class LocalModel:
         device: str = "auto",
         dtype: str = "auto",
         voice: str | None = None,
-        max_new_tokens: int = 2048,
+        max_new_tokens: int = MAX_NEW_TOKENS,
     ) -> None:
         self.chat = VoiceChat.from_pretrained(
             model_path, tts_path, device=device, dtype=dtype, voice=voice

@@ -28,7 +28,7 @@ from funaudiochat.chat_protocol import (
     longest_audio_s,
     served_model,
 )
-from funaudiochat.constants import AUDIO_TEMPLATE, INPUT_RATE_HZ
+from funaudiochat.constants import AUDIO_TEMPLATE, INPUT_RATE_HZ, MAX_NEW_TOKENS
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.plain_text import protect, protect_system
 from funaudiochat.tool_calls import WithoutCalls
@@ -119,7 +119,7 @@ class ServerModel:
         url: str,
         model: str | None = None,
         api_key: str | None = None,
-        max_new_tokens: int = 2048,
+        max_new_tokens: int = MAX_NEW_TOKENS,
         concurrent: int = 8,
         timeout_s: float = 600.0,
     ) -> None:

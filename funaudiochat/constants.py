@@ -14,6 +14,7 @@ TOKEN_FPS = 25  # speech tokens per second
 GROUP_SIZE = 5  # speech tokens per step
 STEPS_PER_SECOND = TOKEN_FPS // GROUP_SIZE
 CODEBOOK_SIZE = 6561  # speech tokens of the official tokenizer
+MAX_NEW_TOKENS = 2048  # longest reply the checkpoints are used for, in steps: almost seven minutes
 
 AUDIO_TEMPLATE = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 AUDIO_PAD_TOKEN = "<|audio_pad|>"

@@ -21,7 +21,7 @@ from funaudiochat.checkpoint_validation import refuse_adapter
 from funaudiochat.errors import CheckpointError, DownloadError
 
 ROOT = Path(__file__).resolve().parents[1]
-IN_CHECKOUT = (ROOT / "pyproject.toml").is_file()  # else the package is installed from a wheel
+IN_CHECKOUT = (ROOT / "pyproject.toml").is_file()  # otherwise installed from a wheel
 _MODELS = ROOT / "pretrained_models" if IN_CHECKOUT else Path.home() / ".cache" / "funaudiochat"
 VOICES_FILE = (ROOT / "utils" if IN_CHECKOUT else _MODELS) / "new_spk2info.pt"
 VOICES_URL = (

@@ -10,11 +10,10 @@ from typing import Any
 
 from transformers import GenerationConfig
 
-from funaudiochat.constants import DEFAULT_S2M_GEN_KWARGS
+from funaudiochat.constants import DEFAULT_S2M_GEN_KWARGS, MAX_NEW_TOKENS
 from funaudiochat.errors import CheckpointError, FunAudioChatError
 
 SAMPLING_VALUES = ("temperature", "top_p", "top_k", "repetition_penalty")
-MAX_NEW_TOKENS = 2048  # longest reply the checkpoints are used for, in steps: almost seven minutes
 
 
 @dataclass(frozen=True)

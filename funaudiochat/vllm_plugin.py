@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
-# Below vLLM's own logger, so that the line comes in its form. A warning, because some of vLLM's
-# processes call plug-ins before they set up logging, and nothing less would be seen from those.
+# A child of vLLM's logger, for its format. A warning, because some of vLLM's processes load
+# plug-ins before they set up logging and would not show lower levels.
 logger = logging.getLogger("vllm.plugins.funaudiochat")
 
 
@@ -40,7 +40,7 @@ def register() -> None:
     try:
         repair_attention(FunAudioChatAudioAttention)
         repaired = loads_attention(FunAudioChatAudioAttention)
-    except Exception:  # a class of another release, whose vLLM must still serve its other models
+    except Exception:  # an unknown release of vLLM, which must still serve its other models
         repaired = False
     logger.warning(
         "this vLLM cannot load the q, k and v weights of the mel encoder; %s",
@@ -65,7 +65,7 @@ def loads_attention(attention_class: Any) -> bool:
     names = [f"{part}_proj.weight" for part in "qkv"]
     try:
         stand_in.load_weights((name, torch.empty(0)) for name in names)
-    except Exception:  # of whatever kind: vLLM itself would meet it with the real weights
+    except Exception:  # of any kind; vLLM would fail in the same way with the real weights
         return False
     return len(loaded) == len(names)
 

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from funaudiochat.constants import STEPS_PER_SECOND
+from funaudiochat.constants import MAX_NEW_TOKENS, STEPS_PER_SECOND
 from funaudiochat.conversation import Conversation
 from funaudiochat.cosyvoice3.config import ChunkSchedule
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
@@ -31,7 +31,6 @@ from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGenerat
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
 from funaudiochat.sampling import (
-    MAX_NEW_TOKENS,
     SAMPLING_VALUES,
     Sampling,
     StopTexts,

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""One thread: on tiny models more of them only wait for one another."""
+"""Run tests on one thread: on tiny models, more threads only wait for one another."""
 
 import os
 

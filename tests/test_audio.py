@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Reading, checking and writing sound: real encoded files, bad input, hostile bytes."""
+"""Reading, checking and writing audio: real encoded files, bad input, hostile bytes."""
 
 import io
 import os
@@ -73,9 +73,9 @@ def correlation(a: np.ndarray, b: np.ndarray) -> float:
 @pytest.mark.parametrize("kind,subtype", SOUNDFILE_KINDS)
 @pytest.mark.parametrize("rate_hz", [8_000, 24_000, 48_000])
 @pytest.mark.parametrize("channels", [1, 2])
-def test_every_soundfile_kind_gives_the_same_sound(kind, subtype, rate_hz, channels):
-    sound = np.repeat(chirp(1.0, rate_hz)[:, None], channels, axis=1)
-    loaded = load_audio(encode(sound, rate_hz, kind, subtype), RATE_HZ)
+def test_every_soundfile_kind_gives_the_same_audio(kind, subtype, rate_hz, channels):
+    audio = np.repeat(chirp(1.0, rate_hz)[:, None], channels, axis=1)
+    loaded = load_audio(encode(audio, rate_hz, kind, subtype), RATE_HZ)
     assert loaded.dtype == np.float32 and loaded.ndim == 1
     assert abs(len(loaded) - RATE_HZ) <= (0 if kind in ("WAV", "FLAC") else RATE_HZ // 10)
     assert correlation(loaded, chirp(1.0, RATE_HZ)) > 0.98
@@ -91,19 +91,19 @@ def test_media_containers_are_read_by_pyav(kind, codec):
 
 @pytest.mark.parametrize("layout", ["stereo", "5.1", "7.1"])
 def test_channels_of_media_are_averaged(layout):
-    sound = encode_media(chirp(1.0, 48_000), 48_000, "mp4", "aac", layout)
-    loaded = load_audio(sound, RATE_HZ)
+    audio = encode_media(chirp(1.0, 48_000), 48_000, "mp4", "aac", layout)
+    loaded = load_audio(audio, RATE_HZ)
     assert correlation(loaded, chirp(1.0, RATE_HZ)) > 0.8  # the low-frequency channel has no highs
     assert loaded.std() == pytest.approx(chirp(1.0, RATE_HZ).std(), rel=0.2)
 
 
 def test_media_of_an_unknown_codec_are_refused():
-    sound = encode_media(chirp(0.5, 48_000), 48_000, "mp4", "aac")
+    audio = encode_media(chirp(0.5, 48_000), 48_000, "mp4", "aac")
     for where_the_codec_is_named in (b"mp4a", b"esds"):
-        assert sound.count(where_the_codec_is_named) == 1
-        sound = sound.replace(where_the_codec_is_named, b"xxxx")
+        assert audio.count(where_the_codec_is_named) == 1
+        audio = audio.replace(where_the_codec_is_named, b"xxxx")
     with pytest.raises(AudioError, match="unknown codec"):
-        load_audio(sound)
+        load_audio(audio)
 
 
 def test_media_whose_channels_change_midway_are_refused():
@@ -165,9 +165,9 @@ def test_floats_are_taken_as_they_are(dtype):
 
 @pytest.mark.parametrize("channels", [1, 2, 8])
 def test_either_axis_order_averages_the_channels(channels):
-    sound = np.random.default_rng(0).uniform(-1, 1, (2000, channels)).astype(np.float32)
-    for array in (sound, sound.T, torch.from_numpy(sound)):
-        np.testing.assert_allclose(load_audio((array, RATE_HZ)), sound.mean(axis=1), atol=1e-6)
+    audio = np.random.default_rng(0).uniform(-1, 1, (2000, channels)).astype(np.float32)
+    for array in (audio, audio.T, torch.from_numpy(audio)):
+        np.testing.assert_allclose(load_audio((array, RATE_HZ)), audio.mean(axis=1), atol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -197,13 +197,13 @@ def test_samples_that_are_not_real_numbers_are_refused(array):
 
 @pytest.mark.parametrize("rate_hz", [0, -16_000, 999, 1e9, float("nan"), float("inf"), "16000"])
 def test_rates_that_cannot_be_are_refused(rate_hz):
-    sound = chirp(0.5, RATE_HZ)
+    audio = chirp(0.5, RATE_HZ)
     with pytest.raises(AudioError, match="Hz"):
-        load_audio((sound, rate_hz))
+        load_audio((audio, rate_hz))
     with pytest.raises(AudioError, match="Hz"):
-        load_audio((sound, RATE_HZ), rate_hz)
+        load_audio((audio, RATE_HZ), rate_hz)
     with pytest.raises(AudioError, match="Hz"):
-        save_wav(os.devnull, sound, rate_hz)
+        save_wav(os.devnull, audio, rate_hz)
 
 
 @pytest.mark.parametrize("source", [chirp(0.5, RATE_HZ), [0.0] * 2000, 7, None, ()])
@@ -232,7 +232,7 @@ def test_missing_files_directories_and_devices_are_refused(tmp_path):
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\0" * 5000, b"RIFF\0\0\0\0WAVE", b"<html>" * 99])
-def test_bytes_that_are_not_sound_are_refused(data):
+def test_bytes_that_are_not_audio_are_refused(data):
     with pytest.raises(AudioError, match="not an audio file"):
         load_audio(data)
 
@@ -254,7 +254,7 @@ def test_truncated_mp4_is_refused(kind, codec):
 
 
 @pytest.mark.parametrize("size_bytes", [0xFFFFFFFF, 0x7FFFFFFF, 0x7FFFF000])
-def test_wave_streams_of_unstated_length_are_read(size_bytes):
+def test_wav_streams_of_unstated_length_are_read(size_bytes):
     data = bytearray(encode(chirp(0.5, RATE_HZ), RATE_HZ, "WAV", "PCM_16"))
     data[4:8] = data[40:44] = size_bytes.to_bytes(4, "little")
     assert len(load_audio(bytes(data))) == RATE_HZ // 2
@@ -284,12 +284,12 @@ def test_zero_samples_are_refused():
 @pytest.mark.parametrize("place", [0, 4000, -1])
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 48_000])
 def test_nan_and_infinity_are_refused(bad, place, rate_hz):
-    sound = chirp(1.0, rate_hz)
-    sound[place] = bad
+    audio = chirp(1.0, rate_hz)
+    audio[place] = bad
     with pytest.raises(AudioError, match="NaN or infinite"):
-        load_audio((sound, rate_hz))
+        load_audio((audio, rate_hz))
     with pytest.raises(AudioError, match="NaN or infinite"):
-        load_audio(encode(np.stack([sound, sound], 1), rate_hz, "WAV", "FLOAT"))
+        load_audio(encode(np.stack([audio, audio], 1), rate_hz, "WAV", "FLOAT"))
 
 
 def test_values_beyond_float32_are_refused():
@@ -305,14 +305,14 @@ def test_silence_is_loaded_with_a_warning(level):
     assert np.abs(loaded).max() < 1e-4
 
 
-def test_quiet_sound_gives_no_warning():
+def test_quiet_audio_gives_no_warning():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_audio((0.001 * chirp(1.0, RATE_HZ), RATE_HZ))
 
 
 @pytest.mark.parametrize("rate_hz", [8_000, 16_000, 44_100])
-def test_one_code_is_the_shortest_sound(rate_hz):
+def test_one_token_is_the_shortest_audio(rate_hz):
     shortest = rate_hz * 40 // 1000
     assert len(load_audio((chirp(1.0, rate_hz)[:shortest], rate_hz))) == 640
     with pytest.raises(AudioError, match="too short.*40 ms"):
@@ -320,12 +320,12 @@ def test_one_code_is_the_shortest_sound(rate_hz):
 
 
 @pytest.mark.parametrize("seconds", [2.5, 40.0])
-def test_sound_over_the_limit_is_refused_with_both_lengths(seconds):
-    sound = chirp(seconds, 8_000)
+def test_audio_over_the_limit_is_refused_with_both_lengths(seconds):
+    audio = chirp(seconds, 8_000)
     sources = [
-        (sound, 8_000),
-        encode(sound, 8_000, "WAV"),
-        encode(sound, 8_000, "FLAC"),
+        (audio, 8_000),
+        encode(audio, 8_000, "WAV"),
+        encode(audio, 8_000, "FLAC"),
         encode_media(chirp(seconds, 48_000), 48_000, "mp4", "aac"),
     ]
     for source in sources:
@@ -334,10 +334,10 @@ def test_sound_over_the_limit_is_refused_with_both_lengths(seconds):
         assert len(load_audio(source, max_seconds=seconds + 0.1))
 
 
-def test_saved_wave_is_16_bit_and_reads_back(tmp_path):
-    sound = chirp(0.5, 24_000)
-    sound[0], sound[1] = 1.5, -1.5
-    save_wav(tmp_path / "reply.wav", torch.from_numpy(sound), 24_000)
+def test_a_saved_waveform_is_16_bit_and_reads_back(tmp_path):
+    audio = chirp(0.5, 24_000)
+    audio[0], audio[1] = 1.5, -1.5
+    save_wav(tmp_path / "reply.wav", torch.from_numpy(audio), 24_000)
     info = soundfile.info(tmp_path / "reply.wav")
     assert (info.format, info.subtype, info.samplerate, info.channels) == (
         "WAV",
@@ -346,23 +346,23 @@ def test_saved_wave_is_16_bit_and_reads_back(tmp_path):
         1,
     )
     loaded = load_audio(tmp_path / "reply.wav", 24_000)
-    np.testing.assert_allclose(loaded, sound.clip(-1, 1), atol=1e-4)
+    np.testing.assert_allclose(loaded, audio.clip(-1, 1), atol=1e-4)
 
 
 @pytest.mark.parametrize(
     "samples",
     [np.full(100, np.nan), np.full(100, np.inf), np.ones((100, 2)), np.ones(0), np.ones(99, int)],
 )
-def test_waves_that_cannot_be_saved_are_refused(tmp_path, samples):
+def test_waveforms_that_cannot_be_saved_are_refused(tmp_path, samples):
     with pytest.raises(AudioError):
         save_wav(tmp_path / "reply.wav", samples, 24_000)
     assert not (tmp_path / "reply.wav").exists()
 
 
 def damaged_kinds() -> dict[str, bytes]:
-    sound = chirp(0.3, RATE_HZ)
+    audio = chirp(0.3, RATE_HZ)
     kinds = {
-        f"{kind} {subtype}": encode(sound, RATE_HZ, kind, subtype)
+        f"{kind} {subtype}": encode(audio, RATE_HZ, kind, subtype)
         for kind, subtype in [*SOUNDFILE_KINDS, ("AIFF", None), ("AU", None), ("CAF", None)]
     }
     for kind, codec in MEDIA_KINDS:
@@ -394,7 +394,7 @@ def test_joined_and_tagged_files_are_read_whole(kind, data):
         warnings.simplefilter("error")
         loaded = load_audio(content)
     whole = np.concatenate(expected)
-    # A raw AAC stream goes on over the seam: one decoder, no second start, at most a frame less.
+    # A raw AAC stream continues over the seam: one decoder, no second start, at most a frame less.
     tolerance = 1024 * len(seconds) if kind.startswith("adts") else len(seconds)
     assert abs(len(loaded) - len(whole)) <= tolerance
     # AAC pieces are resampled from 48 kHz one by one or all at once: fractions of a sample apart.
@@ -499,14 +499,14 @@ def wave_of_stated_size(data_bytes: int, riff_bytes: int) -> bytes:
 @pytest.mark.parametrize(
     "data_bytes", [0, 2_000_000_000, 0x7FFF0000, 0x80000000, 0xFFFFFFFF, 16002, 16022, 16044]
 )
-def test_waves_whose_header_was_never_finished_are_read(data_bytes, riff_bytes):
+def test_wav_files_whose_header_was_never_finished_are_read(data_bytes, riff_bytes):
     expected = load_audio(encode(chirp(0.5, RATE_HZ), RATE_HZ, "WAV", "PCM_16"))
     assert np.array_equal(load_audio(wave_of_stated_size(data_bytes, riff_bytes)), expected)
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 0xFFFFFFFF) | st.integers(0, 32000), st.integers(0, 0xFFFFFFFF))
-def test_a_wave_of_any_stated_size_is_read_whole_or_with_a_word(data_bytes, riff_bytes):
+def test_a_wav_file_of_any_stated_size_is_read_whole_or_with_a_warning(data_bytes, riff_bytes):
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -537,9 +537,9 @@ def test_bytes_behind_a_file_that_are_not_audio_are_named():
 
 @pytest.mark.parametrize("path", [None, "gone.wav"])
 def test_the_array_of_a_mapping_comes_before_its_path(path):
-    sound = chirp(0.5, 8_000)
-    loaded = load_audio({"array": sound, "sampling_rate": 8_000, "path": path})
-    assert np.array_equal(loaded, load_audio((sound, 8_000)))
+    audio = chirp(0.5, 8_000)
+    loaded = load_audio({"array": audio, "sampling_rate": 8_000, "path": path})
+    assert np.array_equal(loaded, load_audio((audio, 8_000)))
 
 
 def test_the_bytes_of_a_mapping_come_before_its_path(tmp_path):
@@ -563,34 +563,34 @@ def test_mappings_without_audio_are_refused(source, message):
 
 @pytest.mark.parametrize("peak", [17.0, 32767.0, 8e6])
 def test_floats_far_above_1_are_refused_with_their_peak(peak):
-    sound = 2 * peak * chirp(0.5, RATE_HZ)
-    for source in ((sound, RATE_HZ), encode(sound, RATE_HZ, "WAV", "FLOAT"),
-                   (np.stack([sound, 0 * sound]), RATE_HZ)):  # fmt: skip
+    audio = 2 * peak * chirp(0.5, RATE_HZ)
+    for source in ((audio, RATE_HZ), encode(audio, RATE_HZ, "WAV", "FLOAT"),
+                   (np.stack([audio, 0 * audio]), RATE_HZ)):  # fmt: skip
         with pytest.raises(AudioError, match=r"peaks at .*divide 16-bit values by 32768"):
             load_audio(source)
 
 
 @pytest.mark.parametrize("gain", [-1.0, -0.9])
 def test_channels_that_cancel_give_one_of_them_with_a_warning(gain):
-    sound = chirp(0.5, RATE_HZ)
-    array = np.stack([sound, gain * sound], axis=1)
+    audio = chirp(0.5, RATE_HZ)
+    array = np.stack([audio, gain * audio], axis=1)
     for source in ((array, RATE_HZ), encode(array, RATE_HZ, "WAV", "FLOAT"),
                    encode(array, RATE_HZ, "FLAC")):  # fmt: skip
         with pytest.warns(UserWarning, match="channels of .* cancel each other"):
             loaded = load_audio(source)
-        np.testing.assert_allclose(loaded, sound, atol=1e-4)
+        np.testing.assert_allclose(loaded, audio, atol=1e-4)
 
 
 @pytest.mark.parametrize("channels, used", [(6, 2), (8, 2), (4, 0), (3, 1)])
 @pytest.mark.parametrize("noise", [0.0, 1e-3])
 def test_speech_in_one_of_many_channels_keeps_its_level(channels, used, noise):
-    sound = chirp(0.5, RATE_HZ)
-    array = noise * np.random.default_rng(0).standard_normal((len(sound), channels))
-    array[:, used] += sound
+    audio = chirp(0.5, RATE_HZ)
+    array = noise * np.random.default_rng(0).standard_normal((len(audio), channels))
+    array[:, used] += audio
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         loaded = load_audio((array, RATE_HZ))
-    np.testing.assert_allclose(loaded, sound, atol=6e-3)
+    np.testing.assert_allclose(loaded, audio, atol=6e-3)
 
 
 @pytest.mark.parametrize("kind", DAMAGED_KINDS)

@@ -6,11 +6,12 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+from tests.helpers import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 sys.path.append(str(BENCHMARKS))
 
 import generation  # noqa: E402
@@ -57,13 +58,13 @@ class Chat:
         assert not running, "ours is loaded while the server runs"
         return cls()
 
-def ours(chat, waves, rows):
+def ours(chat, waveforms, rows):
     assert not running, "ours is timed while the server runs"
     gc.collect()
     return benchmark.Result(1.0)
 
 benchmark.vllm_server, benchmark.VoiceChat, benchmark.batch_run = serve, Chat, ours
-benchmark.read_sounds = lambda sounds, count: [np.zeros(1600, np.float32)] * 4
+benchmark.read_audio = lambda waveforms, count: [np.zeros(1600, np.float32)] * 4
 sys.argv = ["vllm_throughput.py", "--model-path", "x", "--repeats", "2"]
 benchmark.main()
 gc.collect()

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from funaudiochat import hub
 from funaudiochat.capabilities import FILE_NAME, PERSONAS, Capabilities, load_capabilities
 from funaudiochat.errors import CheckpointError
+from tests.helpers import ROOT
 from tests.helpers.commands import CLI, run
 
-ROOT = Path(__file__).parents[1]
 # What must stand in Nano's answer to each of its examples.
 RIGHT = {
     "What is the capital of France?": "Paris",

@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from itertools import accumulate
-from pathlib import Path
 
 import pytest
 
@@ -23,9 +22,9 @@ from funaudiochat.events import TextDelta
 from funaudiochat.sampling import Sampling
 from funaudiochat.turns import Turn
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers import ROOT
 from tests.helpers.golden import TINY_A
 
-ROOT = Path(__file__).parents[1]
 CLI = [sys.executable, "-m", "funaudiochat.cli"]
 LIMIT_S = 240
 

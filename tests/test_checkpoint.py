@@ -8,7 +8,6 @@ import re
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -24,6 +23,7 @@ from funaudiochat.modeling_funaudiochat import (
     _of_backbone,
 )
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers import ROOT
 from tests.helpers.golden import GOLDEN, TINY_A, load_case, load_model
 
 
@@ -216,7 +216,7 @@ def pattern(key: str) -> str:
 
 def test_keys_and_shapes_equal_the_30b_manifest():
     """As they are saved: in memory transformers keeps all experts of a layer together."""
-    config = Path(__file__).parents[1] / "training" / "configs" / "model_30b_a3b.json"
+    config = ROOT / "training" / "configs" / "model_30b_a3b.json"
     with torch.device("meta"):
         model = FunAudioChatForConditionalGeneration(
             FunAudioChatConfig(**json.loads(config.read_text()))
@@ -356,6 +356,6 @@ def test_loading_needs_the_weights_and_one_shard(tmp_path):
         check=True,
         capture_output=True,
         text=True,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
     )
     assert float(done.stdout) < weights_mib + 160 + 40

@@ -13,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from funaudiochat.audio import load_audio
 from funaudiochat.cosyvoice3.voices import speaker_vector
-from tests.helpers.commands import CLI, ROOT, run
+from tests.helpers import ROOT
+from tests.helpers.commands import CLI, run
 from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
 from tests.helpers.golden import TINY_A
 from tests.helpers.onnx_folders import build_campplus
@@ -39,7 +40,7 @@ def test_s2t_example_prints_an_answer(tmp_path):
     assert "deprecated" not in done.stderr
 
 
-def test_s2s_example_writes_playable_waves_of_the_answers_length(tmp_path, tts):
+def test_s2s_example_writes_playable_audio_of_the_answers_length(tmp_path, tts):
     question = ROOT / "examples/question.wav"
     done = run(
         ROOT / "examples/infer_s2s.py",
@@ -62,9 +63,9 @@ def test_s2s_example_writes_playable_waves_of_the_answers_length(tmp_path, tts):
         cwd=tmp_path,
     )
     for number in (1, 2):
-        wave, rate = soundfile.read(tmp_path / "out" / f"answer_{number}.wav")
-        assert rate == 24000 and len(wave) and len(wave) % 960 == 0
-        assert f"answer_{number}.wav: {len(wave) / 24000:.2f} s" in done.stdout
+        waveform, rate = soundfile.read(tmp_path / "out" / f"answer_{number}.wav")
+        assert rate == 24000 and len(waveform) and len(waveform) % 960 == 0
+        assert f"answer_{number}.wav: {len(waveform) / 24000:.2f} s" in done.stdout
 
 
 def test_function_calling_example_runs(tmp_path, tts):

@@ -6,13 +6,13 @@
 import ast
 import hashlib
 import runpy
-from pathlib import Path
 
 import pytest
 
 from funaudiochat import constants
+from tests.helpers import ROOT
 
-PATH = Path(__file__).parents[1] / "utils" / "constant.py"
+PATH = ROOT / "utils" / "constant.py"
 CONSTANTS = runpy.run_path(str(PATH))
 
 

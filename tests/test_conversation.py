@@ -45,7 +45,7 @@ def chat(folders):
     return VoiceChat.from_pretrained(*folders, device="cpu")
 
 
-def test_a_spoken_question_gets_text_codes_and_sound_of_their_length(chat):
+def test_a_spoken_question_gets_text_tokens_and_audio_of_their_length(chat):
     reply = chat.ask(audio=question(), sampling=GREEDY)
     assert reply.text and len(reply.speech_tokens)
     assert len(reply.audio) == 960 * len(reply.speech_tokens)
@@ -54,7 +54,7 @@ def test_a_spoken_question_gets_text_codes_and_sound_of_their_length(chat):
 
 
 def test_a_spoken_answer_holds_the_speech_tokens_the_head_fed_itself(chat, monkeypatch):
-    """Sampled: each group is what the head drew and went on from, drawn once."""
+    """With sampling, each group is drawn once, and the head continues from it."""
     drawn, choose = [], generation._choose
 
     def recording(scores, options, generator):
@@ -169,7 +169,7 @@ def test_a_text_answer_equals_the_recorded_one(chat):
     assert chat.ask(audio=question(), speech=False).text == text
 
 
-def test_streaming_gives_the_same_text_and_codes_as_asking(chat):
+def test_streaming_gives_the_same_text_and_tokens_as_asking(chat):
     asked = chat.ask(audio=question(), sampling=GREEDY)
     chat.reset()
     events = list(chat.stream(audio=question(), sampling=GREEDY))
@@ -177,9 +177,9 @@ def test_streaming_gives_the_same_text_and_codes_as_asking(chat):
     reply = events[-1].reply
     assert reply.text == asked.text == "".join(e.text for e in events if isinstance(e, TextDelta))
     assert reply.speech_tokens.tolist() == asked.speech_tokens.tolist()
-    sounds = [e.samples for e in events if isinstance(e, AudioChunk)]
-    assert len(sounds) > 1
-    assert np.array_equal(np.concatenate(sounds), reply.audio)
+    waveforms = [e.samples for e in events if isinstance(e, AudioChunk)]
+    assert len(waveforms) > 1
+    assert np.array_equal(np.concatenate(waveforms), reply.audio)
 
 
 def test_a_seed_makes_sampled_answers_repeatable(chat):
@@ -248,11 +248,11 @@ def prompt_text(chat, speech=True):
     return chat.processor.tokenizer.decode(ids)
 
 
-def test_history_keeps_sound_questions_and_text_answers(chat):
+def test_history_keeps_spoken_questions_and_text_answers(chat):
     first = chat.ask(audio=question(), sampling=GREEDY)
     text = prompt_text(chat)
     assert text.startswith(f"<|im_start|>system\n{DEFAULT_S2M_PROMPT}<|im_end|>")
-    assert text.count("<|AUDIO|>") == 6  # 1.2 s are 30 codes
+    assert text.count("<|AUDIO|>") == 6  # 1.2 s are 30 tokens
     assert first.text in text.split("<|im_start|>assistant\n")[1]
     assert DEFAULT_S2T_PROMPT in prompt_text(chat, speech=False)
 
@@ -403,7 +403,7 @@ def with_speech_sampling(folders, tmp_path, values):
     return VoiceChat.from_pretrained(tmp_path / "model", folders[1], device="cpu")
 
 
-def test_a_folder_may_say_how_its_codes_are_chosen(chat, folders, tmp_path):
+def test_a_folder_may_say_how_its_tokens_are_chosen(chat, folders, tmp_path):
     own = {"temperature": 0.3, "repetition_penalty": 1.0}
     special = with_speech_sampling(folders, tmp_path, own)
     plain, asked = (
@@ -442,7 +442,7 @@ def test_the_originals_voice_file_is_read(folders, tmp_path):
     assert torch.equal(chat.speaker, vector[0])
 
 
-def test_too_long_a_sound_is_refused_and_says_how_long_is_allowed(chat):
+def test_too_long_audio_is_refused_and_says_how_long_is_allowed(chat):
     with pytest.raises(AudioError, match="819.2 s are allowed"):
         chat.ask(audio=question(820))
     chat.model.config.text_config.max_position_embeddings = 60

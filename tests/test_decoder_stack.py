@@ -56,7 +56,7 @@ def inputs(rows: int, steps: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def followed(model: nn.Module, prompt: torch.Tensor, starts: list[int]):
-    """What goes on behind a prompt whose rows begin at these places."""
+    """Continue a prompt whose rows start at these positions."""
     places = torch.arange(PROMPT)
     mask = (places >= torch.tensor(starts)[:, None]).long() if any(starts) else None
     positions = (places - torch.tensor(starts)[:, None]).clamp(min=0)
@@ -156,7 +156,7 @@ def adapted():
 
 @pytest.mark.parametrize("starts", STARTS.values(), ids=STARTS)
 @pytest.mark.parametrize("make", [other_kind, adapted])
-def test_other_transformers_go_on_with_their_own_forward(make, starts):
+def test_other_transformers_use_their_own_forward(make, starts):
     model = make()
     prompt, following = inputs(len(starts), 4)
     wanted = own_forward(model, prompt, following, starts)

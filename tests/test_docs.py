@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from tests.helpers import ROOT
+
 PACKAGES = ("funaudiochat", "training", "evaluate", "web_demo", "utils", "benchmarks", "tests")
 NAME = re.compile(rf"(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 PATH = re.compile(rf"(?:{'|'.join((*PACKAGES, 'docs', 'pretrained_models'))})/[\w./-]*")

@@ -66,7 +66,7 @@ def watch(model, monkeypatch) -> Watched:
 
 @pytest.mark.parametrize("name", [n for n in EXACT if n[:2] != "e4"] + names("g"))
 def test_scores_equal_recorded(name, monkeypatch):
-    """What reaches each choice, and the codes the head chose, thrown away or not."""
+    """What reaches each choice, and the tokens the head chose, discarded or not."""
     case, inputs, outputs = load_case(name)
     options = options_of(case)
     options = replace(options, max_new_tokens=min(16, options.max_new_tokens))
@@ -182,7 +182,7 @@ def test_padded_rows_with_one_and_two_audios_equal_single_runs():
     assert_rows_equal_single_runs(inputs, options)
 
 
-def test_interleaved_talkers_equal_what_each_gives_alone():
+def test_interleaved_conversations_equal_what_each_gives_alone():
     first, second = load_case("f1_s2s_greedy"), load_case("f2_s2s_reppen12")
     model = load_model()
     options = [options_of(first[0]), options_of(second[0])]
@@ -317,7 +317,7 @@ def test_a_least_length_holds_back_the_end(setting):
 
 
 def test_choices_read_nothing_back_to_the_host(monkeypatch):
-    """A step reads two flags a row, however many codes it chooses."""
+    """A step reads two flags a row, however many tokens it chooses."""
     case, inputs, _ = load_case("f2_s2s_reppen12")
     model, options = load_model(), options_of(case)
     state = prefill(model, inputs, options)
@@ -447,7 +447,7 @@ def test_the_head_makes_five_passes_a_step_and_none_for_text_alone():
     assert widths == []
 
 
-def test_what_follows_a_rows_end_is_padding_in_text_and_codes():
+def test_what_follows_a_rows_end_is_padding_in_text_and_speech():
     case, inputs, _ = load_case("f10_s2s_batch_equal")
     model, count = load_model(), 0
     end, length = case["kwargs"]["eos_token_id"][0], inputs["input_ids"].shape[1]
@@ -489,7 +489,7 @@ def test_a_prompt_that_ends_by_opening_speech_speaks_from_its_first_step():
     assert all(step(model, state, options).groups[0] is not None for _ in range(2))
 
 
-def test_banned_words_act_on_text_and_not_on_codes():
+def test_banned_words_act_on_text_and_not_on_speech():
     case, inputs, outputs = load_case("f1_s2s_greedy")
     banned = outputs["generated_ids"][0, 1:3].tolist()
     code = outputs["audio_ids"][0, 0].item()
@@ -515,7 +515,7 @@ def test_interleaved_batches_equal_what_each_gives_alone():
 
 
 @pytest.mark.parametrize("name", ["f1_s2s_greedy", "f2_s2s_reppen12"])
-def test_an_engine_driving_the_head_gets_the_recorded_codes(name):
+def test_an_engine_driving_the_head_gets_the_recorded_tokens(name):
     """The contract of engines: state handed in and out of attributes, a sampler of their own."""
     case, inputs, outputs = load_case(name)
     model, options = load_model(), options_of(case)

@@ -33,6 +33,7 @@ from funaudiochat.hub import (
     resolve_pair,
     verify,
 )
+from tests.helpers import ROOT
 from tests.helpers.hub_server import running_hub
 
 CONTENT = bytes(range(256)) * 5000
@@ -258,7 +259,7 @@ def hub():
 def start(only, home, endpoint, known=KNOWN):
     return subprocess.Popen(
         [sys.executable, "-c", SCRIPT, only, json.dumps(known)],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -314,8 +315,8 @@ def test_unused_files_stay_away_and_published_ones_are_verified(hub, tmp_path):
     assert (folder / "flow.pt").read_bytes() == CONTENT
 
 
-def test_an_interrupted_download_goes_on_where_it_stopped(hub, tmp_path):
-    """Once cut by the network, which the client mends itself, then killed and run again."""
+def test_an_interrupted_download_resumes(hub, tmp_path):
+    """Interrupt it by the network, which the client handles, then kill it and run it again."""
     name, content = "model-1.safetensors", CONTENT * 8
     hub.repositories["FunAudioLLM/Fun-Audio-Chat-8B"][name] = content
     hub.cut_after[name] = 3 << 20

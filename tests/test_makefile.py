@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
+
 # Makes an environment whose pip only notes what it was asked for.
 PYTHON = """#!/bin/sh
 [ "$1" = -c ] && exit {status}

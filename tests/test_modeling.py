@@ -47,7 +47,7 @@ def test_mel_encoder_equals_recorded(name):
 
 
 @pytest.mark.parametrize("name", names("b"))
-def test_code_encoder_equals_recorded(name):
+def test_speech_token_encoder_equals_recorded(name):
     case, inputs, outputs = load_case(name)
     result = load_model(**mode_of(case)).audio_tower(**inputs)
     torch.testing.assert_close(

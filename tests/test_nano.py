@@ -5,7 +5,6 @@
 
 import hashlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,13 +16,13 @@ from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
 from funaudiochat.cosyvoice3.voices import load_voices
 from funaudiochat.hub import NANO_MODEL
+from tests.helpers import ROOT
 from training.nano.features import pitch_hz
 from training.nano.judge import judge, judge_available
 from training.nano.tokenizer import digits_of
 
-ROOT = Path(__file__).parents[1]
 TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
-# Sentences of the assistant that occur nowhere in training, with their codes.
+# Sentences of the assistant that occur nowhere in training, with their speech tokens.
 ANSWERS = json.loads((ROOT / "tests/golden/nano/held_out_answers.json").read_text())
 
 
@@ -52,14 +51,12 @@ def test_files_are_those_of_the_checksums():
 
 
 @pytest.mark.parametrize("schedule", [None, ChunkSchedule()], ids=["offline", "streaming"])
-def test_sound_is_heard_by_the_speech_tokenizer_as_the_codes_it_was_made_of(
-    detokenizer, voices, schedule
-):
+def test_the_speech_tokenizer_recovers_the_tokens_from_their_audio(detokenizer, voices, schedule):
     tokenizer = SpeechTokenizer.from_pretrained(TTS)
     equal = []
     for answer in ANSWERS:
-        wave = detokenizer.decode(answer["codes"], voices["heart"], schedule)
-        again = tokenizer.encode(soxr.resample(wave.numpy(), 24000, 16000))
+        waveform = detokenizer.decode(answer["codes"], voices["heart"], schedule)
+        again = tokenizer.encode(soxr.resample(waveform.numpy(), 24000, 16000))
         assert len(again) == len(answer["codes"])
         made, heard = digits_of(torch.tensor(answer["codes"])), digits_of(torch.as_tensor(again))
         equal.append(float((made == heard).float().mean()))

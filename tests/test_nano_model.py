@@ -9,7 +9,6 @@ import re
 import shlex
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,10 +18,10 @@ from funaudiochat.events import AudioChunk, ReplyDone, TextDelta
 from funaudiochat.hub import NANO_MODEL, NANO_TTS
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers import ROOT
 from training.nano.judge import judge, judge_available
 from training.nano.rows import tool_definition
 
-ROOT = Path(__file__).parents[1]
 CAPITAL = ROOT / "examples" / "question.wav"
 FOLLOW_UP = ROOT / "examples" / "follow_up.wav"
 WEATHER = ROOT / "examples" / "weather.wav"
@@ -77,11 +76,11 @@ def test_a_streamed_answer_to_a_spoken_question_is_that_of_the_whole_one(chat):
     reply = events[-1].reply
     assert "".join(e.text for e in events if isinstance(e, TextDelta)) == whole.text
     assert reply.speech_tokens.tolist() == whole.speech_tokens.tolist()
-    sound = np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)])
-    assert len(sound) == len(whole.audio) == 960 * len(reply.speech_tokens)
+    audio = np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)])
+    assert len(audio) == len(whole.audio) == 960 * len(reply.speech_tokens)
 
 
-def test_two_talkers_do_not_mix(chat):
+def test_two_conversations_do_not_mix(chat):
     questions = list(TYPED)[:2]
     alone = {}
     for question in questions:
@@ -121,8 +120,8 @@ def test_commands_of_the_readme_run(command, tmp_path):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() and "Traceback" not in done.stderr
-    for wave in tmp_path.glob("outputs/*.wav"):
-        assert soundfile.info(wave).samplerate == 24000
+    for waveform in tmp_path.glob("outputs/*.wav"):
+        assert soundfile.info(waveform).samplerate == 24000
 
 
 def test_the_readme_has_commands_for_nano():

@@ -4,7 +4,6 @@
 """Answers under another default precision and under autocast, and models that lie on the disk."""
 
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +14,11 @@ from funaudiochat.cosyvoice3.speech_tokenizer import log_mel
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers import ROOT
 from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
 from tests.helpers.golden import TINY_A
 from tests.helpers.questions import question
 
-ROOT = Path(__file__).parents[1]
 GREEDY = Sampling(greedy=True, max_new_tokens=8)
 PARTS = ("continuous_audio_tower", "audio_tower", "language_model", "audio_invert_tower")
 
@@ -73,7 +72,7 @@ def test_another_default_dtype_changes_no_answer(chat, answer, folders, dtype):
 
 
 def test_audio_is_float32_under_autocast(chat, answer, monkeypatch):
-    """Features of the question and sound of the answer are those without, bit for bit."""
+    """The question's features and the answer's audio equal those without autocast, bit for bit."""
     samples, rate_hz = question()
     plain = chat.processor(text="<|AUDIO|>", audio=samples, sampling_rate=rate_hz)
     tokens = log_mel(samples)
@@ -81,10 +80,10 @@ def test_audio_is_float32_under_autocast(chat, answer, monkeypatch):
         mixed = chat.processor(text="<|AUDIO|>", audio=samples, sampling_rate=rate_hz)
         assert np.array_equal(mixed["input_features"], plain["input_features"])
         assert np.array_equal(log_mel(samples), tokens)
-        wave = chat.detokenizer.decode(answer.speech_tokens, chat.speaker)
+        waveform = chat.detokenizer.decode(answer.speech_tokens, chat.speaker)
         running = chat.detokenizer.stream(chat.speaker)
         parts = [running.push(answer.speech_tokens), running.finish()]
-    assert np.array_equal(wave.numpy(), answer.audio)
+    assert np.array_equal(waveform.numpy(), answer.audio)
     running = chat.detokenizer.stream(chat.speaker)
     expected = [running.push(answer.speech_tokens), running.finish()]
     assert torch.equal(torch.cat(parts), torch.cat(expected))

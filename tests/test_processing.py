@@ -33,8 +33,8 @@ def load_processor() -> FunAudioChatProcessor:
     return AutoProcessor.from_pretrained(TINY_A)
 
 
-def wave_of(seconds: float, k: int) -> np.ndarray:
-    """The recorded test wave, see the case's own text."""
+def waveform_of(seconds: float, k: int) -> np.ndarray:
+    """Return the recorded test waveform of a case."""
     t = np.arange(round(seconds * 16000)) / 16000
     f1, f2, f3 = 180 + 37 * k, 523.25 + 11 * k, 1400 + 90 * k
     tones = (
@@ -71,8 +71,8 @@ def assert_same_mel(mel, recorded):
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: str(row["seconds"]))
 def test_features_and_placeholders_equal_recorded(row):
     processor = load_processor()
-    wave = wave_of(row["seconds"], row["k"])
-    result = processor(text=BLANK, audio=[wave], return_tensors="pt")
+    waveform = waveform_of(row["seconds"], row["k"])
+    result = processor(text=BLANK, audio=[waveform], return_tensors="pt")
     valid = row["inference"]["valid_frames"]
     first = result["input_features"][0, :, :valid]
     for name in ("mean", "std", "min", "max"):
@@ -90,17 +90,17 @@ def test_mel_equals_recorded_in_inference_and_training():
     processor, recorded = load_processor(), load_file(CASES / "h1_features/outputs.safetensors")
     rows = {row["seconds"]: row["k"] for row in FEATURES["rows"]}
     for seconds in (0.5, 1.0):
-        wave = wave_of(seconds, rows[seconds])
-        inference = processor(text=BLANK, audio=[wave], return_tensors="pt").input_features[0]
+        waveform = waveform_of(seconds, rows[seconds])
+        inference = processor(text=BLANK, audio=[waveform], return_tensors="pt").input_features[0]
         training = processor(
-            text=BLANK, audio=[wave], audio_padding="longest", return_tensors="pt"
+            text=BLANK, audio=[waveform], audio_padding="longest", return_tensors="pt"
         ).input_features[0]
         frames = round(seconds * 100)
         assert_same_mel(inference[:, :frames], recorded[f"inference_{seconds}"])
         assert_same_mel(training, recorded[f"training_{seconds}"])
     for seconds in (3.21, 31.0):
-        wave = wave_of(seconds, rows[seconds])
-        result = processor(text=BLANK, audio=[wave], return_tensors="pt").input_features[0]
+        waveform = waveform_of(seconds, rows[seconds])
+        result = processor(text=BLANK, audio=[waveform], return_tensors="pt").input_features[0]
         index = recorded[f"frame_index_{seconds}"]
         assert_same_mel(result[:, index], recorded[f"frames_{seconds}"])
 
@@ -111,7 +111,7 @@ def test_mel_equals_recorded_in_inference_and_training():
 def test_training_features_equal_recorded(row):
     result = load_processor()(
         text=BLANK,
-        audio=[wave_of(row["seconds"], row["k"])],
+        audio=[waveform_of(row["seconds"], row["k"])],
         audio_padding="longest",
         return_tensors="pt",
     )
@@ -125,9 +125,9 @@ def test_training_features_equal_recorded(row):
 def test_a_training_batch_and_the_mel_filters_equal_recorded():
     processor, recorded = load_processor(), load_file(CASES / "h1_features/outputs.safetensors")
     rows = {row["seconds"]: row["k"] for row in FEATURES["rows"]}
-    waves = [wave_of(seconds, rows[seconds]) for seconds in (0.5, 1.0)]
+    waveforms = [waveform_of(seconds, rows[seconds]) for seconds in (0.5, 1.0)]
     result = processor(
-        text=[BLANK, BLANK], audio=waves, audio_padding="longest", return_tensors="pt"
+        text=[BLANK, BLANK], audio=waveforms, audio_padding="longest", return_tensors="pt"
     )
     mask = result["feature_attention_mask"]
     assert mask.tolist() == recorded["batch_mask_training"].tolist()
@@ -144,8 +144,8 @@ def test_audio_under_one_speech_token_is_refused(samples, padding):
 
 
 def test_every_way_to_give_an_audio_gives_the_same_inputs(tmp_path):
-    processor, wave = load_processor(), wave_of(0.5, 1)
-    integers = np.round(wave * 32767).astype(np.int16)
+    processor, waveform = load_processor(), waveform_of(0.5, 1)
+    integers = np.round(waveform * 32767).astype(np.int16)
     scaled = integers / np.float32(32768)
     soundfile.write(tmp_path / "a.wav", integers, 16000)
     content, fields = (tmp_path / "a.wav").read_bytes(), {"sampling_rate": 16000}
@@ -175,7 +175,7 @@ def test_floats_that_hold_integers_are_refused_with_their_peak():
     (0, {"path": "a.wav", "token": "<|audio_bos|>[AU0001]"}),
 ])  # fmt: skip
 def test_an_audio_file_is_decoded_once_a_call(decode_calls, entry, tmp_path, monkeypatch):
-    soundfile.write(tmp_path / "a.wav", wave_of(0.5, 1), 16000)
+    soundfile.write(tmp_path / "a.wav", waveform_of(0.5, 1), 16000)
     monkeypatch.chdir(tmp_path)
     opened = []
     counted = soundfile.SoundFile.__init__
@@ -192,11 +192,11 @@ def test_an_audio_file_is_decoded_once_a_call(decode_calls, entry, tmp_path, mon
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_side_of_text_padding_leaves_the_audio_on_the_left(side):
     register_funaudiochat()
-    texts, waves = [BLANK, f"a longer text {BLANK}"], [wave_of(0.2, 0), wave_of(0.9, 1)]
-    expected = load_processor()(text=texts, audio=waves, return_tensors="pt")
+    texts, waveforms = [BLANK, f"a longer text {BLANK}"], [waveform_of(0.2, 0), waveform_of(0.9, 1)]
+    expected = load_processor()(text=texts, audio=waveforms, return_tensors="pt")
     processor = AutoProcessor.from_pretrained(TINY_A, padding_side=side)
     for padding in ("max_length", "longest"):
-        found = processor(text=texts, audio=waves, audio_padding=padding, return_tensors="pt")
+        found = processor(text=texts, audio=waveforms, audio_padding=padding, return_tensors="pt")
         frames = found["input_features"].shape[2]
         mask = expected["feature_attention_mask"][:, :frames]
         assert torch.equal(found["feature_attention_mask"], mask)
@@ -223,7 +223,7 @@ def part_forms(path):
 
 def test_contents_of_parts_become_text_and_audios(tmp_path):
     processor, path = load_processor(), tmp_path / "a question.wav"
-    soundfile.write(path, wave_of(0.5, 1), 16000, subtype="FLOAT")
+    soundfile.write(path, waveform_of(0.5, 1), 16000, subtype="FLOAT")
     plain = [
         {"role": "system", "content": "short"},
         {"role": "user", "content": f"{BLANK}\nAnswer."},
@@ -231,8 +231,8 @@ def test_contents_of_parts_become_text_and_audios(tmp_path):
         {"role": "user", "content": BLANK},
     ]
     text = processor.apply_chat_template(plain, add_generation_prompt=True)
-    wave = wave_of(0.5, 1)
-    expected = processor(text=text, audio=[wave, wave], return_tensors="pt")
+    waveform = waveform_of(0.5, 1)
+    expected = processor(text=text, audio=[waveform, waveform], return_tensors="pt")
     for part in part_forms(path):
         listed = [
             {"role": "system", "content": [{"type": "text", "text": "short"}]},
@@ -282,10 +282,10 @@ def test_what_is_no_text_is_refused(text):
         load_processor()(text=text)
 
 
-def test_sound_past_30_s_is_encoded_like_a_sound_of_its_own():
+def test_audio_past_30_s_is_encoded_like_audio_of_its_own():
     processor, model = load_processor(), load_model()
-    wave = wave_of(63.0, 2)
-    whole = processor(text=BLANK, audio=[wave], return_tensors="pt")
+    waveform = waveform_of(63.0, 2)
+    whole = processor(text=BLANK, audio=[waveform], return_tensors="pt")
     assert whole["feature_attention_mask"].sum() == 6300
 
     def encode(inputs):
@@ -297,7 +297,7 @@ def test_sound_past_30_s_is_encoded_like_a_sound_of_its_own():
                 speech_maxlen=inputs["speech_ids"].shape[1],
             ).last_hidden_state[0]
 
-    pieces = [wave[:480000], wave[480000:960000], wave[960000:]]
+    pieces = [waveform[:480000], waveform[480000:960000], waveform[960000:]]
     parts = [encode(processor(text=BLANK, audio=[p], return_tensors="pt")) for p in pieces]
     torch.testing.assert_close(encode(whole), torch.cat(parts), atol=1e-5, rtol=0)
 
@@ -324,8 +324,8 @@ def test_outputs_equal_recorded(label, text, audio):
 
 def test_batch_of_two_texts_equals_recorded():
     processor, recorded = load_processor(), RESULTS["waves, batch of two texts"]
-    waves = [wave_of(0.2, 0), wave_of(0.45, 1)]
-    result = processor(text=[BLANK, f"hi {BLANK}"], audio=waves, return_tensors="pt")
+    waveforms = [waveform_of(0.2, 0), waveform_of(0.45, 1)]
+    result = processor(text=[BLANK, f"hi {BLANK}"], audio=waveforms, return_tensors="pt")
     for key in ("input_ids", "attention_mask", "speech_ids", "speech_attention_mask"):
         assert result[key].tolist() == recorded[key]
     assert list(result["input_features"].shape) == recorded["input_features"]
@@ -394,7 +394,7 @@ def test_saved_folder_has_the_published_layout_and_loads_again(tmp_path):
     assert again.audio_group_size == 5
 
 
-def test_bad_waves_are_refused_with_cause_and_remedy():
+def test_bad_waveforms_are_refused_with_cause_and_remedy():
     processor = load_processor()
     for bad, message in (
         (np.zeros((2, 3, 16000)), "shape"),

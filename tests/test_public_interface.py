@@ -12,8 +12,7 @@ from pathlib import Path
 import pytest
 
 import funaudiochat
-
-ROOT = Path(__file__).parents[1]
+from tests.helpers import ROOT
 
 
 def test_the_import_takes_no_time_and_loads_no_framework():

@@ -5,7 +5,6 @@
 
 import json
 from functools import cache
-from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -14,8 +13,8 @@ from funaudiochat.cli import app
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.serving_plan import ACTIVATION_BYTES, plan_serving
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 CONFIG_8B = ROOT / "training" / "configs" / "model_8b.json"
 GIB = 1 << 30
 

@@ -66,5 +66,5 @@ def test_calls_and_their_results_are_written_as_the_model_writes_and_reads_them(
 
 
 def test_without_tools_it_is_the_template_of_the_checkpoints():
-    talk = [system("Be brief."), QUESTION, {"role": "assistant", "content": "Yes."}, QUESTION]
-    assert prompt(talk, chat_template=TEMPLATE) == prompt(talk)
+    messages = [system("Be brief."), QUESTION, {"role": "assistant", "content": "Yes."}, QUESTION]
+    assert prompt(messages, chat_template=TEMPLATE) == prompt(messages)

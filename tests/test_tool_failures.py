@@ -30,7 +30,7 @@ def loaded():
 
 
 @pytest.fixture
-def talk(loaded, monkeypatch):
+def conversation(loaded, monkeypatch):
     """A conversation whose model writes what a test wants, and the prompts it was given."""
     chat, prompts, says = VoiceChat(loaded.model, loaded.processor), [], []
 
@@ -58,9 +58,9 @@ def talk(loaded, monkeypatch):
     ],
 )
 def test_a_refused_call_is_a_problem_and_a_result_before_the_next_answer(
-    talk, answer, problem, asked
+    conversation, answer, problem, asked
 ):
-    chat, prompts, says = talk
+    chat, prompts, says = conversation
     says += [answer, "I could not do that."]
     reply = chat.ask("Light, please.", tools=[TIME, WEATHER])
     assert problem in reply.problems[0]
@@ -77,8 +77,8 @@ def test_a_refused_call_is_a_problem_and_a_result_before_the_next_answer(
     assert prompts[2].count("<tool_response>") == 1  # told once, and it stays in the history
 
 
-def test_a_call_without_a_result_is_told_as_not_run_and_one_with_a_result_is_not(talk):
-    chat, prompts, says = talk
+def test_a_call_without_a_result_is_told_as_not_run_and_one_with_a_result_is_not(conversation):
+    chat, prompts, says = conversation
     says += [call("get_time"), "It is noon.", "Bye."]
     chat.ask("Time?", tools=[TIME])
     ignored = chat.branch()
@@ -90,16 +90,16 @@ def test_a_call_without_a_result_is_told_as_not_run_and_one_with_a_result_is_not
     assert '{"error": "get_time was not run"}' in prompts[-1]
 
 
-def test_calls_of_offered_tools_are_no_problem(talk):
-    chat, _, says = talk
+def test_calls_of_offered_tools_are_no_problem(conversation):
+    chat, _, says = conversation
     says += [call("get_time") + call("get_weather", city="Paris")]
     reply = chat.ask("?", tools=[TIME, WEATHER])
     assert [each.name for each in reply.tool_calls] == ["get_time", "get_weather"]
     assert reply.problems == []
 
 
-def test_a_failure_keeps_the_tools_that_were_offered_before(talk):
-    chat, prompts, says = talk
+def test_a_failure_keeps_the_tools_that_were_offered_before(conversation):
+    chat, prompts, says = conversation
     says += [call("get_time"), RuntimeError("broken"), RuntimeError("broken"), "Noon."]
     chat.ask("Time?", tools=[TIME])
     with pytest.raises(RuntimeError):
@@ -111,8 +111,8 @@ def test_a_failure_keeps_the_tools_that_were_offered_before(talk):
     assert '"get_time"' in prompts[-1] and "get_weather" not in prompts[-1]
 
 
-def test_results_of_calls_that_are_no_longer_looked_back_on_go_with_them(talk):
-    chat, prompts, says = talk
+def test_results_of_calls_that_are_no_longer_looked_back_on_go_with_them(conversation):
+    chat, prompts, says = conversation
     says += [call("set_light"), *["Yes."] * 9]
     chat.ask("Light, please.", tools=[TIME])
     for number in range(9):

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The plug-in stays out of the way without vLLM, and tells a broken weight loader from a sound one.
+"""The plug-in does nothing without vLLM, and tells a broken weight loader from a working one.
 
 What it does inside vLLM is tested in ``tests/serving``.
 """
@@ -11,15 +11,14 @@ import sys
 import tomllib
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
-from pathlib import Path
 
 import pytest
 from torch import nn
 
 from funaudiochat.vllm_plugin import loads_attention, register
+from tests.helpers import ROOT
 from tests.helpers.golden import TINY_A
 
-ROOT = Path(__file__).parents[1]
 IMPORT_EVERYTHING = """
 import importlib, pkgutil, funaudiochat
 for module in pkgutil.walk_packages(funaudiochat.__path__, "funaudiochat."):
@@ -93,7 +92,7 @@ def test_another_programs_registration_of_the_type_breaks_nothing():
     ], done.stderr
 
 
-class Sound(nn.Module):
+class Intact(nn.Module):
     """Loads as engines do: shards of the joined weight, by the checkpoint's names."""
 
     def load_weights(self, weights):
@@ -115,7 +114,7 @@ class Forgetful(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("attention", "expected"), [(Sound, True), (Raising, False), (Forgetful, False)]
+    ("attention", "expected"), [(Intact, True), (Raising, False), (Forgetful, False)]
 )
 def test_a_loader_is_judged_by_what_it_loads(attention, expected):
     assert loads_attention(attention) is expected

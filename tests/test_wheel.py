@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from funaudiochat.hub import NANO_MODEL, NANO_TTS
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[1]
 QUESTION = ROOT / "examples" / "question.wav"
 LIMIT_S = 600
 

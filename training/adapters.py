@@ -38,7 +38,8 @@ def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> Path:
     """Write a whole checkpoint folder: the base with the adapter in its weights.
 
     Args:
-        adapter: what a run with ``finetuning_type: lora`` wrote.
+        adapter: output folder of a run with ``finetuning_type: lora``.
+        out: folder to write.
         base: folder of the model it was trained on; the one that the adapter names if None.
 
     Returns:

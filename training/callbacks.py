@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What our config fields add to a LLaMA-Factory run: which parts train, and the losses apart."""
+"""Callbacks that add our config fields to LLaMA-Factory: trainable parts and separate losses."""
 
 import json
 import logging
@@ -17,7 +17,7 @@ from funaudiochat.errors import FunAudioChatError
 
 logger = logging.getLogger(__name__)
 
-# Part -> prefixes of its parameters. The adapter is what joins sound and language model.
+# Part -> prefixes of its parameters. The adapter connects the mel encoder and the language model.
 PARTS = {
     "mel_encoder": ("continuous_audio_tower.",),
     "adapter": ("continuous_audio_tower.proj.", "audio_tower."),
@@ -28,7 +28,7 @@ _LOSSES = ("text_loss", "speech_loss")
 
 
 def part_of(name: str) -> str | None:
-    """Part a parameter belongs to, the one with the longest prefix; adapters of LoRA included."""
+    """Return the part of a parameter by the longest prefix; LoRA adapters belong to one, too."""
     name = name.removeprefix("base_model.model.")
     prefixes = {prefix: part for part, names in PARTS.items() for prefix in names}
     owner = max((p for p in prefixes if name.startswith(p)), key=len, default=None)
@@ -36,13 +36,13 @@ def part_of(name: str) -> str | None:
 
 
 def freeze_other_parts(model: nn.Module, parts: list[str]) -> None:
-    """Leave only the named parts trainable, and of them what was trainable before."""
+    """Freeze all parts that are not named; parameters that were frozen before stay frozen."""
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(parameter.requires_grad and part_of(name) in parts)
 
 
 def training_report(model: nn.Module) -> list[str]:
-    """Return a line for each part of a model: which of its modules learn, and which rest.
+    """Return a line for each part of a model with its trainable and frozen modules.
 
     With LoRA a module has an adapter, or learns in full (``additional_target``), or rests.
     """
@@ -69,7 +69,7 @@ def training_report(model: nn.Module) -> list[str]:
 
 
 class ModelSettings(TrainerCallback):
-    """Applies our own config fields before the optimizer is made, and says what will learn."""
+    """Applies our config fields before the optimizer is created, and logs the trainable parts."""
 
     def __init__(
         self,
@@ -88,11 +88,11 @@ class ModelSettings(TrainerCallback):
         unwrap = getattr(model, "get_base_model", None)  # of PEFT
         (unwrap() if unwrap else model).lean_losses = self.lean_losses
         if self.full_precision:
-            # LLaMA-Factory leaves what rests in the precision of the file: activations in float16,
-            # which CPUs compute many times slower and to three digits.
+            # LLaMA-Factory leaves frozen parts in the precision of the file. Their activations
+            # would be float16, which is slow and imprecise on CPUs.
             model.float()
         if isinstance(model, PreTrainedModel):
-            # A checkpoint holds tied weights once; at resume they would be missed with a warning.
+            # A checkpoint stores tied weights once; resuming would warn that they are missing.
             model._keys_to_ignore_on_save = list(model.all_tied_weights_keys)
         if self.parts is not None:
             freeze_other_parts(model, self.parts)
@@ -103,7 +103,7 @@ class ModelSettings(TrainerCallback):
 
 
 class ResumeReport(TrainerCallback):
-    """Says which of a changed config and a checkpoint's state acts when a run resumes."""
+    """Logs whether the changed config or the checkpoint's state applies when a run resumes."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if not state.global_step or not state.is_world_process_zero:
@@ -129,14 +129,14 @@ class ResumeReport(TrainerCallback):
 
 
 class LossLog(TrainerCallback):
-    """Adds the mean text and speech loss, over all workers, to every log; stops at a loss of NaN.
+    """Adds mean text and speech loss over all workers to every log; stops if the loss is NaN.
 
-    A log of training has the means since the last one, a log of an evaluation those of the
-    evaluation, as ``eval_text_loss`` and ``eval_speech_loss``.
+    A training log has the means since the previous log, an evaluation log those of the evaluation,
+    as ``eval_text_loss`` and ``eval_speech_loss``.
     """
 
     def __init__(self) -> None:
-        self._totals = {True: self._zeros(), False: self._zeros()}  # by: is it training?
+        self._totals = {True: self._zeros(), False: self._zeros()}  # by model.training
         self._step = 0
         self._names: list[str] = []
 
@@ -152,7 +152,7 @@ class LossLog(TrainerCallback):
         self._step = state.global_step + 1
 
     def _take_names(self, module: Any, inputs: Any, named: dict[str, Any]) -> Any:
-        """Take the names of the rows out of a batch before the model sees it."""
+        """Remove the names of the rows from a batch before the model gets it."""
         self._names = named.pop("row_names", [])
         return inputs, named
 
@@ -167,7 +167,7 @@ class LossLog(TrainerCallback):
         if module.training and loss is not None and not bool(torch.isfinite(loss)):
             rows = f"Its rows: {'; '.join(self._names)}. " if self._names else ""
             raise FunAudioChatError(
-                f"the loss of step {self._step} is {float(loss.detach())}; nothing of it is saved. "
+                f"the loss of step {self._step} is {float(loss.detach())}; the step was not saved. "
                 f"{rows}Lower the learning rate, or look at these rows with `funaudiochat train "
                 "check-data`"
             )
@@ -187,7 +187,7 @@ class LossLog(TrainerCallback):
 
 
 def draw_losses(folder: Path) -> None:
-    """Write ``training_loss.png`` with total, text and speech loss by step."""
+    """Plot total, text and speech loss by step to ``training_loss.png``."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -30,7 +30,7 @@ from funaudiochat.plain_text import encode_text
 DELAY_CODES = 10
 # Other tools round to a token at either end of an audio.
 TOLERATED_TOKENS = 2
-# A wave may be cut to whole codes at either end, and its codes be cut or filled to a whole group.
+# Audio may be cut to whole tokens at either end, and its tokens cut or filled to a whole group.
 TOLERATED_CODES = TOLERATED_TOKENS + GROUP_SIZE - 1
 # What the template writes where a row has no system prompt, as the original does.
 DEFAULT_SYSTEM = "You are a helpful assistant."
@@ -39,7 +39,7 @@ _CODE = re.compile(r"\[AU(\d+)\]")
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing to mend.
+    """One problem to fix.
 
     Attributes:
         row: line number, from 1 on.
@@ -209,7 +209,9 @@ class DataChecker:
         """Count an assistant entry's speech tokens and delay; also return its problems by key."""
         token, delay = fields.get("token"), AUDIO_BOS_TOKEN * DELAY_CODES
         if not isinstance(token, str) or not token.startswith(delay):
-            wanted = f"must begin with {AUDIO_BOS_TOKEN} {DELAY_CODES} times, then the codes"
+            wanted = (
+                f"must begin with {AUDIO_BOS_TOKEN} {DELAY_CODES} times, then the speech tokens"
+            )
             return 0, {"token": wanted}
         spelled = token.removeprefix(delay)
         codes = [int(code) for code in _CODE.findall(spelled)]
@@ -222,7 +224,7 @@ class DataChecker:
                 problems["path"] = seconds
             elif abs(seconds * TOKEN_FPS - len(codes)) > TOLERATED_CODES:
                 problems["token"] = (
-                    f"has {len(codes)} codes for {seconds:.2f} s, which make "
+                    f"has {len(codes)} speech tokens for {seconds:.2f} s, which make "
                     f"{int(seconds * TOKEN_FPS)}: audio and speech tokens do not match"
                 )
         rest, most = _CODE.sub("", spelled), max(codes, default=0)
@@ -236,11 +238,15 @@ class DataChecker:
         text = fields.get("text")
         room = -(-(DELAY_CODES + len(codes)) // GROUP_SIZE)
         if not text or not isinstance(text, str):
-            problems["text"] = "is empty; the text of the answer is learned beside its codes"
+            problems["text"] = (
+                "is empty; the text of the answer is learned beside its speech tokens"
+            )
         elif self.tokenizer is not None:
             words = len(encode_text(self.tokenizer, text))
             if words > room:
-                problems["text"] = f"has {words} tokens for {room} groups of codes: it would be cut"
+                problems["text"] = (
+                    f"has {words} tokens for {room} groups of speech tokens: it would be cut"
+                )
         return DELAY_CODES + len(codes), problems
 
     def _length(

@@ -16,7 +16,8 @@ def is_whole(folder: Path, weights_only: bool = False) -> bool:
     """Return whether every file of a checkpoint that resuming reads is complete.
 
     Args:
-        weights_only: of a run with ``save_only_model``, which keeps no optimizer.
+        folder: the checkpoint.
+        weights_only: whether it is from a run with ``save_only_model``, which keeps no optimizer.
     """
     try:
         json.loads((folder / "trainer_state.json").read_text())

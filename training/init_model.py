@@ -141,7 +141,7 @@ def _audio_weights(
             elif key.endswith("bias"):
                 found[key] = torch.zeros(wanted.shape)
             else:
-                # A projection keeps the scale of what it is given.
+                # A projection preserves the scale of its input.
                 std = _EMBEDDING_STD if "embed" in key else wanted.shape[1] ** -0.5
                 found[key] = torch.randn(wanted.shape, generator=generator) * std
     return found
@@ -205,7 +205,8 @@ def init_model(
             follows it.
         head: folder of a small Qwen3.
         out: folder to write.
-        codes: of the speech tokenizer; four more entries mark start, end, padding, unknown.
+        codes: codebook size of the speech tokenizer; four more entries mark start, end, padding,
+            unknown.
         seed: of the drawn weights.
 
     Returns:

@@ -19,13 +19,13 @@ from funaudiochat.errors import CheckpointError
 from training.weights import weight_files
 
 PREFIX = "language_model."
-# What a training run leaves beside the checkpoint.
+# Files that a training run leaves beside the checkpoint.
 _LOGS = {"trainer_state.json", "train_results.json", "all_results.json"}
 
 
 @dataclass
 class MergeReport:
-    """What was merged, what was kept from the trained checkpoint, and the largest change."""
+    """The merged tensors, those kept from the trained checkpoint, and the largest change."""
 
     merged: list[str] = field(default_factory=list)
     kept: list[str] = field(default_factory=list)
@@ -34,7 +34,7 @@ class MergeReport:
 
 
 def _base_tensors(folder: Path) -> dict[str, tuple[Path, str]]:
-    """Key in a joint checkpoint -> file and key in the base, a joint or a plain text folder."""
+    """Map keys of a joint checkpoint to file and key in the base, a joint or a text-only folder."""
     found = {}
     for path in weight_files(folder):
         with safe_open(path, "pt") as file:
@@ -68,6 +68,7 @@ def merge(trained: Path, base: Path, out: Path, alpha: float = 0.5) -> MergeRepo
     Args:
         trained: joint checkpoint M1.
         base: joint checkpoint or plain text model M0.
+        out: folder to write.
         alpha: weight of the trained one; 0 and 1 copy exactly.
 
     Raises:
@@ -104,7 +105,7 @@ def merge(trained: Path, base: Path, out: Path, alpha: float = 0.5) -> MergeRepo
 
 
 def _differs(shard: Path, places: dict[str, tuple[Path, str]]) -> bool:
-    """Whether any tensor of a shard differs from the base's; reads up to the first that does."""
+    """Check whether any tensor of a shard differs from the base; stop at the first that does."""
     with safe_open(shard, "pt") as file:
         for key in file.keys():
             if key in places:

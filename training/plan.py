@@ -1,11 +1,11 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How much memory a training config needs on each GPU, and which batch fits.
+"""Compute the memory that a training config needs on each GPU, and the batch that fits.
 
-Parameters are counted and activations are traced on the real modules without any data: on torch's
-meta device, where a tensor has a shape and no memory. What ZeRO and FSDP do with parameters,
-gradients and optimizer states is arithmetic (:func:`static_bytes`).
+Parameters are counted and activations traced on the real modules without data, on torch's meta
+device, where tensors have shapes but no memory. The effect of ZeRO and FSDP on parameters,
+gradients and optimizer states is computed (:func:`static_bytes`).
 """
 
 import json
@@ -27,16 +27,16 @@ from training.callbacks import freeze_other_parts
 from training.launch import read_config
 
 GIB = 1 << 30
-# The driver's context, kernels, and what an allocator loses between its blocks.
+# The driver's context, kernels, and the allocator's fragmentation.
 RUNTIME_BYTES = 2 * GIB
 _WINDOW_SECONDS, _WINDOW_POSITIONS = 2, 100
-# DeepSpeed's own values for fields that its JSON leaves out, in elements.
+# DeepSpeed's defaults for fields missing in its JSON, in elements.
 _BUCKET, _LIVE_PARAMETERS = 500_000_000, 1_000_000_000
 
 
 @dataclass(frozen=True)
 class Sharding:
-    """Who keeps what: ``stage`` as in ZeRO (0 plain DDP; FSDP is 3 with its own precision)."""
+    """How states are sharded: ``stage`` as in ZeRO (0 plain DDP; FSDP is 3 with its precision)."""
 
     stage: int = 0
     fsdp: bool = False
@@ -55,7 +55,7 @@ class Sharding:
 
 @dataclass(frozen=True)
 class Activations:
-    """Bytes of one row: kept until the backward pass, and its largest moment beside them."""
+    """Bytes of one row: kept until the backward pass, and the temporary peak on top of them."""
 
     kept: int
     moment: int
@@ -90,7 +90,7 @@ class Plan:
 
     @property
     def largest_batch(self) -> int:
-        """Rows per GPU that fit; 0 if none does."""
+        """Largest batch per GPU that fits; 0 if none does."""
         room = self.gpu_memory - self.static - RUNTIME_BYTES
         return max(0, room // (self.row.kept + self.row.moment))
 
@@ -123,11 +123,14 @@ def read_sharding(config: dict[str, Any], folder: Path) -> Sharding:
 def static_bytes(
     sharding: Sharding, trainable: int, frozen: int, largest_unit: int, gpus: int, half: bool
 ) -> dict[str, int]:
-    """Bytes per GPU of parameters, gradients, optimizer states and buffers.
+    """Compute bytes per GPU of parameters, gradients, optimizer states and buffers.
 
     Args:
-        trainable, frozen: numbers of parameters.
+        sharding: how states are sharded.
+        trainable: number of trainable parameters.
+        frozen: number of frozen parameters.
         largest_unit: parameters that FSDP gathers at a time.
+        gpus: number of GPUs.
         half: bfloat16 or float16 training.
     """
     every, compute = trainable + frozen, 2 if half else 4
@@ -165,7 +168,7 @@ def static_bytes(
 
 
 class _Attention(torch.autograd.Function):
-    """What a fused attention kernel keeps: its inputs, its output and one number a query."""
+    """Return what a fused attention kernel keeps: inputs, output and one number per query."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -179,7 +182,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _Traced(TorchFunctionMode):
-    """Attention as fused kernels do it, which the meta device lacks.
+    """Emulates fused attention kernels, which the meta device lacks.
 
     Data-dependent conditions (e.g. ``mask.all()``) evaluate to True: transformers
     asks whether masks and positions are trivial.
@@ -198,7 +201,7 @@ class _Traced(TorchFunctionMode):
 
 
 def kept_bytes(run: Callable[[], Any], parameters: Sequence[Tensor]) -> int:
-    """Bytes that a forward pass keeps for its backward pass, parameters left out."""
+    """Return the bytes that a forward pass keeps for its backward pass, without parameters."""
     own = {p.untyped_storage()._cdata for p in parameters}
     kept: dict[int, Any] = {}
 
@@ -221,11 +224,13 @@ def trace_row(
     audio_seconds: float,
     checkpointing: bool,
 ) -> Activations:
-    """Activations of one row, traced on a model on the meta device.
+    """Trace the activations of one row on a model on the meta device.
 
     Args:
+        model: the model, on the meta device.
         tokens: positions of the backbone; the head has ``group_size`` times as many.
-        audio_seconds: sound that the mel encoder hears.
+        audio_seconds: seconds of audio for the mel encoder.
+        checkpointing: whether gradient checkpointing is on.
     """
     group, width = model.config.audio_config.group_size, model.config.text_config.hidden_size
     dtype, parameters = next(model.parameters()).dtype, list(model.parameters())
@@ -296,7 +301,7 @@ def _count(parameters: Any) -> int:
 
 
 def _adapter_parameters(model: nn.Module, rank: int, targets: list[str]) -> int:
-    """Parameters of a LoRA adapter over the linear layers of the trainable parts."""
+    """Count the parameters of a LoRA adapter over the linear layers of the trainable parts."""
     return sum(
         rank * (module.in_features + module.out_features)
         for name, module in model.named_modules()
@@ -308,7 +313,7 @@ def _adapter_parameters(model: nn.Module, rank: int, targets: list[str]) -> int:
 
 
 def _quantized_savings(model: nn.Module, config: dict[str, Any], compute_bytes: int) -> int:
-    """Bytes that ``quantization_bit`` takes off: the linear layers of the backbone are stored so.
+    """Return the bytes saved by ``quantization_bit`` in the backbone's linear layers.
 
     Raises:
         FunAudioChatError: bitsandbytes has no such width, or it does not go with the sharding.
@@ -320,7 +325,7 @@ def _quantized_savings(model: nn.Module, config: dict[str, Any], compute_bytes: 
         raise FunAudioChatError(f"quantization_bit is {bits}; bitsandbytes knows 4 and 8")
     if config.get("finetuning_type", "lora") != "lora":
         raise FunAudioChatError("quantized weights do not train; write finetuning_type: lora")
-    # A scale for each 64 values of 4 bits, itself in 8 bits; one for each row of 8-bit values.
+    # 4 bits: a scale of 8 bits for each 64 values; 8 bits: a scale for each row.
     stored_bytes = 4 / 8 + (1 / 64 if config.get("double_quantization", True) else 1 / 16)
     stored_bytes = 1.0 if bits == 8 else stored_bytes
     weights = sum(
@@ -347,7 +352,7 @@ def make_plan(
         folder: what paths in the config are relative to.
         gpus: in all nodes together.
         gpu_memory: bytes of one.
-        audio_seconds: sound of the questions of a row.
+        audio_seconds: seconds of spoken questions in a row.
 
     Raises:
         FunAudioChatError: a file that the config names cannot be read, or its quantization cannot
@@ -355,7 +360,7 @@ def make_plan(
     """
     sharding = read_sharding(config, folder)
     half = bool(config.get("bf16") or config.get("fp16"))
-    # Under autocast the residual stream stays in float32: counted so, which is an upper bound.
+    # Under autocast the residual stream stays in float32; counting it so is an upper bound.
     model = _on_meta(model_config, half and (sharding.deepspeed or sharding.fsdp))
     if config.get("train_parts"):
         freeze_other_parts(model, config["train_parts"])
@@ -374,7 +379,7 @@ def make_plan(
             "configs/ds_z2.json"
         )
     layers = model.language_model.model.layers
-    # FSDP gathers what no layer holds, and two layers, one of them ahead of time.
+    # FSDP gathers the parameters outside of layers, and two layers, one of them ahead of time.
     in_layers = sum(
         _count(stack.parameters())
         for stack in (
@@ -411,13 +416,15 @@ def plan_file(
     model: Path | None,
     audio_seconds: float,
 ) -> tuple[list[str], bool]:
-    """Plan a config file -> the report's lines, and whether its batch fits.
+    """Plan a config file; return the report's lines and whether its batch fits.
 
     Args:
+        path: the config; paths in it are relative to ``training/``, as for ``run_shell/run.sh``.
         overrides: ``key=value``, as the launcher takes them.
+        gpus: number of GPUs.
+        gpu_memory: a size as :func:`funaudiochat.serving_plan.parse_size` reads it.
         model: config.json, or its folder; the config's own model if None.
-        gpu_memory: a size as :func:`funaudiochat.serving_plan.parse_size` reads it. Paths in the
-            config are relative to ``training/``, as for ``run_shell/run.sh``.
+        audio_seconds: seconds of spoken questions in a row.
 
     Raises:
         FunAudioChatError: a file is missing or damaged, or an override lacks the form

@@ -129,6 +129,7 @@ class CosyVoice3Detokenizer:
         """Synthesize a whole reply: speech tokens [T] -> waveform [960 * T] on the CPU.
 
         Args:
+            tokens: speech tokens [T].
             speaker: speaker vector of the voice [192].
             schedule: None for full attention in segments of 30 s, as the original computes it; with
                 a schedule the result equals that of :meth:`stream` under it.

@@ -245,11 +245,14 @@ class DiT(nn.Module):
         """Estimate the velocity.
 
         Args:
-            x, cond, mu: [B, L, M]; speaker: [B, M].
+            x: noisy mel [B, L, M].
+            cond: mel of the prompt, zero elsewhere [B, L, M].
+            mu: condition by the speech tokens [B, L, M].
+            speaker: projected speaker vector [B, M].
             modulations: from :meth:`modulations`.
             mask: bool [L, L], true where a row attends to a column; None for full attention.
             valid: bool [B, L], false where a row is padded; None if no row is.
-            cache: of the preceding frames; extended in place.
+            cache: keys and values of the preceding frames, extended in place.
             offset_frames: position of the first frame.
 
         Returns:

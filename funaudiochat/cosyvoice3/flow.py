@@ -132,6 +132,9 @@ class Flow(nn.Module):
         The tokens after them are lookahead, which is zero past the end of the reply.
 
         Args:
+            tokens: [B, T].
+            context: context returned for the preceding tokens; None at the start.
+            count: number of tokens to map.
             valid: bool [B, T], false where a row is padded; None if no row is.
         """
         embedded = self.input_embedding(tokens.clamp(min=0))
@@ -159,9 +162,12 @@ class Flow(nn.Module):
         """Integrate from noise to mel with classifier-free guidance.
 
         Args:
-            mu, noise, cond: [1, L, M]; speaker: [1, M]; cond holds a prompt's mel or zeros.
+            mu: condition by the speech tokens [1, L, M].
+            speaker: projected speaker vector [1, M].
+            noise: [1, L, M].
+            cond: mel of a prompt, zero elsewhere [1, L, M]; None without a prompt.
             mask: bool [L, L]; None for full attention.
-            state: of the preceding frames, whose caches are extended; None for a whole reply.
+            state: state of the preceding frames, whose caches are extended; None for a whole reply.
 
         Returns:
             mel [1, L, M].
@@ -202,9 +208,11 @@ class Flow(nn.Module):
         """Compute the mel of a whole reply: tokens [1, T] -> mel [1, M, L].
 
         Args:
+            tokens: [1, T].
             embedding: speaker vector [1, 192].
             noise: [1, M, at least L], indexed by frame from the start of the prompt.
-            prompt_tokens, prompt_mel: [1, P] and [1, 2P, M] of a voice to continue.
+            prompt_tokens: tokens [1, P] of a recording to continue.
+            prompt_mel: its mel [1, 2P, M].
             schedule: the chunk mask; None for full attention.
             final: false if the last three tokens are lookahead only.
         """
@@ -241,6 +249,7 @@ class Flow(nn.Module):
         Equal to the frames of :meth:`one_shot` under the mask of the state's schedule.
 
         Args:
+            state: state of the reply, updated in place.
             tokens: [1, T + lookahead], the chunk's tokens and the three that follow; fewer only at
                 the end of the reply.
             speaker: [1, M], from :meth:`speaker`.
@@ -268,7 +277,9 @@ class Flow(nn.Module):
         together with probability ``cfg_dropout``. Per batch, one schedule is drawn.
 
         Args:
-            tokens: [B, T]; mel: [B, 2T, M]; embedding: [B, 192].
+            tokens: [B, T].
+            mel: [B, 2T, M].
+            embedding: speaker vectors [B, 192].
             token_counts: [B], number of tokens before the padding; None if no row is padded.
             schedules: masks to draw from, None for full attention; by default full attention and
                 the checkpoint's chunks, each for half of the batches.

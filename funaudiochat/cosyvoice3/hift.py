@@ -143,6 +143,7 @@ class Hift(nn.Module):
         """Vocode a batch of whole replies: mel [B, M, L] -> waveform [B, S], also in training.
 
         Args:
+            mel: [B, M, L].
             f0: [B, L] in Hz, [B, L - 3] if not final; None to predict it.
             noise: uniform random numbers [B or 1, S, harmonics + 1]; None to draw them.
             final: false if the last eight frames are lookahead only; their samples are left out.

@@ -120,7 +120,7 @@ def test_training_checkpoints_and_older_weight_norm_names_load(folder):
     assert all(torch.equal(loaded[key], expected[key]) for key in expected)
 
 
-def test_a_saved_folder_has_the_official_layout_and_sounds_the_same(folder, tmp_path):
+def test_a_saved_folder_has_the_official_layout_and_gives_the_same_audio(folder, tmp_path):
     flow_config, hift_config = checkpoint.read_settings(folder)
     flow = checkpoint.load_flow(folder, flow_config)
     hift = checkpoint.load_hift(folder, hift_config)

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Codes to sound: recorded sequences, exact lengths, streaming equals one shot, noise tables."""
+"""Speech tokens to waveform: recorded results, exact lengths, streaming, noise tables."""
 
 import hashlib
 import json
@@ -114,32 +114,32 @@ def test_sequences_of_calls_equal_recorded(detokenizer, data, speaker, name):
             if given_f0:
                 predictor = RecordedF0(data[f"{name}.f0_{index}"])
             with f0_from(detokenizer.hift, predictor):
-                wave = detokenizer.vocode(state, mel, call["finalize"])
+                waveform = detokenizer.vocode(state, mel, call["finalize"])
             expected = data[f"{name}.chunk{index}"][0]
-            assert len(wave) == call["samples"] == len(expected)
+            assert len(waveform) == call["samples"] == len(expected)
             if given_f0:
-                close(wave, expected, 5e-4)
+                close(waveform, expected, 5e-4)
             else:
-                assert snr_db(wave, expected) >= 25
+                assert snr_db(waveform, expected) >= 25
 
 
-def test_speed_gives_the_recorded_sound(detokenizer, data, speaker, monkeypatch):
+def test_speed_gives_the_recorded_audio(detokenizer, data, speaker, monkeypatch):
     monkeypatch.setattr(detokenizer, "_noise", data["cfm.noise"])
     monkeypatch.setattr(
         "funaudiochat.cosyvoice3.detokenizer.UniformRows",
         lambda *_: RecordedRows(data["hift.sine_noise"][0]),
     )
-    wave = detokenizer.decode(data["flow.tokens"][0, :20], speaker, speed=1.25)
+    waveform = detokenizer.decode(data["flow.tokens"][0, :20], speaker, speed=1.25)
     expected = data["t2w.speed1p25.wav"][0]
-    assert len(wave) == len(expected) and snr_db(wave, expected) >= 25
+    assert len(waveform) == len(expected) and snr_db(waveform, expected) >= 25
     with pytest.raises(ValueError, match="speed"):
         detokenizer.decode([1], speaker, speed=0)
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 5, 9])
 def test_the_shortest_replies_are_whole_at_once(detokenizer, speaker, count):
-    wave = detokenizer.decode(range(count), speaker)
-    assert len(wave) == 960 * count and bool(wave.isfinite().all())
+    waveform = detokenizer.decode(range(count), speaker)
+    assert len(waveform) == 960 * count and bool(waveform.isfinite().all())
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -172,7 +172,7 @@ class SteadyF0(torch.nn.Module):
     growth=st.floats(1, 3),
     limit=st.one_of(st.none(), st.integers(0, 30)),
 )
-def test_every_code_becomes_960_samples(detokenizer, speaker, pushes, first, growth, limit):
+def test_every_token_becomes_960_samples(detokenizer, speaker, pushes, first, growth, limit):
     stream = detokenizer.stream(speaker, ChunkSchedule(first, growth, 12, limit))
     samples = sum(len(stream.push(range(n))) for n in pushes) + len(stream.finish())
     assert samples == 960 * sum(pushes)
@@ -190,7 +190,7 @@ def test_long_replies_are_cut_by_the_30_s_rule(count):
         assert bounds == [(0, 375), (375, 751)]
 
 
-def test_a_reply_just_over_30_s_sounds_like_its_halves_each_alone(detokenizer, speaker):
+def test_a_reply_just_over_30_s_equals_its_halves_decoded_alone(detokenizer, speaker):
     codes = torch.arange(760) % 6561
     halves = [detokenizer.decode(part, speaker) for part in (codes[:380], codes[380:])]
     assert torch.equal(detokenizer.decode(codes, speaker), torch.cat(halves))
@@ -205,7 +205,7 @@ def test_replies_of_two_minutes_lose_nothing(detokenizer, speaker):
     assert sum(pieces) + len(stream.finish()) == 960 * 3000
 
 
-def test_offline_sessions_give_the_one_shot_sound(detokenizer, data, speaker):
+def test_offline_sessions_give_the_one_shot_audio(detokenizer, data, speaker):
     codes = data["flow.tokens"][0, :30]
     stream = detokenizer.stream(speaker, schedule=None)
     assert len(stream.push(codes[:20])) == len(stream.push(codes[20:])) == 0
@@ -213,12 +213,12 @@ def test_offline_sessions_give_the_one_shot_sound(detokenizer, data, speaker):
     assert len(detokenizer.stream(speaker, None).finish()) == 0
 
 
-def test_the_known_names_leave_out_what_is_no_sound(detokenizer, data, speaker, tmp_path):
+def test_the_known_names_leave_out_what_is_not_a_speech_token(detokenizer, data, speaker, tmp_path):
     codes = data["flow.tokens"][0, :12]
     groups = [torch.tensor([6561] * 5), codes[:5], codes[5:10], [*codes[10:].tolist(), 6562, -1]]
     mixed = torch.cat([torch.as_tensor(group) for group in groups])
-    wave = token2wav(detokenizer, mixed, speaker)
-    assert torch.equal(wave, detokenizer.decode(codes, speaker)[None])
+    waveform = token2wav(detokenizer, mixed, speaker)
+    assert torch.equal(waveform, detokenizer.decode(codes, speaker)[None])
     stream = detokenizer.stream(speaker)
     expected = torch.cat([stream.push(codes), stream.finish()])
     close(torch.cat([*tts_infer_streaming(detokenizer, groups, speaker)], dim=1)[0], expected, 5e-4)
@@ -252,7 +252,7 @@ def test_state_of_a_long_reply_does_not_grow(detokenizer, speaker):
 
 
 @pytest.mark.parametrize("code", [-1, 6561])
-def test_codes_outside_the_vocabulary_are_refused(detokenizer, speaker, code):
+def test_tokens_outside_the_vocabulary_are_refused(detokenizer, speaker, code):
     with pytest.raises(ValueError, match=f"speech token {code} is outside 0..6560"):
         detokenizer.stream(speaker).push([3, code])
 
@@ -263,7 +263,7 @@ def test_useless_speaker_vectors_are_refused(detokenizer, bad):
         detokenizer.decode([1], bad)
 
 
-def test_a_finished_reply_takes_no_more_codes(detokenizer, speaker):
+def test_a_finished_reply_takes_no_more_tokens(detokenizer, speaker):
     stream = detokenizer.stream(speaker)
     stream.finish()
     with pytest.raises(RuntimeError, match="finished"):

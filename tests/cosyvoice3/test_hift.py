@@ -39,12 +39,14 @@ def test_source_equals_recorded_at_silence_and_threshold(hift, data):
     f0 = data["hift.source.f0"]
     assert {0.0, 10.0, 10.5} <= set(f0[0].tolist())
     noise = data["hift.sine_noise"][:, : f0.shape[1] * 480]
-    waves = []
-    handle = hift.m_source.l_linear.register_forward_pre_hook(lambda _, args: waves.append(args[0]))
+    waveforms = []
+    handle = hift.m_source.l_linear.register_forward_pre_hook(
+        lambda _, args: waveforms.append(args[0])
+    )
     source, _ = hift.source(f0, noise)
     handle.remove()
     close(source[0, 0], data["hift.source.out"][0, :, 0], 1e-5)
-    close(waves[0], data["hift.source.sine9"], 1e-5)
+    close(waveforms[0], data["hift.source.sine9"], 1e-5)
     voiced = (f0 > hift.config.voiced_threshold_hz).float()
     assert torch.equal(voiced[..., None], data["hift.source.uv_frames"])
 
@@ -105,15 +107,15 @@ def test_layers_of_the_decoder_equal_recorded(hift, data):
         close(found[name], data[f"hift.decode.{name}.final"], 5e-5)
 
 
-def test_a_whole_mel_that_waits_for_more_gives_the_recorded_sound(hift, data):
+def test_a_whole_mel_that_waits_for_more_gives_the_recorded_audio(hift, data):
     mel, f0 = data["hift.mel"], data["hift.f0.notfinal"]
     noise = data["hift.sine_noise"][:, : f0.shape[1] * 480]
     close(hift(mel, f0, noise, final=False), data["hift.infer.notfinal.wav"], 5e-4)
 
 
 def test_decoder_on_40_frames_equals_recorded(hift, data):
-    wave = hift.decode(data["hift.mel"], data["hift.infer.final.source"])
-    close(wave, data["hift.infer.final.wav"], 5e-4)
+    waveform = hift.decode(data["hift.mel"], data["hift.infer.final.source"])
+    close(waveform, data["hift.infer.final.wav"], 5e-4)
 
 
 def test_context_is_the_measured_29_frames_at_official_sizes():
@@ -123,7 +125,7 @@ def test_context_is_the_measured_29_frames_at_official_sizes():
 
 
 @pytest.mark.parametrize("final", [True, False])
-def test_leading_context_changes_nothing_but_where_the_sound_begins(hift, data, final):
+def test_leading_context_changes_nothing_but_where_the_audio_begins(hift, data, final):
     mel, source = data["hift.mel"], data["hift.infer.final.source"]
     whole = hift.decode(mel, source, final)
     context = hift.config.context_frames

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sound to codes, and sound to a voice, through real ONNX files."""
+"""Audio to speech tokens, and audio to a voice, through real ONNX files."""
 
 import numpy as np
 import pytest
@@ -42,12 +42,12 @@ def test_log_mel_equals_recorded(data):
     np.testing.assert_allclose(log_mel(data["wav16k"].numpy()), data["mel"].numpy(), atol=1e-4)
 
 
-def test_codes_equal_recorded(folder, data):
-    tokenizer, wave = SpeechTokenizer.from_pretrained(folder), data["wav16k"].numpy()
-    codes = tokenizer.encode(wave)
+def test_tokens_equal_recorded(folder, data):
+    tokenizer, waveform = SpeechTokenizer.from_pretrained(folder), data["wav16k"].numpy()
+    codes = tokenizer.encode(waveform)
     assert codes.tolist() == data["single.codes"][0].tolist()
     assert codes.dtype == np.int64
-    short = tokenizer.encode(wave[: 160 * int(data["short.mel_len"])]).tolist()
+    short = tokenizer.encode(waveform[: 160 * int(data["short.mel_len"])]).tolist()
     assert short == data["short.codes"][0].tolist() == data["batch.codes"][1, :26].tolist()
 
 
@@ -62,17 +62,17 @@ def test_codes_equal_recorded(folder, data):
         (60.5, [(0, 30), (30, 45.25), (45.25, 60.5)]),
     ],
 )
-def test_long_sound_is_cut_by_the_30_s_rule(seconds, bounds):
+def test_long_audio_is_cut_by_the_30_s_rule(seconds, bounds):
     expected = [(round(a * 16000), round(b * 16000)) for a, b in bounds]
     assert segment_bounds(round(seconds * 16000), 16000, 1) == expected
 
 
-def test_long_sound_gives_the_codes_of_its_segments(folder, data):
+def test_long_audio_gives_the_tokens_of_its_segments(folder, data):
     tokenizer = SpeechTokenizer.from_pretrained(folder)
-    wave = np.tile(data["wav16k"].numpy(), 16)[: 31 * 16000]
-    parts = [tokenizer.encode(wave[: 30 * 16000]), tokenizer.encode(wave[30 * 16000 :])]
+    waveform = np.tile(data["wav16k"].numpy(), 16)[: 31 * 16000]
+    parts = [tokenizer.encode(waveform[: 30 * 16000]), tokenizer.encode(waveform[30 * 16000 :])]
     assert len(parts[0]) == 750
-    assert tokenizer.encode(wave).tolist() == np.concatenate(parts).tolist()
+    assert tokenizer.encode(waveform).tolist() == np.concatenate(parts).tolist()
 
 
 def test_the_known_names_encode_files_and_arrays(folder, data, tmp_path):
@@ -106,10 +106,10 @@ def test_added_voices_stand_beside_the_downloaded_default(tmp_path, monkeypatch)
     assert torch.equal(choose_voice(voices), torch.ones(192))
 
 
-def kaldi_filter_banks(wave):
+def kaldi_filter_banks(waveform):
     """Kaldi's filter banks [T, 80] in numpy: 25 ms / 10 ms, Povey window, 20 Hz to 8 kHz."""
-    count = 1 + (len(wave) - 400) // 160
-    frames = np.stack([wave[160 * i : 160 * i + 400] for i in range(count)]).astype(np.float64)
+    count = 1 + (len(waveform) - 400) // 160
+    frames = np.stack([waveform[160 * i : 160 * i + 400] for i in range(count)]).astype(np.float64)
     frames -= frames.mean(1, keepdims=True)
     before = np.concatenate([frames[:, :1], frames[:, :-1]], axis=1)
     window = (0.5 - 0.5 * np.cos(2 * np.pi * np.arange(400) / 399)) ** 0.85
@@ -127,11 +127,11 @@ def kaldi_filter_banks(wave):
 
 def test_a_speaker_vector_is_of_kaldis_filter_banks_without_their_mean(folder):
     generator = np.random.default_rng(0)
-    wave = (np.sin(np.arange(16000) / 9) * 0.3 + generator.normal(0, 0.01, 16000)).astype("f4")
-    banks = kaldi_filter_banks(wave)
+    waveform = (np.sin(np.arange(16000) / 9) * 0.3 + generator.normal(0, 0.01, 16000)).astype("f4")
+    banks = kaldi_filter_banks(waveform)
     network = TinyCampplus()
     expected = network(torch.from_numpy(banks - banks.mean(0))[None].float())[0]
-    found = speaker_vector(wave, folder / "campplus.onnx")
+    found = speaker_vector(waveform, folder / "campplus.onnx")
     torch.testing.assert_close(found, expected, atol=2e-2, rtol=1e-3)
 
 
@@ -164,9 +164,9 @@ def test_missing_damaged_and_foreign_networks_are_named(folder, tmp_path):
 
 
 def test_a_voice_is_made_from_a_prompt_and_kept_with_the_others(folder, data, tmp_path):
-    file, wave = tmp_path / "voices.safetensors", data["wav16k"].numpy()
-    save_wav(tmp_path / "a.wav", wave, 16000)
-    save_wav(tmp_path / "b.wav", wave[::-1].copy() * 0.3, 16000)
+    file, waveform = tmp_path / "voices.safetensors", data["wav16k"].numpy()
+    save_wav(tmp_path / "a.wav", waveform, 16000)
+    save_wav(tmp_path / "b.wav", waveform[::-1].copy() * 0.3, 16000)
     for name in ("a", "b"):
         add_voice(name, tmp_path / f"{name}.wav", folder / "campplus.onnx", file)
     voices = load_voices(file)

@@ -19,7 +19,8 @@ from evaluate.records import json_rows, read_json
 from evaluate.run import inspect_subset
 from evaluate.score import Tools, score_subset
 from funaudiochat.errors import FunAudioChatError
-from tests.helpers.runs import ROOT, ask, rows
+from tests.helpers import ROOT
+from tests.helpers.runs import ask, rows
 
 DEEP = "[" * 100_000
 SET = "speech-fc/SpeechFC_BFCL_Single"

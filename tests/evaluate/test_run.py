@@ -23,7 +23,8 @@ from evaluate.local_model import LocalModel
 from evaluate.records import appending, subset_folder
 from evaluate.run import inspect_subset, parse_shard
 from funaudiochat.errors import FunAudioChatError
-from tests.helpers.runs import ROOT, ask, rows
+from tests.helpers import ROOT
+from tests.helpers.runs import ask, rows
 
 
 class Stops:
@@ -145,7 +146,7 @@ def test_bad_items_are_recorded_with_their_reason_and_can_be_asked_again(model, 
     ]
     (folder / "metadata.jsonl").write_text("\n".join([*lines, *broken]))
     hidden = (folder / "wav" / "1.wav").rename(tmp_path / "1.wav")
-    (folder / "wav" / "0.wav").write_bytes(b"RIFF no sound")
+    (folder / "wav" / "0.wav").write_bytes(b"RIFF no audio")
     name = "speech-fc/SpeechFC_BFCL_Single"
     found = inspect_subset(*select(name)[0], data)
     assert (found["items"], found["broken_rows"], found["missing_sounds"]) == (6, 4, 1)

@@ -34,8 +34,9 @@ from evaluate.statistics import equal_weights, estimate, wilson
 from evaluate.verdict import NotScored, Verdict, scored
 from funaudiochat.audio import load_audio
 from funaudiochat.errors import FunAudioChatError
+from tests.helpers import ROOT
 from tests.helpers.hub_server import running_hub
-from tests.helpers.runs import ROOT, answer, ask, cases, rows
+from tests.helpers.runs import answer, ask, cases, rows
 
 
 class Spread:

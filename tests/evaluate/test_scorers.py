@@ -4,7 +4,6 @@
 """Every scorer reproduces the verdicts recorded from the original scorers."""
 
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +14,7 @@ from evaluate.scorers.tool_calls import CallVerdict, read_calls
 from evaluate.scorers.turn_taking import TurnLimits, turn_is_taken, voiced_stretches
 from evaluate.statistics import estimate
 from evaluate.verdict import Verdict
+from tests.helpers import ROOT
 from tests.helpers.runs import GOLDEN, cases
 
 PUBLISHED = "speechfc_bfcl_single_published"
@@ -109,7 +109,7 @@ def test_acebench(given, expected):
 
 
 def test_the_published_predictions_score_what_the_paper_says():
-    shared = Path(__file__).parents[3] / "shared" / "golden" / "scorers"
+    shared = ROOT.parent / "shared" / "golden" / "scorers"
     path = shared / f"{PUBLISHED}_predictions.jsonl"
     if not path.is_file():
         pytest.skip("the published predictions are third-party data that is not included")

@@ -10,7 +10,6 @@ import threading
 import time
 import venv
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,6 +27,7 @@ from evaluate.sources import Prompt, ServerModel
 from evaluate.speech import OpinionScore, Transcriber
 from evaluate.verdict import NotScored
 from funaudiochat.errors import FunAudioChatError
+from tests.helpers import ROOT
 from tests.helpers.runs import answer, ask, rows
 from tests.helpers.whisper_folder import build_whisper
 
@@ -394,7 +394,7 @@ def test_replies_of_every_container_reach_the_judge_and_come_from_a_server(
 
 
 def test_the_readme_names_what_the_tools_beside_the_model_need():
-    text = (Path(__file__).parents[2] / "evaluate" / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "evaluate" / "README.md").read_text(encoding="utf-8")
     for words in (
         "pip install qa-metrics==0.2.17 regex scikit-learn==1.3.2",
         "hf download openai/whisper-large-v3",

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-CLIENT = Path(__file__).parents[2] / "web_demo" / "client"
+from tests.helpers import ROOT
+
+CLIENT = ROOT / "web_demo" / "client"
 BRIDGE = CLIENT / "tests" / "bridge.mjs"
 
 
 def missing() -> str | None:
-    """Why no browser test can run here, or None."""
+    """Return why no browser test can run here, or None."""
     if shutil.which("node") is None:
         return "node is not installed"
     if not Path("/usr/bin/chromium").exists():
@@ -34,7 +36,7 @@ MARKS = [pytest.mark.slow, pytest.mark.skipif(missing() is not None, reason=str(
 
 
 class BrowserError(AssertionError):
-    """What the browser said it could not do."""
+    """An error reported by the browser."""
 
 
 class Browser:
@@ -108,7 +110,7 @@ class Page:
         return self.call("evaluate", expression)
 
     def silence_s(self, action: str) -> float:
-        """Press the main button, named `action`; how long sound went on, by the sound's clock."""
+        """Press the main button `action`; return how long audio continued, by the audio clock."""
         self.evaluate(
             "document.getElementById('main-button').addEventListener('click', "
             "() => { window.clickedS = heard.context.currentTime }, { capture: true, once: true })"
@@ -126,6 +128,6 @@ class Page:
         return [(question, answer) for question, answer in lines]
 
     def heard(self) -> tuple[np.ndarray, int]:
-        """All samples that went to the loudspeaker so far, and their rate."""
+        """Return all samples played so far, and their rate."""
         taken = self.call("heard")
         return np.frombuffer(base64.b64decode(taken["float32"]), np.float32), taken["rateHz"]

@@ -9,7 +9,6 @@ import json
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import numpy as np
 import soundfile
@@ -18,8 +17,9 @@ from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.generation_funaudiochat import prefill, stream
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers import ROOT
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = ROOT / "tests" / "golden"
 
 
 def chunk(text: str) -> bytes:
@@ -70,23 +70,23 @@ def serving(answer, max_model_len=4096, owner="someone", status=400):
 
 
 def model_answers(chat: VoiceChat):
-    """Answers as vLLM gives them: greedy text for the messages, each sound at its placeholder."""
+    """Answers as vLLM gives them: greedy text for the messages, each audio at its placeholder."""
 
     def answer(request):
-        turns, waves = [], []
+        turns, waveforms = [], []
         for message in request["messages"]:
             content = message["content"]
             if not isinstance(content, str):
-                sounds = [p["input_audio"] for p in content if p["type"] == "input_audio"]
+                recordings = [p["input_audio"] for p in content if p["type"] == "input_audio"]
                 texts = [p["text"] for p in content if p["type"] == "text"]
-                for sound in sounds:
-                    wave, rate = soundfile.read(io.BytesIO(base64.b64decode(sound["data"])))
-                    assert (sound["format"], rate) == ("wav", 16000)
-                    waves.append(wave.astype(np.float32))
-                content = "\n".join([AUDIO_TEMPLATE] * len(sounds) + texts)
+                for audio in recordings:
+                    waveform, rate = soundfile.read(io.BytesIO(base64.b64decode(audio["data"])))
+                    assert (audio["format"], rate) == ("wav", 16000)
+                    waveforms.append(waveform.astype(np.float32))
+                content = "\n".join([AUDIO_TEMPLATE] * len(recordings) + texts)
             turns.append({"role": message["role"], "content": content})
         text = chat.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
-        inputs = dict(chat.processor(text=text, audio=waves, return_tensors="pt"))
+        inputs = dict(chat.processor(text=text, audio=waveforms, return_tensors="pt"))
         options = GenerationOptions.from_config(
             chat.model.generation_config, text_greedy=True, disable_speech=True
         )

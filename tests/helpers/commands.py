@@ -6,9 +6,8 @@
 import os
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
 
 CLI = ["-m", "funaudiochat.cli"]
 

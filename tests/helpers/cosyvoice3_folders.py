@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from funaudiochat.cosyvoice3.config import ChunkSchedule
+from tests.helpers import ROOT
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "cosyvoice3"
+GOLDEN = ROOT / "tests" / "golden" / "cosyvoice3"
 CASES = json.loads((GOLDEN / "cases.json").read_text())["cases"]
 RECORDED_MASK = ChunkSchedule(25, 1.0, 25, None)
 

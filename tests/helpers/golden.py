@@ -4,15 +4,15 @@
 """Cases recorded from the reference, and the tiny model they were recorded with."""
 
 import json
-from pathlib import Path
 
 from safetensors.torch import load_file
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from tests.helpers import ROOT
 
-GOLDEN = Path(__file__).parents[1] / "golden"
+GOLDEN = ROOT / "tests" / "golden"
 TINY_A = GOLDEN / "model" / "models" / "tiny_a"
 
 CASES = GOLDEN / "model" / "cases"

@@ -3,8 +3,8 @@
 
 """A server that says what the reference's web demo says, byte for byte, and answers with an echo.
 
-It has the habits a page must bear: no events, no word when a reply is over, no sound of less than
-a frame, and while it answers it reads nothing, so that an interruption is not heard.
+A client has to cope with its habits: it sends no events, does not report the end of a reply, drops
+audio shorter than a frame, and reads nothing while it answers, so that interruptions go unnoticed.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ RATE_HZ = 24000
 FRAME = 960
 
 
-class Talk:
+class Conversation:
     """One connection; `questions` collects the samples of every turn it understood."""
 
     def __init__(self, ws: web.WebSocketResponse, server: "ReferenceServer") -> None:
@@ -36,7 +36,7 @@ class Talk:
         self.recording = True
 
     async def run(self) -> None:
-        """Until the page leaves."""
+        """Serve until the client disconnects."""
         await self.ws.send_bytes(b"\x00\x00\x00")
         async for message in self.ws:
             if message.type is not WSMsgType.BINARY:
@@ -53,7 +53,7 @@ class Talk:
                 self.server.metadata.append(payload.decode())
 
     async def answer(self) -> None:
-        """Echo the question: sound at most four times as fast as it plays, words with it."""
+        """Echo the question: audio at most four times as fast as it plays, together with words."""
         samples = np.concatenate([*self.heard, np.zeros(0, np.float32)])
         self.server.questions.append(samples)
         await self.ws.send_bytes(b"\x02[Processing...]")
@@ -77,12 +77,12 @@ class ReferenceServer:
         self.questions: list[np.ndarray] = []
         self.metadata: list[str] = []
 
-    async def talk(self, request: web.Request) -> web.WebSocketResponse:
+    async def converse(self, request: web.Request) -> web.WebSocketResponse:
         """The WebSocket."""
         ws = web.WebSocketResponse(heartbeat=30)
         await ws.prepare(request)
         with contextlib.suppress(ConnectionError):
-            await Talk(ws, self).run()
+            await Conversation(ws, self).run()
         return ws
 
     async def index(self, request: web.Request) -> web.FileResponse:
@@ -95,7 +95,7 @@ class ReferenceServer:
         loop = asyncio.new_event_loop()
         app = web.Application()
         app.router.add_get("/", self.index)
-        app.router.add_get("/api/simplex", self.talk)
+        app.router.add_get("/api/simplex", self.converse)
         app.router.add_static("/", self.page)
         runner = web.AppRunner(app, shutdown_timeout=1)
 

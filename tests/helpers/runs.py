@@ -5,7 +5,6 @@
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import pytest
 
@@ -13,8 +12,8 @@ from evaluate.benchmarks import select
 from evaluate.records import load_predictions, subset_folder
 from evaluate.run import InferOptions, infer
 from evaluate.verdict import Answer
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "scorers"
 
 

@@ -8,11 +8,9 @@ import os
 import subprocess
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 
+from tests.helpers import ROOT
 from tests.helpers.web_clients import TIMEOUT_S
-
-ROOT = Path(__file__).parents[2]
 
 
 class Process:

@@ -14,9 +14,10 @@ from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT
 from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.voices import load_voices
 from funaudiochat.hub import NANO_TTS
+from tests.helpers import ROOT
 from tests.helpers.tiny_recipe import DATASET_INFO
 
-HELD_OUT = Path(__file__).parents[1] / "golden" / "nano" / "held_out_answers.json"
+HELD_OUT = ROOT / "tests" / "golden" / "nano" / "held_out_answers.json"
 
 
 def answers() -> list[tuple[str, list[int]]]:

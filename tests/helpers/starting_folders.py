@@ -29,7 +29,7 @@ _STD = 0.16
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """Byte-level BPE that knows nothing of sound."""
+    """Byte-level BPE without audio tokens."""
     bpe = Tokenizer(models.BPE.from_file(str(TINY_A / "vocab.json"), str(TINY_A / "merges.txt")))
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -135,7 +135,7 @@ def write_head(folder: Path) -> Path:
 
 
 def write_all(folder: Path) -> dict[str, Path]:
-    """Write llm/, whisper/ and head/ anew -> each folder by the option that takes it."""
+    """Write llm/, whisper/ and head/ and return each folder by the option that takes it."""
     shutil.rmtree(folder, ignore_errors=True)
     return {
         "llm": write_llm(folder / "llm"),

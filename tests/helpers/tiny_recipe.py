@@ -12,14 +12,15 @@ import numpy as np
 
 from funaudiochat.audio import save_wav
 from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT
+from tests.helpers import ROOT
 from tests.helpers.starting_folders import CODES, write_all
 
-DATASET_INFO = Path(__file__).parents[2] / "training" / "data" / "dataset_info.json"
+DATASET_INFO = ROOT / "training" / "data" / "dataset_info.json"
 WORDS = ("red", "blue", "tall", "old", "warm", "cold", "left", "right")
 
 
 def codes_of(index: int) -> list[int]:
-    """The codes of an answer."""
+    """Return the speech tokens of an answer."""
     return [(index * 37 + 11 * n) % CODES for n in range(20)]
 
 
@@ -30,8 +31,8 @@ def write_data(folder: Path) -> None:
     for index, word in enumerate(WORDS):
         t = np.arange(16000) / 16000
         beat = np.sin(2 * np.pi * (2 + index) * t)
-        wave = 0.4 * np.sin(2 * np.pi * (150 + 90 * index) * t) * beat
-        save_wav(folder / f"{index}.wav", wave, 16000)
+        waveform = 0.4 * np.sin(2 * np.pi * (150 + 90 * index) * t) * beat
+        save_wav(folder / f"{index}.wav", waveform, 16000)
         answer = "<|audio_bos|>" * 10 + "".join(f"[AU{code:04d}]" for code in codes_of(index))
         path = str((folder / f"{index}.wav").resolve())
         question = {"path": path, "token": "<|audio_pad|>" * 25, "text": ""}

@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from tests.helpers import ROOT
 
-ROOT = Path(__file__).parents[2]
 TINY = ROOT / "training" / "configs" / "tiny"
 
 needs_llamafactory = pytest.mark.skipif(
@@ -32,7 +32,7 @@ def run_script(script: str, folder: Path, *fields: str, **environment: str) -> s
         cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         env={**os.environ, "PYTHON": sys.executable, "LOG_DIR": str(folder / "logs"),
              "MASTER_PORT": "29541", "OMP_NUM_THREADS": "1",
-             # Rows are converted anew: a cache of an earlier run would hide what that prints.
+             # Convert the rows again: with the cache of an earlier run, nothing would be printed.
              "HF_DATASETS_CACHE": str(folder / "datasets"), **environment},
     )  # fmt: skip
     assert done.returncode == 0, done.stdout[-4000:]

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A running server and the pages that talk to it, over real sockets."""
+"""A running server and its clients, over real sockets."""
 
 import asyncio
 import copy
@@ -144,7 +144,7 @@ class Page:
         return self._reader.done()
 
     async def until(self, found: Callable[[], Any], timeout_s: float = TIMEOUT_S) -> Any:
-        """Wait until something is true of what arrived."""
+        """Wait until a condition holds for the messages received."""
         async with asyncio.timeout(timeout_s):
             while not (result := found()):
                 self._arrived.clear()
@@ -177,8 +177,8 @@ class Page:
     def audio_messages(self) -> list[Received]:
         return [m for m in self.received if m.kind == 1]
 
-    def sound(self) -> np.ndarray:
-        """All sound that came, at 24 kHz."""
+    def audio(self) -> np.ndarray:
+        """Return all audio received, at 24 kHz."""
         reader = sphn.OpusStreamReader(24000)
         pieces = [reader.append_bytes(m.payload) for m in self.audio_messages()]
         return np.concatenate([*pieces, np.zeros(0, np.float32)])
@@ -255,10 +255,10 @@ class SpyChat(VoiceChat):
         return replace(options, max_new_tokens=min(options.max_new_tokens, self.most_steps))
 
     def _answer(self, turn: Any, *args: Any) -> Iterator[Event]:
-        wave = turn.audio
+        waveform = turn.audio
         entry = {
             "text": turn.content,
-            "tokens": None if wave is None else math.ceil(len(wave) / 16000 * 25),
+            "tokens": None if waveform is None else math.ceil(len(waveform) / 16000 * 25),
             "system": self.system,
             "history": [t.content for t in self._history],
             "groups": 0,
@@ -285,8 +285,8 @@ def spying(models: Models, most_steps: int = 2048) -> tuple[Models, list[dict[st
 class ScriptedChat:
     """A conversation whose answers a test writes: `script(question)` gives the events.
 
-    A text in the script is a piece of text, a list of numbers a group of codes; anything else that
-    can be called is called, to wait or to fail in the middle.
+    A text in the script is a text delta, a list of numbers a group of speech tokens; anything else
+    that can be called is called, to wait or to fail in the middle.
     """
 
     def __init__(self, script: Callable[[Any], Iterator[Any]]) -> None:
@@ -337,7 +337,7 @@ def scripted(models: Models, script: Callable[[Any], Iterator[Any]]) -> Models:
 
 
 def forever(question: Any) -> Iterator[Any]:
-    """A script that speaks for longer than any test: a word and five codes each step."""
+    """A script that speaks for longer than any test: a word and five tokens in each step."""
     for number in range(1000):
         yield f"w{number} "
         yield [1] * 5

@@ -14,10 +14,11 @@ import torch
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from tests.helpers import ROOT
 from tests.helpers.golden import TINY_A
 from training.nano.domain import Domain
 
-QUESTIONS = Path(__file__).parents[2] / "outputs" / "serving" / "questions"
+QUESTIONS = ROOT / "outputs" / "serving" / "questions"
 _HEAD_DIM = 32  # the attention of vLLM's CPU build refuses tiny_a's 24
 _SPREAD = 0.2  # weights wide enough that the scores of two texts differ by more than rounding
 
@@ -43,7 +44,7 @@ def build_tiny_model(folder: Path) -> Path:
 
 
 def speak_questions(folder: Path, count: int) -> list[Path]:
-    """Unseen wordings of Nano's domain as 16 kHz waves, spoken by the package ``hibari-tts``."""
+    """Speak unseen wordings of Nano's domain at 16 kHz with the package ``hibari-tts``."""
     from training.nano.voices import ANSWER_HZ, hibari
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,8 +53,8 @@ def speak_questions(folder: Path, count: int) -> list[Path]:
         path = folder / f"{index:02d}.wav"
         if not path.is_file():
             text = domain.dialogue("test_paraphrase", index).messages[0].text
-            wave = hibari()(text, speed=1.0, seed=Random(index).randrange(2**31))
-            soundfile.write(path, soxr.resample(wave, ANSWER_HZ, 16000), 16000)
+            waveform = hibari()(text, speed=1.0, seed=Random(index).randrange(2**31))
+            soundfile.write(path, soxr.resample(waveform, ANSWER_HZ, 16000), 16000)
             path.with_suffix(".txt").write_text(text + "\n")
         paths.append(path)
     return paths

@@ -3,9 +3,9 @@
 
 """Does vLLM answer spoken questions with the tokens that this toolkit answers with?
 
-    python tests/serving/compare.py --model-path FOLDER [--url URL] [SOUNDS ...]
+    python tests/serving/compare.py --model-path FOLDER [--url URL] [AUDIO ...]
 
-SOUNDS are sound files, folders of them, or JSONL files of dialogues whose first question is spoken
+AUDIO are audio files, folders of them, or JSONL files of dialogues whose first question is spoken
 (Nano's test questions); without any, fifty questions are spoken by ``hibari-tts``. vLLM's engine
 runs in this process, or answers at ``--url``. Both sides are greedy. Where two answers part, the
 tokens chosen there and the gap between their log-probabilities are printed, as each side has it:
@@ -121,8 +121,8 @@ class Comparison:
         return "\n".join(lines)
 
 
-def find_sounds(sources: list[Path]) -> list[Path]:
-    """Sound files, those of folders, and the first questions of JSONL files of dialogues."""
+def find_audio(sources: list[Path]) -> list[Path]:
+    """List audio files, those of folders, and the first questions of JSONL files of dialogues."""
     found: list[Path] = []
     for source in sources:
         if source.is_dir():
@@ -138,14 +138,14 @@ def find_sounds(sources: list[Path]) -> list[Path]:
     return found
 
 
-def read_sounds(sources: list[Path], count: int) -> list[np.ndarray]:
+def read_audio(sources: list[Path], count: int) -> list[np.ndarray]:
     """The first so many questions, 16 kHz [samples]; spoken here if there are no sources."""
-    paths = find_sounds(sources)[:count] if sources else speak_questions(QUESTIONS, count)
+    paths = find_audio(sources)[:count] if sources else speak_questions(QUESTIONS, count)
     return [load_audio(path, RATE_HZ) for path in paths]
 
 
 def prompt_of(chat: VoiceChat) -> str:
-    """A spoken question for a text answer, its sound still a placeholder."""
+    """A spoken question for a text answer, its audio still a placeholder."""
     turns = [
         {"role": "system", "content": DEFAULT_S2T_PROMPT},
         {"role": "user", "content": AUDIO_TEMPLATE},
@@ -153,15 +153,15 @@ def prompt_of(chat: VoiceChat) -> str:
     return chat.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
 
 
-def own_answers(chat: VoiceChat, waves: list[np.ndarray], max_tokens: int) -> list[Answer]:
+def own_answers(chat: VoiceChat, waveforms: list[np.ndarray], max_tokens: int) -> list[Answer]:
     """This toolkit's answers, one by one."""
     options = GenerationOptions.from_config(
         chat.model.generation_config, text_greedy=True, disable_speech=True
     )
     options = replace(options, max_new_tokens=max_tokens)
     answers = []
-    for wave in waves:
-        inputs = dict(chat.processor(text=prompt_of(chat), audio=[wave], return_tensors="pt"))
+    for waveform in waveforms:
+        inputs = dict(chat.processor(text=prompt_of(chat), audio=[waveform], return_tensors="pt"))
         ids = generate(chat.model, inputs, options)[0][0].tolist()
         length = inputs["input_ids"].shape[1]
         answers.append(Answer(ids[:length], ids[length:]))
@@ -169,7 +169,7 @@ def own_answers(chat: VoiceChat, waves: list[np.ndarray], max_tokens: int) -> li
 
 
 def engine_answers(
-    folder: Path, chat: VoiceChat, waves: list[np.ndarray], max_tokens: int
+    folder: Path, chat: VoiceChat, waveforms: list[np.ndarray], max_tokens: int
 ) -> list[Answer]:
     """Answers of vLLM's engine in this process, batched as its scheduler likes."""
     os.environ.update(ENVIRONMENT, VLLM_ENABLE_V1_MULTIPROCESSING="0")
@@ -180,8 +180,8 @@ def engine_answers(
         max_model_len=1024, limit_mm_per_prompt={"audio": 1},
     )  # fmt: skip
     prompts = [
-        {"prompt": prompt_of(chat), "multi_modal_data": {"audio": (wave, RATE_HZ)}}
-        for wave in waves
+        {"prompt": prompt_of(chat), "multi_modal_data": {"audio": (waveform, RATE_HZ)}}
+        for waveform in waveforms
     ]
     sampling = SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=2)
     answers = []
@@ -192,19 +192,19 @@ def engine_answers(
     return answers
 
 
-def served_answers(url: str, waves: list[np.ndarray], max_tokens: int) -> list[Answer]:
+def served_answers(url: str, waveforms: list[np.ndarray], max_tokens: int) -> list[Answer]:
     """Answers of ``vllm serve``, asked by the official client, many at once."""
     from openai import OpenAI
 
     client = OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
     model = client.models.list().data[0].id
 
-    def ask(wave: np.ndarray) -> Answer:
+    def ask(waveform: np.ndarray) -> Answer:
         reply = client.chat.completions.create(
             model=model, temperature=0, max_tokens=max_tokens, logprobs=True, top_logprobs=2,
             messages=[
                 {"role": "system", "content": DEFAULT_S2T_PROMPT},
-                {"role": "user", "content": [audio_part(wave)]},
+                {"role": "user", "content": [audio_part(waveform)]},
             ],
             extra_body={
                 "repetition_penalty": 1.0, "return_token_ids": True,
@@ -219,12 +219,12 @@ def served_answers(url: str, waves: list[np.ndarray], max_tokens: int) -> list[A
         return Answer(reply.model_extra["prompt_token_ids"], choice.model_extra["token_ids"], top)
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return list(pool.map(ask, waves))
+        return list(pool.map(ask, waveforms))
 
 
-def scores_along(chat: VoiceChat, wave: np.ndarray, answer: list[int]) -> torch.Tensor:
+def scores_along(chat: VoiceChat, waveform: np.ndarray, answer: list[int]) -> torch.Tensor:
     """Our log-probabilities [T, V] at every position of an answer."""
-    inputs = dict(chat.processor(text=prompt_of(chat), audio=[wave], return_tensors="pt"))
+    inputs = dict(chat.processor(text=prompt_of(chat), audio=[waveform], return_tensors="pt"))
     ids = torch.cat([inputs.pop("input_ids"), torch.tensor([answer])], dim=1)
     inputs.pop("attention_mask")
     with torch.no_grad():
@@ -233,12 +233,12 @@ def scores_along(chat: VoiceChat, wave: np.ndarray, answer: list[int]) -> torch.
 
 
 def compare(
-    chat: VoiceChat, waves: list[np.ndarray], ours: list[Answer], theirs: list[Answer]
+    chat: VoiceChat, waveforms: list[np.ndarray], ours: list[Answer], theirs: list[Answer]
 ) -> Comparison:
     """Hold the answers to the same questions against each other."""
     noise, margins, differences = 0.0, [], []
-    for index, (wave, own, other) in enumerate(zip(waves, ours, theirs, strict=True)):
-        scores = scores_along(chat, wave, other.ids)
+    for index, (waveform, own, other) in enumerate(zip(waveforms, ours, theirs, strict=True)):
+        scores = scores_along(chat, waveform, other.ids)
         for position, top in enumerate(other.top):
             for token, found in top.items():
                 noise = max(noise, abs(float(scores[position, token]) - found))
@@ -271,21 +271,23 @@ def _difference(index: int, own: Answer, other: Answer, scores: torch.Tensor) ->
 
 
 def main() -> None:
-    """Command line; see the module's text."""
+    """Run the command line described in the module's docstring."""
     parser = argparse.ArgumentParser(description="Are vLLM's answers ours, token for token?")
-    parser.add_argument("sounds", nargs="*", type=Path, help="sounds, folders, JSONL of dialogues")
+    parser.add_argument(
+        "audio", nargs="*", type=Path, help="audio files, folders, JSONL of dialogues"
+    )
     parser.add_argument("--model-path", type=Path, required=True, help="folder to compare")
     parser.add_argument("--url", help="a server of that folder; default: the engine, in-process")
     parser.add_argument("--count", type=int, default=50, help="questions")
     parser.add_argument("--max-tokens", type=int, default=64, help="of an answer")
     args = parser.parse_args()
     chat = VoiceChat.from_pretrained(args.model_path, device="cpu")
-    waves = read_sounds(args.sounds, args.count)
+    waveforms = read_audio(args.audio, args.count)
     if args.url:
-        theirs = served_answers(args.url, waves, args.max_tokens)
+        theirs = served_answers(args.url, waveforms, args.max_tokens)
     else:
-        theirs = engine_answers(args.model_path, chat, waves, args.max_tokens)
-    comparison = compare(chat, waves, own_answers(chat, waves, args.max_tokens), theirs)
+        theirs = engine_answers(args.model_path, chat, waveforms, args.max_tokens)
+    comparison = compare(chat, waveforms, own_answers(chat, waveforms, args.max_tokens), theirs)
     print(comparison)
     if not comparison.is_equal:
         sys.exit(1)

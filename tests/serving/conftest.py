@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 """The folder served: FUNAUDIOCHAT_SERVING_MODEL, or a tiny random one. What it is asked: the
-sounds of FUNAUDIOCHAT_SERVING_SOUNDS (files, folders, JSONL of dialogues; as in a PATH), or
+audio of FUNAUDIOCHAT_SERVING_AUDIO (files, folders, JSONL of dialogues; as in a PATH), or
 questions spoken here.
 """
 
@@ -15,7 +15,7 @@ import pytest
 
 from funaudiochat.voice_chat import VoiceChat
 from tests.serving.builders import QUESTIONS, build_tiny_model
-from tests.serving.compare import RATE_HZ, read_sounds
+from tests.serving.compare import RATE_HZ, read_audio
 from tests.serving.vllm_server import vllm_server
 
 
@@ -30,12 +30,12 @@ def model_folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def questions() -> list[tuple]:
     """Fifty spoken questions, (samples, rate)."""
-    given = os.environ.get("FUNAUDIOCHAT_SERVING_SOUNDS", "")
+    given = os.environ.get("FUNAUDIOCHAT_SERVING_AUDIO", "")
     sources = [Path(part) for part in given.split(os.pathsep) if part]
     spoken = all((QUESTIONS / f"{index:02d}.wav").is_file() for index in range(50))
     if not sources and not spoken and find_spec("hibari") is None:
         pytest.skip("needs the voice of `pip install hibari-tts==0.2.1` to speak questions")
-    return [(wave, RATE_HZ) for wave in read_sounds(sources, 50)]
+    return [(waveform, RATE_HZ) for waveform in read_audio(sources, 50)]
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@
 
 The engine builds ``FunAudioChatDecoder`` with a config class of its own, keeps every request's
 state itself, hands it in by attributes before a step and takes it out after, and interleaves the
-requests. Their codes must equal what our own generation gives each of them alone.
+requests. Their speech tokens must equal what our own generation gives each of them alone.
 """
 
 import copy
@@ -91,7 +91,7 @@ class Request:
 
 
 def start(model, name: str) -> tuple[Request, list[int]]:
-    """A request for a recorded case, and the codes our own generation gives it."""
+    """A request for a recorded case, and the tokens our own generation gives it."""
     case, inputs, _ = load_case(name)
     options = options_of(case)
     rows, (speech,) = generate(model, inputs, options, torch.Generator().manual_seed(5))
@@ -113,7 +113,7 @@ def start(model, name: str) -> tuple[Request, list[int]]:
 
 
 def engine_step(model, decoder, request: Request) -> None:
-    """One group of codes for a request, then the backbone's next position."""
+    """Choose one group of tokens for a request, then the backbone's next position."""
     state, end = request.state, model.config.audio_config.eos_token_id
     decoder.crq_audio_embeds = request.embeds
     decoder.crq_past_key_values = request.cache
@@ -164,7 +164,7 @@ def own_sampling_step(self, logits):
 
 
 @pytest.mark.parametrize("sampler", ["ours", "the engine's"])
-def test_interleaved_requests_get_the_codes_each_gets_alone(decoder, sampler):
+def test_interleaved_requests_get_the_tokens_each_gets_alone(decoder, sampler):
     model = load_model()
     if sampler != "ours":
         decoder.sampling_step = own_sampling_step.__get__(decoder)

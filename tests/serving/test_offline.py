@@ -20,9 +20,9 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(scope="module")
 def comparison(model_folder, chat, questions):
-    waves = [wave for wave, _ in questions]
-    theirs = engine_answers(model_folder, chat, waves, MOST_TOKENS)
-    found = compare(chat, waves, own_answers(chat, waves, MOST_TOKENS), theirs)
+    waveforms = [waveform for waveform, _ in questions]
+    theirs = engine_answers(model_folder, chat, waveforms, MOST_TOKENS)
+    found = compare(chat, waveforms, own_answers(chat, waveforms, MOST_TOKENS), theirs)
     print(found)
     return found
 

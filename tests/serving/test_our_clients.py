@@ -69,7 +69,7 @@ def test_an_answer_may_be_asked_for_that_is_longer_than_the_context(url, tmp_pat
 
 
 def test_the_demo_answers_with_text(url, chat):
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(sampling={"max_new_tokens": TOKENS})
             await page.send(2, "hello")
@@ -82,7 +82,7 @@ def test_the_demo_answers_with_text(url, chat):
             return typed["text"]
 
     with started(None, "--llm-server", url) as server:
-        typed = asyncio.run(talk(server))
+        typed = asyncio.run(converse(server))
     chat.reset()
     expected = chat.ask("hello", speech=False, sampling=Sampling(max_new_tokens=TOKENS)).text
     assert typed == expected.rstrip("\ufffd")

@@ -41,9 +41,9 @@ def client(url):
     return OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
 
 
-def request(wave, instruction=None, **options):
+def request(waveform, instruction=None, **options):
     """Arguments of the official client that ask what ``VoiceChat`` would compute."""
-    content = [audio_part(wave)]
+    content = [audio_part(waveform)]
     if instruction:
         content.append({"type": "text", "text": instruction})
     messages = [
@@ -71,19 +71,19 @@ def decoded(chat, answer) -> str:
 
 
 def test_fifty_spoken_questions_at_once_get_our_own_answers(url, chat, questions):
-    waves = [wave for wave, _ in questions]
+    waveforms = [waveform for waveform, _ in questions]
     most = SHORT.max_new_tokens
-    theirs = served_answers(url, waves, most)
-    found = compare(chat, waves, own_answers(chat, waves, most), theirs)
+    theirs = served_answers(url, waveforms, most)
+    found = compare(chat, waveforms, own_answers(chat, waveforms, most), theirs)
     print(found)
     assert found.answers == len(questions) and found.is_equal
 
 
-def test_an_instruction_goes_with_the_sound(client, chat, questions):
-    wave, rate = questions[1]
+def test_an_instruction_goes_with_the_audio(client, chat, questions):
+    waveform, rate = questions[1]
     chat.reset()
-    expected = chat.ask("Answer in one word.", audio=(wave, rate), speech=False, sampling=SHORT)
-    given = client.chat.completions.create(**request(wave, "Answer in one word."))
+    expected = chat.ask("Answer in one word.", audio=(waveform, rate), speech=False, sampling=SHORT)
+    given = client.chat.completions.create(**request(waveform, "Answer in one word."))
     assert decoded(chat, given) == expected.text
 
 
@@ -100,10 +100,10 @@ def test_a_streamed_answer_comes_in_pieces(client, chat, questions):
 
 
 def test_tools_reach_the_model_as_its_own_prompt(client, chat, questions):
-    wave, rate = questions[3]
+    waveform, rate = questions[3]
     chat.reset()
-    expected = chat.ask(audio=(wave, rate), tools=TOOLS, speech=False, sampling=SHORT)
-    given = client.chat.completions.create(**request(wave, tools=TOOLS))
+    expected = chat.ask(audio=(waveform, rate), tools=TOOLS, speech=False, sampling=SHORT)
+    given = client.chat.completions.create(**request(waveform, tools=TOOLS))
     assert decoded(chat, given) == expected.text
     calls = given.choices[0].message.tool_calls or []
     named = [(c.function.name, json.loads(c.function.arguments)) for c in calls]

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import httpx
 
-ROOT = Path(__file__).parents[2]
+from tests.helpers import ROOT
+
 TOOL_TEMPLATE = ROOT / "funaudiochat" / "tool_chat_template.jinja"
 _START_S, _STOP_S = 300, 60
 # Small cache, no thread pinned to a core, nothing sent anywhere.

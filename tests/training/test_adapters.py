@@ -19,9 +19,9 @@ from funaudiochat.hub import NANO_MODEL, NANO_TTS, resolve_pair
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
-from tests.helpers import spoken_answers
+from tests.helpers import ROOT, spoken_answers
 from tests.helpers.golden import TINY_A
-from tests.helpers.tiny_runs import ROOT, changed, log_of, needs_llamafactory, train_here
+from tests.helpers.tiny_runs import changed, log_of, needs_llamafactory, train_here
 from training.adapters import merge_adapter
 from training.callbacks import PARTS, ModelSettings
 

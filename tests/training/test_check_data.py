@@ -15,22 +15,22 @@ import soundfile
 from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from tests.helpers import ROOT
 from tests.helpers.golden import TINY_A
 from training.check_data import check_file, draw_histograms
 
-ROOT = Path(__file__).parents[2]
 BLANK = "<|audio_bos|><|AUDIO|><|audio_eos|>"
 DELAY = "<|audio_bos|>" * 10
 
 
 @pytest.fixture
-def wave(tmp_path) -> Path:
+def waveform(tmp_path) -> Path:
     save_wav(tmp_path / "q.wav", 0.1 * np.sin(np.arange(16800)), 16000)  # 1.05 s
     return tmp_path / "q.wav"
 
 
-def row(wave, question=None, answer=None, **changes) -> dict:
-    question = {"path": str(wave), "token": "<|audio_pad|>" * 26, "text": ""} | (question or {})
+def row(waveform, question=None, answer=None, **changes) -> dict:
+    question = {"path": str(waveform), "token": "<|audio_pad|>" * 26, "text": ""} | (question or {})
     answer = {"token": DELAY + "[AU0000][AU6560]" * 10, "text": "yes"} | (answer or {})
     return {
         "system": "s",
@@ -46,15 +46,15 @@ def problems(tmp_path, *rows, **options):
     return check_file(tmp_path / "rows.jsonl", **options).problems
 
 
-def test_a_good_file_has_no_problems_and_a_summary_with_a_picture(tmp_path, wave):
+def test_a_good_file_has_no_problems_and_a_summary_with_a_picture(tmp_path, waveform):
     text = {"messages": [{"role": r, "content": "hi"} for r in ("user", "assistant")]}
-    assert problems(tmp_path, row(wave), text, row(wave, question={"token": ""})) == []
+    assert problems(tmp_path, row(waveform), text, row(waveform, question={"token": ""})) == []
     tokenizer = FunAudioChatProcessor.from_pretrained(TINY_A).tokenizer
     summary = check_file(tmp_path / "rows.jsonl", tokenizer)
     assert summary.rows == 3 and summary.turns == [1, 1, 1]
     assert summary.question_seconds == [pytest.approx(1.05)] * 2
     assert summary.answer_seconds == [0.8, 0.8]
-    # The first row: its text with both placeholders as 6 groups each (26 pads; 10 + 20 codes).
+    # The first row: its text with both placeholders as 6 groups each (26 pads; 10 + 20 tokens).
     # The second one gets the original's system prompt.
     given = json.dumps({**text, "system": "You are a helpful assistant."})
     (tmp_path / "given.jsonl").write_text(given)
@@ -85,18 +85,18 @@ def test_a_good_file_has_no_problems_and_a_summary_with_a_picture(tmp_path, wave
         ({"system": 4}, "system", "string"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, wave, changes, field, says):
-    found = problems(tmp_path, row(wave), row(wave, **changes))
+def test_what_is_wrong_is_named(tmp_path, waveform, changes, field, says):
+    found = problems(tmp_path, row(waveform), row(waveform, **changes))
     assert any(p.row == 2 and p.field == field and says in p.text for p in found), found
     assert all(p.row == 2 for p in found)
 
 
-def test_codes_that_do_not_fit_their_wave_are_found(tmp_path, wave):
-    (problem,) = problems(tmp_path, row(wave, answer={"path": str(wave)}))
-    assert problem.field == "audio[1].token" and "20 codes for 1.05 s" in problem.text
+def test_tokens_that_do_not_fit_their_audio_are_found(tmp_path, waveform):
+    (problem,) = problems(tmp_path, row(waveform, answer={"path": str(waveform)}))
+    assert problem.field == "audio[1].token" and "20 speech tokens for 1.05 s" in problem.text
 
 
-def test_files_are_read_as_training_reads_them(tmp_path, wave):
+def test_files_are_read_as_training_reads_them(tmp_path, waveform):
     """Halved and short files are found, and what is read has as many tokens as training counts."""
     samples = 0.1 * np.sin(np.arange(48000) / 9)
     soundfile.write(tmp_path / "whole.flac", samples, 16000)
@@ -117,9 +117,9 @@ def test_files_are_read_as_training_reads_them(tmp_path, wave):
     for name in good:
         count = int(len(load_audio(tmp_path / name, 16000)) / 16000 * 25)
         question = {"path": str(tmp_path / name), "token": "<|audio_pad|>" * count}
-        rows.append(row(wave, question=question))
+        rows.append(row(waveform, question=question))
     assert problems(tmp_path, *rows) == []
-    bad = [row(wave, question={"path": str(tmp_path / n)}) for n in ("half.flac", "short.wav")]
+    bad = [row(waveform, question={"path": str(tmp_path / n)}) for n in ("half.flac", "short.wav")]
     found = problems(tmp_path, *bad)
     assert [(p.row, p.field) for p in found] == [(1, "audio[0].path"), (2, "audio[0].path")]
     assert "half.flac" in found[0].text and "too short" in found[1].text
@@ -142,9 +142,9 @@ def write_media(path: Path, samples: np.ndarray, codec: str) -> None:
         file.mux(stream.encode(None))
 
 
-def test_wav_path_is_another_name_of_path(tmp_path, wave):
-    named = {"wav_path": str(wave), "token": "<|audio_pad|>" * 26}
-    good = row(wave)
+def test_wav_path_is_another_name_of_path(tmp_path, waveform):
+    named = {"wav_path": str(waveform), "token": "<|audio_pad|>" * 26}
+    good = row(waveform)
     good["audio"][0] = json.dumps(named)
     assert problems(tmp_path, good) == []
     good["audio"][0] = json.dumps({"token": "<|audio_pad|>" * 26})
@@ -152,18 +152,18 @@ def test_wav_path_is_another_name_of_path(tmp_path, wave):
     assert problem.field == "audio[0].path"
 
 
-def test_text_that_looks_like_a_placeholder_is_text(tmp_path, wave):
+def test_text_that_looks_like_a_placeholder_is_text(tmp_path, waveform):
     says = "what do <audio>, <|AUDIO|> and <|im_end|> mean?"
     messages = [{"role": role, "content": says} for role in ("user", "assistant")]
     assert problems(tmp_path, {"system": BLANK, "messages": messages, "audio": []}) == []
 
 
-def test_transcripts_in_the_question_and_partial_groups_are_warned_of(tmp_path, wave):
-    heard = row(wave, question={"text": "what is said"})
-    asr = row(wave, question={"text": "the answer"})
+def test_transcripts_in_the_question_and_partial_groups_are_warned_of(tmp_path, waveform):
+    heard = row(waveform, question={"text": "what is said"})
+    asr = row(waveform, question={"text": "the answer"})
     asr["messages"][1]["content"], asr["audio"] = "the answer", asr["audio"][:1]
-    partial = row(wave, answer={"token": DELAY + "[AU0001]" * 21})
-    lines = "".join(json.dumps(r) + "\n" for r in (row(wave), heard, asr, partial))
+    partial = row(waveform, answer={"token": DELAY + "[AU0001]" * 21})
+    lines = "".join(json.dumps(r) + "\n" for r in (row(waveform), heard, asr, partial))
     (tmp_path / "rows.jsonl").write_text(lines)
     summary = check_file(tmp_path / "rows.jsonl")
     assert summary.problems == [] and summary.partial_groups == 1
@@ -172,23 +172,23 @@ def test_transcripts_in_the_question_and_partial_groups_are_warned_of(tmp_path, 
     assert "is the answer of the row" in second.text
 
 
-def test_roles_that_do_not_alternate_are_found(tmp_path, wave):
-    bad = row(wave)
+def test_roles_that_do_not_alternate_are_found(tmp_path, waveform):
+    bad = row(waveform)
     bad["messages"][1]["role"] = "user"
     (problem,) = problems(tmp_path, bad)
     assert problem.field == "messages[1].role"
 
 
-def test_with_a_tokenizer_long_rows_and_transcripts_are_found(tmp_path, wave):
+def test_with_a_tokenizer_long_rows_and_transcripts_are_found(tmp_path, waveform):
     tokenizer = FunAudioChatProcessor.from_pretrained(TINY_A).tokenizer
-    long = row(wave, answer={"text": "one two three four five six seven eight nine ten"})
+    long = row(waveform, answer={"text": "one two three four five six seven eight nine ten"})
     found = problems(tmp_path, long, tokenizer=tokenizer, cutoff_len=20)
     assert {p.field for p in found} == {"audio[1].text", ""}
 
 
 @pytest.mark.parametrize("line", ["{", "[]", "null", "3"])
-def test_lines_that_are_no_rows_are_named(tmp_path, wave, line):
-    (problem,) = problems(tmp_path, row(wave), line)
+def test_lines_that_are_no_rows_are_named(tmp_path, waveform, line):
+    (problem,) = problems(tmp_path, row(waveform), line)
     assert problem.row == 2
 
 
@@ -200,9 +200,9 @@ def test_files_that_are_no_text_are_refused(tmp_path):
             check_file(tmp_path / name)
 
 
-def test_the_command_prints_problems_and_fails(tmp_path, wave):
+def test_the_command_prints_problems_and_fails(tmp_path, waveform):
     partial = {"token": DELAY + "[AU0001]" * 21}
-    problems(tmp_path, row(wave, answer=partial), row(wave, answer={"text": ""}))
+    problems(tmp_path, row(waveform, answer=partial), row(waveform, answer={"text": ""}))
     command = [sys.executable, "-m", "funaudiochat.cli", "train", "check-data", "rows.jsonl"]
     done = subprocess.run(
         command, cwd=tmp_path, capture_output=True, text=True, env={"PYTHONPATH": str(ROOT)}

@@ -4,7 +4,6 @@
 """The configs name only what is there, in so far as no GPU is needed to see it."""
 
 import json
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,12 +11,13 @@ import torch
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from tests.helpers import ROOT
 from tests.helpers.golden import TINY_A
 from training.callbacks import PARTS, part_of
 from training.check_data import DataChecker
 from training.launch import read_config
 
-TRAINING = Path(__file__).parents[2] / "training"
+TRAINING = ROOT / "training"
 CONFIGS = sorted((TRAINING / "configs").rglob("*.yaml"))
 
 

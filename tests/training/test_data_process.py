@@ -15,10 +15,10 @@ import pytest
 from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
+from tests.helpers import ROOT
 from training.check_data import check_file
 from training.process.hub_data import export
 
-ROOT = Path(__file__).parents[2]
 TTS = ROOT / "pretrained_models" / "Fun-CosyVoice3-Nano"
 
 
@@ -51,24 +51,24 @@ def run(manifest: Path, *options: str) -> tuple[list[dict], str]:
 
 
 def test_rows_have_the_layout_of_the_reference_and_bad_ones_are_reported(manifest):
-    (talk, heard, turns), log = run(manifest, "--workers", "2")
+    (spoken, written, turns), log = run(manifest, "--workers", "2")
     assert "3 rows" in log and "4 skipped" in log
     errors = manifest.with_name("train.jsonl.errors.jsonl").read_text().splitlines()
     reasons = [json.loads(line)["error"] for line in errors]
     causes = ("nowhere.wav", "answer_text", "object", "Expecting")
     assert all(cause in reason for cause, reason in zip(causes, reasons, strict=True))
-    assert talk["system"] == DEFAULT_S2M_PROMPT and heard["system"] == DEFAULT_S2T_PROMPT
-    question, answer = map(json.loads, talk["audio"])
+    assert spoken["system"] == DEFAULT_S2M_PROMPT and written["system"] == DEFAULT_S2T_PROMPT
+    question, answer = map(json.loads, spoken["audio"])
     assert list(question) == ["path", "ref_path", "ref_text", "text", "token"]
-    assert question["token"] == "<|audio_pad|>" * 25 and "hé" in talk["audio"][0]
+    assert question["token"] == "<|audio_pad|>" * 25 and "hé" in spoken["audio"][0]
     assert question["text"] == "" and question["ref_text"] == "hé"
-    wave = load_audio(manifest.with_name("a.wav"), 16000)
-    codes = SpeechTokenizer.from_pretrained(TTS).encode(wave).tolist()
+    waveform = load_audio(manifest.with_name("a.wav"), 16000)
+    codes = SpeechTokenizer.from_pretrained(TTS).encode(waveform).tolist()
     spelled = "".join(f"[AU{code:04d}]" for code in codes)
     assert answer["token"] == "<|audio_bos|>" * 10 + spelled
     assert len(codes) == 25 and answer["text"] == "yes"
     blank = "<|audio_bos|><|AUDIO|><|audio_eos|>"
-    assert heard["messages"][0]["content"] == f"{blank}\nTranscribe."
+    assert written["messages"][0]["content"] == f"{blank}\nTranscribe."
     assert turns["system"] == "Be brief."
     assert [m["content"] for m in turns["messages"]] == [blank, "earlier", "typed", "written"]
     assert check_file(manifest.with_name("train.jsonl")).problems == []
@@ -76,24 +76,24 @@ def test_rows_have_the_layout_of_the_reference_and_bad_ones_are_reported(manifes
 
 def test_spoken_answers_are_whole_groups(tmp_path):
     loud = (0.1 * np.sin(np.arange(17_600) / 5)).astype(np.float32)  # 27.5 tokens
-    hush = np.concatenate([loud[:16_000], np.zeros(1600, np.float32)])
+    quiet = np.concatenate([loud[:16_000], np.zeros(1600, np.float32)])
     brief = loud[:1600]
     rows = []
-    for name, wave in {"loud": loud, "hush": hush, "brief": brief}.items():
-        save_wav(tmp_path / f"{name}.wav", wave, 16000)
+    for name, waveform in {"loud": loud, "quiet": quiet, "brief": brief}.items():
+        save_wav(tmp_path / f"{name}.wav", waveform, 16000)
         rows.append({"question_text": "?", "answer_text": "yes", "answer_audio": f"{name}.wav"})
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     written, _ = run(tmp_path / "pairs.jsonl")
     tokenizer = SpeechTokenizer.from_pretrained(TTS)
     tokens = {
         name: tokenizer.encode(load_audio(tmp_path / f"{name}.wav")).tolist()
-        for name in ("loud", "hush", "brief")
+        for name in ("loud", "quiet", "brief")
     }
     assert [len(made) % 5 for made in tokens.values()] != [0, 0, 0]
     (silence,) = set(tokenizer.encode(np.zeros(16000, np.float32)).tolist())
     expected = {
         "loud": tokens["loud"] + [silence] * (30 - len(tokens["loud"])),  # filled
-        "hush": tokens["hush"][:25],  # cut
+        "quiet": tokens["quiet"][:25],  # cut
         "brief": tokens["brief"] + [silence] * (5 - len(tokens["brief"])),  # nothing to cut to
     }
     for row, codes in zip(written, expected.values(), strict=True):
@@ -103,7 +103,7 @@ def test_spoken_answers_are_whole_groups(tmp_path):
     assert summary.problems == [] and summary.partial_groups == 0
 
 
-def test_a_stopped_run_goes_on_and_ends_like_an_uninterrupted_one(manifest):
+def test_a_stopped_run_resumes_and_ends_like_an_uninterrupted_one(manifest):
     whole, _ = run(manifest)
     output = manifest.with_name("train.jsonl")
     errors = output.with_name("train.jsonl.errors.jsonl")
@@ -125,20 +125,20 @@ def process_dataset(output: Path, *options: str, **environment: str) -> subproce
 
 @pytest.fixture
 def dataset_folder(tmp_path) -> Path:
-    """Parquet with the bytes of sounds, as data sets lie on the hub."""
+    """Write Parquet with the bytes of audio files, the layout of data sets on the hub."""
     datasets = pytest.importorskip("datasets", reason="needs datasets: `make train-setup`")
-    waves = []
+    waveforms = []
     for index in range(3):
         save_wav(tmp_path / "one.wav", 0.1 * np.sin(np.arange(16000) / (5 + index)), 16000)
-        waves.append({"bytes": (tmp_path / "one.wav").read_bytes(), "path": f"{index}.wav"})
-    sound = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+        waveforms.append({"bytes": (tmp_path / "one.wav").read_bytes(), "path": f"{index}.wav"})
+    audio = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
     features = datasets.Features({
-        "instruction": datasets.Value("string"), "instruction_audio": sound,
-        "output": datasets.Value("string"), "output_audio": sound,
+        "instruction": datasets.Value("string"), "instruction_audio": audio,
+        "output": datasets.Value("string"), "output_audio": audio,
     })  # fmt: skip
     table = datasets.Dataset.from_dict(
-        {"instruction": ["a", "b", "c"], "instruction_audio": waves,
-         "output": ["x", "y", "z"], "output_audio": waves[::-1]}, features=features,
+        {"instruction": ["a", "b", "c"], "instruction_audio": waveforms,
+         "output": ["x", "y", "z"], "output_audio": waveforms[::-1]}, features=features,
     )  # fmt: skip
     for column in ("instruction_audio", "output_audio"):
         table = table.cast_column(column, datasets.Audio(decode=False))
@@ -167,11 +167,11 @@ def test_a_data_set_of_the_hub_becomes_rows(dataset_folder, tmp_path):
     assert answer["text"] == "x" and answer["token"].count("<|audio_bos|>") == 5
     assert answer["token"] != json.loads(second["audio"][1])["token"]
     # The rest is read when more is asked for; what is there is not made again.
-    sound = Path(question["path"])
-    made = sound.stat().st_mtime_ns
+    audio = Path(question["path"])
+    made = audio.stat().st_mtime_ns
     done = process_dataset(output, "--datapath", str(dataset_folder), "--num_samples", "3")
     assert done.returncode == 0 and "3 rows" in done.stderr
-    assert sound.stat().st_mtime_ns == made and len(output.read_text().splitlines()) == 3
+    assert audio.stat().st_mtime_ns == made and len(output.read_text().splitlines()) == 3
 
 
 def test_a_saved_data_set_whose_input_is_spoken_is_read(dataset_folder, tmp_path):

@@ -40,9 +40,9 @@ pytestmark = needs_llamafactory
 
 
 def assert_answers_by_heart(folder: Path, sources, tmp_path, monkeypatch, capsys) -> None:
-    """The example script gives text and sound of every trained answer, exactly.
+    """Check that the example script gives text and audio of every trained answer, exactly.
 
-    Codes are compared through their sound as well, since that is all the script gives out.
+    Speech tokens are compared by their audio, since the script writes nothing else.
     """
     tts = build(tmp_path / "tiny")[1]
     detokenizer = CosyVoice3Detokenizer.from_pretrained(tts)
@@ -62,9 +62,9 @@ def assert_answers_by_heart(folder: Path, sources, tmp_path, monkeypatch, capsys
         capsys.readouterr()
         runpy.run_path(str(ROOT / "examples" / "infer_s2s.py"), run_name="__main__")
         assert capsys.readouterr().out.splitlines()[0] == word
-        wave, _ = soundfile.read(tmp_path / "answer_1.wav", dtype="float32")
+        waveform, _ = soundfile.read(tmp_path / "answer_1.wav", dtype="float32")
         expected = detokenizer.decode(codes_of(index), voice).numpy().reshape(-1)
-        np.testing.assert_allclose(wave, expected, atol=2 / 32768)
+        np.testing.assert_allclose(waveform, expected, atol=2 / 32768)
 
 
 @pytest.mark.slow
@@ -89,9 +89,7 @@ def test_eight_examples_are_learned_by_heart_and_answered_exactly(
 
 
 @pytest.mark.slow
-def test_the_whole_recipe_runs_by_one_command_and_goes_on_where_it_was_stopped(
-    sources, tmp_path, monkeypatch, capsys
-):
+def test_the_whole_recipe_runs_by_one_command_and_resumes(sources, tmp_path, monkeypatch, capsys):
     saves = tmp_path / "saves"
     settings = {
         "LLM": str(sources["llm"]), "AUDIO_ENCODER": str(sources["audio_encoder"]),
@@ -134,7 +132,7 @@ def test_a_run_that_fails_says_why_in_its_log_and_ends_with_its_code(tmp_path):
 
 
 @pytest.mark.slow
-def test_two_processes_train_packed_rows_and_two_nodes_go_on_from_their_checkpoint(
+def test_two_processes_train_packed_rows_and_two_nodes_resume_from_their_checkpoint(
     sources, start, tmp_path
 ):
     def train_on_two(out: Path, **environment: str) -> None:

@@ -21,7 +21,7 @@ from tests.helpers.golden import TINY_A
 
 @dataclass(frozen=True)
 class Sample:
-    """A row: seconds of the question's sound (0: typed), codes of the answer (0: written)."""
+    """A row: seconds of the question (0: typed), speech tokens of the answer (0: written)."""
 
     seconds: float
     codes: int
@@ -41,7 +41,7 @@ BATCHES = st.lists(SAMPLES, min_size=1, max_size=4)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    path = tmp_path_factory.mktemp("waves")
+    path = tmp_path_factory.mktemp("audio")
     for seconds in (0.1, 0.5, 2.3):
         t = np.arange(round(16000 * seconds)) / 16000
         save_wav(path / f"{seconds}.wav", 0.3 * np.sin(2000 * t) * np.sin(9 * t), 16000)

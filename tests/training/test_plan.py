@@ -21,12 +21,13 @@ from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.serving_plan import parse_size
+from tests.helpers import ROOT
 from tests.helpers.golden import TINY_A
 from tests.helpers.tiny_recipe import write_data
 from training.callbacks import freeze_other_parts
 from training.plan import GIB, Sharding, make_plan, read_sharding, static_bytes
 
-CONFIGS = Path(__file__).parents[2] / "training" / "configs"
+CONFIGS = ROOT / "training" / "configs"
 ROWS = 8
 
 
@@ -92,7 +93,7 @@ def test_planned_memory_is_what_a_step_takes(tmp_path, checkpointing, parts):
 
 
 def test_the_published_sizes_are_counted_exactly():
-    golden = Path(__file__).parents[1] / "golden"
+    golden = ROOT / "tests" / "golden"
     for name, parameters in (("8b", 9_424_246_784), ("30b_a3b", 31_657_276_416)):
         manifest = json.loads((golden / f"manifest_{name}.json").read_text())
         assert manifest.get("total_parameters_unique", parameters) == parameters

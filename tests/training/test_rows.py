@@ -25,10 +25,9 @@ from funaudiochat.constants import AUDIO_TEMPLATE
 from funaudiochat.plain_text import encode as encode_prompt
 from funaudiochat.plain_text import protect
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from tests.helpers import ROOT
 from tests.helpers.golden import TINY_A
 from training.check_data import check_file
-
-ROOT = Path(__file__).parents[2]
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("llamafactory") is None,

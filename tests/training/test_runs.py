@@ -110,7 +110,7 @@ def test_each_loss_stands_in_its_own_record(run):
 
 @needs_llamafactory
 @pytest.mark.parametrize("torn", ["trainer_state.json", "optimizer.pt", "model.safetensors"])
-def test_a_run_goes_on_from_the_last_whole_checkpoint(run, tmp_path, torn):
+def test_a_run_resumes_from_the_last_whole_checkpoint(run, tmp_path, torn):
     output = shutil.copytree(run, tmp_path / "run")
     assert is_whole(output / "checkpoint-1") and is_whole(output / "checkpoint-2")
     assert set_torn_aside({"output_dir": str(output)}) == []

@@ -45,9 +45,9 @@ def test_mel_bins_of_a_joint_model_follow_the_folder(sources, tmp_path, mels):
     model = FunAudioChatForConditionalGeneration.from_pretrained(tmp_path / "out").eval()
     processor = FunAudioChatProcessor.from_pretrained(tmp_path / "out")
     assert model.config.audio_config.num_mel_bins == mels
-    wave = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
+    waveform = np.random.default_rng(0).standard_normal(16000).astype(np.float32)
     text = processor.tokenizer.decode([model.config.audio_token_index])
-    inputs = processor(text=[text], audio=[wave], return_tensors="pt")
+    inputs = processor(text=[text], audio=[waveform], return_tensors="pt")
     assert inputs["input_features"].shape[1] == mels
     with torch.no_grad():
         assert model(**inputs).logits.isfinite().all()

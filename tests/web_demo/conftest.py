@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from safetensors.torch import save_file
 
 from tests.helpers import browser as browsers
-from tests.helpers import sounds
+from tests.helpers import recordings
 from tests.helpers.tiny_folders import build
 from tests.helpers.web_clients import running, spying
 from web_demo.server.engine import Models
@@ -83,5 +83,5 @@ def server(watched):
 
 @pytest.fixture
 def speaking(tmp_path: Path) -> Path:
-    said = sounds.question(sounds.MICROPHONE_HZ)
-    return sounds.microphone(tmp_path / "said.wav", said, silence_s=2.0)
+    said = recordings.question(recordings.MICROPHONE_HZ)
+    return recordings.microphone(tmp_path / "said.wav", said, silence_s=2.0)

@@ -8,18 +8,16 @@ import logging
 import stat
 import subprocess
 import sys
-from pathlib import Path
 
 import aiohttp
 import numpy as np
 import pytest
 
+from tests.helpers import ROOT
 from tests.helpers.web_clients import Page, running, scripted
 from web_demo.server.access import Connections, RateLimit, host_known, origin_allowed
 from web_demo.server.options import parse
 from web_demo.server.recordings import Recordings
-
-ROOT = Path(__file__).parents[2]
 
 
 def brief(question):
@@ -111,14 +109,14 @@ def test_an_image_on_another_site_changes_nothing(guarded, path, headers):
 
 
 def test_requests_alone_take_no_place(models):
-    async def talk(server):
+    async def converse(server):
         for _ in range(200):
             await status(server, "/api/add_user")
         async with Page(server) as page:
             await page.event("ready")
 
     with running(scripted(models, brief), max_sessions=1, queue_size=1) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_every_route_has_the_security_headers_and_no_banner(models, tmp_path):

@@ -33,7 +33,7 @@ def echo(request):
 def test_typed_and_spoken_questions_get_the_answers_of_the_model_there():
     local = VoiceChat.from_pretrained(TINY_A, device="cpu")
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             ready = await page.event("ready")
             assert (ready["answers"], ready["voices"]) == (["text"], [])
@@ -52,7 +52,7 @@ def test_typed_and_spoken_questions_get_the_answers_of_the_model_there():
 
     with serving(model_answers(local)) as url:
         with running(Models.of_server(url, None, "none")) as server:
-            typed = asyncio.run(talk(server))
+            typed = asyncio.run(converse(server))
     assert typed == local.ask("hello", speech=False, sampling=Sampling(**SHORT)).text
 
 
@@ -66,7 +66,7 @@ def test_an_answer_that_is_waited_for_holds_up_nobody():
         yield chunk("done")
         yield DONE
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as first, Page(server) as second:
             await first.send(2, "slow")
             await first.event("first_text")
@@ -76,16 +76,16 @@ def test_an_answer_that_is_waited_for_holds_up_nobody():
             assert (await first.event("turn_end"))["text"] == "wait, done"
 
     with serving(answer) as url, running(Models.of_server(url, None, "none")) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
-def test_what_the_server_refuses_is_told_and_the_talk_goes_on():
+def test_what_the_server_refuses_is_reported_and_the_conversation_continues():
     def answer(request):
         if request["messages"][-1]["content"] == "too long":
             raise ValueError("beyond the context")
         return echo(request)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "too long")
             error = await page.event("error")
@@ -94,7 +94,7 @@ def test_what_the_server_refuses_is_told_and_the_talk_goes_on():
             assert (await page.event("turn_end", reason="done"))["text"] == "heard hello"
 
     with serving(answer) as url, running(Models.of_server(url, None, "none")) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_an_answer_that_does_not_come_holds_up_no_exit():
@@ -105,7 +105,7 @@ def test_an_answer_that_does_not_come_holds_up_no_exit():
         let_go.wait(TIMEOUT_S)
         yield DONE
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             await asyncio.to_thread(asked.wait, TIMEOUT_S)
@@ -115,14 +115,14 @@ def test_an_answer_that_does_not_come_holds_up_no_exit():
     with serving(answer) as url:
         with started(None, "--llm-server", url, "--drain-seconds", "0.1") as server:
             try:
-                asyncio.run(talk(server))
+                asyncio.run(converse(server))
                 assert server.process.wait(40) == 1  # the request would be given up after 60 s
             finally:
                 let_go.set()
 
 
 def test_the_command_serves_without_a_folder():
-    async def talk(server):
+    async def converse(server):
         async with aiohttp.ClientSession() as http, http.get(server.url + "/api/info") as reply:
             assert (await reply.json())["model"] == "other"
         async with Page(server) as page:
@@ -131,7 +131,7 @@ def test_the_command_serves_without_a_folder():
 
     with serving(echo) as url:
         with started(None, "--llm-server", url, "--llm-server-model", "other") as server:
-            asyncio.run(talk(server))
+            asyncio.run(converse(server))
 
 
 def test_folders_and_a_server_exclude_each_other(capsys):

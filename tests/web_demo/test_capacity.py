@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""As many talk at once as the machine was measured to answer in real time."""
+"""The server accepts as many users as the machine can answer in real time."""
 
 import asyncio
 from dataclasses import replace
@@ -59,7 +59,7 @@ def measured(monkeypatch, factor):
 def test_who_is_more_than_the_machine_carries_waits(models, monkeypatch):
     measured(monkeypatch, 0.4)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as one, Page(server) as two:
             await one.event("ready")
             await two.event("ready")
@@ -71,7 +71,7 @@ def test_who_is_more_than_the_machine_carries_waits(models, monkeypatch):
 
     with running(models) as server:
         server.call(server.context.measure())
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_max_sessions_overrides_the_measurement(models, monkeypatch):
@@ -92,11 +92,11 @@ def test_a_model_that_fails_on_the_first_question_does_not_keep_the_server_from_
 
 
 def test_the_server_measures_before_it_opens(folders):
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.event("ready")
 
     with started(folders) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
         [told] = [line for line in server.log if line.startswith("real-time factor measured ")]
         assert 1 <= int(told.split(": ")[1].split()[0]) <= MAX_SESSIONS

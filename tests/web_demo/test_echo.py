@@ -6,17 +6,17 @@
 import itertools
 import shutil
 import subprocess
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import soxr
 
+from tests.helpers import ROOT
 from web_demo.server.turn_detector import SpeechEvent, TurnDetector
 from web_demo.server.vad import VoiceActivity
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+EXAMPLES = ROOT / "examples"
 CHUNK = 640  # 40 ms of the microphone
 LEVEL = 0.08  # RMS of a reply and of a person near the microphone
 QUIET = 3e-4
@@ -55,7 +55,7 @@ def converse(network, reply, gain_db, delay_ms, person=None, at_s=0.0, room=Fals
     """Play a reply into a hands-free microphone -> what was heard, in seconds of its audio."""
     rng = np.random.default_rng(0)
     echo = np.pad(reply, (delay_ms * 16, 8000)) * 10 ** (gain_db / 20)
-    if room:  # reverberation of 200 ms behind the direct sound
+    if room:  # reverberation of 200 ms after the direct signal
         answer = rng.normal(0, 0.15, 3200) * np.exp(-np.arange(3200) / 500)
         answer[0] = 1
         echo = np.convolve(echo, answer)[: len(echo)]

@@ -45,7 +45,7 @@ async def take(job, count=10**6):
     return pieces
 
 
-def test_two_talkers_are_stepped_in_turn():
+def test_two_users_are_stepped_in_turn():
     """No gap between one's steps exceeds one step of the other, so two step times."""
     steps = []
 
@@ -80,7 +80,7 @@ def test_a_long_prompt_delays_nobody():
         async with engine() as found:
             late, quick = found.submit(slow), None
             await asyncio.sleep(0)
-            # A second prompt waits its turn, but an answer in the making goes on.
+            # A second prompt waits its turn, but an answer in progress continues.
             first = asyncio.create_task(take(late))
             assert not first.done()
             go.set()
@@ -91,7 +91,7 @@ def test_a_long_prompt_delays_nobody():
     asyncio.run(run())
 
 
-def test_steps_go_on_while_a_prompt_is_read():
+def test_steps_continue_while_a_prompt_is_read():
     go, reading = threading.Event(), threading.Event()
 
     def slow():
@@ -209,9 +209,9 @@ def test_a_step_that_hangs_ends_its_answer_and_holds_up_no_closing(monkeypatch):
         go.set()
 
 
-def test_who_has_nothing_to_hear_goes_first_then_whose_sound_runs_dry_first():
-    """Steps and sound alike; background work only when nothing else is to be done."""
-    steps, sounds, go = [], [], threading.Event()
+def test_who_has_nothing_to_hear_goes_first_then_whose_audio_runs_out_first():
+    """Both for steps and for audio; background work runs only when nothing else is waiting."""
+    steps, waveforms, go = [], [], threading.Event()
     heard_s = {"plenty": 60.0, "little": 5.0, "nothing": None, "background": None}
 
     def waiting():
@@ -235,12 +235,12 @@ def test_who_has_nothing_to_hear_goes_first_then_whose_sound_runs_dry_first():
             block = asyncio.create_task(found.detokenize(holder, go.wait, TIMEOUT_S))
             await asyncio.sleep(0)
             voices = [
-                asyncio.create_task(found.detokenize(job, sounds.append, name))
+                asyncio.create_task(found.detokenize(job, waveforms.append, name))
                 for name, job in jobs.items()
             ]
             await asyncio.sleep(0)
             gone = asyncio.create_task(
-                found.detokenize(jobs["nothing"], sounds.append, "cancelled")
+                found.detokenize(jobs["nothing"], waveforms.append, "cancelled")
             )
             await asyncio.sleep(0)
             gone.cancel()
@@ -249,6 +249,6 @@ def test_who_has_nothing_to_hear_goes_first_then_whose_sound_runs_dry_first():
 
     asyncio.run(run())
     order = ["nothing", "little", "plenty", "background"]
-    assert sounds == order
+    assert waveforms == order
     ends = [step.lower() for step in steps if step.isupper()]
     assert ends == order

@@ -10,7 +10,7 @@ import aiohttp
 import numpy as np
 import pytest
 
-from tests.helpers.sounds import question
+from tests.helpers.recordings import question
 from tests.helpers.web_clients import (
     TIMEOUT_S,
     Page,
@@ -27,7 +27,7 @@ UPGRADE = (
 
 
 async def answers(page):
-    """It is served as if nothing had happened."""
+    """Serve it as if nothing had happened."""
     await page.send(6, b"still here")
     await page.until(lambda: [m for m in page.received if m.kind == 6])
 
@@ -43,7 +43,7 @@ def short(question):
 
 
 def test_odd_messages_are_ignored_and_empty_turns_are_told(server):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.event("ready")
             await page.socket.send_str("text frame")
@@ -58,7 +58,7 @@ def test_odd_messages_are_ignored_and_empty_turns_are_told(server):
             await answers(page)
             assert not page.events("turn_start")
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 def test_a_page_that_stops_reading_is_let_go(models, monkeypatch):
@@ -68,7 +68,7 @@ def test_a_page_that_stops_reading_is_let_go(models, monkeypatch):
         for _ in range(400):
             yield "x" * 100_000
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page, Page(server) as other:
             await page.set(answer="text")
             await page.send(2, "hello")
@@ -80,21 +80,21 @@ def test_a_page_that_stops_reading_is_let_go(models, monkeypatch):
             await answers(other)
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
-def test_a_talk_without_questions_ends(models):
-    async def talk(server):
+def test_a_conversation_without_questions_ends(models):
+    async def converse(server):
         async with Page(server) as page:
             assert await page.until_closed() == 4000
             assert page.errors() == ["idle"]
 
     with running(scripted(models, short), idle_seconds=0.5) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
-def test_half_a_character_is_refused_and_the_talk_goes_on(server):
-    async def talk():
+def test_half_a_character_is_refused_and_the_conversation_continues(server):
+    async def converse():
         async with Page(server) as page:
             await page.send(4, '{"system_prompt": "half of \\ud83d"}')
             await page.event("error", code="bad_message")
@@ -102,7 +102,7 @@ def test_half_a_character_is_refused_and_the_talk_goes_on(server):
             await page.send(2, "hello")
             assert (await page.event("turn_end"))["reason"] == "done"
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_half_a_character_is_refused_and_the_talk_goes_on(server):
     ids=["noise", "not masked", "cut short", "text that is not UTF-8"],
 )
 def test_damaged_frames_end_their_own_connection_only(models, frames):
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as other:
             await other.event("ready")
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
@@ -127,7 +127,7 @@ def test_damaged_frames_end_their_own_connection_only(models, frames):
         await until(lambda: not server.sessions.connections and not server.context.lobby.active)
 
     with running(scripted(models, short)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_a_mistake_of_the_server_is_told_and_ends_one_connection(models, monkeypatch, caplog):
@@ -136,7 +136,7 @@ def test_a_mistake_of_the_server_is_told_and_ends_one_connection(models, monkeyp
 
     monkeypatch.setattr(session, "load_audio", fail)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page, Page(server) as other:
             await other.event("ready")
             await page.send(8, b"RIFF")
@@ -145,11 +145,13 @@ def test_a_mistake_of_the_server_is_told_and_ends_one_connection(models, monkeyp
             await answers(other)
 
     with running(scripted(models, short)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert "not thought of" in caplog.text
 
 
-def test_a_model_that_hangs_is_told_and_the_talk_goes_on_when_it_comes_back(models, monkeypatch):
+def test_a_model_that_hangs_is_reported_and_the_conversation_continues_when_it_recovers(
+    models, monkeypatch
+):
     go = threading.Event()
 
     def script(question):
@@ -157,7 +159,7 @@ def test_a_model_that_hangs_is_told_and_the_talk_goes_on_when_it_comes_back(mode
             yield lambda: go.wait(TIMEOUT_S)
         yield "Hello"
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(answer="text")
             monkeypatch.setattr(engine, "STEP_TIMEOUT_S", 0.5)
@@ -180,7 +182,7 @@ def test_a_model_that_hangs_is_told_and_the_talk_goes_on_when_it_comes_back(mode
 
     with running(scripted(models, script)) as server:
         try:
-            asyncio.run(talk(server))
+            asyncio.run(converse(server))
         finally:
             go.set()
 
@@ -188,7 +190,7 @@ def test_a_model_that_hangs_is_told_and_the_talk_goes_on_when_it_comes_back(mode
 @pytest.mark.slow
 @pytest.mark.parametrize("hands_free", [False, True])
 def test_after_ten_minutes_of_silence_a_question_is_answered(server, asked, hands_free):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(hands_free=hands_free, sampling={"greedy": True, "max_new_tokens": 7})
             for _ in range(600):
@@ -201,6 +203,6 @@ def test_after_ten_minutes_of_silence_a_question_is_answered(server, asked, hand
             assert (await page.event("turn_end"))["reason"] == "done"
             assert page.errors() == ([] if hands_free else ["utterance_too_long"])
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     # The question and a little around it; with the button, the silence of its last minute is cut.
     assert asked[0]["tokens"] / 25 < len(question(24000)) / 24000 + 1.5

@@ -1,18 +1,16 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is kept of the microphone's sound, and when voice opens and ends a turn."""
-
-from pathlib import Path
+"""Which microphone audio is kept, and when voice starts and ends a turn."""
 
 import numpy as np
 import pytest
 import soundfile
 
+from tests.helpers import ROOT
 from web_demo.server.turn_detector import PREROLL_MS, SpeechEvent, TurnDetector
 from web_demo.server.vad import VoiceActivity
 
-ROOT = Path(__file__).parents[2]
 CHUNK = 640  # 40 ms
 
 
@@ -70,7 +68,7 @@ def test_a_turn_without_an_end_is_ended_at_the_limit(network):
     assert [what for what, _ in found][:2] == [SpeechEvent.SPEECH_START, SpeechEvent.SPEECH_END]
 
 
-def test_sound_put_back_comes_first():
+def test_audio_put_back_comes_first():
     detector = TurnDetector(60, None)
     detector.push(np.full(3, 2, np.float32))
     detector.put_back(np.full(2, 1, np.float32))
@@ -104,7 +102,7 @@ def test_nothing_said_is_nothing_heard(network, level, seconds):
     assert len(detector.take()) == len(noise)
 
 
-def test_a_loud_sound_that_is_no_speech_is_a_question_and_stays_whole(network):
+def test_loud_noise_that_is_not_speech_is_a_question_and_stays_whole(network):
     time_s = np.arange(16000) / 16000
     tone = (0.3 * np.sin(2 * np.pi * 440 * time_s)).astype(np.float32)
     detector = TurnDetector(60, VoiceActivity(network))

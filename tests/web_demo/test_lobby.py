@@ -57,29 +57,29 @@ def test_a_thousand_tickets_leave_every_place_to_connections():
     asyncio.run(run())
 
 
-def test_who_waits_is_told_how_long_by_the_lengths_of_the_last_talks():
+def test_who_waits_is_told_how_long_by_the_lengths_of_the_last_conversations():
     async def run():
         now = 0.0
         lobby = Lobby(2, 8, clock=lambda: now)
 
-        def talk(seconds):
+        def converse(seconds):
             nonlocal now
             place = lobby.enter()
             now += seconds
             lobby.leave(place)
 
-        talk(60)
-        talk(120)
+        converse(60)
+        converse(120)
         talking, _ = lobby.enter(), lobby.enter()
         first, second = lobby.enter(), lobby.enter()
-        assert lobby.wait_s(first) is None  # two talks tell too little
+        assert lobby.wait_s(first) is None  # two conversations tell too little
         lobby.leave(second)  # who only waited has no length
         assert lobby.wait_s(first) is None
         now += 180
         lobby.leave(talking)
         assert first.state is TicketState.READY and lobby.wait_s(first) == 0
         third, fourth = lobby.enter(), lobby.enter()
-        # Of two talks of two minutes, one ends every minute.
+        # Of two conversations of two minutes, one ends every minute.
         assert (lobby.wait_s(third), lobby.wait_s(fourth)) == (60, 120)
 
     asyncio.run(run())

@@ -10,7 +10,6 @@ import math
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import httpx
 import numpy as np
@@ -20,9 +19,9 @@ import soundfile
 from openai.types.chat import ChatCompletion
 
 from funaudiochat.constants import TRANSCRIBE_PROMPT
+from tests.helpers import ROOT
 from tests.helpers.web_clients import TIMEOUT_S, running, scripted, tone, until
 
-ROOT = Path(__file__).parents[2]
 TOOL = {
     "type": "function",
     "function": {

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from tests.helpers import browser as browsers
-from tests.helpers import sounds
+from tests.helpers import recordings
 from tests.helpers.page_actions import (
     NOTE_MICROPHONES,
     TOKENS,
@@ -37,7 +37,7 @@ def test_two_spoken_turns_are_heard_and_read(browser, server, speaking):
         page.wait_until("document.querySelector('.is-speaking, .is-idle')")
         page.see("role=button[name='Speak']")
         heard, rate = page.heard()
-        assert sounds.sounding_s(heard[before:], rate) == pytest.approx(TOKENS / 5, abs=0.7)
+        assert recordings.sounding_s(heard[before:], rate) == pytest.approx(TOKENS / 5, abs=0.7)
         captions = page.captions()
         assert len(captions) == turn
         assert captions[-1][1].strip()
@@ -58,7 +58,7 @@ def test_typed_words_and_a_file_are_questions_and_all_of_it_is_saved(
     page = visit(browser, server.url, transcribe=False, seed=3)
     type_in(page, "Where is 北京?")
     page.see("role=button[name='Speak']")
-    page.call("setInputFiles", "input[type=file]", str(sounds.QUESTION))
+    page.call("setInputFiles", "input[type=file]", str(recordings.QUESTION))
     page.wait_until("document.querySelectorAll('.turn').length == 2")
     page.see("role=button[name='Speak']")
     captions = page.captions()
@@ -74,8 +74,8 @@ def test_typed_words_and_a_file_are_questions_and_all_of_it_is_saved(
     saved, rate = soundfile.read(tmp_path / "talk.wav", dtype="float32")
     heard, _ = page.heard()
     assert rate == 24000 and saved.shape[1] == 2
-    assert sounds.sounding_s(saved[:, 1], rate) == pytest.approx(
-        sounds.sounding_s(heard, rate), abs=0.5
+    assert recordings.sounding_s(saved[:, 1], rate) == pytest.approx(
+        recordings.sounding_s(heard, rate), abs=0.5
     )
 
 
@@ -126,7 +126,7 @@ def test_a_microphone_is_opened_when_the_user_presses_to_speak_and_closed_when_t
 
 
 def test_nothing_said_is_told_and_asks_nothing(browser, server, asked, tmp_path):
-    silence = sounds.microphone(tmp_path / "nothing.wav", np.zeros(0, np.float32), silence_s=5)
+    silence = recordings.microphone(tmp_path / "nothing.wav", np.zeros(0, np.float32), silence_s=5)
     page = visit(browser, server.url, silence)
     for seconds in (1, 5):
         speak(page)
@@ -177,7 +177,7 @@ def test_settings_act_from_the_next_turn(browser, server):
     page.wait_until("document.querySelector('.turn .bot p:not(.dots)')?.innerText.trim()")
     page.see("role=button[name='Speak']")
     heard, rate = page.heard()
-    assert sounds.sounding_s(heard, rate) == 0
+    assert recordings.sounding_s(heard, rate) == 0
     assert "to the first text" in page.see(".latency")
 
 
@@ -221,7 +221,9 @@ def test_a_token_in_the_address_is_taken_out_of_it_and_a_reload_keeps_it(browser
         page.see(".is-idle")
 
 
-def test_a_refusal_in_the_middle_of_a_talk_is_told_in_place_of_connecting_for_ever(browser, models):
+def test_a_refusal_during_a_conversation_is_reported_instead_of_reconnecting_for_ever(
+    browser, models
+):
     with running(models, token="open sesame") as guarded:
         page = browser.open(f"{guarded.url}/?token=open+sesame")
         page.see("text=is ready")
@@ -234,7 +236,7 @@ def test_a_refusal_in_the_middle_of_a_talk_is_told_in_place_of_connecting_for_ev
         assert page.evaluate("document.querySelectorAll('.banner').length") == 0
 
 
-def test_a_machine_without_a_sound_device_is_told_and_talks_in_text(browser, server):
+def test_a_machine_without_an_audio_device_is_told_and_talks_in_text(browser, server):
     """Firefox leaves the promise of such a context open for ever."""
     page = browser.open(server.url)
     prefer(page)

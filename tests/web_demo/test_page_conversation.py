@@ -12,7 +12,7 @@ import sphn
 import torch
 
 from tests.helpers import browser as browsers
-from tests.helpers import sounds
+from tests.helpers import recordings
 from tests.helpers.page_actions import speak, type_in, visit, wait_s
 from tests.helpers.web_clients import forever, running, scripted, tone
 from web_demo.server import tools
@@ -67,7 +67,7 @@ def test_tool_calls_are_shown_and_the_conversation_is_saved(browser, models, tmp
     assert second["latency"]["audioMs"] > 0
 
 
-def test_errors_are_told_in_plain_words_and_the_talk_goes_on(browser, models, tmp_path):
+def test_errors_are_told_in_plain_words_and_the_conversation_continues(browser, models, tmp_path):
     def script(question):
         if question == "Fail.":
             raise RuntimeError
@@ -101,8 +101,8 @@ def test_what_the_user_said_is_written_down_unless_switched_off(browser, models,
         yield next(answers)
         yield [1] * 5
 
-    said = sounds.question(sounds.MICROPHONE_HZ)
-    microphone = sounds.microphone(tmp_path / "said.wav", said, silence_s=0)
+    said = recordings.question(recordings.MICROPHONE_HZ)
+    microphone = recordings.microphone(tmp_path / "said.wav", said, silence_s=0)
     with running(scripted(models, script)) as server:
         page = visit(browser, server.url, microphone)
         speak(page)
@@ -135,7 +135,7 @@ NOTE_DETECTION = """{
 
 
 class Hum:
-    """A voice that costs no time, so that a loaded machine too has a second of sound ahead."""
+    """A voice that costs no time, so that a loaded machine too has a second of audio ahead."""
 
     def push(self, codes):
         return torch.from_numpy(tone(len(codes) / 25))
@@ -147,10 +147,10 @@ class Hum:
 def test_a_voice_silences_the_reply_within_250_ms_of_its_detection(
     browser, models, tmp_path, monkeypatch
 ):
-    """From the moment the page is told that the user speaks, by the clock of the sound."""
+    """From the moment the page is told that the user speaks, by the audio clock."""
     monkeypatch.setattr(Models, "detokenizer_stream", lambda self, name: Hum())
-    said = sounds.question(sounds.MICROPHONE_HZ)
-    microphone = sounds.microphone(tmp_path / "said.wav", said, silence_s=3)
+    said = recordings.question(recordings.MICROPHONE_HZ)
+    microphone = recordings.microphone(tmp_path / "said.wav", said, silence_s=3)
     late_s: list[float] = []
     with running(scripted(models, forever)) as server:
         page = visit(browser, server.url, microphone, handsFree=True, transcribe=False)
@@ -182,6 +182,6 @@ def test_what_is_heard_is_as_long_and_as_loud_as_what_was_sent(browser, models, 
         page.wait_until("heard.context.currentTime > heard.loudUntilS + 0.4")
         heard, rate = page.heard()
     [sent] = [soundfile.read(path, dtype="float32")[0] for path in tmp_path.glob("*_answer.wav")]
-    assert sounds.sounding_s(heard, rate) == pytest.approx(sent.size / 24000, abs=0.05)
+    assert recordings.sounding_s(heard, rate) == pytest.approx(sent.size / 24000, abs=0.05)
     energy = np.square(through_opus(sent)).sum()
     assert np.square(heard).sum() == pytest.approx(energy, rel=0.1)

@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from tests.helpers import browser as browsers
-from tests.helpers import sounds
+from tests.helpers import recordings
 from tests.helpers.reference_server import RATE_HZ, ReferenceServer
 from tests.helpers.web_clients import tone
 
@@ -35,8 +35,8 @@ def url(server: ReferenceServer) -> Iterator[str]:
 
 @pytest.fixture
 def speaking(tmp_path: Path) -> Path:
-    said = sounds.question(sounds.MICROPHONE_HZ)
-    return sounds.microphone(tmp_path / "said.wav", said, silence_s=0.5)
+    said = recordings.question(recordings.MICROPHONE_HZ)
+    return recordings.microphone(tmp_path / "said.wav", said, silence_s=0.5)
 
 
 def start(browser: browsers.Browser, url: str, **options: object) -> browsers.Page:
@@ -51,7 +51,7 @@ def ask_file(page: browsers.Page, path: Path, samples: np.ndarray) -> None:
     page.call("setInputFiles", "input[type=file]", str(path))
 
 
-def test_a_spoken_question_is_answered_in_sound_and_text(browser, server, url, speaking):
+def test_a_spoken_question_is_answered_in_audio_and_text(browser, server, url, speaking):
     page = browser.open(url, speaking)
     page.see("text=The server is ready")
     page.call("check", "role=radio[name=/Brief/]")
@@ -65,16 +65,18 @@ def test_a_spoken_question_is_answered_in_sound_and_text(browser, server, url, s
         page.see("text=Press to interrupt")
         page.see("role=button[name='Speak']")
         asked = server.questions[-1]
-        if sounds.likeness(asked, sounds.question(RATE_HZ)) > 0.8:
+        if recordings.likeness(asked, recordings.question(RATE_HZ)) > 0.8:
             break
-    assert sounds.likeness(asked, sounds.question(RATE_HZ)) > 0.8
+    assert recordings.likeness(asked, recordings.question(RATE_HZ)) > 0.8
     assert 3.0 < asked.size / RATE_HZ < 8
     heard, rate = page.heard()
     heard = heard[before:]
     assert rate == RATE_HZ
-    assert sounds.sounding_s(heard, rate) == pytest.approx(sounds.sounding_s(asked, rate), abs=0.3)
+    assert recordings.sounding_s(heard, rate) == pytest.approx(
+        recordings.sounding_s(asked, rate), abs=0.3
+    )
     assert np.abs(heard).max() == pytest.approx(np.abs(asked).max(), rel=0.25)
-    assert sounds.likeness(heard, asked) > 0.85
+    assert recordings.likeness(heard, asked) > 0.85
     captions = page.captions()
     assert len(captions) == len(server.questions)
     assert captions[-1] == ("", f"I heard {asked.size / RATE_HZ:.1f} seconds, 你好.")
@@ -90,8 +92,8 @@ def test_a_file_is_said_and_even_the_shortest_reply_plays(browser, server, url, 
     [asked] = server.questions
     assert asked.size / RATE_HZ == pytest.approx(0.2, abs=0.09)
     heard, rate = page.heard()
-    assert sounds.sounding_s(heard, rate, 0.02) == pytest.approx(0.2, abs=0.06)
-    assert sounds.pitch(heard, rate) == pytest.approx(880, abs=10)
+    assert recordings.sounding_s(heard, rate, 0.02) == pytest.approx(0.2, abs=0.06)
+    assert recordings.pitch(heard, rate) == pytest.approx(880, abs=10)
 
 
 def test_two_pages_at_once_hear_their_own_answers(browser, server, url, tmp_path):
@@ -102,11 +104,11 @@ def test_two_pages_at_once_hear_their_own_answers(browser, server, url, tmp_path
         page.see("text=I heard 2")
         page.see("role=button[name='Speak']")
         heard, rate = page.heard()
-        assert sounds.pitch(heard, rate) == pytest.approx(pitch_hz, abs=10)
-        assert sounds.sounding_s(heard, rate, 0.02) == pytest.approx(2.0, abs=0.15)
+        assert recordings.pitch(heard, rate) == pytest.approx(pitch_hz, abs=10)
+        assert recordings.sounding_s(heard, rate, 0.02) == pytest.approx(2.0, abs=0.15)
 
 
-def test_an_interruption_is_silent_at_once_though_the_server_goes_on(
+def test_an_interruption_is_silent_at_once_though_the_server_continues(
     browser, server, url, tmp_path
 ):
     page = start(browser, url)
@@ -122,7 +124,7 @@ def test_an_interruption_is_silent_at_once_though_the_server_goes_on(
     ask_file(page, tmp_path / "next.wav", tone(1.0, 1200))
     page.see("role=button[name='Speak']")
     heard, rate = page.heard()
-    assert sounds.pitch(heard[before:], rate) == pytest.approx(1200, abs=10)
+    assert recordings.pitch(heard[before:], rate) == pytest.approx(1200, abs=10)
 
 
 def test_a_denied_microphone_is_explained_and_not_needed(browser, server, url, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 from funaudiochat.capabilities import Capabilities
 from tests.helpers import browser as browsers
-from tests.helpers import sounds
+from tests.helpers import recordings
 from tests.helpers.page_actions import NOTE_MICROPHONES, prefer, speak, type_in, visit
 from tests.helpers.web_clients import TIMEOUT_S, running, scripted
 
@@ -60,9 +60,9 @@ def test_devices_that_are_gone_give_way_to_the_default_ones(browser, server):
     assert page.evaluate("heard.loudUntilS") > 0
 
 
-def test_the_microphone_is_tested_before_a_talk(browser, server, tmp_path):
-    said = sounds.question(sounds.MICROPHONE_HZ)
-    page = browser.open(server.url, sounds.microphone(tmp_path / "said.wav", said, silence_s=0))
+def test_the_microphone_is_tested_before_a_conversation(browser, server, tmp_path):
+    said = recordings.question(recordings.MICROPHONE_HZ)
+    page = browser.open(server.url, recordings.microphone(tmp_path / "said.wav", said, silence_s=0))
     page.press("Test the microphone")
     page.see(".mic-check >> text=Sounds good")
     page.press("Stop the test")
@@ -203,8 +203,8 @@ def test_nothing_moves_for_those_who_want_no_motion(browser, models, tmp_path, m
         yield lambda: go.wait(TIMEOUT_S)
         yield [1] * 5
 
-    said = sounds.question(sounds.MICROPHONE_HZ)
-    microphone = sounds.microphone(tmp_path / "said.wav", said, silence_s=0)
+    said = recordings.question(recordings.MICROPHONE_HZ)
+    microphone = recordings.microphone(tmp_path / "said.wav", said, silence_s=0)
     with running(scripted(models, after_a_while)) as server:
         try:
             page = browser.open(server.url, microphone, context={"reducedMotion": motion})

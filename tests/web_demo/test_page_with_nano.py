@@ -1,15 +1,14 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The page in Chromium with the shipped weights: questions are answered in words that are right,
-and the sound that goes to the loudspeaker says them."""
+"""The page in Chromium with the shipped weights: answers are correct, as text and as played."""
 
 import numpy as np
 import pytest
 
 from funaudiochat import hub
 from tests.helpers import browser as browsers
-from tests.helpers import sounds
+from tests.helpers import recordings
 from tests.helpers.page_actions import speak, type_in, visit, wait_s
 from tests.helpers.web_clients import running
 from training.nano.judge import hear, judge_available
@@ -19,7 +18,7 @@ pytestmark = [
     *browsers.MARKS,
     pytest.mark.skipif(not judge_available(), reason="no recogniser (make judge-setup)"),
 ]
-FOLLOW_UP = sounds.QUESTION.with_name("follow_up.wav")  # "And of Germany?"
+FOLLOW_UP = recordings.QUESTION.with_name("follow_up.wav")  # "And of Germany?"
 
 
 @pytest.fixture(scope="module")
@@ -33,12 +32,12 @@ def said(page: browsers.Page, before: int = 0) -> str:
     """What a recogniser understands of what the loudspeaker got from that sample on."""
     heard, rate_hz = page.heard()
     assert np.abs(heard[before:]).max() > 0.05
-    return hear(sounds.without_pauses(heard[before:], rate_hz), rate_hz).lower()
+    return hear(recordings.without_pauses(heard[before:], rate_hz), rate_hz).lower()
 
 
-def test_two_spoken_turns_are_answered_rightly_in_text_and_sound(browser, nano, tmp_path):
-    spoken = sounds.question(sounds.MICROPHONE_HZ)  # "What is the capital of France?"
-    microphone = sounds.microphone(tmp_path / "said.wav", spoken, silence_s=30)
+def test_two_spoken_turns_are_answered_correctly_in_text_and_audio(browser, nano, tmp_path):
+    spoken = recordings.question(recordings.MICROPHONE_HZ)  # "What is the capital of France?"
+    microphone = recordings.microphone(tmp_path / "said.wav", spoken, silence_s=30)
     page = visit(browser, nano.url, microphone, maxNewTokens=None, seed=1)
     speak(page)
     wait_s(page, 3)

@@ -5,7 +5,6 @@
 
 import contextlib
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +12,7 @@ import sphn
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.helpers import ROOT
 from tests.helpers.web_clients import tone
 from web_demo.server.opus import BadAudio, Framer, OpusDecoder, OpusEncoder
 from web_demo.server.protocol import (
@@ -26,7 +26,7 @@ from web_demo.server.protocol import (
     encode_metadata,
 )
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "web_demo"
+GOLDEN = ROOT / "tests" / "golden" / "web_demo"
 
 
 @pytest.mark.parametrize(
@@ -182,14 +182,14 @@ def test_no_damage_to_pages_breaks_the_decoder(rng):
     raise AssertionError("the decoder never came back")
 
 
-def test_a_stream_may_begin_anew():
+def test_a_stream_may_restart():
     decoder = OpusDecoder()
     first = [decoder.decode(page) for page in pages_of(tone(0.4))]
     second = [decoder.decode(page) for page in pages_of(tone(0.4))]
     assert sum(map(len, first)) == sum(map(len, second)) == 6400
 
 
-def test_a_small_message_cannot_hold_minutes_of_sound():
+def test_a_small_message_cannot_hold_minutes_of_audio():
     """Packets of two bytes are 20 ms of silence each."""
 
     def page(number, packets, flags=0):

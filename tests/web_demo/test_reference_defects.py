@@ -11,13 +11,13 @@ import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 import torch
 
+from tests.helpers import ROOT
 from tests.helpers.web_clients import (
     TIMEOUT_S,
     Page,
@@ -31,36 +31,35 @@ from tests.helpers.web_clients import (
 from web_demo.server import outbox
 from web_demo.server.server import choose_tts_device
 
-ROOT = Path(__file__).parents[2]
 GREEDY = {"greedy": True, "max_new_tokens": 7}
 LONG = {"greedy": True, "max_new_tokens": 200}
 
 
 async def answer(server, pitch_hz, sampling=GREEDY, **query):
-    """One question by a page of its own -> its text and sound."""
+    """Ask one question over a new connection and return the text and audio."""
     async with Page(server, **query) as page:
         await page.set(sampling=sampling)
         await page.ask(tone(1, pitch_hz))
         await page.event("turn_end")
-        return page.text(), page.sound()
+        return page.text(), page.audio()
 
 
-def test_01_four_talkers_each_hear_their_own_reply(server):
-    async def talk():
+def test_01_four_users_each_hear_their_own_reply(server):
+    async def converse():
         alone = [await answer(server, pitch) for pitch in (200, 400, 800, 1600)]
         together = await asyncio.gather(*(answer(server, p) for p in (200, 400, 800, 1600)))
-        for (text, sound), (text_alone, sound_alone) in zip(together, alone, strict=True):
-            assert text == text_alone and len(sound)
-            assert np.array_equal(sound, sound_alone)
+        for (text, audio), (text_alone, audio_alone) in zip(together, alone, strict=True):
+            assert text == text_alone and len(audio)
+            assert np.array_equal(audio, audio_alone)
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 def test_02_answers_made_at_once_share_one_thread_of_steps(server, asked):
-    async def talk():
+    async def converse():
         await asyncio.gather(*(answer(server, pitch) for pitch in (300, 500, 700, 900)))
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert len(asked) == 4
     for entry in asked:
         assert {name.split("_")[0] for name in entry["threads"]} <= {"prompts", "steps"}
@@ -68,7 +67,7 @@ def test_02_answers_made_at_once_share_one_thread_of_steps(server, asked):
 
 
 def test_03_start_silences_a_reply_within_250_ms(server):
-    async def talk():
+    async def converse():
         late_s = []
         async with Page(server) as page:
             await page.set(sampling=LONG)
@@ -79,17 +78,17 @@ def test_03_start_silences_a_reply_within_250_ms(server):
                 pressed = time.monotonic()
                 await page.start()
                 assert (await page.event("turn_end", turn=turn))["reason"] == "interrupted"
-                await page.say(tone(0.4), pace=1)  # long enough for late sound to show up
+                await page.say(tone(0.4), pace=1)  # long enough for late audio to show up
                 late_s.append(page.audio_messages()[-1].at - pressed)
                 await page.send(3, b"\x03")
         # A loaded machine may be late once; a server that does not stop always is.
         assert min(late_s) < 0.25
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 def test_04_what_is_said_during_a_reply_is_heard(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=LONG)
             await page.ask(tone(1))
@@ -98,44 +97,44 @@ def test_04_what_is_said_during_a_reply_is_heard(server, asked):
             await page.ask(tone(2))
             await page.event("first_audio", turn=2)
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert [entry["tokens"] for entry in asked] == [25, 50]
 
 
 def test_05_a_disconnect_stops_the_model(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=LONG)
             await page.ask(tone(1))
             await page.event("first_audio")
         await until(lambda: asked[0]["closed"] and not server.context.engine.jobs)
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert asked[0]["groups"] < 150
 
 
 def test_06_a_malformed_page_is_reported_and_the_connection_lives(server):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=GREEDY)
-            await page.send(1, b"this is no Ogg page")
+            await page.send(1, b"this is not an Ogg page")
             await page.send(1, b"OggS\x00\x02" + bytes(300))
             await page.event("error", code="bad_audio")
             await page.ask(tone(1))
             assert (await page.event("turn_end"))["reason"] == "done"
-            assert len(page.sound())
+            assert len(page.audio())
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 def test_07_a_burst_before_the_button_is_heard_in_full(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=GREEDY)
             await page.ask(tone(2))
             await page.event("turn_end")
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert asked[0]["tokens"] == 50
 
 
@@ -143,11 +142,11 @@ def test_08_a_silent_page_is_kept_alive(server, monkeypatch):
     assert outbox.KEEPALIVE_S < 30  # when the reference's page gives up
     monkeypatch.setattr(outbox, "KEEPALIVE_S", 0.2)
 
-    async def talk():
+    async def converse():
         async with ReferencePage(server) as page:
             await page.event("keepalive", 2)
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 def worklet_plays(frames):
@@ -160,7 +159,7 @@ def test_09_short_replies_play_on_the_reference_page(models):
         yield [5] * 5
         yield [6] * 3
 
-    async def talk(server):
+    async def converse(server):
         async with ReferencePage(server) as page:
             await page.ask(tone(1))
             await page.event("turn_end")
@@ -174,38 +173,38 @@ def test_09_short_replies_play_on_the_reference_page(models):
             assert len(page.audio_messages()) == 8
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
-def test_10_every_code_becomes_sound(models, tmp_path):
+def test_10_every_token_becomes_audio(models, tmp_path):
     codes = [int(code) for code in torch.randint(0, 30, (43,), generator=torch.manual_seed(0))]
 
     def script(question):
         for start in range(0, len(codes), 5):
             yield codes[start : start + 5]
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.ask(tone(1))
             end = await page.event("turn_end")
             assert end["audio_ms"] == 43 * 40
-            assert len(page.audio_messages()) == 43 and len(page.sound()) == 43 * 960
+            assert len(page.audio_messages()) == 43 and len(page.audio()) == 43 * 960
         await until(lambda: list(tmp_path.glob("*.json")))
 
     with running(scripted(models, script), save_recordings=tmp_path) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     sent, _ = soundfile.read(next(tmp_path.glob("*_answer.wav")))
     voice = models.detokenizer.stream(models.voices["anna"])
     pieces = [voice.push(codes[start : start + 5]) for start in range(0, len(codes), 5)]
-    wave = torch.cat([*pieces, voice.finish()]).numpy()
-    assert np.allclose(sent, wave.clip(-1, 1), atol=1 / 32767)
+    waveform = torch.cat([*pieces, voice.finish()]).numpy()
+    assert np.allclose(sent, waveform.clip(-1, 1), atol=1 / 32767)
 
 
 def test_11_a_recording_is_whole_and_the_next_turn_has_none_of_it(models, tmp_path):
     def script(question):
         yield from ([number] * 5 for number in range(9))
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             for turn in (1, 2):
                 await page.start()
@@ -214,14 +213,14 @@ def test_11_a_recording_is_whole_and_the_next_turn_has_none_of_it(models, tmp_pa
         await until(lambda: len(list(tmp_path.glob("*.json"))) == 2)
 
     with running(scripted(models, script), save_recordings=tmp_path) as server:
-        asyncio.run(talk(server))
-    waves = [soundfile.read(path)[0] for path in sorted(tmp_path.glob("*_answer.wav"))]
-    assert [len(wave) for wave in waves] == [45 * 960] * 2
-    assert np.array_equal(waves[0], waves[1])
+        asyncio.run(converse(server))
+    waveforms = [soundfile.read(path)[0] for path in sorted(tmp_path.glob("*_answer.wav"))]
+    assert [len(waveform) for waveform in waveforms] == [45 * 960] * 2
+    assert np.array_equal(waveforms[0], waveforms[1])
 
 
 def test_12_no_state_of_one_reply_reaches_the_next(watched, tmp_path):
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(sampling={"seed": 1, "max_new_tokens": 12})
             for turn, question in enumerate(("One?", "Two?", "One?"), 1):
@@ -231,7 +230,7 @@ def test_12_no_state_of_one_reply_reaches_the_next(watched, tmp_path):
         await until(lambda: len(list(tmp_path.glob("*.json"))) == 3)
 
     with running(watched[0], save_recordings=tmp_path) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     answers = [soundfile.read(path)[0] for path in sorted(tmp_path.glob("*_answer.wav"))]
     assert len(answers[0]) and np.array_equal(answers[0], answers[2])
 
@@ -259,7 +258,7 @@ def test_14_a_busy_model_does_not_block_the_server(models):
         yield lambda: go.wait(TIMEOUT_S)
         yield "done"
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as busy, Page(server) as other:
             await busy.ask(tone(1))
             await busy.event("turn_start")
@@ -274,13 +273,13 @@ def test_14_a_busy_model_does_not_block_the_server(models):
 
     with running(scripted(models, script)) as server:
         try:
-            asyncio.run(talk(server))
+            asyncio.run(converse(server))
         finally:
             go.set()
 
 
 def test_15_long_input_is_bounded_and_the_user_is_told(watched, asked):
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(sampling=GREEDY)
             await page.say(tone(5))
@@ -296,7 +295,7 @@ def test_15_long_input_is_bounded_and_the_user_is_told(watched, asked):
 
     options = {"max_utterance_seconds": 2.0, "max_message_bytes": 65536}
     with running(watched[0], **options) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert [entry["tokens"] for entry in asked] == [50]
 
 
@@ -308,7 +307,7 @@ def test_15_a_reply_waits_for_a_page_that_does_not_take_it(models):
             made.append(number)
             yield [1] * 5
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.ask(tone(1))
             await page.event("first_audio")
@@ -320,7 +319,7 @@ def test_15_a_reply_waits_for_a_page_that_does_not_take_it(models):
             assert len(made) < 500
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_16_nothing_is_kept_unless_told_and_names_never_meet(models, tmp_path, monkeypatch):
@@ -330,7 +329,7 @@ def test_16_nothing_is_kept_unless_told_and_names_never_meet(models, tmp_path, m
         yield "Hello"
         yield [1] * 5
 
-    async def talk(server):
+    async def converse(server):
         for _ in range(3):
             async with Page(server) as page:
                 assert page.events("ready") or await page.event("ready")
@@ -338,10 +337,10 @@ def test_16_nothing_is_kept_unless_told_and_names_never_meet(models, tmp_path, m
                 await page.event("turn_end")
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert not list(tmp_path.rglob("*"))
     with running(scripted(models, script), save_recordings=tmp_path / "kept") as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert len(list((tmp_path / "kept").glob("*_001.json"))) == 3
 
 
@@ -356,7 +355,7 @@ def test_17_token_origin_and_places_are_checked(models):
             await page._http.close()
             return getattr(error, "status", error)
 
-    async def talk(server):
+    async def converse(server):
         assert await refused(server) == 401
         assert await refused(server, token="wrong") == 401
         assert await refused(server, token="ключ") == 401
@@ -380,7 +379,7 @@ def test_17_token_origin_and_places_are_checked(models):
         "queue_size": 1,
     }
     with running(models, **options) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_18_a_failing_model_is_told_and_logged_and_hurts_nobody_else(models, caplog):
@@ -391,7 +390,7 @@ def test_18_a_failing_model_is_told_and_logged_and_hurts_nobody_else(models, cap
             raise RuntimeError("CUDA out of memory")
         yield "day"
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page, Page(server) as other:
             await page.send(2, "fail")
             await other.send(2, "fine")
@@ -405,7 +404,7 @@ def test_18_a_failing_model_is_told_and_logged_and_hurts_nobody_else(models, cap
             assert (await page.event("turn_end", turn=2))["text"] == "Good day"
 
     with caplog.at_level(logging.INFO), running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert "CUDA out of memory" in caplog.text
 
 
@@ -413,7 +412,7 @@ def test_19_no_task_outlives_its_connection(server):
     async def count():
         return len(asyncio.all_tasks())
 
-    async def talk():
+    async def converse():
         for _ in range(3):
             page = Page(server)
             async with page:
@@ -424,13 +423,13 @@ def test_19_no_task_outlives_its_connection(server):
         await until(lambda: not server.sessions.connections)
 
     before = server.call(count())
-    asyncio.run(talk())
+    asyncio.run(converse())
     asyncio.run(until(lambda: server.call(count()) <= before))
     assert server.context.lobby.active == 0
 
 
-def test_20_a_text_answer_completes_without_sound(server):
-    async def talk():
+def test_20_a_text_answer_completes_without_audio(server):
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=GREEDY, answer="text")
             await page.ask(tone(1))
@@ -439,7 +438,7 @@ def test_20_a_text_answer_completes_without_sound(server):
             assert not page.audio_messages()
             assert end["stages"]["first_audio_ms"] is None
 
-    asyncio.run(talk())
+    asyncio.run(converse())
 
 
 def test_21_it_starts_in_any_folder_and_without_a_gpu(folders, tmp_path):
@@ -471,8 +470,8 @@ def test_21_it_starts_in_any_folder_and_without_a_gpu(folders, tmp_path):
             pass
 
         Process.url = url.removeprefix("open ")
-        text, sound = asyncio.run(answer(Process, 440))
-        assert text and len(sound)
+        text, audio = asyncio.run(answer(Process, 440))
+        assert text and len(audio)
     finally:
         process.terminate()
         process.communicate(timeout=TIMEOUT_S)

@@ -8,14 +8,14 @@ import shutil
 import socket
 import ssl
 import subprocess
-from pathlib import Path
 
 import aiohttp
 import pytest
 
+from tests.helpers import ROOT
 from tests.helpers.web_clients import running, scripted, until
 
-PROXY = Path(__file__).parents[2] / "web_demo" / "proxy"
+PROXY = ROOT / "web_demo" / "proxy"
 NGINX = shutil.which("nginx") or shutil.which("nginx", path="/usr/sbin:/usr/local/sbin")
 CADDY = shutil.which("caddy")
 
@@ -51,7 +51,7 @@ def test_nginx_serves_page_and_conversation_under_a_path(models, tmp_path, certi
     (page / "assets" / "app.js").write_text("1")
     port = free_port()
 
-    async def talk():
+    async def converse():
         base = f"https://127.0.0.1:{port}"
         headers = {"Host": "demo.example", "Origin": f"https://demo.example:{port}"}
         open_tls = ssl.create_default_context()
@@ -101,7 +101,7 @@ def test_nginx_serves_page_and_conversation_under_a_path(models, tmp_path, certi
         )
         process = subprocess.Popen([NGINX, "-c", config, "-p", tmp_path])
         try:
-            asyncio.run(talk())
+            asyncio.run(converse())
             asyncio.run(until(lambda: not server.sessions.connections))
         finally:
             process.terminate()

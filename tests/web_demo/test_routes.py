@@ -24,8 +24,8 @@ async def get(server, path, **query):
         return reply.status, await reply.text()
 
 
-def test_talkers_wait_in_order_and_are_told_their_place(models):
-    async def talk(server):
+def test_users_wait_in_order_and_are_told_their_place(models):
+    async def converse(server):
         async with Page(server) as first:
             await first.event("ready")
             async with Page(server) as second, Page(server) as third:
@@ -39,11 +39,11 @@ def test_talkers_wait_in_order_and_are_told_their_place(models):
                 await third.event("ready")
 
     with running(scripted(models, brief), max_sessions=1) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_the_queue_endpoints_of_the_reference(models):
-    async def talk(server):
+    async def converse(server):
         async with Page(server, token="t") as first:
             await first.event("ready")
             assert (await get(server, "/api/add_user", queue_id="q"))[0] == 401
@@ -80,11 +80,11 @@ def test_the_queue_endpoints_of_the_reference(models):
             assert (await get(server, "/api/user_feedback", feedback="9", token="t"))[0] == 400
 
     with running(scripted(models, brief), max_sessions=1, token="t") as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_health_figures_info_and_a_page_that_says_how_to_build_it(models, tmp_path):
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.event("turn_end")
@@ -126,7 +126,7 @@ def test_health_figures_info_and_a_page_that_says_how_to_build_it(models, tmp_pa
             assert (await get(server, path))[0] == 404, path
 
     with running(scripted(models, brief), page=tmp_path / "dist") as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_the_page_is_told_what_the_model_can_do_and_only_its_tools_are_offered(models):
@@ -138,7 +138,7 @@ def test_the_page_is_told_what_the_model_can_do_and_only_its_tools_are_offered(m
         yield "Noon."
         yield [1] * 5
 
-    async def talk(server, told):
+    async def converse(server, told):
         status, body = await get(server, "/api/info")
         assert status == 200
         async with Page(server) as page:
@@ -155,10 +155,10 @@ def test_the_page_is_told_what_the_model_can_do_and_only_its_tools_are_offered(m
             "examples": ["What time is it?"]}  # fmt: skip
     small = replace(scripted(models, script), capabilities=able)
     with running(small) as server:
-        assert asyncio.run(talk(server, told)) == ["get_time"]
+        assert asyncio.run(converse(server, told)) == ["get_time"]
     assert asked[0] == ("tools", "What time is it?")
     asked.clear()
     with running(replace(small, capabilities=Capabilities(tools=()))) as server:
         unknown = {"description": None, "languages": None, "personas": None, "examples": []}
-        assert asyncio.run(talk(server, unknown)) == []
+        assert asyncio.run(converse(server, unknown)) == []
     assert asked == ["What time is it?"]

@@ -17,14 +17,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from tests.helpers import ROOT
 from tests.helpers.server_process import started
 from tests.helpers.web_clients import TIMEOUT_S, Page, running, scripted, tone
 
-ROOT = Path(__file__).parents[2]
-
 
 def test_sigterm_lets_a_reply_end_then_says_goodbye(folders):
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page, Page(server) as idle:
             await idle.event("ready")
             assert await asyncio.to_thread(image_says_healthy, server)
@@ -38,12 +37,12 @@ def test_sigterm_lets_a_reply_end_then_says_goodbye(folders):
             assert page.events("turn_end")[0]["reason"] == "done"
 
     with started(folders, "--drain-seconds", "60", "--max-sessions", "2") as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
         assert server.process.wait(TIMEOUT_S) == 0
 
 
 def test_sigterm_with_replies_running_ends_the_process_before_a_container_is_killed(folders):
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as one, Page(server) as two, Page(server) as three:
             for page in (one, two, three):
                 await page.set(sampling={"greedy": True, "max_new_tokens": 2048})
@@ -55,7 +54,7 @@ def test_sigterm_with_replies_running_ends_the_process_before_a_container_is_kil
             await asyncio.to_thread(server.process.wait, 10)  # docker's grace
 
     with started(folders, "--max-sessions", "3") as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_a_reply_that_takes_too_long_at_the_end_is_cut_and_told(models):
@@ -63,7 +62,7 @@ def test_a_reply_that_takes_too_long_at_the_end_is_cut_and_told(models):
         for _ in range(1000):
             yield [1] * 5
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.event("first_audio")
@@ -80,7 +79,7 @@ def test_a_reply_that_takes_too_long_at_the_end_is_cut_and_told(models):
                 assert found.status == 503
 
     with running(scripted(models, script), drain_seconds=3.0) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_flags_that_cannot_work_are_refused_in_one_line(tmp_path):
@@ -121,7 +120,7 @@ def test_flags_reach_what_they_are_for(folders, tmp_path):
         "--page": tmp_path,
     }
 
-    async def talk(server):
+    async def converse(server):
         async with aiohttp.ClientSession() as http:
 
             async def get(path, origin="https://elsewhere", **query):
@@ -150,7 +149,7 @@ def test_flags_reach_what_they_are_for(folders, tmp_path):
             assert await page.until_closed() == 1009
 
     with started(folders, *(str(part) for flag in flags.items() for part in flag)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert len(list((tmp_path / "kept").glob("*_question.wav"))) == 1
 
 
@@ -176,7 +175,7 @@ def test_https_is_served_with_a_certificate(folders, tmp_path):
         capture_output=True,
     )
 
-    async def talk(server):
+    async def converse(server):
         assert server.url.startswith("https://")
         async with aiohttp.ClientSession() as http:
             async with http.get(server.url + "/healthz", ssl=False) as reply:
@@ -187,7 +186,7 @@ def test_https_is_served_with_a_certificate(folders, tmp_path):
     with started(
         folders, "--ssl-cert", tmp_path / "cert.pem", "--ssl-key", tmp_path / "key.pem"
     ) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
         assert image_says_healthy(server)
     assert not image_says_healthy(server)
 
@@ -209,8 +208,8 @@ async def figures(server):
     }
 
 
-async def one_talk(server, rng):
-    """A question by sound or text; heard out, interrupted, or left without a word."""
+async def one_conversation(server, rng):
+    """Ask by voice or text; listen to the end, interrupt, or disconnect without notice."""
     async with Page(server) as page:
         await page.event("ready")  # whoever vanished may hold a place for a moment longer
         await page.set(sampling={"greedy": True, "max_new_tokens": rng.choice((4, 60))})
@@ -233,7 +232,7 @@ async def one_talk(server, rng):
 
 
 async def quiet(server):
-    """Until nothing is going on -> the figures then."""
+    """Wait until the server is idle and return its metrics."""
     deadline = time.monotonic() + TIMEOUT_S
     while (now := await figures(server))["funaudiochat_jobs"] or now["funaudiochat_sessions"]:
         assert time.monotonic() < deadline, now
@@ -242,7 +241,7 @@ async def quiet(server):
 
 
 @pytest.mark.slow
-def test_the_benchmark_measures_talkers_one_after_another_and_at_once(folders):
+def test_the_benchmark_measures_users_one_after_another_and_at_once(folders):
     done = subprocess.run(
         [
             sys.executable,
@@ -272,17 +271,17 @@ def test_the_benchmark_measures_talkers_one_after_another_and_at_once(folders):
 
 
 @pytest.mark.slow
-def test_fifty_talks_in_a_row_and_four_at_once_leave_nothing_behind(folders):
+def test_fifty_conversations_in_a_row_and_four_at_once_leave_nothing_behind(folders):
     async def soak(server):
         rng = random.Random(0)
         for _ in range(5):  # lazy imports, pools and caches come to their size
-            await one_talk(server, rng)
-        await asyncio.gather(*(one_talk(server, rng) for _ in range(4)))
+            await one_conversation(server, rng)
+        await asyncio.gather(*(one_conversation(server, rng) for _ in range(4)))
         before = await quiet(server)
         for _ in range(50):
-            await one_talk(server, rng)
+            await one_conversation(server, rng)
         for _ in range(5):
-            await asyncio.gather(*(one_talk(server, rng) for _ in range(4)))
+            await asyncio.gather(*(one_conversation(server, rng) for _ in range(4)))
         after = await quiet(server)
         for name in ("tasks", "sessions", "jobs", "queue_length"):
             assert after[f"funaudiochat_{name}"] <= before[f"funaudiochat_{name}"]

@@ -1,21 +1,22 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Does the recipe do what the paper says, at this scale? Writes benchmarks/nano_ablation.md.
+"""Test the claims of the paper at this scale; writes benchmarks/nano_ablation.md.
 
-    python -m training.nano.ablation                   # resumes where it stopped
+    python -m training.nano.ablation                   # resumes an interrupted run
 
-Every arm trains the same rows, spoken questions only, from the same text model, mel encoder and
-adapter and an untrained head, once for each seed, in one thread:
+Every arm trains on the same rows, all with spoken questions, from the same text model, mel encoder
+and adapter and an untrained head, once for each seed, in one thread:
 
 * ``5 Hz``: the recipe's model, all parts at a high rate.
-* ``25 Hz``: groups of one code.
-* ``direct``: a head without layers, so codes come from the backbone's state and the code before.
+* ``25 Hz``: groups of one speech token.
+* ``direct``: a head without layers, which predicts each speech token from the backbone's state and
+  the token before.
 * ``cocktail``: two thirds of the steps at the high rate, merged with the text model, the rest at a
   low rate (paper, Core-Cocktail training).
 
-``before`` is what they begin with. Every row is seen once, so that the losses of the last steps
-are losses of unseen rows.
+``before`` is the common starting point. Every row is seen once, so the losses of the last steps are
+losses on unseen rows.
 """
 
 import argparse
@@ -56,7 +57,7 @@ COLUMNS = {
 
 
 def starting_model(arm: str, start: Path, folder: Path) -> None:
-    """Write the weights an arm begins with: those of ``start`` wherever the sizes agree."""
+    """Write an arm's initial weights: those of ``start`` wherever the shapes agree."""
     config = FunAudioChatConfig.from_pretrained(start)
     processor = FunAudioChatProcessor.from_pretrained(start)
     if arm == "25 Hz":
@@ -79,11 +80,15 @@ def starting_model(arm: str, start: Path, folder: Path) -> None:
 def train(
     start: Path, folder: Path, rows: list[str], info: str, rate: float, seed: int
 ) -> dict[str, float]:
-    """Train one stage; returns CPU seconds and the mean losses of its last fifth.
+    """Train one stage and return its CPU seconds and the mean losses of its last fifth.
 
     Args:
+        start: folder of the initial weights.
+        folder: output folder.
         rows: lines of a dataset file, each seen once.
         info: LLaMA-Factory's description of the dataset.
+        rate: peak learning rate.
+        seed: seed of the run.
     """
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     data = folder.with_name(f"{folder.name}_rows")
@@ -111,7 +116,7 @@ def train(
 
 
 def accuracies(model: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Held-out questions that are answered rightly in writing, spoken and typed."""
+    """Return the percentage of held-out questions answered correctly in text, spoken and typed."""
     chat = VoiceChat.from_pretrained(model, device="cpu")
     records = read_jsonl(args.work / "dialogues" / "test_paraphrase.jsonl")[: args.items]
     tests = {"heard_percent": is_right, "typed_percent": is_right_typed}
@@ -150,7 +155,7 @@ def report(results: list[dict[str, Any]], text: str, steps: int, items: int) -> 
         "",
         f"`python -m training.nano.ablation --text {text}`: {steps} steps of {ROWS} rows from the"
         f" same weights on the same rows, one thread, {items} held-out wordings. Mean and standard"
-        f" deviation over {len(SEEDS)} seeds; what each arm is, the module says.",
+        f" deviation over {len(SEEDS)} seeds. The module's docstring describes the arms.",
         "",
         "| arm | " + " | ".join(COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
@@ -168,12 +173,12 @@ def report(results: list[dict[str, Any]], text: str, steps: int, items: int) -> 
 
 
 def main() -> None:
-    """Command line; see the module's text."""
+    """Run the command line described in the module's docstring."""
     parser = argparse.ArgumentParser(description="Compare the parts of Nano's recipe.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
-    parser.add_argument("--text", default="text", help="the text model, below models/")
+    parser.add_argument("--text", default="text", help="text model, relative to models/")
     parser.add_argument("--steps", type=int, default=225)
-    parser.add_argument("--items", type=int, default=200, help="questions of an accuracy")
+    parser.add_argument("--items", type=int, default=200, help="questions per accuracy")
     args = parser.parse_args()
     torch.set_num_threads(1)
     start = args.work / "ablation" / "start"

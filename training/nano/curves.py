@@ -5,9 +5,9 @@
 
     python -m training.nano.curves                     # to training/nano/curves
 
-Copies every ``*_curve.json`` of the work folder and draws it: losses of training on the left,
-what was measured on held-out data on the right, over CPU minutes. The losses of the joint model are
-gathered from the ``trainer_state.json`` of its stages.
+Copies every ``*_curve.json`` of the work folder and plots it over CPU minutes: training losses on
+the left, metrics on held-out data on the right. The losses of the joint model come from the
+``trainer_state.json`` of its stages.
 """
 
 import argparse
@@ -24,7 +24,7 @@ _NOT_DRAWN = {"step", "cpu_s", "utterances", "codes_used", "reconstruction_l1", 
 
 
 def series(curve: list[dict[str, Any]]) -> Lines:
-    """Name of a value, nested ones as ``group/name`` -> its (CPU minutes, value) points."""
+    """Group a curve by value: name, ``group/name`` if nested -> (CPU minutes, value) points."""
     found: Lines = {}
 
     def add(name: str, value: Any, minutes: float) -> None:
@@ -41,7 +41,7 @@ def series(curve: list[dict[str, Any]]) -> Lines:
 
 
 def draw(curve: list[dict[str, Any]], title: str, path: Path) -> None:
-    """Write the picture of one run."""
+    """Plot one run."""
     panels: dict[str, Lines] = {f"{title}, training": {}, f"{title}, held out": {}}
     training, held_out = panels.values()
     for name, points in series(curve).items():
@@ -63,7 +63,7 @@ def joint_curve(models: Path) -> list[dict[str, Any]]:
 
 
 def draw_joint(curve: list[dict[str, Any]], path: Path) -> None:
-    """Write the picture of the joint model's stages."""
+    """Plot the stages of the joint model."""
     panels: dict[str, Lines] = {"text loss": {}, "speech loss": {}}
     for loss, lines in zip(("text_loss", "speech_loss"), panels.values(), strict=True):
         for point in curve:

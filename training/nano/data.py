@@ -5,13 +5,13 @@
 
     python -m training.nano.data                       # everything, about 30 minutes of one core
     python -m training.nano.data --jobs 2              # the same on two cores
-    python -m training.nano.data --train 2000          # a smaller training split; raise it later
+    python -m training.nano.data --train 2000          # a smaller training split, which can grow
     python -m training.nano.data --only answers
 
 Writes below ``--work``: ``dialogues/SPLIT.jsonl`` (one dialogue a line; spoken user messages have
 ``audio``, ``voice``, ``phones``, ``seconds``, ``scene``), ``answers.jsonl`` (one spoken sentence of
-an answer voice a line) and FLAC files. A line is written after its sound, so an interrupted run
-resumes where it stopped, and a line stands for a finished item.
+an answer voice a line) and FLAC files. A line is written after its audio file, so every line stands
+for a finished item and an interrupted run can be resumed.
 """
 
 import argparse
@@ -42,12 +42,12 @@ from training.nano.voices import (
 log = logging.getLogger(__name__)
 
 WORK = Path(__file__).with_name("work")
-SAMPLES_PER_CODE = 960  # at 24 kHz
+SAMPLES_PER_TOKEN = 960  # at 24 kHz
 DIALOGUES = 16000  # of the training split
-CONVERSATIONS = 2000  # of two to eight questions
-SCRAMBLED = 8000  # scrambled questions, which have no answer
+CONVERSATIONS = 2000  # dialogues of two to eight questions
+SCRAMBLED = 8000  # scrambled questions, without answers
 HELD_OUT_SIZE = 300  # dialogues of every split but training
-JOE_SHARE = 0.25  # of the sentences also spoken by the second answer voice
+JOE_SHARE = 0.25  # share of the sentences also spoken by the second answer voice
 CHUNK = 16  # items a process renders at a time
 
 
@@ -69,7 +69,7 @@ def write_jsonl(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def _append(path: Path, todo: Iterator[dict[str, Any]]) -> None:
-    """Append records as they come, each line whole on disk before the next is made."""
+    """Append records as they arrive, flushing each line before the next record is made."""
     with path.open("a", encoding="utf-8") as file:
         for count, record in enumerate(todo, 1):
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
@@ -79,28 +79,28 @@ def _append(path: Path, todo: Iterator[dict[str, Any]]) -> None:
 
 
 def _reopen(path: Path) -> list[dict[str, Any]]:
-    """Finished records of an interrupted file, which is cut back to them."""
+    """Cut an interrupted file back to its finished records and return them."""
     records = read_jsonl(path)
     write_jsonl(path, records)
     return records
 
 
 def render_question(text: str, voice: str, path: Path, rng: Random) -> dict[str, Any]:
-    """Say and record one question; returns its fields for the manifest.
+    """Synthesise and record one question; return its fields for the manifest.
 
-    Training voices speak at many paces and sizes of the vocal tract; held-out voices as they are.
+    Training voices vary in pace and vocal-tract length; held-out voices only in pace.
     """
     trained = bool(VOICES[voice].weight)
     speed = rng.uniform(0.85, 1.15)
     warp = 2 ** rng.uniform(-0.25, 0.25) if trained and rng.random() < 0.7 else 1.0
     scene = Scene.draw(rng)
-    wave = scene.record(speak(text, voice, QUESTION_HZ, rng, speed, warp), QUESTION_HZ)
+    waveform = scene.record(speak(text, voice, QUESTION_HZ, rng, speed, warp), QUESTION_HZ)
     path.parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(path, wave, QUESTION_HZ)
+    soundfile.write(path, waveform, QUESTION_HZ)
     return {
         "voice": voice,
         "phones": "".join(phones(text)),
-        "seconds": round(len(wave) / QUESTION_HZ, 3),
+        "seconds": round(len(waveform) / QUESTION_HZ, 3),
         "speed": round(speed, 3),
         "warp": round(warp, 3),
         "scene": scene.as_record(),
@@ -108,7 +108,7 @@ def render_question(text: str, voice: str, path: Path, rng: Random) -> dict[str,
 
 
 def render_dialogue(dialogue: Dialogue, work: Path, seed: int) -> dict[str, Any]:
-    """Give every spoken user message of a dialogue its sound, in one voice."""
+    """Record every spoken user message of a dialogue, all in one voice."""
     rng = Random(f"{seed}/sound/{dialogue.split}/{dialogue.index}")
     if dialogue.split == "test_voice":
         voice = rng.choice(HELD_OUT_VOICES)
@@ -128,7 +128,7 @@ def _render_numbered(index: int, domain: Domain, split: str, work: Path) -> dict
 
 
 def make_dialogues(domain: Domain, split: str, count: int, work: Path, jobs: int = 1) -> None:
-    """Render the dialogues 0 .. count-1 of a split that are not there yet, in some processes."""
+    """Render the missing dialogues among 0 .. count-1 of a split, in ``jobs`` processes."""
     path = work / "dialogues" / f"{split}.jsonl"
     done = len(_reopen(path))
     log.info("%s: %d of %d dialogues exist", split, done, count)
@@ -138,7 +138,7 @@ def make_dialogues(domain: Domain, split: str, count: int, work: Path, jobs: int
 
 
 def answer_parts(domain: Domain, counts: dict[str, int], read_aloud: int) -> dict[str, str]:
-    """Every sentence the assistant has to be able to say -> ``train``, ``valid`` or ``test``."""
+    """Map every sentence that the assistant may say to ``train``, ``valid`` or ``test``."""
 
     def said(split: str) -> list[str]:
         dialogues = (domain.dialogue(split, i) for i in range(counts[split]))
@@ -161,14 +161,16 @@ def answer_parts(domain: Domain, counts: dict[str, int], read_aloud: int) -> dic
 
 
 def render_answer(text: str, part: str, voice: str, work: Path) -> dict[str, Any]:
-    """Say one answer at 24 kHz, padded to whole codes; returns its manifest record."""
+    """Synthesise one answer at 24 kHz, padded to whole tokens; return its manifest record."""
     rng = Random(f"{voice}/{text}")
-    wave = speak(text, voice, ANSWER_HZ, rng)
-    wave = np.pad(wave * (0.6 / np.abs(wave).max()), (0, -len(wave) % SAMPLES_PER_CODE))
+    waveform = speak(text, voice, ANSWER_HZ, rng)
+    waveform = np.pad(
+        waveform * (0.6 / np.abs(waveform).max()), (0, -len(waveform) % SAMPLES_PER_TOKEN)
+    )
     name = f"{int(unit_hash(text) * 2**53):014x}"
     audio = f"answers/{voice}/{name[:1]}/{name}.flac"
     (work / audio).parent.mkdir(parents=True, exist_ok=True)
-    soundfile.write(work / audio, wave, ANSWER_HZ)
+    soundfile.write(work / audio, waveform, ANSWER_HZ)
     return {
         "id": f"{voice}-{name}",
         "part": part,
@@ -176,7 +178,7 @@ def render_answer(text: str, part: str, voice: str, work: Path) -> dict[str, Any
         "text": text,
         "phones": "".join(phones(text)),
         "audio": audio,
-        "seconds": len(wave) / ANSWER_HZ,
+        "seconds": len(waveform) / ANSWER_HZ,
     }
 
 
@@ -187,7 +189,7 @@ def _render_listed(item: tuple[str, str, str], work: Path) -> dict[str, Any]:
 def make_answers(
     domain: Domain, counts: dict[str, int], read_aloud: int, work: Path, jobs: int
 ) -> None:
-    """Render what is missing: everything by the first answer voice, a share by the second."""
+    """Render the missing answers: all in the first answer voice, a share in the second."""
     path = work / "answers.jsonl"
     done = {(r["text"], r["voice"]) for r in _reopen(path)}
     parts = answer_parts(domain, counts, read_aloud)
@@ -205,10 +207,13 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="output folder")
     parser.add_argument("--train", type=int, default=DIALOGUES, help="training dialogues")
     parser.add_argument(
-        "--conversations", type=int, default=CONVERSATIONS, help="of two to eight questions"
+        "--conversations",
+        type=int,
+        default=CONVERSATIONS,
+        help="training conversations of two to eight questions",
     )
     parser.add_argument(
-        "--scrambled", type=int, default=SCRAMBLED, help="scrambled questions, to hear words"
+        "--scrambled", type=int, default=SCRAMBLED, help="scrambled questions, for transcription"
     )
     parser.add_argument("--read-aloud", type=int, default=2500, help="further sentences")
     parser.add_argument("--seed", type=int, default=0)

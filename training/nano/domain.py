@@ -6,11 +6,12 @@
 A dialogue is a function of (seed, split, index) alone, so a data set grows by raising the index
 and is resumed by skipping what exists. Three things are held out, each by construction:
 
-* wordings: what is said in ``valid`` or ``test`` of an intent, or in a frame held out, is said
-  nowhere in training;
-* slot values: a hash decides once for every row whether it may be asked in training, so the
-  answers of ``valid_slot`` and ``test_slot`` occur nowhere in training, spoken or written;
-* voices: the split ``test_voice`` is spoken by voices used nowhere else (see ``voices.py``).
+* wordings: the ``valid`` and ``test`` wordings of an intent, and those in held-out frames, never
+  occur in training;
+* slot values: a hash decides once for every row whether training may use it, so the answers of
+  ``valid_slot`` and ``test_slot`` never occur in training, spoken or written;
+* voices: the split ``test_voice`` is spoken by voices that are used for nothing else
+  (``voices.py``).
 """
 
 import itertools
@@ -23,17 +24,17 @@ from typing import Any
 
 import yaml
 
+from training.nano.dialogue_writer import CONVERSATION_TURNS, DialogueWriter
 from training.nano.drawn import draw, spelled
 from training.nano.intents import SPLITS, Dialogue, Intent, Message, unit_hash
-from training.nano.talk import CONVERSATION_TURNS, Talk
-from training.nano.wordings import Delivery, Row, all_wordings, fill, sound
+from training.nano.wordings import Delivery, Row, all_wordings, fill, spoken_form
 
 DOMAIN_PATH = Path(__file__).with_name("domain.yaml")
-TOOLS_OFFERED_SHARE = 0.2  # of the training dialogues that need none
-NO_TOOL_SHARE = 0.3  # of the training dialogues that need a tool: it is not offered
-OTHER_TOOLS_SHARE = 0.5  # of these: other tools are
-MOST_TOOLS = 3  # offered at once
-SCRAMBLED_PIECES, SCRAMBLED_WORDS = 4, 3  # at most so many pieces, and words in each
+TOOLS_OFFERED_SHARE = 0.2  # share of the training dialogues without a tool that offer some
+NO_TOOL_SHARE = 0.3  # share of the training dialogues that need a tool but are not offered it
+OTHER_TOOLS_SHARE = 0.5  # share of these that are offered other tools
+MOST_TOOLS = 3  # most tools offered at once
+SCRAMBLED_PIECES, SCRAMBLED_WORDS = 4, 3  # most pieces, and most words per piece
 _OPERATORS: dict[str, Callable[..., Any]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "max": max, "<": operator.lt,
     ">": operator.gt, ">=": operator.ge, "<=": operator.le,
@@ -45,7 +46,7 @@ class Domain:
 
     Args:
         path: the domain description (YAML).
-        seed: every draw depends on it; the held-out rows do not.
+        seed: seed of every draw; the held-out rows do not depend on it.
     """
 
     def __init__(self, path: Path = DOMAIN_PATH, seed: int = 0) -> None:
@@ -58,7 +59,7 @@ class Domain:
             turn["wordings"] = all_wordings(turn, {})
 
     def _source(self, source: str | dict[str, str]) -> list[Row]:
-        """Rows of a table, a column, a range, a list, a file's lines, or what is drawn."""
+        """Return the rows of a table, column, range, list, text file or generator of ``drawn``."""
         if isinstance(source, str):
             table = self.spec["tables"][source]
             return [dict(zip(table["columns"], v, strict=True)) for v in table["values"]]
@@ -75,7 +76,7 @@ class Domain:
         return [{slot: v} for v in self.spec["lists"][values]]
 
     def _drawn(self, slot: str, kind: str, count: int) -> list[Row]:
-        """So many different values of a kind of ``drawn``, the same ones for every seed."""
+        """Draw ``count`` different values of a kind of ``drawn``, the same ones for every seed."""
         lists = self.spec["lists"]
         words = sorted({w.lower() for n in ("words", "names", "nouns") for w in lists[n]})
         found: dict[str, Row] = {}
@@ -88,7 +89,7 @@ class Domain:
         raise AssertionError
 
     def _product(self, sources: list[Any]) -> list[Row]:
-        """All combinations of the sources' rows; one empty row without sources."""
+        """Combine the sources' rows in all ways; without sources, return one empty row."""
         combinations = itertools.product(*map(self._source, sources))
         return [{k: v for part in parts for k, v in part.items()} for parts in combinations]
 
@@ -106,7 +107,7 @@ class Domain:
         cut = low + (high - low) // 3
         parts = {"train": rows[:low] + rows[high:], "valid": rows[low:cut], "test": rows[cut:high]}
         wordings = all_wordings(spec, self.spec["frames"])
-        held_out = frozenset(sound(t) for part in ("valid", "test") for t in wordings[part])
+        held_out = frozenset(spoken_form(t) for part in ("valid", "test") for t in wordings[part])
         results = self._product(spec.get("result", []))
         return Intent(name, spec, parts, results, wordings, held_out)
 
@@ -117,7 +118,7 @@ class Domain:
 
         Args:
             split: a key of ``SPLITS``.
-            index: its number; equal arguments give equal dialogues.
+            index: number of the dialogue; equal arguments give equal dialogues.
 
         Raises:
             ValueError: unknown split.
@@ -131,7 +132,7 @@ class Domain:
         elif split.endswith("conversation"):
             if rng.random() < TOOLS_OFFERED_SHARE:
                 dialogue.tools = self._offer(rng)
-            Talk(self.intents, self.spec, self.delivery, dialogue, rng).converse(
+            DialogueWriter(self.intents, self.spec, self.delivery, dialogue, rng).converse(
                 rng.randint(*CONVERSATION_TURNS)
             )
         else:
@@ -155,21 +156,21 @@ class Domain:
                 dialogue.tools = [n for n in self._offer(rng) if n != intent.tool]
         elif split == "train" and rng.random() < TOOLS_OFFERED_SHARE:
             dialogue.tools = self._offer(rng)
-        talk = Talk(self.intents, self.spec, self.delivery, dialogue, rng)
-        talk.ask(intent, rng.choice(intent.rows[part]))
-        two_turns = split == "train" and rng.random() < talk.related_share
+        writer = DialogueWriter(self.intents, self.spec, self.delivery, dialogue, rng)
+        writer.ask(intent, rng.choice(intent.rows[part]))
+        two_turns = split == "train" and rng.random() < writer.related_share
         if not intent.tool and (split == "test_follow_up" or two_turns):
-            talk.go_on()
+            writer.add_related_turn()
 
     def _offer(self, rng: Random, *needed: str) -> list[str]:
-        """Names of some tools to offer, the needed ones among them, in any order."""
+        """Draw the names of the tools to offer, the needed ones among them, in any order."""
         others = [name for name in self.spec["tools"] if name not in needed]
         names = [*needed, *rng.sample(others, rng.randint(1, MOST_TOOLS) - len(needed))]
         rng.shuffle(names)
         return names
 
     def _scrambled(self, rng: Random) -> str:
-        """Pieces of training questions, so that words are heard without knowing the wording."""
+        """Join pieces of training questions, to teach words outside of familiar wordings."""
         pieces: list[str] = []
         for _ in range(rng.randint(2, SCRAMBLED_PIECES)):
             intent = rng.choice(list(self.intents.values()))
@@ -192,9 +193,9 @@ class Domain:
     # -- sentences ---------------------------------------------------------------------------
 
     def answers(self, part: str) -> list[str]:
-        """All spoken answers to rows of a part (``train``, ``valid``, ``test``), sorted.
+        """List all spoken answers about rows of a part (``train``, ``valid``, ``test``), sorted.
 
-        Replies to tool results are drawn per dialogue and are not in this list.
+        Replies to tool results are drawn per dialogue and are not included.
         """
         found = set()
         for intent in self.intents.values():
@@ -208,7 +209,7 @@ class Domain:
         return sorted(found)
 
     def read_aloud(self, index: int) -> str:
-        """One sentence outside the questions, for more speech of the answer voices."""
+        """Draw a sentence unrelated to the questions, for more speech of the answer voices."""
         rng = Random(f"{self.seed}/read_aloud/{index}")
         spec = rng.choice(self.spec["read_aloud"])
         row: Row = {}
@@ -217,7 +218,7 @@ class Domain:
         return fill(spec["text"], row)
 
     def questions(self, wording: str, part: str, most: int | None = None) -> Iterator[str]:
-        """Every first question of a list of wordings over the rows of a part, or so many rows."""
+        """Yield every first question of a list of wordings over ``most`` rows of a part, or all."""
         for intent in self.intents.values():
             for template in intent.wordings[wording]:
                 yield from (fill(template, row) for row in intent.rows[part][:most])

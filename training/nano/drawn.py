@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What is drawn instead of listed: coffee orders, spelled words, digits, dates, addresses.
+"""Slot values that are generated: coffee orders, spelled words, digits, dates, addresses.
 
-Every function takes the generator that it draws from. Texts are what a person says: numbers are
-words, and spelled letters are upper case.
+Every function takes its random generator. Texts are written as spoken: numbers are words, and
+spelled letters are upper case.
 """
 
 from collections.abc import Callable
@@ -51,11 +51,11 @@ _ROADS = "Street Street Avenue Avenue Road Lane Drive Place".split()
 
 
 def order_phrase(rng: Random) -> dict[str, Any]:
-    """Draw a coffee from the grammar of people's orders.
+    """Draw a coffee order from a grammar of such orders.
 
     Returns:
-        ``noun`` (drink with what is before and after it), ``order`` (the same, mostly with its
-        article), ``slots`` (name -> value) and ``coffeeDrink``.
+        ``noun`` (the drink with its modifiers), ``order`` (the same, mostly with an article),
+        ``slots`` (name -> value) and ``coffeeDrink``.
     """
     slots = {
         name: rng.choice(SLOTS[name])
@@ -87,18 +87,18 @@ def order(rng: Random) -> tuple[str, dict[str, str]]:
 
 
 def spelled(word: str) -> str:
-    """Letters of a word, upper case, with a short stop after each: "C, A, T"."""
+    """Spell a word in upper-case letters with a short pause after each: "C, A, T"."""
     return ", ".join(word.upper())
 
 
 def _spell(word: str, rng: Random) -> str:
-    """Letters of a word for a voice; a lone "A" would be read as an article without its stop."""
+    """Spell a word for a voice; a full stop keeps a lone "A" from being read as the article."""
     gap = rng.choice([" ", " ", ", ", ". "])
     return gap.join("A." if c == "a" and gap != ". " else c.upper() for c in word)
 
 
 def digits(count: int, rng: Random) -> str:
-    """So many digits; zero is "oh" as often."""
+    """Draw ``count`` spoken digits; zero is "zero" or "oh" with equal probability."""
     zero = rng.choice(["zero", "oh"])
     return " ".join(number_words(d) if (d := rng.randrange(10)) else zero for _ in range(count))
 
@@ -134,13 +134,13 @@ def telephone(rng: Random) -> str:
 
 
 def address(rng: Random) -> str:
-    """House number and street."""
+    """Draw a house number and a street."""
     number = rng.choice([_pairs, lambda r: digits(r.randint(2, 5), r)])(rng)
     return f"{number} {rng.choice(_STREETS)} {rng.choice(_ROADS)}"
 
 
 def symbols(words: list[str], rng: Random) -> str:
-    """Spelled words, digits, dates, telephone numbers or commands, for a voice to say."""
+    """Draw spelled words, digits, dates, telephone numbers or commands, as a voice says them."""
     kind = rng.choice("spelled spelled spelled code digits pairs date date telephone word".split())
     if kind == "spelled":
         word = rng.choice(words) if words and rng.random() < 0.8 else _random_letters(rng)
@@ -164,7 +164,7 @@ def _random_letters(rng: Random) -> str:
 
 
 def _number(rng: Random) -> str:
-    """Digits one by one or in pairs, two words at least."""
+    """Draw digits one by one or in pairs, at least two words."""
     return _pairs(rng) if rng.random() < 0.3 else digits(rng.randint(2, 8), rng)
 
 
@@ -176,7 +176,7 @@ def _code(rng: Random) -> str:
 
 
 def draw(kind: str, words: list[str], rng: Random) -> str | dict[str, Any]:
-    """Draw a value of a kind that the domain file names; ``words`` are candidates for spelling."""
+    """Draw a value of a kind named in the domain file; ``words`` are candidates for spelling."""
     if kind == "letters":
         return spelled(rng.choice(words) if rng.random() < 0.7 else _random_letters(rng))
     makers: dict[str, Callable[[Random], str | dict[str, Any]]] = {

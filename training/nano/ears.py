@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The ears: Whisper's encoder and the adapter, with the branches that teach them to hear.
+"""The ears: Whisper's encoder and the adapter, with the branches used to train them.
 
 Shapes: ``B`` recordings, ``T`` 25 Hz positions, ``G`` 5 Hz positions, ``W`` words and silence,
 ``D`` width of the language model.
@@ -24,13 +24,14 @@ from training.nano.train_encoder import group_means
 from training.nano.train_tokenizer import best_path
 from training.whisper_encoder import TOWER, WhisperEncoder, read_whisper
 
-PACKAGED = "packaged"  # in the place of a Whisper folder: tiny.en, of the judge's package
-CHARACTERS = "abcdefghijklmnopqrstuvwxyz' "  # CTC's blank comes before them
-# Of a word a logit is the cosine between its embedding and the sound's vector, times this.
+PACKAGED = "packaged"  # instead of a Whisper folder: tiny.en from the judge's package
+CHARACTERS = "abcdefghijklmnopqrstuvwxyz' "  # preceded by CTC's blank
+# A word's logit is the cosine between its embedding and the audio's vector, times this.
 SHARPNESS = 30.0
-# What is drawn to silence, which is read most often, counts less.
+# Weight of silence in the distance loss: it is by far the most frequent symbol.
 SILENCE_SHARE = 0.3
-# Share of the rate of the topmost layer, and of each layer compared with the one above it.
+# Learning rate of the topmost layer relative to new parameters, and of each layer relative to the
+# layer above it.
 TOP_SHARE, FALL = 0.3, 0.4
 
 
@@ -38,11 +39,11 @@ class Ears(nn.Module):
     """Mel encoder and adapter, read as characters at 25 Hz and as words at 5 Hz.
 
     Args:
-        whisper: what the encoder begins with.
+        whisper: initial weights of the encoder.
         width: D.
-        embeddings: [W, D] of silence, which is the blank, and the words; none: no words are read.
-        centre: [D], the mean of all embeddings of the language model, from which angles are taken:
-            it is most of the length of every one of them.
+        embeddings: [W, D] of silence, which is the blank, and the words; None to read no words.
+        centre: [D], the mean of all embeddings of the language model, the origin for angles: it
+            accounts for most of the length of every embedding.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class Ears(nn.Module):
         self.embeddings, self.centre = embeddings, centre
 
     def groups(self) -> list[dict[str, Any]]:
-        """Parameters by their ``share`` of the rate: less for every layer further down.
+        """Group parameters by their ``share`` of the learning rate, lower in lower layers.
 
-        What is new learns at the full rate. What Whisper knows of people is deep down, and
-        synthetic speech would wear it away.
+        New parameters learn at the full rate. Lower layers hold what Whisper learned from real
+        speakers, which training on synthetic speech would erase.
         """
         layers = len(self.encoder.layers)
         by_share: dict[float, list[nn.Parameter]] = {}
@@ -81,12 +82,12 @@ class Ears(nn.Module):
             by_share.setdefault(share, []).append(parameter)
         return [{"params": found, "share": share} for share, found in by_share.items()]
 
-    def mel(self, wave: Tensor) -> Tensor:
+    def mel(self, waveform: Tensor) -> Tensor:
         """Compute the spectrogram [mels, M] of a 16 kHz waveform [S]."""
-        return whisper_mel(wave, self.encoder.config.num_mel_bins)
+        return whisper_mel(waveform, self.encoder.config.num_mel_bins)
 
     def encode(self, mels: list[Tensor]) -> tuple[Tensor, Tensor]:
-        """Spectrograms [mels, M] each -> vectors [B, T, D], T whole groups, and lengths [B]."""
+        """Encode spectrograms [mels, M] to vectors [B, T, D] in whole groups, and lengths [B]."""
         lengths = torch.tensor([mel.shape[1] for mel in mels])
         _, counts = self.encoder._get_feat_extract_output_lengths(lengths)
         total = -(-int(counts.max()) // GROUP_SIZE) * GROUP_SIZE
@@ -98,7 +99,7 @@ class Ears(nn.Module):
         return self.characters(vectors).float().log_softmax(-1)
 
     def adapt(self, vectors: Tensor) -> Tensor:
-        """Vectors [B, T, D] -> what the language model gets of them [B, G, D]."""
+        """Map vectors [B, T, D] to the language model's input [B, G, D]."""
         return self.adapter(group_means(vectors)).float()
 
     def _words(self) -> tuple[Tensor, Tensor]:
@@ -114,21 +115,21 @@ class Ears(nn.Module):
         return (SHARPNESS * heard @ known.T).log_softmax(-1)
 
     def length_error(self, adapted: Tensor) -> Tensor:
-        """How far vectors [B, G, D] are from being as long as embeddings, from the centre."""
+        """Compare lengths of vectors [B, G, D] with those of embeddings, from the centre."""
         embeddings, centre = self._words()
         wanted = (embeddings - centre).norm(dim=-1).mean()
         return ((adapted - centre).norm(dim=-1) / wanted - 1).square().mean()
 
     def distance(self, adapted: Tensor, by_word: Tensor, counts: Tensor) -> Tensor:
-        """Mean squared distance from the embedding of what is read.
+        """Compute the mean squared distance from the embeddings of the words read.
 
         Args:
             adapted: [B, G, D].
-            by_word: of ``read_words``.
+            by_word: output of ``read_words``.
             counts: [B], 5 Hz positions before the padding.
 
         Returns:
-            A share of the embeddings' mean square.
+            The distance relative to the embeddings' mean square.
         """
         found, (embeddings, _) = by_word.argmax(-1), self._words()
         away = (adapted - embeddings[found]).square().sum(-1)
@@ -138,25 +139,25 @@ class Ears(nn.Module):
 
     @torch.no_grad()
     def scale_adapter(self, mels: list[Tensor]) -> None:
-        """Make what the adapter gives of these spectrograms as long as embeddings are."""
+        """Scale the adapter so that its output for these spectrograms is as long as embeddings."""
         given = self.adapt(self.encode(mels)[0]).norm(dim=-1).mean()
         self.adapter.weight *= self._words()[0].norm(dim=-1).mean() / given
 
     @torch.no_grad()
-    def hear(self, wave: Tensor) -> str:
-        """Transcribe a 16 kHz waveform [S] letter by letter, without a language model."""
-        vectors, counts = self.encode([self.mel(wave)])
+    def hear(self, waveform: Tensor) -> str:
+        """Transcribe a 16 kHz waveform [S] character by character, without a language model."""
+        vectors, counts = self.encode([self.mel(waveform)])
         path = best_path(self.read_characters(vectors)[0, : int(counts)])
         return " ".join("".join(CHARACTERS[i - 1] for i in path).split())
 
 
 def open_whisper(source: str) -> WhisperEncoder:
-    """Whisper's encoder of a folder, or of the package that the judge uses (``packaged``)."""
+    """Read Whisper's encoder from a folder, or from the judge's package (``packaged``)."""
     return read_whisper(whisper_folder() if source == PACKAGED else Path(source))
 
 
 def load_ears(path: Path, source: str = PACKAGED) -> Ears:
-    """Ears of a checkpoint of ``train_ears``; words are not read without its language model."""
+    """Load the ears from a checkpoint of ``train_ears``, without the branch that reads words."""
     weights = torch.load(path, weights_only=True)["model"]
     ears = Ears(open_whisper(source), len(weights["adapter.weight"]))
     ears.load_state_dict(weights)
@@ -164,5 +165,5 @@ def load_ears(path: Path, source: str = PACKAGED) -> Ears:
 
 
 def character_ids(text: str) -> list[int]:
-    """CTC's symbols of a text in the form of ``sentences.plain``."""
+    """Map a text, normalised by ``sentences.plain``, to its CTC symbols."""
     return [CHARACTERS.index(c) + 1 for c in text]

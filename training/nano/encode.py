@@ -1,13 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Give every spoken answer its codes.
+"""Tokenize every spoken answer.
 
     python -m training.nano.encode
 
-Adds ``codes`` (25 a second) to every line of ``answers.jsonl``, by the exported tokenizer, and
-``row_codes``, the whole groups of them that training rows hold. Codes of another tokenizer are
-replaced: the file's hash is kept beside the manifest.
+Adds speech tokens by the exported tokenizer to every line of ``answers.jsonl``: ``codes`` (25 a
+second) and ``row_codes``, cut or filled to the whole groups that training rows hold. Tokens of
+another tokenizer are replaced: the tokenizer's hash is kept beside the manifest.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from onnxruntime import InferenceSession, SessionOptions
 from torch import Tensor, from_numpy
 
 from training.nano.data import WORK, read_jsonl, write_jsonl
-from training.nano.features import WHISPER_HZ, read_wave, whisper_mel
+from training.nano.features import WHISPER_HZ, read_waveform, whisper_mel
 from training.nano.train_tokenizer import OUTPUT
 from training.speech_tokens import whole_groups
 
@@ -35,27 +35,27 @@ def open_tokenizer(path: Path) -> InferenceSession:
     return InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-def codes_of_mel(session: InferenceSession, mel: Tensor) -> list[int]:
-    """Codes of a Whisper spectrogram [mels, frames]."""
+def tokens_of_mel(session: InferenceSession, mel: Tensor) -> list[int]:
+    """Return the speech tokens of a Whisper spectrogram [mels, frames]."""
     feats, length = session.get_inputs()
     inputs = {feats.name: mel[None].numpy(), length.name: np.array([mel.shape[1]], np.int32)}
     return session.run(None, inputs)[0].flatten().tolist()
 
 
 def encode_answer(session: InferenceSession, path: Path) -> dict[str, list[int]]:
-    """Return the ``codes`` of a sound file and the ``row_codes`` of its training rows."""
+    """Return the ``codes`` of an audio file and the ``row_codes`` of its training rows."""
 
-    def codes_of(wave: np.ndarray) -> list[int]:
-        return codes_of_mel(session, whisper_mel(from_numpy(wave)))
+    def tokens_of(waveform: np.ndarray) -> list[int]:
+        return tokens_of_mel(session, whisper_mel(from_numpy(waveform)))
 
-    wave = read_wave(path, WHISPER_HZ).numpy()
-    codes = codes_of(wave)
-    return {"codes": codes, "row_codes": whole_groups(codes, wave, codes_of)}
+    waveform = read_waveform(path, WHISPER_HZ).numpy()
+    tokens = tokens_of(waveform)
+    return {"codes": tokens, "row_codes": whole_groups(tokens, waveform, tokens_of)}
 
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Add codes to the answers' manifest.")
+    parser = argparse.ArgumentParser(description="Add speech tokens to the answers' manifest.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
     parser.add_argument("--tokenizer", type=Path, default=OUTPUT, help="ONNX file")
     args = parser.parse_args()
@@ -69,8 +69,8 @@ def main() -> None:
             record.update(encode_answer(session, args.work / record["audio"]))
     write_jsonl(manifest, records)
     stamp.write_text(digest)
-    used = {code for record in records for code in record["codes"]}
-    log.info("%s", json.dumps({"answers": len(records), "codes_used": len(used)}))
+    used = {token for record in records for token in record["codes"]}
+    log.info("%s", json.dumps({"answers": len(records), "tokens_used": len(used)}))
 
 
 if __name__ == "__main__":

@@ -1,13 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Write the trained detokenizer as an official folder.
+"""Export the trained detokenizer in the official layout.
 
     python -m training.nano.export                     # to pretrained_models/Fun-CosyVoice3-Nano
 
-``cosyvoice3.yaml``, ``flow.pt`` and ``hift.pt`` (half precision, which every loader widens) and
-``voices.safetensors`` with the speaker vectors, and ``SHA256SUMS`` of all files;
-``speech_tokenizer_v3.onnx`` is already there.
+Writes ``cosyvoice3.yaml``, ``flow.pt`` and ``hift.pt`` (half precision, which loaders convert to
+float32), ``voices.safetensors`` with the speaker vectors, and ``SHA256SUMS`` of all files.
+``train_tokenizer`` has already written ``speech_tokenizer_v3.onnx``.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from training.nano.train_tokenizer import OUTPUT
 from training.nano.train_vocoder import new_vocoder
 
 FOLDER = OUTPUT.parent
-# Few steps and little guidance: the model knows two voices only, and sharpening it distorts them.
+# Few steps and little guidance: the model knows only two voices, and strong guidance distorts them.
 SOLVER_STEPS, GUIDANCE_RATE, TEMPERATURE = 6, 0.3, 0.7
 
 
@@ -39,7 +39,7 @@ def load_trained(work: Path) -> tuple[Flow, Hift]:
     """Load the newest checkpoints of both runs for inference.
 
     Raises:
-        FileNotFoundError: a run has not saved anything yet.
+        FileNotFoundError: a run has not saved a checkpoint yet.
     """
     trained = new_flow()
     trained.load_state_dict(_weights(work / "flow.pt"))
@@ -73,7 +73,7 @@ def write_checksums(folder: Path) -> None:
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Write the detokenizer as an official folder.")
+    parser = argparse.ArgumentParser(description="Export the detokenizer in the official layout.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write")
     args = parser.parse_args()

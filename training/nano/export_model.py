@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Write the trained joint model as it is published, in half precision.
+"""Export the trained joint model in the published layout, in half precision.
 
 python -m training.nano.export_model               # to pretrained_models/Fun-Audio-Chat-Nano
 """
@@ -22,8 +22,8 @@ from training.nano.export import write_checksums
 
 FOLDER = DETOKENIZER.with_name("Fun-Audio-Chat-Nano")
 DEMO = Path(__file__).with_name(capabilities.FILE_NAME)  # what Nano can do
-# With the reference's penalty for repeated codes and its temperature of 0.8, half as many words
-# again are wrong (training/nano/README.md).
+# With the reference's penalty for repeated tokens and its temperature of 0.8, the word error rate
+# is one and a half times as high (training/nano/README.md).
 SPEECH_SAMPLING = {"temperature": 0.3, "repetition_penalty": 1.0}
 
 
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=FOLDER, help="folder to write")
     args = parser.parse_args()
     model = FunAudioChatForConditionalGeneration.from_pretrained(args.model, dtype=torch.float16)
-    model.config.detokenizer = DETOKENIZER.name  # for whatever is trained from this folder, too
+    model.config.detokenizer = DETOKENIZER.name  # inherited by models trained from this folder
     known = model.generation_config
     model.generation_config = GenerationConfig(
         eos_token_id=known.eos_token_id,

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Spectrograms and pitch of the training sound, and a file that holds many of them.
+"""Spectrograms and pitch of the training audio, and a file that stores many of them.
 
 Shapes: ``S`` samples, ``T`` frames, ``C`` channels.
 """
@@ -26,25 +26,28 @@ VOCODER_HZ, VOCODER_HOP, VOCODER_FFT, VOCODER_MELS = OUTPUT_RATE_HZ, 480, 1920, 
 
 @cache
 def _filters(rate_hz: int, fft: int, mels: int) -> Tensor:
-    """Slaney mel filters [mels, fft // 2 + 1] up to the Nyquist frequency."""
+    """Build Slaney mel filters [mels, fft // 2 + 1] up to the Nyquist frequency."""
     bank = mel_filter_bank(fft // 2 + 1, mels, 0.0, rate_hz / 2, rate_hz, "slaney", "slaney")
     return torch.tensor(bank.T, dtype=torch.float32)
 
 
-def whisper_mel(wave: Tensor, mels: int = WHISPER_MELS) -> Tensor:
-    """Whisper's log-mel [..., mels, S // 160] of 16 kHz sound [..., S], each by its own peak."""
+def whisper_mel(waveform: Tensor, mels: int = WHISPER_MELS) -> Tensor:
+    """Compute Whisper's log-mel [..., mels, S // 160] of 16 kHz waveforms [..., S].
+
+    Each waveform is normalised by its own peak.
+    """
     window = torch.hann_window(WHISPER_FFT)
-    spectrum = torch.stft(wave, WHISPER_FFT, WHISPER_HOP, window=window, return_complex=True)
+    spectrum = torch.stft(waveform, WHISPER_FFT, WHISPER_HOP, window=window, return_complex=True)
     power = spectrum[..., :-1].abs() ** 2
     mel = _filters(WHISPER_HZ, WHISPER_FFT, mels) @ power
     log_mel = mel.clamp(min=1e-10).log10()
     return (log_mel.maximum(log_mel.amax((-2, -1), keepdim=True) - 8) + 4) / 4
 
 
-def vocoder_mel(wave: Tensor) -> Tensor:
-    """Log-mel [B, 80, S // 480] of 24 kHz sound [B, S], as the CosyVoice3 detokenizer uses it."""
+def vocoder_mel(waveform: Tensor) -> Tensor:
+    """Compute the CosyVoice3 detokenizer's log-mel [B, 80, S // 480] of 24 kHz waveforms [B, S]."""
     edge = (VOCODER_FFT - VOCODER_HOP) // 2
-    padded = F.pad(wave[:, None], (edge, edge), mode="reflect")[:, 0]
+    padded = F.pad(waveform[:, None], (edge, edge), mode="reflect")[:, 0]
     window = torch.hann_window(VOCODER_FFT)
     spectrum = torch.stft(
         padded, VOCODER_FFT, VOCODER_HOP, window=window, center=False, return_complex=True
@@ -54,15 +57,16 @@ def vocoder_mel(wave: Tensor) -> Tensor:
     return mel.clamp(min=1e-5).log()
 
 
-def pitch_hz(wave: Tensor, low_hz: float = 70, high_hz: float = 450) -> Tensor:
-    """Fundamental frequency [S // 480] of 24 kHz sound [S] by YIN; 0 where there is none.
+def pitch_hz(waveform: Tensor, low_hz: float = 70, high_hz: float = 450) -> Tensor:
+    """Estimate the pitch [S // 480] in Hz of a 24 kHz waveform [S] by YIN; 0 where unvoiced.
 
     De Cheveigne and Kawahara, "YIN, a fundamental frequency estimator", 2002, steps 1 to 5.
     """
     shortest, longest = int(VOCODER_HZ / high_hz), int(VOCODER_HZ / low_hz)
-    width, frames = 2 * VOCODER_HOP, len(wave) // VOCODER_HOP
+    width, frames = 2 * VOCODER_HOP, len(waveform) // VOCODER_HOP
     lead = (width + longest - VOCODER_HOP) // 2  # the compared pair of windows is centred
-    block = F.pad(wave, (lead, width + longest)).unfold(0, width + longest, VOCODER_HOP)[:frames]
+    padded = F.pad(waveform, (lead, width + longest))
+    block = padded.unfold(0, width + longest, VOCODER_HOP)[:frames]
     size = 4096
     cross = torch.fft.rfft(block, size) * torch.fft.rfft(block[:, :width], size).conj()
     correlation = torch.fft.irfft(cross, size)[:, :longest]
@@ -82,17 +86,17 @@ def pitch_hz(wave: Tensor, low_hz: float = 70, high_hz: float = 450) -> Tensor:
     return torch.where(found, VOCODER_HZ / (lag + shortest + offset), 0.0)
 
 
-def read_wave(path: Path, rate_hz: int) -> Tensor:
-    """Mono sound [S] of a file at a rate."""
-    wave, source_hz = soundfile.read(path, dtype="float32", always_2d=True)
-    return torch.from_numpy(soxr.resample(wave.mean(1), source_hz, rate_hz))
+def read_waveform(path: Path, rate_hz: int) -> Tensor:
+    """Read a file as a mono waveform [S] at a sampling rate."""
+    waveform, source_hz = soundfile.read(path, dtype="float32", always_2d=True)
+    return torch.from_numpy(soxr.resample(waveform.mean(1), source_hz, rate_hz))
 
 
 class FrameStore:
-    """Arrays [T, C] of one kind, laid end to end in one file and mapped, not read.
+    """Arrays [T, C] with the same C, concatenated in one memory-mapped file.
 
     Args:
-        path: the data; lengths are kept beside it in ``PATH.lengths.npy``.
+        path: the data file; lengths are stored beside it in ``PATH.lengths.npy``.
         channels: C.
     """
 
@@ -112,13 +116,13 @@ class FrameStore:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Array ``index`` as float32 [T, C]."""
+        """Return array ``index`` as float32 [T, C]."""
         assert self.frames is not None, "the store is empty"
         end = self.ends[index]
         return torch.from_numpy(self.frames[end - self.lengths[index] : end].astype(np.float32))
 
     def extend(self, arrays: Iterable[Tensor]) -> None:
-        """Add arrays [T, C]; what an interrupted call left behind is overwritten."""
+        """Append arrays [T, C], overwriting leftovers of an interrupted call."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.touch()
         with self.path.open("r+b") as file:

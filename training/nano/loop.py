@@ -23,25 +23,25 @@ log = logging.getLogger(__name__)
 
 
 class Run(ABC):
-    """A training run that can stop at any step and go on by the same call.
+    """A training run that can stop at any step and is resumed by the same call.
 
-    Subclasses say what a batch is, what its losses are and what is measured. Checkpoints are
-    written in one step and read without executing pickles; beside ``NAME.pt`` lies
-    ``NAME_curve.json``.
+    Subclasses define the batches, the losses and the metrics. Checkpoints are written atomically
+    and loaded without executing pickles; ``NAME_curve.json`` is written beside ``NAME.pt``.
 
     Args:
-        path: checkpoint.
-        model: what is trained.
-        optimizer: over its parameters; a group's own key ``share`` is its part of the rate.
-        steps: length of the schedule; a resumed run keeps the one it was started with.
+        path: checkpoint file.
+        model: the model to train.
+        optimizer: over its parameters; a group's key ``share`` scales its learning rate.
+        steps: length of the schedule; a resumed run keeps its original length.
 
     Attributes:
         state: ``step``, ``steps``, ``epoch``, ``batch`` (of the epoch), ``cpu_s`` and ``curve``.
-        peak_rate, warm_up_steps, hold, last_rate: the rate rises for so many steps, stays for a
-            share of all, then falls evenly, at most to this share of its peak.
-        largest_gradient: norm above which a gradient is scaled down.
-        save_every, evaluate_every: steps.
-        save_seconds: longest time without a checkpoint; a busy machine may need it for few steps.
+        peak_rate, warm_up_steps, hold, last_rate: the learning rate rises to ``peak_rate`` over
+            ``warm_up_steps``, stays there for the share ``hold`` of all steps, then falls linearly,
+            but not below the share ``last_rate`` of its peak.
+        largest_gradient: norm to which larger gradients are clipped.
+        save_every, evaluate_every: interval in steps.
+        save_seconds: longest time between checkpoints, for machines on which steps are slow.
     """
 
     peak_rate: float
@@ -67,7 +67,7 @@ class Run(ABC):
 
     @abstractmethod
     def batches(self, epoch: int) -> Iterable[Any]:
-        """Batches of an epoch, the same whenever they are asked for."""
+        """Return the batches of an epoch; equal epochs give equal batches."""
 
     @abstractmethod
     def losses(self, batch: Any) -> tuple[Tensor, dict[str, Tensor]]:
@@ -78,7 +78,7 @@ class Run(ABC):
         """Measure the metrics on held-out data."""
 
     def train_step(self, batch: Any) -> dict[str, float]:
-        """One update; a gradient that is not finite (a value overflowed) is passed over."""
+        """Make one update; skip it if the gradient is not finite (a value overflowed)."""
         step, steps = self.state["step"], self.state["steps"]
         falling = min(1.0, (1 - step / steps) / (1 - self.hold))
         rate = self.peak_rate * min(1, (step + 1) / self.warm_up_steps)
@@ -122,7 +122,7 @@ class Run(ABC):
             state["epoch"], state["batch"] = state["epoch"] + 1, 0
 
     def save(self) -> None:
-        """Write checkpoint and curve; a stopped write leaves the old checkpoint."""
+        """Write checkpoint and curve; an interrupted write leaves the old checkpoint intact."""
         weights = {"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict()}
         partial = self.path.with_suffix(".partial")
         torch.save({**self.state, **weights}, partial)
@@ -132,10 +132,10 @@ class Run(ABC):
 
 
 def parse(parser: argparse.ArgumentParser, steps: int) -> argparse.Namespace:
-    """Arguments of a training command; sets what holds for the whole process.
+    """Parse the arguments of a training command; set up logging and threads of the process.
 
     Args:
-        parser: with the command's own arguments.
+        parser: parser with the command's own arguments.
         steps: default of ``--steps``.
     """
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")

@@ -1,18 +1,18 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Make the joint model that training begins with.
+"""Build the initial joint model.
 
-    python -m training.nano.new_model                        # models/new: knows nothing
-    python -m training.nano.new_model --llm models/prealign  # models/begin: text and hearing
+    python -m training.nano.new_model                        # models/new: untrained
+    python -m training.nano.new_model --llm models/prealign  # models/begin: text and audio
 
-With ``--audio-encoder`` the first has Whisper's encoder as its mel encoder, and with ``--ears`` the
-second has what ``train_ears`` made of it.
+The first has a byte-level BPE trained on the domain's sentences and prompts, with the special
+tokens of the official tokenizer, and random weights. The second joins the language model of the
+first stages with the mel encoder and the adapter of ``train_encoder``. Both are written below
+``--work``, in the published layout.
 
-The first has a byte-level BPE of the domain's sentences and prompts, with the special tokens of the
-official tokenizer, and random weights. The second joins the language model that the first stages
-made with the mel encoder and the adapter of ``train_encoder``. Both are below ``--work``, in the
-published layout.
+With ``--audio-encoder`` the first uses Whisper's encoder as its mel encoder, and with ``--ears``
+the second uses that encoder as trained by ``train_ears``.
 """
 
 import argparse
@@ -34,6 +34,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast, WhisperFeatureExtractor
 
 from funaudiochat.constants import (
+    CODEBOOK_SIZE,
     DEFAULT_S2M_PROMPT,
     DEFAULT_S2T_PROMPT,
     FUNCTION_CALLING_PROMPT,
@@ -48,20 +49,20 @@ from training.nano.domain import Domain
 from training.nano.ears import PACKAGED, Ears, open_whisper
 from training.nano.rows import tool_prompt, words
 from training.nano.sizes import AUDIO, nano_config, whisper_audio
-from training.nano.tokenizer import CODES, DIGITS, digits_of
+from training.nano.tokenizer import DIGITS, digits_of
 from training.whisper_encoder import WhisperEncoder
 
-# Room for every word of the domain: a transcript must not outlast its speech at 5 Hz.
+# Enough for every word of the domain: a transcript must not be longer than its speech at 5 Hz.
 TEXT_TOKENS = 4000
-# Of the code embeddings. At the usual 0.02 AdamW's steps, which are alike for rows seen and unseen,
-# would wash out within a hundred of them what the codes' digits say.
-CODE_DEVIATION = 0.2
+# Deviation of the speech token embeddings. At the usual 0.02, AdamW's updates, which are as large
+# for unseen rows as for seen ones, would erase the structure of the digits within a hundred steps.
+TOKEN_DEVIATION = 0.2
 SPECIAL = (
     "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>",
     "<|audio_extra|>", "<|sil|>",
 )  # fmt: skip
 MARKUP = ("<tool_call>", "</tool_call>", "<think>", "</think>")
-# Prompts that come with every question cost one position instead of up to a hundred.
+# As tokens, the prompts of every question cost one position instead of up to a hundred.
 PROMPTS = (
     DEFAULT_S2T_PROMPT,
     DEFAULT_S2M_PROMPT,
@@ -72,7 +73,7 @@ CHAT_TEMPLATE = (
     "{{ message['content'] }}<|im_end|>\n"
     "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
-# Qwen's: words with the space before them, single digits, runs of marks, line ends.
+# Qwen's pattern: words with their leading space, single digits, runs of punctuation, line ends.
 _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -95,7 +96,7 @@ def _texts(work: Path, dialogues: int) -> Iterator[str]:
 
 
 def train_tokenizer(work: Path, dialogues: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of the training text, special tokens last."""
+    """Train a byte-level BPE on the training text, with the special tokens last."""
     bpe = Tokenizer(models.BPE())
     bpe.normalizer = normalizers.NFC()
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -124,21 +125,21 @@ def train_tokenizer(work: Path, dialogues: int) -> PreTrainedTokenizerFast:
 
 
 def digit_embeddings(width: int, deviation: float) -> Tensor:
-    """Random vectors [6561, width] of the codes, in which like codes are alike.
+    """Draw embeddings [6561, width] of the speech tokens, similar for similar tokens.
 
-    A code is eight ternary digits (``tokenizer.codes_of``); its vector is the sum of theirs, so
-    that what is learned of one code holds for its neighbours from the start. The head's projection
-    has the same weights.
+    A token is eight ternary digits (``tokenizer.tokens_of``), and its embedding is the sum of
+    theirs, so that what is learned about one token applies to its neighbours from the start. The
+    head's projection is tied to these weights.
     """
     values = torch.randn(DIGITS, 3, width) * deviation * DIGITS**-0.5
-    digits = digits_of(torch.arange(CODES)).long() + 1
+    digits = digits_of(torch.arange(CODEBOOK_SIZE)).long() + 1
     return values[torch.arange(DIGITS), digits].sum(1)
 
 
 def new_model(
     work: Path, dialogues: int = DIALOGUES, whisper: WhisperEncoder | None = None
 ) -> None:
-    """Write ``models/new``, with Whisper's encoder if one is given."""
+    """Write ``models/new``, with Whisper's encoder if given."""
     tokenizer = train_tokenizer(work, dialogues)
     vocab = tokenizer.get_vocab()
     torch.manual_seed(0)
@@ -152,8 +153,8 @@ def new_model(
         bos_token_id=vocab["<|endoftext|>"],
         pad_token_id=vocab["<|endoftext|>"],
     )
-    codes = model.audio_tower.embed_tokens.weight
-    codes.data[:CODES] = digit_embeddings(codes.shape[1], CODE_DEVIATION)
+    embeddings = model.audio_tower.embed_tokens.weight
+    embeddings.data[:CODEBOOK_SIZE] = digit_embeddings(embeddings.shape[1], TOKEN_DEVIATION)
     model.save_pretrained(work / "models" / "new")
     extractor = whisper.extractor if whisper else WhisperFeatureExtractor(feature_size=128)
     processor = FunAudioChatProcessor(extractor, tokenizer, speech_tokenizer())
@@ -161,13 +162,14 @@ def new_model(
 
 
 def begin(work: Path, llm: Path, folder: Path, ears: Path | None = None) -> None:
-    """Write a folder with a language model that reads what the mel encoder writes.
+    """Join a language model with a trained mel encoder.
 
     Args:
         work: data folder, with the checkpoint of ``train_encoder``.
         llm: folder of the language model.
-        folder: what to write.
-        ears: checkpoint of ``train_ears`` instead; ``llm`` was made with the same Whisper encoder.
+        folder: output folder.
+        ears: checkpoint of ``train_ears`` to use instead; ``llm`` must have the same Whisper
+            encoder.
     """
     model = FunAudioChatForConditionalGeneration.from_pretrained(llm)
     if ears:
@@ -183,11 +185,15 @@ def begin(work: Path, llm: Path, folder: Path, ears: Path | None = None) -> None
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Make the model that training begins with.")
+    parser = argparse.ArgumentParser(description="Build the initial joint model.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
-    parser.add_argument("--llm", type=Path, help="folder of the text stage, below the data folder")
+    parser.add_argument(
+        "--llm", type=Path, help="folder of the language model, relative to the data folder"
+    )
     parser.add_argument("--audio-encoder", help=f'Whisper folder, or "{PACKAGED}" for tiny.en')
-    parser.add_argument("--ears", type=Path, help="checkpoint of train_ears, in the data folder")
+    parser.add_argument(
+        "--ears", type=Path, help="checkpoint of train_ears, relative to the data folder"
+    )
     args = parser.parse_args()
     if args.llm is None:
         whisper = open_whisper(args.audio_encoder) if args.audio_encoder else None

@@ -1,12 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How well is speech understood after tokenizer and detokenizer?
+"""Measure how intelligible speech is after tokenizer and detokenizer.
 
-    python -m training.nano.resynthesis --limit 40     # of the answers that training never saw
+    python -m training.nano.resynthesis --limit 40     # on answers held out from training
 
-Prints a word error rate for the original sound, for the vocoder on the true spectrogram, and for
-codes through the exported folder, offline and streaming. ``--sound DIR`` keeps what was judged.
+Prints the word error rate of the original audio, of the vocoder on the true spectrogram, and of
+speech tokens decoded with the exported folder, offline and streaming. ``--audio DIR`` keeps the
+audio.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from funaudiochat.cosyvoice3.voices import load_voices
 from training.nano.answers import Answers
 from training.nano.data import WORK
 from training.nano.export import FOLDER
-from training.nano.features import VOCODER_HZ, read_wave
+from training.nano.features import VOCODER_HZ, read_waveform
 from training.nano.judge import judge
 
 
@@ -33,10 +34,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Word error rate after resynthesis.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
     parser.add_argument("--model", type=Path, default=FOLDER, help="exported folder")
-    parser.add_argument("--voice", default="heart", help="whose answers, and which voice")
+    parser.add_argument(
+        "--voice", default="heart", help="voice of the answers and of the detokenizer"
+    )
     parser.add_argument("--part", default="test", choices=["train", "valid", "test"])
     parser.add_argument("--limit", type=int, default=100, help="number of answers")
-    parser.add_argument("--sound", type=Path, help="folder for the judged sound")
+    parser.add_argument("--audio", type=Path, help="folder for the judged audio")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
     args = parser.parse_args()
     torch.set_num_threads(1)
@@ -45,37 +48,37 @@ def main() -> None:
     speaker = load_voices(args.model / "voices.safetensors")[args.voice]
 
     def original(number: int) -> Tensor:
-        return read_wave(args.work / answers.items[number][1]["audio"], VOCODER_HZ)
+        return read_waveform(args.work / answers.items[number][1]["audio"], VOCODER_HZ)
 
     def vocoder(number: int) -> Tensor:
         mel = answers.mel_and_f0(number)[0].T[None]
         return detokenizer.vocode(detokenizer.vocoder_state(), mel, final=True)
 
-    def codes(schedule: ChunkSchedule | None) -> Callable[[int], Tensor]:
+    def resynthesised(schedule: ChunkSchedule | None) -> Callable[[int], Tensor]:
         return lambda n: detokenizer.decode(answers.items[n][1]["codes"], speaker, schedule)
 
     ways = {
         "original": original,
         "vocoder": vocoder,
-        "codes, offline": codes(None),
-        "codes, streaming": codes(ChunkSchedule()),
+        "speech tokens, offline": resynthesised(None),
+        "speech tokens, streaming": resynthesised(ChunkSchedule()),
     }
     step = max(1, len(answers.items) // args.limit)
     numbers = range(0, step * min(args.limit, len(answers.items)), step)
     texts = [answers.items[n][1]["text"] for n in numbers]
     scores = {}
     for name, way in ways.items():
-        waves = [way(n).numpy() for n in numbers]
-        if args.sound:
-            args.sound.mkdir(parents=True, exist_ok=True)
-            for number, wave in zip(numbers, waves, strict=True):
-                soundfile.write(args.sound / f"{number:04d} {name}.wav", wave, VOCODER_HZ)
-        verdict = judge((t, w, VOCODER_HZ) for t, w in zip(texts, waves, strict=True))
+        waveforms = [way(n).numpy() for n in numbers]
+        if args.audio:
+            args.audio.mkdir(parents=True, exist_ok=True)
+            for number, waveform in zip(numbers, waveforms, strict=True):
+                soundfile.write(args.audio / f"{number:04d} {name}.wav", waveform, VOCODER_HZ)
+        verdict = judge((t, w, VOCODER_HZ) for t, w in zip(texts, waveforms, strict=True))
         scores[name] = {
             "wer_percent": round(verdict.wer_percent, 1),
             "exact_percent": round(verdict.exact_percent, 1),
         }
-        print(f"{name:18} {len(texts)} answers: {scores[name]}", flush=True)
+        print(f"{name:24} {len(texts)} answers: {scores[name]}", flush=True)
     if args.output:
         args.output.write_text(json.dumps(scores, indent=1))
 

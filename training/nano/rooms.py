@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What lies between a speaker and a microphone: silence, room, noise, channel and level."""
+"""Recording conditions: silence, room, noise, channel and level."""
 
 from dataclasses import asdict, dataclass
 from random import Random
@@ -13,16 +13,16 @@ import soxr
 
 @dataclass(frozen=True)
 class Scene:
-    """How a question was recorded.
+    """The conditions of one recording.
 
     Attributes:
-        lead_s, tail_s: silence before and after.
-        reverb_s: time in which reverberation falls by 60 dB; 0 for no room.
-        snr_db: speech to noise; None for no noise.
-        pink: whether the noise falls by 3 dB an octave, else it is white.
-        low_pass_hz: cut-off of the channel; None is the full band.
-        peak: largest sample.
-        noise_seed: of the room and the noise.
+        lead_s, tail_s: silence before and after the speech.
+        reverb_s: reverberation time (60 dB decay); 0 for no room.
+        snr_db: signal-to-noise ratio; None for no noise.
+        pink: whether the noise is pink (-3 dB per octave) rather than white.
+        low_pass_hz: cut-off of the channel; None for the full band.
+        peak: largest absolute sample.
+        noise_seed: seed of the room and the noise.
     """
 
     lead_s: float
@@ -52,32 +52,32 @@ class Scene:
         """Convert the scene to a JSON object."""
         return asdict(self)
 
-    def record(self, wave: np.ndarray, rate_hz: int) -> np.ndarray:
+    def record(self, waveform: np.ndarray, rate_hz: int) -> np.ndarray:
         """Render the waveform [samples] as recorded in this scene, float32."""
         noise_rng = np.random.default_rng(self.noise_seed)
         lead, tail = (round(s * rate_hz) for s in (self.lead_s, self.tail_s))
-        wave = np.pad(wave, (lead, tail))
+        waveform = np.pad(waveform, (lead, tail))
         if self.reverb_s:
-            wave = _convolve(wave, _room(self.reverb_s, rate_hz, noise_rng))
+            waveform = _convolve(waveform, _room(self.reverb_s, rate_hz, noise_rng))
         if self.snr_db is not None:
-            noise = _noise(len(wave), self.pink, noise_rng)
-            level = np.sqrt(np.mean(wave**2) / 10 ** (self.snr_db / 10))
-            wave = wave + level * noise
+            noise = _noise(len(waveform), self.pink, noise_rng)
+            level = np.sqrt(np.mean(waveform**2) / 10 ** (self.snr_db / 10))
+            waveform = waveform + level * noise
         if self.low_pass_hz:
-            narrow = soxr.resample(wave, rate_hz, 2 * self.low_pass_hz)
-            wave = soxr.resample(narrow, 2 * self.low_pass_hz, rate_hz)
-        return (wave * (self.peak / max(np.abs(wave).max(), 1e-6))).astype(np.float32)
+            narrow = soxr.resample(waveform, rate_hz, 2 * self.low_pass_hz)
+            waveform = soxr.resample(narrow, 2 * self.low_pass_hz, rate_hz)
+        return (waveform * (self.peak / max(np.abs(waveform).max(), 1e-6))).astype(np.float32)
 
 
-def _convolve(wave: np.ndarray, response: np.ndarray) -> np.ndarray:
+def _convolve(waveform: np.ndarray, response: np.ndarray) -> np.ndarray:
     """Convolve a waveform with a response, cut to the waveform's length."""
-    size = len(wave) + len(response)
-    spectrum = np.fft.rfft(wave, size) * np.fft.rfft(response, size)
-    return np.fft.irfft(spectrum, size)[: len(wave)]
+    size = len(waveform) + len(response)
+    spectrum = np.fft.rfft(waveform, size) * np.fft.rfft(response, size)
+    return np.fft.irfft(spectrum, size)[: len(waveform)]
 
 
 def _room(reverb_s: float, rate_hz: int, rng: np.random.Generator) -> np.ndarray:
-    """Direct sound and exponentially falling noise, 3 to 12 dB below it in energy."""
+    """Draw a room response: an impulse and decaying noise of 3 to 12 dB less energy."""
     time_s = np.arange(int(reverb_s * rate_hz)) / rate_hz
     tail = rng.standard_normal(len(time_s)) * 10 ** (-3 * time_s / reverb_s)
     tail[: rate_hz // 500] = 0
@@ -87,7 +87,7 @@ def _room(reverb_s: float, rate_hz: int, rng: np.random.Generator) -> np.ndarray
 
 
 def _noise(samples: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
-    """White or pink noise of unit power."""
+    """Draw white or pink noise of unit power."""
     noise = rng.standard_normal(samples)
     if pink:
         spectrum = np.fft.rfft(noise)

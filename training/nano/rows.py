@@ -3,11 +3,11 @@
 
 """Turn Nano's dialogues and answers into training rows for every stage.
 
-    python -m training.nano.rows                       # needs codes: python -m training.nano.encode
+    python -m training.nano.rows                       # after python -m training.nano.encode
 
-A row is what ``training/data/README.md`` describes: system prompt, messages, and an audio entry for
-every placeholder. Prompts are those that ``VoiceChat`` uses. Earlier answers of a dialogue are
-text, as in its history, and only the last one is learned. Written to ``rows`` below ``--work``.
+Rows have the format of ``training/data/README.md``: system prompt, messages, and an audio entry for
+every placeholder. Prompts are those of ``VoiceChat``. Earlier answers of a dialogue are text, as in
+its history, and only the last one is trained on. The rows are written to ``rows`` below ``--work``.
 """
 
 import argparse
@@ -36,14 +36,14 @@ from training.nano.domain import Domain
 SILENCE_TOKEN, AUDIO_EOS_TOKEN = "<|sil|>", "<|audio_eos|>"
 SAY = "Say: "
 VOICE = "heart"
-DELAY_CODES = 10
-# The most pauses before, between and after the words of a question that stands for a heard one.
+DELAY_TOKENS = 10
+# Most pauses before, between and after the words of a typed stand-in for a spoken question.
 MOST_PAUSES = 3
-# Typed rows need no recording, so there are more of them than of the recorded dialogues.
+# Typed rows need no recordings, so there are more of them than recorded dialogues.
 TYPED_DIALOGUES = 48_000
-# Typed conversations: every whole answer in them is a row with all turns before it.
+# Typed conversations; every complete answer in them is a row with all turns before it.
 TYPED_CONVERSATIONS = 8_000
-# Further typed dialogues, of which only these intents are taken: sums have to be done often.
+# Further typed dialogues, of which only these intents are kept: arithmetic needs much practice.
 DRILLED_DIALOGUES = 60_000
 DRILLED = (
     "plus", "plus_large", "minus", "minus_large", "times", "times_large", "divide", "bigger",
@@ -62,7 +62,7 @@ STAGES = {
         "text_talk": 0.3, "words_talk": 0.2, "say_aloud": 1.0, "words": 0.1, "text": 0.05,
         "text_tools": 0.03, "words_tools": 0.03, "text_talk_conversation": 0.1,
     },
-    # First of all to hear, which takes the longest to learn; rows without speech are cheap.
+    # Mostly listening, which takes the longest to learn; rows without speech are cheap.
     "stage1": {
         "ask": 1.0, "ask_tools": 1.0, "transcribe": 0.5, "transcribe_scrambled": 0.7, "talk": 0.1,
         "say_aloud": 0.25, "text": 0.1, "words": 0.1, "text_tools": 0.12, "words_tools": 0.12,
@@ -82,7 +82,7 @@ STAGES = {
 
 @cache
 def _tools() -> dict[str, str]:
-    """Name -> JSON definition of the domain's tools."""
+    """Return the JSON definitions of the domain's tools by name."""
     return {
         name: json.dumps(
             {
@@ -102,7 +102,7 @@ def _tools() -> dict[str, str]:
 
 
 def tool_definition(name: str) -> str:
-    """JSON definition of one tool."""
+    """Return the JSON definition of one tool."""
     return _tools()[name]
 
 
@@ -117,20 +117,20 @@ def _entry(**fields: Any) -> str:
 
 
 def spoken_question(message: dict[str, Any], work: Path) -> str:
-    """Audio entry of a user's recording."""
+    """Format the audio entry of a user's recording."""
     path = (work / message["audio"]).resolve()
     pads = AUDIO_PAD_TOKEN * int(soundfile.info(path).duration * TOKEN_FPS)
     return _entry(path=str(path), token=pads, text="")
 
 
-def spoken_answer(text: str, codes: list[int]) -> str:
-    """Audio entry of the assistant's speech: the delay, then the codes."""
-    spelled = "".join(f"[AU{code:04d}]" for code in codes)
-    return _entry(token=AUDIO_BOS_TOKEN * DELAY_CODES + spelled, text=text)
+def spoken_answer(text: str, tokens: list[int]) -> str:
+    """Format the audio entry of the assistant's speech: the delay, then the speech tokens."""
+    spelled = "".join(f"[AU{token:04d}]" for token in tokens)
+    return _entry(token=AUDIO_BOS_TOKEN * DELAY_TOKENS + spelled, text=text)
 
 
 def words(text: str) -> list[str]:
-    """Words with the space before them and without marks: what there is to hear of a sentence."""
+    """Split a sentence into words with their leading space and without punctuation."""
     found = (word.strip(".,?!") for word in text.split(" "))
     return [" " * (i > 0) + word for i, word in enumerate(w for w in found if w)]
 
@@ -138,8 +138,8 @@ def words(text: str) -> list[str]:
 def paused_words(text: str, rng: Random) -> str:
     """Build a typed stand-in for a spoken question: its words at the pace of 5 Hz audio.
 
-    The mel encoder is trained to write a word or nothing in every group (``train_encoder``), so the
-    language model can learn to read that before there is any sound.
+    The mel encoder is trained to give one word or silence for every group (``train_encoder``), so
+    the language model can learn to read this format before it is given any audio.
     """
     pieces = [SILENCE_TOKEN * rng.randint(0, MOST_PAUSES)]
     for word in words(text):
@@ -158,7 +158,7 @@ def _turn(role: str, content: str) -> dict[str, str]:
 def _turns_before_answers(
     record: dict[str, Any], question: Callable[[str], str]
 ) -> Iterator[tuple[list[dict[str, str]], dict[str, Any], str]]:
-    """Every whole answer: the turns before it, its message, and the prompt with tools or none."""
+    """Yield for every complete answer the turns before it, its message and the tool prompt."""
     turns: list[dict[str, str]] = []
     tools = tool_prompt(record["tools"]) if record["tools"] else ""
     for message in record["messages"]:
@@ -177,17 +177,17 @@ def _answer_rows(
     turns: list[dict[str, str]],
     message: dict[str, Any],
     tools: str,
-    codes: dict[str, list[int]],
+    speech: dict[str, list[int]],
     heard: list[str],
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """Build the rows that train one answer, with the suffixes of their kinds."""
     text = message["text"]
     written = [*turns, _turn("assistant", text)]
     yield "_tools" if tools else "", _row(tools or DEFAULT_S2T_PROMPT, written, heard)
-    if message["spoken"] and text in codes:
+    if message["spoken"] and text in speech:
         spoken = [*turns, _turn("assistant", AUDIO_TEMPLATE)]
-        speech = spoken_answer(text, codes[text])
-        yield "_talk", _row(DEFAULT_S2M_PROMPT, spoken, [*heard, speech])
+        entry = spoken_answer(text, speech[text])
+        yield "_talk", _row(DEFAULT_S2M_PROMPT, spoken, [*heard, entry])
 
 
 def _transcript_row(question: str, text: str, heard: list[str]) -> dict[str, Any]:
@@ -196,24 +196,24 @@ def _transcript_row(question: str, text: str, heard: list[str]) -> dict[str, Any
 
 
 def typed_rows(
-    record: dict[str, Any], codes: dict[str, list[int]]
+    record: dict[str, Any], speech: dict[str, list[int]]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of one dialogue that need no recording.
+    """Build the rows of one dialogue that need no recording.
 
     Args:
-        record: a dialogue, with or without its sound.
-        codes: text of a spoken answer -> its codes.
+        record: a dialogue, with or without recordings.
+        speech: text of a spoken answer -> its speech tokens.
 
     Yields:
-        kind and row: ``text`` (typed questions) and ``words`` (:func:`paused_words`), with
-        ``_tools`` behind it if the prompt offers some, ``_talk`` if the answer is spoken, and
+        kind and row: ``text`` (typed questions) and ``words`` (:func:`paused_words`), with the
+        suffix ``_tools`` if the prompt offers tools and ``_talk`` if the answer is spoken, and
         ``words_transcribe``.
     """
     rng = Random(f"words/{record['id']}")
     forms: dict[str, Callable[[str], str]] = {"text": str, "words": partial(paused_words, rng=rng)}
     for kind, question in forms.items():
         for turns, message, tools in _turns_before_answers(record, question):
-            for suffix, row in _answer_rows(turns, message, tools, codes, []):
+            for suffix, row in _answer_rows(turns, message, tools, speech, []):
                 yield kind + suffix, row
     for message in record["messages"]:
         if message["role"] == "user":
@@ -222,30 +222,31 @@ def typed_rows(
 
 
 def heard_rows(
-    record: dict[str, Any], codes: dict[str, list[int]], work: Path
+    record: dict[str, Any], speech: dict[str, list[int]], work: Path
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows of one dialogue with its recordings.
+    """Build the rows of one dialogue with its recordings.
 
     Args:
-        record: of ``dialogues/SPLIT.jsonl``.
-        codes: text of a spoken answer -> its codes.
+        record: a line of ``dialogues/SPLIT.jsonl``.
+        speech: text of a spoken answer -> its speech tokens.
+        work: data folder.
 
     Yields:
-        kind and row: ``ask`` (speech to text), ``ask_tools`` if the prompt offers some, ``talk``
-        (speech to speech) and ``transcribe``.
+        kind and row: ``ask`` (speech to text), ``ask_tools`` (the same with tools in the prompt),
+        ``talk`` (speech to speech) and ``transcribe``.
     """
     audio = [spoken_question(m, work) for m in record["messages"] if m["role"] == "user"]
     for turns, message, tools in _turns_before_answers(record, lambda _: AUDIO_TEMPLATE):
         heard = audio[: sum(turn["content"] == AUDIO_TEMPLATE for turn in turns)]
-        for suffix, row in _answer_rows(turns, message, tools, codes, heard):
+        for suffix, row in _answer_rows(turns, message, tools, speech, heard):
             yield "talk" if suffix == "_talk" else f"ask{suffix}", row
     asked = (m for m in record["messages"] if m["role"] == "user")
-    for message, sound in zip(asked, audio, strict=True):
-        yield "transcribe", _transcript_row(AUDIO_TEMPLATE, message["text"], [sound])
+    for message, recording in zip(asked, audio, strict=True):
+        yield "transcribe", _transcript_row(AUDIO_TEMPLATE, message["text"], [recording])
 
 
-def say_rows(text: str, codes: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Rows that ask for a sentence word by word, written and aloud."""
+def say_rows(text: str, tokens: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Build the rows that ask to repeat a sentence, in text and aloud."""
     request = _turn("user", SAY + text)
     yield "say", _row(DEFAULT_S2T_PROMPT, [request, _turn("assistant", text)], [])
     yield (
@@ -253,7 +254,7 @@ def say_rows(text: str, codes: list[int]) -> Iterator[tuple[str, dict[str, Any]]
         _row(
             DEFAULT_S2M_PROMPT,
             [request, _turn("assistant", AUDIO_TEMPLATE)],
-            [spoken_answer(text, codes)],
+            [spoken_answer(text, tokens)],
         ),
     )
 
@@ -266,28 +267,33 @@ def make_rows(
 ) -> None:
     """Write the rows of all stages and the ``dataset_info.json`` that LLaMA-Factory reads.
 
-    Typed rows are made of so many dialogues and conversations, and are all there is before there
-    are recordings; of so many further dialogues, those of :data:`DRILLED` intents.
+    Without recordings, only typed rows are written.
+
+    Args:
+        work: data folder.
+        dialogues: number of dialogues to make typed rows from.
+        conversations: number of conversations to make typed rows from.
+        drilled: number of further dialogues, of which only :data:`DRILLED` intents are used.
     """
     spoken = read_jsonl(work / "answers.jsonl")
     answers = [r for r in spoken if r["voice"] == VOICE and r["part"] == "train"]
-    codes = {r["text"]: r["row_codes"] for r in answers}
+    speech = {r["text"]: r["row_codes"] for r in answers}
     rows: list[tuple[str, dict[str, Any]]] = []
     domain = Domain()
     for index in range(dialogues + drilled):
         record = domain.dialogue("train", index).as_record()
         if index < dialogues:
-            rows.extend(typed_rows(record, codes))
+            rows.extend(typed_rows(record, speech))
         elif record["intent"].partition("+")[0] in DRILLED:
             rows.extend((f"{kind}_drill", row) for kind, row in typed_rows(record, {}))
     for index in range(conversations):
         record = domain.dialogue("conversation", index).as_record()
-        rows.extend((f"{kind}_conversation", row) for kind, row in typed_rows(record, codes))
+        rows.extend((f"{kind}_conversation", row) for kind, row in typed_rows(record, speech))
     for record in read_jsonl(work / "dialogues" / "train.jsonl"):
-        rows.extend(heard_rows(record, codes, work))
+        rows.extend(heard_rows(record, speech, work))
     for split in ("conversation", "scrambled"):
         for record in read_jsonl(work / "dialogues" / f"{split}.jsonl"):
-            rows.extend((f"{kind}_{split}", row) for kind, row in heard_rows(record, codes, work))
+            rows.extend((f"{kind}_{split}", row) for kind, row in heard_rows(record, speech, work))
     for answer in answers:
         rows.extend(say_rows(answer["text"], answer["row_codes"]))
     folder = work / "rows"
@@ -296,7 +302,7 @@ def make_rows(
     for stage, shares in STAGES.items():
         rng = Random(stage)
         chosen = [row for kind, row in rows if rng.random() < shares.get(kind, 0)]
-        rng.shuffle(chosen)  # so that the first of them (max_samples) are a sample of all
+        rng.shuffle(chosen)  # so that max_samples takes a random sample
         lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in chosen)
         (folder / f"{stage}.jsonl").write_text("".join(lines), encoding="utf-8")
         info[stage] = {

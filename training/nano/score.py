@@ -1,13 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How good is Nano on questions that training never heard? The table of its model card.
+"""Score Nano on held-out questions, for the table of its model card.
 
     python -m training.nano.score --before training/nano/work/models/text
 
-Held-out questions are made if they are not there (``training.nano.data``). Text answers have to be
-equal word for word, marks included; spoken ones are streamed and heard by ``training.nano.judge``.
-``--before`` names the text model that speech training began with.
+Missing held-out questions are generated (``training.nano.data``). Text answers must match word for
+word, punctuation included; spoken ones are streamed and transcribed by ``training.nano.judge``.
+``--before`` names the text model from which speech training started.
 """
 
 import argparse
@@ -43,7 +43,7 @@ def _answers(record: Record) -> list[str]:
 
 
 def written_answers(chat: VoiceChat, record: Record, work: Path, typed: bool = False) -> list[str]:
-    """Return the model's texts for a dialogue's questions, each after its own earlier answers."""
+    """Return the model's text answers to a dialogue, with its own answers as history."""
     chat.reset()
     return [
         chat.ask(
@@ -56,15 +56,16 @@ def written_answers(chat: VoiceChat, record: Record, work: Path, typed: bool = F
 
 
 def is_right(chat: VoiceChat, record: Record, work: Path) -> bool:
-    """Whether the last spoken question is answered in writing as wanted."""
+    """Check whether the text answer to the last spoken question is correct."""
     return written_answers(chat, record, work)[-1] == _answers(record)[-1]
 
 
 def says_right(text: str, answer: Record) -> bool:
-    """Whether a text, written or heard, holds what a right answer has to say.
+    """Check whether a text or transcript contains what a correct answer has to say.
 
     Args:
-        answer: the assistant's message of a dialogue; without ``keys`` its words have to be said.
+        text: the text or transcript.
+        answer: the assistant's message of a dialogue; without ``keys``, all its words are required.
     """
     if answer["keys"]:
         return holds_keys(text, answer["keys"])
@@ -72,17 +73,17 @@ def says_right(text: str, answer: Record) -> bool:
 
 
 def is_right_typed(chat: VoiceChat, record: Record, work: Path) -> bool:
-    """Return the model's texts for the questions in typed form."""
+    """Check whether the text answer to the last question, typed, is correct."""
     return written_answers(chat, record, work, typed=True)[-1] == _answers(record)[-1]
 
 
 def tools_offered(names: Iterable[str]) -> list[Record]:
-    """Definitions of tools of the domain, as a conversation takes them."""
+    """Return the definitions of tools of the domain in the form that a conversation takes."""
     return [json.loads(tool_definition(name)) for name in names]
 
 
 def is_right_call(chat: VoiceChat, record: Record, work: Path) -> bool:
-    """Whether the call, or the answer of one without the tool for it, is written exactly."""
+    """Check whether the tool call, or the answer if the tool is not offered, matches exactly."""
     chat.reset()
     tools = tools_offered(record["tools"])
     question = work / _questions(record)[0]["audio"]
@@ -99,7 +100,7 @@ def spoken_reply(chat: VoiceChat, record: Record, work: Path, sampling: Sampling
 def score_speech(
     chat: VoiceChat, records: list[Record], work: Path, sampling: Sampling
 ) -> dict[str, float]:
-    """Score the judge's transcripts against the model's text and the correct answer."""
+    """Score the judge's transcripts against the model's own text and the correct answer."""
     replies = [spoken_reply(chat, record, work, sampling) for record in records]
     heard = [
         hear(r.audio, r.sample_rate_hz) if r.audio is not None and len(r.audio) else ""
@@ -118,7 +119,7 @@ def score_speech(
         "wer_percent": round(own.wer_percent, 1),
         "right_as_heard_percent": round(100 * sum(exact) / len(exact), 1),
         "keys_as_heard_percent": round(100 * sum(keyed) / len(keyed), 1),
-        "first_sound_ms": round(1000 * median(r.latency.first_audio_s or 0 for r in timed)),
+        "first_audio_ms": round(1000 * median(r.latency.first_audio_s or 0 for r in timed)),
         "real_time_factor": round(median(r.latency.total_s / r.seconds for r in timed), 3),
     }
 
@@ -129,9 +130,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
     parser.add_argument("--model", type=Path, default=MODEL, help="joint model")
     parser.add_argument("--tts", type=Path, default=DETOKENIZER, help="detokenizer")
-    parser.add_argument("--before", type=Path, help="text model that speech training began with")
-    parser.add_argument("--texts", type=int, default=200, help="items of a text row")
-    parser.add_argument("--spoken", type=int, default=100, help="items of a spoken row")
+    parser.add_argument("--before", type=Path, help="text model from which speech training started")
+    parser.add_argument("--texts", type=int, default=200, help="questions per text score")
+    parser.add_argument("--spoken", type=int, default=100, help="questions per speech score")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
     args = parser.parse_args()
@@ -170,7 +171,7 @@ def main() -> None:
             records = held_out(split, args.spoken)
             note(f"speech, {split}", score_speech(chat, records, args.work, Sampling(seed=0)))
     else:
-        print("speech is not scored: install the judge of training/nano/README.md")
+        print("speech is not scored; install the judge as described in training/nano/README.md")
     if args.output:
         args.output.write_text(json.dumps(scores, indent=1) + "\n")
 

@@ -1,14 +1,14 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Measure what the ears hear, letter by letter, of people and voices they never learned from.
+"""Measure the character transcription of the ears on unseen voices and real speakers.
 
     python -m training.nano.score_ears --real-speech FOLDER
 
-Measured are ``test_known`` and ``test_new`` of ``training.nano.speech`` and, in ``FOLDER``, the
-``test`` rows of ``train/an4/rows.jsonl``; ``other/transcripts.json`` (name of a FLAC file -> text);
-and ``orders/labels.json`` (name -> slots), of whose slots it is counted how many words are among
-those heard, and in how many orders all. What is not there is left out. Writes ``NAME_scores.json``.
+Scores ``test_known`` and ``test_new`` of ``training.nano.speech`` and, in ``FOLDER``, the ``test``
+rows of ``train/an4/rows.jsonl``, ``other/transcripts.json`` (name of a FLAC file -> text) and
+``orders/labels.json`` (name -> slots). For orders, it counts the slot words that were recognised
+and the orders in which all were. Missing sets are skipped. Writes ``NAME_scores.json``.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from torch import Tensor
 
 from training.nano.data import WORK, read_jsonl
 from training.nano.ears import PACKAGED, Ears, load_ears
-from training.nano.features import WHISPER_HZ, read_wave
+from training.nano.features import WHISPER_HZ, read_waveform
 from training.nano.sentences import plain
 from training.nano.speech import SpeechStore
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 
 def people(real_speech: Path) -> dict[str, dict[Path, str]]:
-    """Load recordings of people with their texts by set; empty sets are left out."""
+    """List the recordings of real speakers with their texts, by set, without empty sets."""
     an4 = real_speech / "train" / "an4"
     rows = [row for row in read_jsonl(an4 / "rows.jsonl") if row["split"] == "test"]
     sets = {"an4_test": {an4 / row["file"]: row["text"] for row in rows}}
@@ -43,7 +43,7 @@ def people(real_speech: Path) -> dict[str, dict[Path, str]]:
 
 
 def orders(real_speech: Path) -> dict[Path, dict[str, str]]:
-    """Load recordings of coffee orders with their slots, if there are any."""
+    """List the recordings of coffee orders with their slots, if there are any."""
     path = real_speech / "orders" / "labels.json"
     if not path.exists():
         return {}
@@ -52,8 +52,8 @@ def orders(real_speech: Path) -> dict[Path, dict[str, str]]:
 
 
 def word_errors(ears: Ears, recordings: Iterable[tuple[Tensor, str]]) -> dict[str, Any]:
-    """Word and letter error rates of 16 kHz sounds with texts."""
-    pairs = [(text, ears.hear(wave)) for wave, text in recordings]
+    """Compute word and letter error rates on 16 kHz waveforms with their texts."""
+    pairs = [(text, ears.hear(waveform)) for waveform, text in recordings]
     texts, heard = map(list, zip(*pairs, strict=True))
     return {
         "recordings": len(pairs),
@@ -64,7 +64,7 @@ def word_errors(ears: Ears, recordings: Iterable[tuple[Tensor, str]]) -> dict[st
 
 
 def slots_found(slots: list[dict[str, str]], heard: list[str]) -> dict[str, float]:
-    """Share of the slots' words that are among the words heard, and of orders with all of them."""
+    """Compute the percentages of slot words recognised and of orders with all of them."""
     needed = [[word for value in found.values() for word in value.split()] for found in slots]
     got = [
         [word in text.split() for word in words]
@@ -77,21 +77,21 @@ def slots_found(slots: list[dict[str, str]], heard: list[str]) -> dict[str, floa
 
 
 def score(ears: Ears, work: Path, real_speech: Path | None) -> dict[str, Any]:
-    """All that can be measured, by the name of its set."""
+    """Score every set that exists, by name."""
     scores = {}
     for name in ("test_known", "test_new"):
         store = SpeechStore(work / "ears" / name)
         if store.rows:
-            scores[name] = word_errors(ears, ((store.wave(r), r["text"]) for r in store.rows))
+            scores[name] = word_errors(ears, ((store.waveform(r), r["text"]) for r in store.rows))
             log.info("%s: %s", name, scores[name])
     if real_speech is None:
         return scores
     for name, texts in people(real_speech).items():
-        recordings = ((read_wave(path, WHISPER_HZ), plain(t)) for path, t in texts.items())
+        recordings = ((read_waveform(path, WHISPER_HZ), plain(t)) for path, t in texts.items())
         scores[name] = word_errors(ears, recordings)
         log.info("%s: %s", name, scores[name])
     if slots := orders(real_speech):
-        heard = [ears.hear(read_wave(path, WHISPER_HZ)) for path in slots]
+        heard = [ears.hear(read_waveform(path, WHISPER_HZ)) for path in slots]
         scores["orders"] = slots_found(list(slots.values()), heard) | {
             "recordings": len(slots),
             "examples": list(zip(slots.values(), heard, strict=True))[:8],
@@ -102,13 +102,18 @@ def score(ears: Ears, work: Path, real_speech: Path | None) -> dict[str, Any]:
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Measure what the ears hear.")
+    parser = argparse.ArgumentParser(description="Measure the transcription of the ears.")
     parser.add_argument("--work", type=Path, default=WORK, help="data folder")
     parser.add_argument(
-        "--ears", type=Path, default=Path("ears_best.pt"), help="checkpoint, below the data folder"
+        "--ears",
+        type=Path,
+        default=Path("ears_best.pt"),
+        help="checkpoint, relative to the data folder",
     )
     parser.add_argument("--real-speech", type=Path, help="folder of recordings of people")
-    parser.add_argument("--audio-encoder", default=PACKAGED, help="Whisper folder it began with")
+    parser.add_argument(
+        "--audio-encoder", default=PACKAGED, help="Whisper folder that the ears were trained from"
+    )
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")

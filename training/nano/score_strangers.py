@@ -1,14 +1,14 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""How good is Nano for strangers, and for people? What ``strangers.yaml`` asks, and recordings.
+"""Score Nano on independently written questions and on recordings of real speakers.
 
     python -m training.nano.score_strangers --real-speech FOLDER
 
-Nobody who writes training wordings reads ``strangers.yaml``. Its questions are typed, and said by
-the voices that training never has, in rooms and noises as training has them. In ``FOLDER`` are
+Nobody who writes training wordings reads ``strangers.yaml``. Its questions are asked as text and in
+voices held out from training, under the same recording conditions. ``FOLDER`` holds
 ``orders/labels.json``, ``train/an4/rows.jsonl`` (its ``test`` rows) and ``other/transcripts.json``,
-as ``training.nano.score_ears`` says; without it, people are left out.
+as ``training.nano.score_ears`` describes them; without it, real speakers are skipped.
 """
 
 import argparse
@@ -44,7 +44,7 @@ TURNS, CONVERSATIONS, SILENCE_S = 8, 25, 5.0
 
 @dataclass(frozen=True)
 class Question:
-    """What a stranger asks, and what a right answer has to hold, or the call it has to be."""
+    """A stranger's question, with the phrases of a correct answer or the expected tool call."""
 
     kind: str
     text: str
@@ -52,7 +52,7 @@ class Question:
     arguments: dict[str, Any] | None = None
 
     def is_right(self, said: str) -> bool:
-        """Whether a text, written or heard, holds one of every ``a|b`` that is needed."""
+        """Check whether a text or transcript contains one of every needed ``a|b``."""
         return all(
             any(holds_keys(said, [one]) for one in either.split("|")) for either in self.needed
         )
@@ -63,7 +63,7 @@ class Question:
 
 
 def strangers(path: Path = QUESTIONS) -> tuple[list[Question], list[Question], list[Question]]:
-    """Questions inside the domain, for tools, and outside the domain."""
+    """Load the questions inside the domain, for tools, and outside the domain."""
     asked = yaml.safe_load(path.read_text("utf-8"))
     inside = [
         Question(kind, text, tuple(map(str, needed)))
@@ -80,12 +80,12 @@ def refuses(text: str) -> bool:
     return holds_keys(text, ["do not know"])
 
 
-def sound(question: Question) -> np.ndarray:
+def spoken(question: Question) -> np.ndarray:
     """Synthesize the question at 16 kHz in a voice absent from training, deterministically."""
     rng = Random(f"stranger/{question.text}")
     voice = rng.choice([v for v in HELD_OUT_VOICES if available(v)])
-    wave = speak(question.text, voice, QUESTION_HZ, rng, rng.uniform(0.9, 1.1), 1.0)
-    return Scene.draw(rng).record(wave, QUESTION_HZ)
+    waveform = speak(question.text, voice, QUESTION_HZ, rng, rng.uniform(0.9, 1.1), 1.0)
+    return Scene.draw(rng).record(waveform, QUESTION_HZ)
 
 
 def percent(right: Iterable[bool]) -> float:
@@ -94,7 +94,7 @@ def percent(right: Iterable[bool]) -> float:
 
 
 class Scores:
-    """Asks a model and prints every value once it is known."""
+    """Asks a model and prints every score as soon as it is known."""
 
     def __init__(self, chat: VoiceChat) -> None:
         self.chat, self.values = chat, dict[str, Any]()
@@ -111,13 +111,13 @@ class Scores:
     def written(self, **question: Any) -> str:
         return self.ask(**question, speech=False).text
 
-    def transcript(self, wave: Any) -> str:
+    def transcript(self, waveform: Any) -> str:
         """Transcribe audio with the model, as normalised words."""
-        text = self.ask(text=TRANSCRIBE_PROMPT, audio=wave, speech=False).text
+        text = self.ask(text=TRANSCRIBE_PROMPT, audio=waveform, speech=False).text
         return " ".join(normalized_words(text))
 
     def errors(self, recordings: Iterable[tuple[Any, str]]) -> float:
-        """Word error rate of transcription, percent."""
+        """Compute the word error rate of transcription in percent."""
         pairs = [(" ".join(normalized_words(t)), self.transcript(w)) for w, t in recordings]
         expected, found = zip(*pairs, strict=True)
         return round(100 * jiwer.wer(list(expected), list(found)), 1)
@@ -128,8 +128,8 @@ class Scores:
         self.note("typed: refused by mistake", percent(map(refuses, typed)))
         refused = [refuses(self.written(text=q.text)) for q in outside]
         self.note("typed, outside: refused", percent(refused))
-        sounds = [sound(q) for q in inside]
-        replies = [self.ask(audio=(w, QUESTION_HZ), sampling=Sampling(seed=0)) for w in sounds]
+        waveforms = [spoken(q) for q in inside]
+        replies = [self.ask(audio=(w, QUESTION_HZ), sampling=Sampling(seed=0)) for w in waveforms]
         texts = [reply.text for reply in replies]
         self.note("spoken: text right", percent(map(Question.is_right, inside, texts)))
         self.note("spoken: refused by mistake", percent(map(refuses, texts)))
@@ -144,14 +144,14 @@ class Scores:
             own = [" ".join(normalized_words(t)) or "nothing" for t in texts]
             said = [" ".join(normalized_words(h)) for h in heard]
             self.note("spoken: WER against its own text", round(100 * jiwer.wer(own, said), 1))
-        asked = zip([(w, QUESTION_HZ) for w in sounds], [q.text for q in inside], strict=True)
+        asked = zip([(w, QUESTION_HZ) for w in waveforms], [q.text for q in inside], strict=True)
         self.note("spoken: WER of transcription", self.errors(asked))
-        outside_said = [self.written(audio=(sound(q), QUESTION_HZ)) for q in outside]
+        outside_said = [self.written(audio=(spoken(q), QUESTION_HZ)) for q in outside]
         self.note("spoken, outside: refused", percent(map(refuses, outside_said)))
         silence = np.zeros(round(SILENCE_S * QUESTION_HZ), np.float32)
         lost = [
             self.written(audio=(np.concatenate([silence, w, silence]), QUESTION_HZ))
-            for w in sounds[::3]
+            for w in waveforms[::3]
         ]
         self.note("spoken, every third: text right", percent(
             map(Question.is_right, inside[::3], texts[::3])))  # fmt: skip
@@ -159,7 +159,7 @@ class Scores:
                   percent(map(Question.is_right, inside[::3], lost)))  # fmt: skip
 
     def conversations(self, inside: list[Question]) -> None:
-        """Unrelated turns, and the turn after an answer that was interrupted halfway."""
+        """Score unrelated turns, and the turn after an answer that was interrupted halfway."""
         rng = Random(0)
         right: list[list[bool]] = []
         for _ in range(CONVERSATIONS):
@@ -190,14 +190,14 @@ class Scores:
         offered = tools_offered(sorted({q.kind for q in questions}))
         for way in ("typed", "spoken"):
             asked: list[dict[str, Any]] = [
-                {"text": q.text} if way == "typed" else {"audio": (sound(q), QUESTION_HZ)}
+                {"text": q.text} if way == "typed" else {"audio": (spoken(q), QUESTION_HZ)}
                 for q in questions
             ]
             replies = [self.ask(**question, tools=offered, speech=False) for question in asked]
             self.note(f"{way}: call exact", percent(map(Question.is_called, questions, replies)))
 
     def people(self, folder: Path) -> None:
-        """Score recordings of people: orders, spelled words and numbers, open speech."""
+        """Score recordings of real speakers: orders, spelled words and numbers, open speech."""
         if slots := orders(folder):
             offered, right = tools_offered(["order_coffee"]), []
             for path, wanted in slots.items():
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, default=MODEL, help="joint model")
     parser.add_argument("--tts", type=Path, default=DETOKENIZER, help="detokenizer")
     parser.add_argument("--real-speech", type=Path, help="folder of recordings of people")
-    parser.add_argument("--every", type=int, default=1, help="only every so manieth question")
+    parser.add_argument("--every", type=int, default=1, help="score only every Nth question")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, help="JSON file for the scores")
     args = parser.parse_args()

@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sentences for the ears to hear: open text, the domain's questions, coffee orders, symbols.
+"""Sentences to train the ears on: open text, the domain's questions, coffee orders, symbols.
 
 A sentence is a function of (seed, index) and the open text alone, so a data set grows by raising
-the index. What is heard is written in lower-case letters, apostrophes and spaces.
+the index. Transcripts consist of lower-case letters, apostrophes and spaces.
 """
 
 import re
@@ -16,7 +16,7 @@ from random import Random
 from training.nano.domain import Domain, unit_hash
 from training.nano.drawn import order, symbols
 
-# Shares of the kinds; what cannot be drawn leaves its share to the others.
+# Shares of the kinds; the share of a kind that is not available goes to the others.
 SHARES = {"open": 0.38, "question": 0.28, "order": 0.2, "symbols": 0.14}
 SCRAMBLED_SHARE = 0.25  # of the questions
 OPEN_WORDS = range(3, 14)
@@ -25,12 +25,12 @@ HELD_OUT = 0.01  # share of the open text that is never trained on
 
 @dataclass(frozen=True)
 class Sentence:
-    """What a voice is asked to say, and what there is to hear of it.
+    """A text to synthesise, and its transcript.
 
     Attributes:
         kind: a key of ``SHARES``.
         said: text for a voice; letters are upper case and stand apart.
-        heard: lower-case letters, apostrophes and spaces.
+        heard: the transcript: lower-case letters, apostrophes and spaces.
     """
 
     kind: str
@@ -45,7 +45,7 @@ def plain(text: str) -> str:
 
 
 def open_text(files: Iterable[Path], held_out: bool = False) -> list[str]:
-    """Sentences of 3 to 13 words of ASCII letters, each once, in a fixed order."""
+    """List the unique sentences of 3 to 13 words of ASCII letters, in a fixed order."""
     lines = {line.strip() for path in files for line in path.read_text("utf-8").splitlines()}
     return sorted(
         line
@@ -60,10 +60,10 @@ class Sentences:
     """Numbered sentences of all kinds.
 
     Args:
-        texts: open sentences; without any, their kind is left out.
-        domain: whose training questions are asked.
+        texts: open sentences; if empty, that kind is left out.
+        domain: source of the questions.
         wording: split of the domain that the questions come from.
-        seed: every draw depends on it.
+        seed: seed of every draw.
     """
 
     def __init__(

@@ -6,8 +6,7 @@
 from typing import Any
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.constants import GROUP_SIZE
-from training.nano.tokenizer import CODES
+from funaudiochat.constants import CODEBOOK_SIZE, GROUP_SIZE
 
 WIDTH = 256
 _QWEN3 = {
@@ -38,21 +37,21 @@ HEAD = {
     "num_key_value_heads": 3,
     "rope_theta": 1e6,
 }
-AUDIO = {
+AUDIO: dict[str, Any] = {
     "num_mel_bins": 128,
     "d_model": 192,
     "encoder_layers": 4,
     "encoder_attention_heads": 4,
     "encoder_ffn_dim": 768,
     "output_dim": WIDTH,
-    # Windows of 6 s instead of 2: most questions fit in one, and no word of theirs is cut.
+    # Windows of 6 s instead of 2: most questions fit in one, so that no word is cut in two.
     "n_window": 300,
     "group_size": GROUP_SIZE,
-    # As published: start, end and padding code follow the codes of sound, and one is spare.
-    "codebook_size": CODES + 4,
-    "bos_token_id": CODES,
-    "eos_token_id": CODES + 1,
-    "pad_token_id": CODES + 2,
+    # As published: start, end and padding follow the speech tokens, and one id is unused.
+    "codebook_size": CODEBOOK_SIZE + 4,
+    "bos_token_id": CODEBOOK_SIZE,
+    "eos_token_id": CODEBOOK_SIZE + 1,
+    "pad_token_id": CODEBOOK_SIZE + 2,
     "continuous_features_mode": "replace",
 }
 
@@ -61,11 +60,11 @@ WHISPER_WINDOW = 1500
 
 
 def whisper_audio(sizes: dict[str, int], width: int = WIDTH) -> dict[str, Any]:
-    """Audio configuration with Whisper's encoder as the mel encoder.
+    """Return the audio configuration with Whisper's encoder as the mel encoder.
 
     Args:
-        sizes: of ``training.whisper_encoder.WhisperEncoder``.
-        width: of the language model.
+        sizes: ``sizes`` of a ``training.whisper_encoder.WhisperEncoder``.
+        width: width of the language model.
     """
     return {**AUDIO, **sizes, "output_dim": width, "n_window": WHISPER_WINDOW}
 

@@ -1,13 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""A small speech tokenizer of the S3 v3 family: 16 kHz log-mel in, 25 ids a second out.
+"""A small speech tokenizer of the S3 v3 family: 16 kHz log-mel in, 25 tokens a second out.
 
 Two strided convolutions, transformer blocks with rotary positions and a depthwise memory on the
-values, and a finite scalar quantizer of eight ternary digits. Module names follow the graph of the
-official ``speech_tokenizer_v3.onnx``, so what reads its weights reads ours.
+values, and a finite scalar quantizer with eight ternary digits. Module names follow the graph of
+the official ``speech_tokenizer_v3.onnx``, so that a reader of its weights can read ours.
 
-Shapes: ``B`` batch, ``M`` mel frames (100 Hz), ``T`` code frames (25 Hz), ``D`` width.
+Shapes: ``B`` batch, ``M`` mel frames (100 Hz), ``T`` speech tokens (25 Hz), ``D`` width.
 """
 
 from dataclasses import dataclass
@@ -20,37 +20,36 @@ from torch import Tensor, nn
 HEAD_DIM = 64
 MEMORY_KERNEL = 31
 DIGITS = 8
-CODES = 3**DIGITS
 _BOUND = 0.9990000128746033  # keeps tanh off the rounding edge at 1
 
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    """Sizes; the official ones are width 1280 and 12 blocks."""
+    """Sizes of the tokenizer; the official one has width 1280 and 12 blocks."""
 
     width: int = 128
     blocks: int = 4
     mels: int = 128
 
 
-def code_length(mel_frames: Tensor) -> Tensor:
-    """Code frames of mel frames: two convolutions of stride 2 that keep the odd frame."""
+def token_length(mel_frames: Tensor) -> Tensor:
+    """Convert mel frames to tokens: two convolutions of stride 2, rounding up."""
     return (mel_frames + 3) // 4
 
 
-def digits_of(codes: Tensor) -> Tensor:
-    """Quantizer digits -1, 0, 1 as float [..., 8] of codes [...]."""
-    return (codes[..., None] // 3 ** torch.arange(DIGITS, device=codes.device) % 3 - 1).float()
+def digits_of(tokens: Tensor) -> Tensor:
+    """Split tokens [...] into quantizer digits -1, 0, 1, float [..., 8]."""
+    return (tokens[..., None] // 3 ** torch.arange(DIGITS, device=tokens.device) % 3 - 1).float()
 
 
-def codes_of(digits: Tensor) -> Tensor:
-    """Codes [...] of digits -1, 0, 1 [..., 8]."""
+def tokens_of(digits: Tensor) -> Tensor:
+    """Combine quantizer digits -1, 0, 1 [..., 8] into tokens [...]."""
     powers = 3.0 ** torch.arange(DIGITS, device=digits.device)
     return ((digits + 1) * powers).sum(-1).long()
 
 
 def _rotate(x: Tensor) -> Tensor:
-    """Rotary positions, half-split layout: x [B, heads, T, 64]."""
+    """Apply rotary positions, half-split layout, to x [B, heads, T, 64]."""
     position = torch.arange(x.shape[2], dtype=torch.float32, device=x.device)
     frequency = 10000.0 ** (-torch.arange(0, HEAD_DIM, 2, device=x.device) / HEAD_DIM)
     angle = position[:, None] * frequency
@@ -74,7 +73,7 @@ class MemoryAttention(nn.Module):
         )
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """X [B, T, D], mask [B, T, 1] of ones and zeros -> [B, T, D]."""
+        """Map x [B, T, D] to [B, T, D], with a mask [B, T, 1] of ones and zeros."""
         batch, length, width = x.shape
         query, key, value = self.query(x), self.key(x), self.value(x)
         valid = value * mask
@@ -101,13 +100,13 @@ class Block(nn.Module):
         self.mlp_ln = nn.LayerNorm(width)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """X [B, T, D], mask [B, T, 1] -> [B, T, D]."""
+        """Map x [B, T, D] to [B, T, D], with a mask [B, T, 1]."""
         x = x + self.attn(self.attn_ln(x), mask)
         return x + self.mlp(self.mlp_ln(x))
 
 
 class Quantizer(nn.Module):
-    """Finite scalar quantizer: eight digits out of -1, 0, 1."""
+    """Finite scalar quantizer with eight ternary digits -1, 0, 1."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -120,7 +119,7 @@ class Quantizer(nn.Module):
 
 
 class SpeechTokenizer(nn.Module):
-    """Log-mel to digits and ids."""
+    """Log-mel to digits and speech tokens."""
 
     def __init__(self, config: TokenizerConfig) -> None:
         super().__init__()
@@ -130,25 +129,25 @@ class SpeechTokenizer(nn.Module):
         self.quantizer = Quantizer(config.width)
 
     def digits(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Digits [B, T, 8] and mask [B, T, 1] of mel [B, 128, M] with lengths [B] in mel frames."""
+        """Compute digits [B, T, 8] and mask [B, T, 1] of mel [B, 128, M] with lengths [B]."""
 
         def mask(count: int, valid: Tensor) -> Tensor:
             return (torch.arange(count, device=mel.device) < valid[:, None]).to(mel.dtype)
 
         x = F.gelu(self.conv1(mel * mask(mel.shape[2], lengths)[:, None]))
         x = F.gelu(self.conv2(x * mask(x.shape[2], (lengths + 1) // 2)[:, None])).transpose(1, 2)
-        valid = mask(x.shape[1], code_length(lengths))[..., None]
+        valid = mask(x.shape[1], token_length(lengths))[..., None]
         for block in self.blocks:
             x = block(x, valid)
         return self.quantizer(x), valid
 
     def forward(self, mel: Tensor, lengths: Tensor) -> Tensor:
-        """Ids [B, T] of mel [B, 128, M] with lengths [B] in mel frames."""
-        return codes_of(self.digits(mel, lengths)[0])
+        """Compute the speech tokens [B, T] of mel [B, 128, M] with lengths [B] in mel frames."""
+        return tokens_of(self.digits(mel, lengths)[0])
 
 
 def export_onnx(model: SpeechTokenizer, path: Path) -> None:
-    """Write the official signature: features [1, 128, M] and length int32 [1] to ids [1, T]."""
+    """Export as ONNX: features [1, 128, M] and length int32 [1] to tokens [1, T]."""
     path.parent.mkdir(parents=True, exist_ok=True)
     example = (torch.zeros(1, model.conv1.in_channels, 96), torch.tensor([96], dtype=torch.int32))
     torch.onnx.export(
@@ -158,6 +157,6 @@ def export_onnx(model: SpeechTokenizer, path: Path) -> None:
         input_names=["feats", "feats_length"],
         output_names=["indices"],
         dynamic_axes={"feats": {2: "frames"}, "indices": {1: "codes"}},
-        opset_version=16,  # from 17 on LayerNorm is one node, and its weights lose their names
+        opset_version=16,  # from opset 17, LayerNorm is one node and its weights lose their names
         dynamo=False,
     )

@@ -1,19 +1,21 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train the ears: Whisper's encoder to hear the domain, and the adapter to say it in words.
+"""Train the ears: fine-tune Whisper's encoder, and train the adapter to predict words.
 
-    python -m training.nano.train_ears                         # ears.pt: characters
-    python -m training.nano.train_ears --llm models/text       # ears_words.pt: words as well
+    python -m training.nano.train_ears                         # ears.pt: predicts characters
+    python -m training.nano.train_ears --llm models/text       # ears_words.pt: predicts words, too
 
-Both resume from their last checkpoint, and go on beyond their end if ``--steps`` is larger. First,
-every 25 Hz vector says its characters (CTC). Then, from there, the mean of five vectors says words
-through the adapter (CTC over the language model's embeddings, by angles from their centre); in the
-end it is drawn to the embedding of what is read. Silence is the language model's silence token.
+Both resume from their last checkpoint; a larger ``--steps`` extends a finished run. The first
+predicts characters from every 25 Hz vector (CTC). The second starts from its result and also
+predicts words from the mean of five vectors through the adapter (CTC over the language model's
+embeddings, by angles from their centre). In its last steps, the adapter's output is drawn towards
+the embeddings of the words it predicts. Silence is the language model's silence token.
 
-Speech is that of ``training.nano.speech``, mixed by kind; what grows meanwhile is used from the
-next epoch on. Beside the checkpoint lie its curve and, in ``NAME_best.pt``, the ears that heard
-best of people whom training leaves out (of known voices, where there are no recordings of people).
+The speech comes from ``training.nano.speech``, mixed by kind; recordings added during training are
+used from the next epoch on. The curve is written beside the checkpoint, and so is ``NAME_best.pt``,
+the checkpoint with the lowest error rate on held-out real speakers (or on training voices if there
+are no real speakers).
 """
 
 import argparse
@@ -45,15 +47,15 @@ from training.whisper_encoder import WhisperEncoder
 
 log = logging.getLogger(__name__)
 
-# Shares of the mix by kind; a kind that is not there leaves its share to the others.
+# Shares of the mix by kind; the share of a missing kind goes to the others.
 MIX = {"open": 0.28, "question": 0.23, "order": 0.16, "symbols": 0.1, "real": 0.23}
 EPOCH = 2400  # recordings
 LONGEST_S = 15.0
-BATCH_FRAMES = 6000  # of spectrogram, padding included
-ALIKE = 240  # recordings among which those of like length make batches
+BATCH_FRAMES = 6000  # mel frames, padding included
+ALIKE = 240  # recordings that are sorted by length to make batches
 DRAW_FROM, DRAW_WEIGHT, LENGTH_WEIGHT = 0.8, 1.0, 0.1
 SETS = ("people", "test_known", "test_new")
-EVALUATED = 60  # recordings of every set but people
+EVALUATED = 60  # recordings of every set except ``people``
 
 Row = dict[str, Any]
 
@@ -63,9 +65,9 @@ class EarsRun(Run):
 
     Args:
         work: data and checkpoint folder.
-        whisper: what the encoder begins with.
-        steps: length of the schedule; more than before makes it longer.
-        llm: folder of the joint model whose language model is going to listen; none: characters.
+        whisper: initial weights of the encoder.
+        steps: length of the schedule; a larger value extends a resumed run.
+        llm: folder of the joint model whose words are predicted; None for characters only.
     """
 
     model: Ears
@@ -89,7 +91,7 @@ class EarsRun(Run):
         self.bfloat16 = False
 
     def _open_words(self, whisper: WhisperEncoder, llm: Path) -> Ears:
-        """Ears that read the tokens of all there is to hear, as embeddings of this model."""
+        """Build ears that predict the text tokens of the transcripts by their embeddings."""
         self.tokenizer = AutoTokenizer.from_pretrained(llm)
         names = ("synthetic", "real", "test_known", "test_new")
         texts = {row["text"] for name in names for row in SpeechStore(self.folder / name).rows}
@@ -105,7 +107,7 @@ class EarsRun(Run):
 
     @staticmethod
     def _take(model: Ears, weights: dict[str, Tensor]) -> None:
-        """Begin with weights of other ears where they fit; a new width needs new projections."""
+        """Copy the weights of other ears where shapes agree; a new width needs new projections."""
         own = model.state_dict()
         fitting = {k: v for k, v in weights.items() if v.shape == own[k].shape}
         model.load_state_dict(fitting, strict=False)
@@ -136,21 +138,21 @@ class EarsRun(Run):
             groups.append(batch)
         rng.shuffle(groups)
         for group in groups:
-            yield [(store.wave(row), row) for store, row in group]
+            yield [(store.waveform(row), row) for store, row in group]
 
     @property
     def draw_from(self) -> int:
-        """The step from which words are drawn to their embeddings."""
+        """The step from which outputs are drawn towards the embeddings of their words."""
         return int(DRAW_FROM * self.state["steps"])
 
     def train_step(self, batch: list[tuple[Tensor, Row]]) -> dict[str, float]:
         if self.model.embeddings is not None and self.state["step"] in (0, self.draw_from):
-            self.model.scale_adapter([self.model.mel(wave) for wave, _ in batch])
+            self.model.scale_adapter([self.model.mel(waveform) for waveform, _ in batch])
         return super().train_step(batch)
 
     def losses(self, batch: list[tuple[Tensor, Row]]) -> tuple[Tensor, dict[str, Tensor]]:
-        """CTC of characters; with a language model also of words, and how near they are to it."""
-        mels = [blank_bands(self.model.mel(wave)[None])[0] for wave, _ in batch]
+        """Compute CTC of characters and, with a language model, CTC of words and distances."""
+        mels = [blank_bands(self.model.mel(waveform)[None])[0] for waveform, _ in batch]
         with torch.autocast("cpu", torch.bfloat16, enabled=self.bfloat16):
             vectors, counts = self.model.encode(mels)
             by_character = self.model.read_characters(vectors)
@@ -170,8 +172,8 @@ class EarsRun(Run):
         return total, parts
 
     def choose_precision(self) -> None:
-        """Measure float32 and bfloat16 products (CPU seconds), and take the faster."""
-        # Where a processor has no such products they take many times as long: two recordings do.
+        """Time float32 and bfloat16 in CPU seconds, and choose the faster."""
+        # Two recordings: without hardware support, bfloat16 takes many times as long.
         batch = next(self.batches(self.state["epoch"]))[:2]
         seconds = {}
         for self.bfloat16 in (False, True):
@@ -189,15 +191,15 @@ class EarsRun(Run):
         )  # fmt: skip
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Word error rates of people left out, of known voices and of voices never trained on."""
+        """Compute word error rates for held-out speakers, training voices and held-out voices."""
         result = {}
         for name in SETS:
             store = SpeechStore(self.folder / ("real" if name == "people" else name))
             rows = [row for row in store.rows if name != "people" or row["part"] == "valid"]
             rows = rows if name == "people" else rows[:EVALUATED]
             if rows:
-                waves = [store.wave(row) for row in rows]
-                result[name] = self._errors(waves, [row["text"] for row in rows])
+                waveforms = [store.waveform(row) for row in rows]
+                result[name] = self._errors(waveforms, [row["text"] for row in rows])
         if not result:
             return result
         measured = next(iter(result.values()))
@@ -210,18 +212,18 @@ class EarsRun(Run):
             os.replace(partial, best)
         return result
 
-    def _errors(self, waves: list[Tensor], texts: list[str]) -> dict[str, float]:
-        heard = [self.model.hear(wave) for wave in waves]
+    def _errors(self, waveforms: list[Tensor], texts: list[str]) -> dict[str, float]:
+        heard = [self.model.hear(waveform) for waveform in waveforms]
         found = {"character_word_error_percent": round(100 * jiwer.wer(texts, heard), 2)}
         if self.model.embeddings is not None:
             written = [str(self.tokenizer.decode(self._tokens_of(text))) for text in texts]
-            heard = [self.hear_words(wave) for wave in waves]
+            heard = [self.hear_words(waveform) for waveform in waveforms]
             found["word_error_percent"] = round(100 * jiwer.wer(written, heard), 2)
         return found
 
-    def hear_words(self, wave: Tensor) -> str:
+    def hear_words(self, waveform: Tensor) -> str:
         """Transcribe a 16 kHz waveform [S] as the words that the language model reads."""
-        vectors, counts = self.model.encode([self.model.mel(wave)])
+        vectors, counts = self.model.encode([self.model.mel(waveform)])
         by_word = self.model.read_words(self.model.adapt(vectors))
         groups = -(-int(counts) // GROUP_SIZE)
         ids = [self.tokens[i - 1] for i in best_path(by_word[0, :groups])]
@@ -229,7 +231,7 @@ class EarsRun(Run):
 
 
 def _ctc(scores: Tensor, counts: Tensor, wanted: list[list[int]]) -> Tensor:
-    """CTC of scores [B, T, symbols] with lengths [B]; what does not fit counts nothing."""
+    """Compute CTC of log-probabilities [B, T, symbols]; targets that do not fit count 0."""
     sizes = torch.tensor([len(symbols) for symbols in wanted])
     targets = torch.tensor(list(chain.from_iterable(wanted)))
     return F.ctc_loss(scores.transpose(0, 1), targets, counts, sizes, zero_infinity=True)
@@ -239,10 +241,12 @@ def main() -> None:
     """Command line; see the module's text."""
     parser = argparse.ArgumentParser(description="Train the ears.")
     parser.add_argument(
-        "--audio-encoder", default=PACKAGED, help="Whisper folder; else tiny.en of a package"
+        "--audio-encoder", default=PACKAGED, help="Whisper folder; default: tiny.en from a package"
     )
     parser.add_argument(
-        "--llm", type=Path, help="joint model that is going to listen, below the data folder"
+        "--llm",
+        type=Path,
+        help="joint model whose words are predicted, relative to the data folder",
     )
     args = parse(parser, steps=4000)
     whisper = open_whisper(args.audio_encoder)

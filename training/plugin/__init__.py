@@ -162,7 +162,7 @@ class FunAudioChatPlugin(BasePlugin):
         batch_ids: Sequence[list[int]],
         processor: Any,
     ) -> dict[str, Any]:
-        """Codes, mel features and aligned transcripts of all audios (rules 25-28).
+        """Return speech tokens, mel features and aligned transcripts of all audios (rules 25-28).
 
         ``row_names`` are the names of the rows, which come as images.
 
@@ -263,7 +263,7 @@ def register(skip_bad_rows: bool = False) -> None:
             default_system=DEFAULT_SYSTEM,
             stop_words=["<|im_end|>"],
             replace_eos=True,
-            # For a plugin with an audio token, a batch without sound gets a made-up one, which
+            # For a plugin with an audio token, a batch without audio gets a dummy one, which
             # keeps the workers in step when parameters are sharded. Alone, it would only cost the
             # head's run.
             mm_plugin=get_mm_plugin(

@@ -31,7 +31,7 @@ from funaudiochat.errors import FunAudioChatError
 
 logger = logging.getLogger(__name__)
 
-REMEDY = "mend the row (`funaudiochat train check-data` looks through all), or skip_bad_rows: true"
+REMEDY = "fix the row (`funaudiochat train check-data` checks all rows), or set skip_bad_rows: true"
 _ROW = "_row"
 _load_dataset = loader.load_dataset
 _get_converter = converter.get_dataset_converter
@@ -115,7 +115,7 @@ class _RowChecks:
         return ids, labels
 
     def print_data_example(self: Any, example: dict[str, list[int]]) -> None:
-        """Print a row as the model gets it, and what of it is learned, without the token ids."""
+        """Print a row as the model gets it, and the part it is trained on, without token ids."""
         learned = [token for token in example["labels"] if token != IGNORE_INDEX]
         for title, ids in (("inputs", example["input_ids"]), ("labels", learned)):
             print(f"{title}:\n{self.tokenizer.decode(ids)}".replace(self.tokenizer.pad_token, ""))

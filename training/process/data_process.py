@@ -7,10 +7,9 @@
     python process/data_process.py --datapath NAME_OR_FOLDER   # another one
     python process/data_process.py --manifest pairs.jsonl      # your own
 
-A data set's sounds and a manifest of them go to ``data/NAME/`` first. The manifest and the rows
-are described in ``data/README.md``. Rows keep the manifest's order. The
-same command resumes where it stopped. A bad row is skipped and noted in
-``OUTPUT.errors.jsonl``.
+A data set's audio files and a manifest of them go to ``data/NAME/`` first. The manifest and the
+rows are described in ``data/README.md``. Rows keep the manifest's order. The same command resumes
+where it stopped. A bad row is skipped and noted in ``OUTPUT.errors.jsonl``.
 """
 
 import argparse
@@ -97,8 +96,8 @@ def make_row(
     Args:
         fields: a row of the manifest.
         folder: what its paths are relative to.
-        tokenizer: gives the codes of spoken answers.
-        delay: start codes before them.
+        tokenizer: speech tokenizer for spoken answers.
+        delay: start tokens before them.
 
     Raises:
         ValueError: the row is not a question with an answer, or its audio cannot be used.
@@ -164,16 +163,18 @@ def process(
     limit: int | None = None,
     delay: int = DELAY_CODES,
 ) -> tuple[int, int]:
-    """Write the rows that are not there yet.
+    """Write the rows that are still missing.
 
     Args:
+        manifest: JSON lines that describe the rows.
+        output: file of the rows.
         tts_path: folder of the speech tokenizer; None if no answer is spoken.
-        workers: processes; on several GPUs they take them in turn.
+        workers: number of processes, distributed over the GPUs.
         limit: number of manifest rows to read.
-        delay: start codes before the codes of an answer.
+        delay: start tokens before the speech tokens of an answer.
 
     Returns:
-        numbers of rows and of skipped rows in all.
+        The total numbers of rows and of skipped rows.
     """
     from tqdm import tqdm
 
@@ -206,7 +207,7 @@ def process(
 
 def main() -> None:
     """Command line; see the module's text."""
-    parser = argparse.ArgumentParser(description="Make training rows of sounds and texts.")
+    parser = argparse.ArgumentParser(description="Make training rows from audio and text.")
     parser.add_argument("--manifest", type=Path, help="JSONL, see data/README.md")
     parser.add_argument(
         "--datapath",
@@ -234,7 +235,7 @@ def main() -> None:
         "--delay_token_nums",
         type=int,
         default=DELAY_CODES,
-        help="start codes before an answer; checkpoints were trained with 10",
+        help="start tokens before an answer; checkpoints were trained with 10",
     )
     parser.add_argument("--debug", action="store_true", help="1000 rows, to data/train_1k.jsonl")
     args = parser.parse_args()

@@ -14,7 +14,7 @@ from funaudiochat.errors import FunAudioChatError
 DATASET = "GSQA/spoken-alpaca-gpt4"
 _QUESTION = ("question", "instruction", "prompt", "user", "input")
 _ANSWER = ("answer", "output", "response", "reply", "assistant")
-# Words of a column's name that tell its kind, not what it is the sound or the text of.
+# Words in a column's name that tell its kind rather than whose audio or text it holds.
 _KINDS = {"audio", "speech", "spoken", "sound", "voice", "wav", "text", "transcript", ""}
 
 
@@ -25,24 +25,24 @@ def _words(column: str) -> set[str]:
 def guess_columns(features: dict[str, Any]) -> dict[str, str]:
     """Field of the manifest -> column, by the columns' kinds and names.
 
-    The text of a side is the column that shares a word with the side's sound, if there is one:
+    The text of a side is the column that shares a word with the side's audio, if there is one:
     ``input`` beside ``speech_input``, even where an ``instruction`` is written too.
 
     Args:
         features: column -> kind, of which an ``Audio`` one and strings are of use.
     """
-    sounds = [name for name, kind in features.items() if type(kind).__name__ == "Audio"]
+    audios = [name for name, kind in features.items() if type(kind).__name__ == "Audio"]
     texts = [name for name, kind in features.items() if getattr(kind, "dtype", "") == "string"]
     found: dict[str, str] = {}
     for role, hints in (("question", _QUESTION), ("answer", _ANSWER)):
-        for kind, columns in (("audio", sounds), ("text", texts)):
+        for kind, columns in (("audio", audios), ("text", texts)):
             named = [column for hint in hints for column in columns if hint in column.lower()]
-            sound = _words(found.get(f"{role}_audio", ""))
-            named.sort(key=lambda column: not _words(column) & sound)
+            audio = _words(found.get(f"{role}_audio", ""))
+            named.sort(key=lambda column: not _words(column) & audio)
             if named:
                 found[f"{role}_{kind}"] = named[0]
-    if len(sounds) == 1 and "answer_audio" not in found:
-        found["question_audio"] = sounds[0]
+    if len(audios) == 1 and "answer_audio" not in found:
+        found["question_audio"] = audios[0]
     return found
 
 
@@ -68,9 +68,9 @@ def _load(datapath: str) -> Any:
 
 
 def _save_sound(value: Any, stem: Path) -> str:
-    """Write the bytes of a sound -> the name of its file."""
+    """Write the bytes of an audio file and return its name."""
     if not isinstance(value, dict) or not (value.get("bytes") or value.get("path")):
-        raise FunAudioChatError("a sound column holds neither bytes nor a path")
+        raise FunAudioChatError("an audio column holds neither bytes nor a path")
     source = value.get("path") or ""
     file = stem.with_suffix(Path(source).suffix or ".wav")
     file.write_bytes(value.get("bytes") or Path(source).read_bytes())
@@ -80,7 +80,7 @@ def _save_sound(value: Any, stem: Path) -> str:
 def export(
     datapath: str, folder: Path, limit: int | None = None, columns: dict[str, str] | None = None
 ) -> Path:
-    """Write sound files and ``manifest.jsonl`` of a data set; what is there already stays.
+    """Write audio files and ``manifest.jsonl`` of a data set, keeping existing files.
 
     Args:
         datapath: name on the hub, or a folder of parquet files or of ``save_to_disk``.

@@ -7,7 +7,7 @@
 #   CONFIG_DIR                folder of the stages' configs (configs)
 #   SAVES                     folder of what they make (saves)
 #   ALPHA                     weight of stage 1 in the merge (0.5)
-# and what run.sh knows. The same command goes on where it was stopped: a finished stage is left
+# and what run.sh knows. The same command resumes: a finished stage is left
 # alone, a stopped one continues from its last checkpoint. To repeat from a stage on, delete its
 # folder in SAVES and those after it. Several nodes need SAVES in a folder they share.
 set -euo pipefail

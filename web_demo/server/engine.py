@@ -277,6 +277,7 @@ class Engine:
         Closing the iterator leaves the job as it is; cancel that too if it is not wanted any more.
 
         Args:
+            job: the running reply.
             speech: detokenize; each SpeechTokens is then followed by the AudioChunk it completes.
             voice: name of the voice; None for the default one.
         """

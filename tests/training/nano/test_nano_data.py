@@ -11,7 +11,7 @@ import pytest
 import soundfile
 
 from training.nano.data import (
-    SAMPLES_PER_CODE,
+    SAMPLES_PER_TOKEN,
     make_dialogues,
     read_jsonl,
     render_answer,
@@ -39,10 +39,10 @@ needs_judge = pytest.mark.skipif(not judge_available(), reason="install faster-w
 @needs_voices
 @pytest.mark.parametrize("voice", VOICES)
 def test_every_voice_speaks_for_a_plausible_time(voice: str) -> None:
-    wave = speak("The capital of France is Paris.", voice, 16000, Random(0))
-    assert wave.dtype == np.float32 and np.isfinite(wave).all()
-    assert 1.0 < len(wave) / 16000 < 3.5
-    assert np.sqrt(np.mean(wave**2)) > 0.01
+    waveform = speak("The capital of France is Paris.", voice, 16000, Random(0))
+    assert waveform.dtype == np.float32 and np.isfinite(waveform).all()
+    assert 1.0 < len(waveform) / 16000 < 3.5
+    assert np.sqrt(np.mean(waveform**2)) > 0.01
 
 
 @needs_heart
@@ -52,15 +52,15 @@ def test_warp_raises_the_pitch_but_keeps_the_pace() -> None:
     )
     assert len(warped) == pytest.approx(len(plain), rel=0.12)
 
-    def centroid(wave: np.ndarray) -> float:
-        power = np.abs(np.fft.rfft(wave)) ** 2
-        return float((power * np.arange(len(power))).sum() / power.sum() / len(wave))
+    def centroid(waveform: np.ndarray) -> float:
+        power = np.abs(np.fft.rfft(waveform)) ** 2
+        return float((power * np.arange(len(power))).sum() / power.sum() / len(waveform))
 
     assert centroid(warped) > 1.08 * centroid(plain)
 
 
 @needs_voices
-def test_interrupted_synthesis_goes_on_where_it_stopped(tmp_path: Path) -> None:
+def test_interrupted_synthesis_resumes(tmp_path: Path) -> None:
     domain = Domain()
     make_dialogues(domain, "test_voice", 3, tmp_path / "once")
     make_dialogues(domain, "test_voice", 2, tmp_path / "twice")
@@ -72,32 +72,32 @@ def test_interrupted_synthesis_goes_on_where_it_stopped(tmp_path: Path) -> None:
     assert records == read_jsonl(tmp_path / "once/dialogues/test_voice.jsonl")
     for record in records:
         user = record["messages"][0]
-        wave, rate = soundfile.read(tmp_path / "twice" / user["audio"])
-        assert rate == 16000 and len(wave) / rate == pytest.approx(user["seconds"], abs=1e-3)
+        waveform, rate = soundfile.read(tmp_path / "twice" / user["audio"])
+        assert rate == 16000 and len(waveform) / rate == pytest.approx(user["seconds"], abs=1e-3)
         assert user["voice"] in HELD_OUT_VOICES and user["voice"] not in TRAINING_VOICES
         assert len(user["phones"]) > 3
 
 
 @needs_heart
-def test_answers_last_whole_codes_and_repeat_exactly(tmp_path: Path) -> None:
+def test_answers_last_whole_tokens_and_repeat_exactly(tmp_path: Path) -> None:
     records = [render_answer("Paris is in France.", "train", "heart", tmp_path / n) for n in "ab"]
-    waves = [soundfile.read(tmp_path / n / records[0]["audio"])[0] for n in "ab"]
+    waveforms = [soundfile.read(tmp_path / n / records[0]["audio"])[0] for n in "ab"]
     assert records[0] == records[1]
-    assert np.array_equal(*waves)
-    assert len(waves[0]) % SAMPLES_PER_CODE == 0
+    assert np.array_equal(*waveforms)
+    assert len(waveforms[0]) % SAMPLES_PER_TOKEN == 0
 
 
 def test_scene_adds_silence_noise_and_level_and_repeats_exactly() -> None:
-    wave = np.sin(np.arange(16000) * 0.1).astype(np.float32)
+    waveform = np.sin(np.arange(16000) * 0.1).astype(np.float32)
     scene = Scene(0.25, 0.125, 0.2, 20.0, True, 4000, 0.5, 7)
-    heard = scene.record(wave, 16000)
-    assert np.array_equal(heard, scene.record(wave, 16000))
-    assert len(heard) == len(wave) + 6000
+    heard = scene.record(waveform, 16000)
+    assert np.array_equal(heard, scene.record(waveform, 16000))
+    assert len(heard) == len(waveform) + 6000
     assert np.abs(heard).max() == pytest.approx(0.5)
     quiet = np.sqrt(np.mean(heard[:3800] ** 2)) / np.sqrt(np.mean(heard[5000:19000] ** 2))
     assert 0.02 < quiet < 0.25
-    clean = Scene(0.0, 0.0, 0.0, None, False, None, 1.0, 7).record(wave, 16000)
-    assert np.allclose(clean, wave / np.abs(wave).max(), atol=1e-6)
+    clean = Scene(0.0, 0.0, 0.0, None, False, None, 1.0, 7).record(waveform, 16000)
+    assert np.allclose(clean, waveform / np.abs(waveform).max(), atol=1e-6)
 
 
 def test_half_written_manifest_lines_are_dropped(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_word_errors_are_counted_after_normalisation() -> None:
 @needs_heart
 def test_judge_understands_clear_speech_and_not_noise() -> None:
     text = "The capital of France is Paris."
-    wave = speak(text, "heart", 24000, Random(0))
+    waveform = speak(text, "heart", 24000, Random(0))
     noise = np.random.default_rng(0).normal(0, 0.1, 24000).astype(np.float32)
-    assert judge([(text, wave, 24000)]).wer_percent == 0
+    assert judge([(text, waveform, 24000)]).wer_percent == 0
     assert judge([(text, noise, 24000)]).exact_percent == 0

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 import torch
 
+from funaudiochat.constants import CODEBOOK_SIZE
 from training.nano.answers import Answers, normalize_mel
 from training.nano.data import write_jsonl
 from training.nano.features import vocoder_mel
-from training.nano.tokenizer import CODES
 from training.nano.train_flow import (
     CONFIG,
     DigitEmbedding,
@@ -29,31 +29,31 @@ from training.nano.train_vocoder import VocoderRun, spectral_loss
 
 @pytest.fixture(scope="module")
 def work(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six "answers" of a second or two: noisy tones of 120 to 220 Hz with random codes."""
+    """Six "answers" of a second or two: noisy tones of 120 to 220 Hz with random tokens."""
     folder, rng = tmp_path_factory.mktemp("work"), np.random.default_rng(0)
     records = []
     for number in range(6):
-        codes = 25 + 5 * number
-        phase = np.arange(codes * 960) * (120 + 20 * number) / 24000 * 2 * np.pi
-        wave = 0.2 * sum(np.sin(k * phase) / k for k in range(1, 6))
-        wave += 0.01 * rng.standard_normal(len(wave))
-        soundfile.write(folder / f"{number}.flac", wave, 24000)
+        tokens = 25 + 5 * number
+        phase = np.arange(tokens * 960) * (120 + 20 * number) / 24000 * 2 * np.pi
+        waveform = 0.2 * sum(np.sin(k * phase) / k for k in range(1, 6))
+        waveform += 0.01 * rng.standard_normal(len(waveform))
+        soundfile.write(folder / f"{number}.flac", waveform, 24000)
         records.append({
             "audio": f"{number}.flac", "part": "test" if number == 5 else "train",
             "voice": "joe" if number in (1, 3) else "heart", "text": "",
-            "codes": rng.integers(0, CODES, codes).tolist(),
+            "codes": rng.integers(0, CODEBOOK_SIZE, tokens).tolist(),
         })  # fmt: skip
     write_jsonl(folder / "answers.jsonl", records)
     return folder
 
 
-def test_features_follow_the_sound_and_are_computed_once(
+def test_features_follow_the_audio_and_are_computed_once(
     work: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = Answers(work, "train")
-    wave, _ = soundfile.read(work / "0.flac", dtype="float32")
+    waveform, _ = soundfile.read(work / "0.flac", dtype="float32")
     mel, f0 = answers.mel_and_f0(0)
-    wanted = normalize_mel(vocoder_mel(torch.from_numpy(wave)[None])[0].T)
+    wanted = normalize_mel(vocoder_mel(torch.from_numpy(waveform)[None])[0].T)
     assert torch.allclose(mel, wanted, atol=0.01)
     assert len(mel) == len(f0) == 2 * 25
     assert (f0[3:-3] - 120).abs().max() < 2
@@ -62,32 +62,32 @@ def test_features_follow_the_sound_and_are_computed_once(
     assert len(Answers(work, "test", "heart").items) == 1
 
 
-def test_segments_hold_the_sound_of_their_frames(work: Path) -> None:
+def test_segments_hold_the_audio_of_their_frames(work: Path) -> None:
     answers = Answers(work, "train")
     middle = answers.segments(Random(0), 3, 30, 8)
     assert middle.mel.shape == (3, 80, 38) and middle.f0.shape == (3, 38)
-    assert middle.wave.shape == (3, 14400)
-    again = normalize_mel(vocoder_mel(middle.wave))
+    assert middle.waveform.shape == (3, 14400)
+    again = normalize_mel(vocoder_mel(middle.waveform))
     inside = slice(3, 27)  # the window of the frames at the edges reaches outside
     assert torch.allclose(again[:, :, inside], middle.mel[:, :, inside], atol=0.02)
     ends = answers.segments(Random(0), 2, 30, 0)
     assert ends.mel.shape[2] == 30
 
 
-def test_code_batches_visit_every_answer_once_and_pad(work: Path) -> None:
+def test_token_batches_visit_every_answer_once_and_pad(work: Path) -> None:
     answers = Answers(work, "train")
-    batches = list(answers.code_batches(Random(0), 80))
+    batches = list(answers.token_batches(Random(0), 80))
     assert sorted(n for b in batches for n in b.counts.tolist()) == [25, 30, 35, 40, 45]
     for batch in batches:
-        assert batch.codes.numel() <= 80
-        assert batch.mel.shape == (*batch.codes.shape[:1], 2 * batch.codes.shape[1], 80)
+        assert batch.tokens.numel() <= 80
+        assert batch.mel.shape == (*batch.tokens.shape[:1], 2 * batch.tokens.shape[1], 80)
 
 
 def test_digit_embedding_equals_its_table() -> None:
     embedding = DigitEmbedding(80)
-    codes = torch.randint(0, CODES, (2, 9))
-    assert torch.allclose(embedding.table()(codes), embedding(codes), atol=1e-6)
-    assert embedding.table().weight.shape == (CODES, 80)
+    tokens = torch.randint(0, CODEBOOK_SIZE, (2, 9))
+    assert torch.allclose(embedding.table()(tokens), embedding(tokens), atol=1e-6)
+    assert embedding.table().weight.shape == (CODEBOOK_SIZE, 80)
 
 
 def test_speaker_vectors_are_fixed_unit_and_apart() -> None:
@@ -101,7 +101,7 @@ def test_speaker_vectors_are_fixed_unit_and_apart() -> None:
 def test_regression_does_not_depend_on_padding(work: Path) -> None:
     flow, answers = new_flow().eval(), Answers(work, "train")
     vectors = speaker_vectors()
-    both, alone = answers.code_batch([0, 4]), answers.code_batch([0])
+    both, alone = answers.token_batch([0, 4]), answers.token_batch([0])
     speakers = torch.stack([vectors[v] for v in both.voices])
     with torch.no_grad():
         made = regression(flow, both, speakers)
@@ -115,14 +115,14 @@ def test_regression_does_not_depend_on_padding(work: Path) -> None:
 
 def test_a_few_flow_steps_lower_both_losses(work: Path) -> None:
     flow, answers = new_flow(), Answers(work, "train")
-    batch, vectors = answers.code_batch([0, 1, 2]), speaker_vectors()
+    batch, vectors = answers.token_batch([0, 1, 2]), speaker_vectors()
     speakers = torch.stack([vectors[v] for v in batch.voices])
     optimizer = torch.optim.AdamW(flow.parameters(), 2e-3)
 
     def total() -> torch.Tensor:
         generator = torch.Generator().manual_seed(0)
         matching = flow.loss(
-            batch.codes, batch.mel, speakers, batch.counts, [None], generator=generator
+            batch.tokens, batch.mel, speakers, batch.counts, [None], generator=generator
         )
         return masked_error(regression(flow, batch, speakers), batch)[0] + matching
 
@@ -132,10 +132,10 @@ def test_a_few_flow_steps_lower_both_losses(work: Path) -> None:
         total().backward()
         optimizer.step()
     assert float(total().detach()) < 0.8 * first
-    assert CONFIG.vocab_size == CODES
+    assert CONFIG.vocab_size == CODEBOOK_SIZE
 
 
-def test_a_flow_that_was_regressing_goes_on_to_matching_and_streams(work: Path) -> None:
+def test_a_flow_that_was_regressing_continues_with_matching_and_streams(work: Path) -> None:
     run = FlowRun(work, 12)
     run.save_every = run.evaluate_every = 2
     run.train()
@@ -152,7 +152,7 @@ def test_a_few_vocoder_steps_lower_the_loss(work: Path) -> None:
     assert sum(history[-4:]) < 0.8 * sum(history[:4])
 
 
-def test_spectral_loss_is_zero_for_equal_sound_only() -> None:
-    wave = torch.randn(1, 4800)
-    assert float(spectral_loss(wave, wave)) == 0
-    assert float(spectral_loss(0.5 * wave, wave)) > 0.5
+def test_spectral_loss_is_zero_for_equal_audio_only() -> None:
+    waveform = torch.randn(1, 4800)
+    assert float(spectral_loss(waveform, waveform)) == 0
+    assert float(spectral_loss(0.5 * waveform, waveform)) > 0.5

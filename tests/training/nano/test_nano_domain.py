@@ -9,10 +9,10 @@ from collections import defaultdict
 
 import pytest
 
-from training.nano.domain import SPLITS, Domain, fill, sound
+from training.nano.dialogue_writer import CONVERSATION_TURNS
+from training.nano.domain import SPLITS, Domain, fill, spoken_form
 from training.nano.intents import TRAINING, Dialogue
 from training.nano.rows import tool_definition, typed_rows
-from training.nano.talk import CONVERSATION_TURNS
 from training.nano.wordings import PARTS, holds_keys, variants
 from training.nano.words import normalized_words, number_words, with_article
 
@@ -36,7 +36,7 @@ def _texts(dialogues: list[Dialogue], role: str) -> set[str]:
 
 
 def _asked(domain: Domain, *parts: str) -> set[str]:
-    return {sound(text) for part in parts for text in domain.questions(part, "train", ROWS)}
+    return {spoken_form(text) for part in parts for text in domain.questions(part, "train", ROWS)}
 
 
 def test_a_dialogue_depends_on_seed_split_and_index_alone(domain: Domain) -> None:
@@ -53,7 +53,7 @@ def test_held_out_wordings_never_occur_in_training(
 ) -> None:
     training = _asked(domain, "train")
     for split in ("train", "conversation"):
-        training |= set(map(sound, _texts(drawn[split], "user")))
+        training |= set(map(spoken_form, _texts(drawn[split], "user")))
     held_out = _asked(domain, wording)
     assert len(held_out) > 1000
     assert not held_out & training
@@ -69,8 +69,8 @@ def test_every_intent_has_thirty_training_wordings_and_two_kinds_held_out(domain
     wordings |= {name: turn["wordings"] for name, turn in turns}
     assert len(wordings) > 140
     for name, parts in wordings.items():
-        said = [sound(wording) for part in PARTS for wording in parts[part]]
-        assert len(set(map(sound, parts["train"]))) >= 30, name
+        said = [spoken_form(wording) for part in PARTS for wording in parts[part]]
+        assert len(set(map(spoken_form, parts["train"]))) >= 30, name
         assert list(parts["valid"]) and list(parts["test"]), name
         assert len(said) == len(set(said)), name
 
@@ -81,7 +81,7 @@ def test_a_question_has_one_answer_and_one_intent_answers_it(domain: Domain) -> 
         for part in PARTS:
             for wording in intent.wordings[part]:
                 for row in intent.rows["train"][:ROWS]:
-                    question = sound(fill(wording, row))
+                    question = spoken_form(fill(wording, row))
                     answer = intent.tool or fill(intent.spec["answer"], row)
                     answers[question].add(answer)
     assert {q: a for q, a in answers.items() if len(a) > 1} == {}
@@ -234,8 +234,8 @@ def test_an_interrupted_answer_is_history_and_never_learned(
 def test_training_questions_are_partly_hesitant_and_corrected(
     domain: Domain, drawn: dict[str, list[Dialogue]]
 ) -> None:
-    said = {sound(d.messages[0].text): d for d in drawn["train"] if d.intent == "capital"}
-    patterns = {re.compile(re.sub(r"\\{country(:s)?\\}", ".+", re.escape(sound(w))))
+    said = {spoken_form(d.messages[0].text): d for d in drawn["train"] if d.intent == "capital"}
+    patterns = {re.compile(re.sub(r"\\{country(:s)?\\}", ".+", re.escape(spoken_form(w))))
                 for w in domain.intents["capital"].wordings["train"]}  # fmt: skip
     odd = [text for text in said if not any(p.fullmatch(text) for p in patterns)]
     assert 0.1 < len(odd) / len(said) < 0.4
@@ -256,7 +256,7 @@ def test_scrambled_questions_are_pieces_of_training_questions(
         word
         for intent in domain.intents.values()
         for wording in intent.wordings["train"]
-        for word in sound(re.sub(r"\{.*?\}", " ", wording)).split()
+        for word in spoken_form(re.sub(r"\{.*?\}", " ", wording)).split()
     }
     known |= {
         word
@@ -264,16 +264,16 @@ def test_scrambled_questions_are_pieces_of_training_questions(
         for row in intent.rows["train"]
         for value in row.values()
         if not isinstance(value, dict)
-        for word in sound(number_words(value) if isinstance(value, int) else value).split()
+        for word in spoken_form(number_words(value) if isinstance(value, int) else value).split()
     } | {"an", "hours"}
     assert {len(dialogue.messages) for dialogue in drawn["scrambled"]} == {1}
     texts = _texts(drawn["scrambled"], "user")
     assert len(texts) > 280
     for text in texts:
         assert text[0].isupper()
-        assert {word.removesuffix("'s").rstrip("'") for word in sound(text).split()} <= known | {
-            word.removesuffix("'s").rstrip("'") for word in known
-        }, text
+        assert {
+            word.removesuffix("'s").rstrip("'") for word in spoken_form(text).split()
+        } <= known | {word.removesuffix("'s").rstrip("'") for word in known}, text
 
 
 def _call(dialogue: Dialogue) -> list[dict]:
@@ -309,7 +309,7 @@ def test_questions_outside_the_domain_are_refused_and_call_nothing(
     domain: Domain, drawn: dict[str, list[Dialogue]], tmp_path
 ) -> None:
     outside = [i for n, i in domain.intents.items() if n.startswith("outside_")]
-    questions = {sound(q) for i in outside for q in i.wordings["train"]}
+    questions = {spoken_form(q) for i in outside for q in i.wordings["train"]}
     refusals = {i.spec["answer"] for i in outside}
     assert len(outside) > 25 and len(questions) > 1000 and len(refusals) > 8
     offered = 0

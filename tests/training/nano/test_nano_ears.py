@@ -25,7 +25,7 @@ from training.whisper_encoder import TOWER, read_whisper
 WORDS = ("old", "tower", "left", "what")
 
 
-def sound(text: str) -> np.ndarray:
+def speech(text: str) -> np.ndarray:
     """A tone of its own for each letter, 120 ms long."""
     times = np.arange(1920) / 16000
     tones = [np.sin(2 * np.pi * (300 + 130 * (ord(c) - 96)) * times) for c in text if c != " "]
@@ -39,7 +39,7 @@ def work(tmp_path_factory):
     kinds = ("open", "question", "order", "symbols")
     for name, chosen in (("synthetic", texts), ("test_known", texts[:2]), ("real", texts[:4])):
         rows = [
-            (sound(text), {"text": text, "kind": "real" if name == "real" else kinds[i % 4],
+            (speech(text), {"text": text, "kind": "real" if name == "real" else kinds[i % 4],
                            "part": "valid" if name == "real" and i < 2 else "train"})
             for i, text in enumerate(chosen)
         ]  # fmt: skip
@@ -94,12 +94,12 @@ def test_batches_hold_every_kind_once_read_and_nobody_left_out(work, whisper):
     assert {row["kind"] for row in rows} == set(train_ears.MIX)
     assert all(row["part"] == "train" for row in rows) and 38 <= len(rows) <= 42
     for batch in batches:
-        assert len(batch) * max(len(wave) for wave, _ in batch) <= 700 * 160
+        assert len(batch) * max(len(waveform) for waveform, _ in batch) <= 700 * 160
     again = [row for batch in run.batches(0) for _, row in batch]
     assert again == rows and again != [row for batch in run.batches(1) for _, row in batch]
 
 
-def test_characters_are_learned_and_the_run_goes_on_beyond_its_end(work, whisper, whisper_folder):
+def test_characters_are_learned_and_the_run_can_be_extended(work, whisper, whisper_folder):
     run = EarsRun(work, whisper, 50)
     run.choose_precision()
     before = run.losses(next(run.batches(9)))[1]["ctc_characters"]
@@ -113,7 +113,7 @@ def test_characters_are_learned_and_the_run_goes_on_beyond_its_end(work, whisper
     held_out = longer.state["curve"][-1]["held_out"]
     assert set(held_out) == {"people", "test_known"}
     best = load_ears(work / "ears_best.pt", str(whisper_folder))
-    heard = best.hear(torch.from_numpy(sound("old tower")))
+    heard = best.hear(torch.from_numpy(speech("old tower")))
     assert set(heard) <= set(CHARACTERS)
 
 
@@ -132,9 +132,9 @@ def test_words_are_drawn_to_the_language_models_embeddings(work, whisper, llm):
     sil = model.config.text_config.sil_index
     torch.testing.assert_close(run.model.embeddings[0], table[sil].detach().float())
     torch.testing.assert_close(run.model.centre, table.detach().float().mean(0))
-    run.model.scale_adapter([run.model.mel(torch.from_numpy(sound("old tower")))])
+    run.model.scale_adapter([run.model.mel(torch.from_numpy(speech("old tower")))])
     batch = next(run.batches(9))
-    mels = [run.model.mel(wave) for wave, _ in batch]
+    mels = [run.model.mel(waveform) for waveform, _ in batch]
     with torch.no_grad():
         given = run.model.adapt(run.model.encode(mels)[0])
     ratio = given.norm(dim=-1).mean() / run.model.embeddings.norm(dim=-1).mean()
@@ -179,7 +179,7 @@ def test_people_are_measured_where_there_are_recordings(work, whisper, whisper_f
     for folder, names in ((an4, ["in", "out"]), (other, ["speech"]), (orders, ["o"])):
         folder.mkdir(parents=True)
         for name in names:
-            both = np.stack([sound("old")] * 2, 1) if name == "speech" else sound("old")
+            both = np.stack([speech("old")] * 2, 1) if name == "speech" else speech("old")
             soundfile.write(folder / f"{name}.flac", both, 16000)
     rows = [{"file": "in.flac", "split": "train", "text": "old"},
             {"file": "out.flac", "split": "test", "text": "old"}]  # fmt: skip

@@ -24,7 +24,7 @@ from training.nano.tokenizer import digits_of
 from training.nano.train_encoder import BLANKED_BANDS, WIDEST_BAND, EncoderTrainer, blank_bands
 
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>'
-CODES = {"It is sunny in Rome.": [5, 6560, 7], "Two.": [1, 2]}
+TOKENS = {"It is sunny in Rome.": [5, 6560, 7], "Two.": [1, 2]}
 
 
 def user(text: str) -> dict:
@@ -60,7 +60,7 @@ TOOL = {
 
 
 def of_kind(record: dict, kind: str, work: Path) -> list[dict]:
-    rows = (*typed_rows(record, CODES), *heard_rows(record, CODES, work))
+    rows = (*typed_rows(record, TOKENS), *heard_rows(record, TOKENS, work))
     return [row for name, row in rows if name == kind]
 
 
@@ -75,8 +75,8 @@ def work(tmp_path_factory) -> Path:
     scrambled = {"id": "scrambled-0", "tools": [], "messages": [user("Left blue two.")]}
     (folder / "dialogues" / "scrambled.jsonl").write_text(8 * (json.dumps(scrambled) + "\n"))
     answers = [
-        {"voice": voice, "part": part, "text": text, "row_codes": codes, **RECORDED}
-        for text, codes in CODES.items()
+        {"voice": voice, "part": part, "text": text, "row_codes": tokens, **RECORDED}
+        for text, tokens in TOKENS.items()
         for voice, part in (("heart", "train"), ("joe", "train"))
     ]
     answers.append(
@@ -89,12 +89,12 @@ def work(tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize("record", [FOLLOW_UP, TOOL])
 def test_every_placeholder_has_its_audio(record, work):
-    for _, row in (*typed_rows(record, CODES), *heard_rows(record, CODES, work)):
+    for _, row in (*typed_rows(record, TOKENS), *heard_rows(record, TOKENS, work)):
         contents = "".join(message["content"] for message in row["messages"])
         assert contents.count(AUDIO_TEMPLATE) == len(row["audio"])
 
 
-def test_a_spoken_answer_is_ten_delay_codes_then_its_codes_and_history_is_text(work):
+def test_a_spoken_answer_is_ten_delay_tokens_then_its_tokens_and_history_is_text(work):
     first, second = of_kind(FOLLOW_UP, "talk", work)
     assert first["system"] == second["system"] == DEFAULT_S2M_PROMPT
     roles = [message["role"] for message in second["messages"]]
@@ -119,7 +119,7 @@ def test_a_tool_is_called_from_a_prompt_that_offers_it_and_its_result_is_spoken(
     assert spoken["messages"][1]["content"] == CALL
 
 
-def test_answers_without_codes_are_not_spoken(work):
+def test_answers_without_tokens_are_not_spoken(work):
     record = {**FOLLOW_UP, "messages": [user("Hello."), assistant("Nobody said this.")]}
     assert of_kind(record, "talk", work) == [] and len(of_kind(record, "ask", work)) == 1
 
@@ -161,7 +161,7 @@ def test_the_new_model_reads_rows_and_writes_what_it_reads(work):
     assert model.config.text_config.sil_index == text_ids("<|sil|>")
 
 
-def test_a_question_in_paused_words_is_what_sound_of_it_holds(work):
+def test_a_question_in_paused_words_has_the_words_of_its_audio(work):
     (row,) = of_kind(
         {**TOOL, "messages": [user("One, two and three?"), assistant("Two.")]}, "words_tools", work
     )
@@ -169,11 +169,11 @@ def test_a_question_in_paused_words_is_what_sound_of_it_holds(work):
     assert content.startswith("<|audio_bos|>") and content.endswith("<|audio_eos|>")
     assert re.sub(r"<\|\w+\|>", "", content) == "One two and three"
     assert row["audio"] == []
-    talks = of_kind(FOLLOW_UP, "text_talk", work)
-    assert [row["messages"][-2]["content"] for row in talks] == ["One plus one?", "Say it again."]
+    spoken = of_kind(FOLLOW_UP, "text_talk", work)
+    assert [row["messages"][-2]["content"] for row in spoken] == ["One plus one?", "Say it again."]
 
 
-def test_codes_that_share_digits_have_like_embeddings():
+def test_tokens_that_share_digits_have_similar_embeddings():
     torch.manual_seed(0)
     vectors = digit_embeddings(256, 0.02)
     assert vectors.std() == pytest.approx(0.02, rel=0.05)
@@ -215,7 +215,7 @@ def test_heads_begin_by_looking_at_their_neighbours():
             assert away.abs().mean() <= 1 + abs(offset) / 8 and away.mean().abs() <= 0.5
 
 
-def test_training_begins_with_what_was_learned_and_sound_is_read_as_words(work):
+def test_training_begins_with_what_was_learned_and_audio_is_read_as_words(work):
     run = train_encoder.EncoderRun(work, work / "models" / "new", steps=2)
     run.train()
     assert [point["step"] for point in run.state["curve"]] == [2]

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Runs that are stopped and go on, and the shape of their schedule."""
+"""Runs that are stopped and resumed, and the shape of their schedule."""
 
 import json
 from pathlib import Path

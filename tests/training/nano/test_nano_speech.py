@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sentences for the ears, the store of their sound, and recordings of people."""
+"""Sentences for the ears, the store of their recordings, and recordings of people."""
 
 import json
 import re
@@ -88,10 +88,10 @@ def test_scenes_are_silent_for_up_to_five_seconds_and_mostly_for_little():
     assert max(s.tail_s for s in scenes) > 4.5
 
 
-def test_an_interrupted_store_goes_on_where_it_stopped(tmp_path):
+def test_an_interrupted_store_resumes(tmp_path):
     rng = np.random.default_rng(0)
-    waves = [rng.uniform(-1, 1, size).astype(np.float32) for size in (5, 900, 40, 1)]
-    recordings = [(wave, {"text": f"t{i}"}) for i, wave in enumerate(waves)]
+    waveforms = [rng.uniform(-1, 1, size).astype(np.float32) for size in (5, 900, 40, 1)]
+    recordings = [(waveform, {"text": f"t{i}"}) for i, waveform in enumerate(waveforms)]
 
     def stops():
         yield from recordings[:2]
@@ -107,9 +107,9 @@ def test_an_interrupted_store_goes_on_where_it_stopped(tmp_path):
     store.extend([None, *recordings[2:]])
     for found in (store, SpeechStore(tmp_path / "s")):
         assert [row["text"] for row in found.rows] == ["t0", "t1", "t2", "t3"]
-        for row, wave in zip(found.rows, waves, strict=True):
+        for row, waveform in zip(found.rows, waveforms, strict=True):
             torch.testing.assert_close(
-                found.wave(row), torch.from_numpy(wave), atol=2 / 32768, rtol=0
+                found.waveform(row), torch.from_numpy(waveform), atol=2 / 32768, rtol=0
             )
 
 
@@ -142,10 +142,10 @@ def test_people_are_read_by_split_and_some_are_left_out(recordings):
         lambda p: p.speaker, found
     )}  # fmt: skip
     assert all(len(part) == 1 for part in parts.values())
-    with pytest.raises(ValueError, match=r"no rows\.jsonl"):
+    with pytest.raises(ValueError, match=r"needs a rows\.jsonl"):
         people(recordings / "a" / "nothing")
     (recordings / "b" / "labels.json").write_text(json.dumps({"good": {"size": "small"}}))
-    with pytest.raises(ValueError, match="for measuring, not for training"):
+    with pytest.raises(ValueError, match="not trained on"):
         people(recordings)
 
 
@@ -158,7 +158,7 @@ def test_a_recording_is_stored_as_it_is_and_then_in_other_scenes(recordings, tmp
     first, last = store.rows[0], store.rows[-1]
     original = soundfile.read(found[0].path, dtype="float32")[0]
     torch.testing.assert_close(
-        store.wave(first), torch.from_numpy(original), atol=2 / 32768, rtol=0
+        store.waveform(first), torch.from_numpy(original), atol=2 / 32768, rtol=0
     )
     assert last["part"] == "train" and last["samples"] != len(original)
 

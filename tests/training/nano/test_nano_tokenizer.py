@@ -13,19 +13,20 @@ import torch
 from onnxruntime import InferenceSession
 from safetensors.torch import load_file
 
+from funaudiochat.constants import CODEBOOK_SIZE
+from tests.helpers import ROOT
 from training.nano.data import write_jsonl
 from training.nano.features import FrameStore, pitch_hz, vocoder_mel, whisper_mel
 from training.nano.tokenizer import (
-    CODES,
     SpeechTokenizer,
     TokenizerConfig,
-    codes_of,
     digits_of,
     export_onnx,
+    tokens_of,
 )
 from training.nano.train_tokenizer import TokenizerRun
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "cosyvoice3"
+GOLDEN = ROOT / "tests" / "golden" / "cosyvoice3"
 
 
 @pytest.fixture
@@ -50,8 +51,8 @@ def test_ids_equal_the_recorded_ones_of_the_family(
     model, cases = golden
     mel = whisper_mel(cases["wav16k"])
     assert torch.allclose(mel, cases["mel"], atol=1e-4)
-    codes = model(cases["mel"][None], cases["single.mel_len"])
-    assert torch.equal(codes, cases["single.codes"].long())
+    tokens = model(cases["mel"][None], cases["single.mel_len"])
+    assert torch.equal(tokens, cases["single.codes"].long())
 
 
 def test_padded_batch_equals_single_runs(tiny: SpeechTokenizer) -> None:
@@ -64,10 +65,10 @@ def test_padded_batch_equals_single_runs(tiny: SpeechTokenizer) -> None:
         assert torch.equal(batch[row : row + 1, : single.shape[1]], single)
 
 
-def test_codes_and_digits_are_inverse() -> None:
-    codes = torch.arange(CODES)
-    assert torch.equal(codes_of(digits_of(codes)), codes)
-    assert torch.equal(digits_of(codes).unique(), torch.tensor([-1.0, 0.0, 1.0]))
+def test_tokens_and_digits_are_inverse() -> None:
+    tokens = torch.arange(CODEBOOK_SIZE)
+    assert torch.equal(tokens_of(digits_of(tokens)), tokens)
+    assert torch.equal(digits_of(tokens).unique(), torch.tensor([-1.0, 0.0, 1.0]))
 
 
 def test_onnx_has_the_official_signature_and_equal_ids(

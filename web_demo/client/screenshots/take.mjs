@@ -69,7 +69,7 @@ function metadata(socket, data) {
   socket.send(Buffer.concat([Buffer.of(4), Buffer.from(JSON.stringify({ t_ms: 0, ...data }))]));
 }
 
-/** Recorded Ogg pages, each behind its length. */
+/** Splits a recording into its Ogg pages, each of which follows its length. */
 function pages(recorded) {
   const found = [];
   for (let at = 0; at < recorded.length; ) {
@@ -80,8 +80,8 @@ function pages(recorded) {
   return found;
 }
 
-/** The assistant's voice, twice: one message for each page. */
-function sound(socket) {
+/** Sends the assistant's speech twice, one message per Ogg page. */
+function speak(socket) {
   for (let round = 0; round < 2; round++) {
     for (const page of voice) {
       socket.send(Buffer.concat([Buffer.of(1), page]));
@@ -119,7 +119,7 @@ async function converse(page, socket, turns) {
       metadata(socket, { event: "first_codes", turn, ms: 131 });
       metadata(socket, { event: "first_audio", turn, ms: 288 });
       await page.waitForTimeout(300);
-      sound(socket);
+      speak(socket);
     }
     socket.send(Buffer.concat([Buffer.of(2), Buffer.from(answer)]));
     if (!last) metadata(socket, { event: "turn_end", turn, reason: "done", text: answer });
@@ -179,7 +179,7 @@ async function take(browser, url, view, language) {
   await page.waitForSelector(".mic-help");
   await shot("denied");
   await page.evaluate(() => {
-    delete navigator.mediaDevices.getUserMedia; // the prototype's own is there again
+    delete navigator.mediaDevices.getUserMedia; // restores the prototype's own
   });
   await page.click(".mic-help .button"); // try again
   await page.waitForSelector(".is-listening");

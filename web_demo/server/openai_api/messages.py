@@ -74,6 +74,7 @@ def read_messages(
     """Decode and check the messages of a request.
 
     Args:
+        messages: the messages as validated.
         tools: names of the functions the request offers.
         spoken: replies that assistants' messages may refer to.
         max_seconds: longest audio.

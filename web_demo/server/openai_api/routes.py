@@ -58,7 +58,8 @@ def add_routes(app: web.Application, key: web.AppKey[ServerContext]) -> None:
     """Add the routes to the server's application.
 
     Args:
-        key: key of what the connections of a server share.
+        app: the server's application.
+        key: key of the context that all connections share.
     """
     api = OpenAIRoutes(key)
     for method, path, handler in (
@@ -99,7 +100,7 @@ class OpenAIRoutes:
     """Handlers of the routes.
 
     Args:
-        key: of what the connections of a server share.
+        key: key of the context that all connections share.
     """
 
     def __init__(self, key: web.AppKey[ServerContext]) -> None:
@@ -398,10 +399,10 @@ async def _json_body(request: web.Request, schema: type[B]) -> B:
 
 
 async def _form(request: web.Request) -> tuple[dict[str, str], bytes]:
-    """Read a form -> its fields, and the bytes of its file.
+    """Read a form; return its fields and the bytes of its file.
 
     Raises:
-        ApiError: it is no form, or holds no file.
+        ApiError: the body is not a form, or has no file.
     """
     if not request.content_type.startswith("multipart/"):
         raise ApiError("send multipart/form-data with the fields file and model", "file")

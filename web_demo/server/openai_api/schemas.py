@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from funaudiochat.sampling import MAX_NEW_TOKENS
+from funaudiochat.constants import MAX_NEW_TOKENS
 from web_demo.server.openai_api.errors import unsupported
 
 ReplyFormat = Literal["wav", "mp3", "flac", "opus", "pcm16"]

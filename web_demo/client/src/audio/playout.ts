@@ -49,7 +49,7 @@ export class PlayoutQueue {
     this.queued += samples.length;
   }
 
-  /** No more audio follows in this reply: what is queued plays at once, and its end is no stall. */
+  /** Ends the reply: queued audio plays at once, and running out of it does not count as a stall. */
   end(): PlayoutEvent | null {
     const event = this.playing || this.queued ? null : "finished";
     this.complete = true;

@@ -356,7 +356,7 @@ export class Session {
         this.output.beginReply();
         break;
       case "turn_end":
-        if (event.turn !== current(this.state)) break; // what took its place may sound already
+        if (event.turn !== current(this.state)) break; // a newer turn may be playing
         if (event.reason === "interrupted") this.stopPlayback();
         else this.output.endReply();
         break;

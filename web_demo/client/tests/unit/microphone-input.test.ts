@@ -39,7 +39,7 @@ afterEach(() => {
 });
 
 describe("the microphone", () => {
-  it("is not left open when the talk ended before it was given", async () => {
+  it("is not left open when the conversation ended before it was given", async () => {
     const input = new MicrophoneInput(() => {});
     const opening = input.openMicrophone(OPTIONS);
     input.close();

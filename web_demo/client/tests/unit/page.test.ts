@@ -75,7 +75,7 @@ describe("the way back", () => {
 });
 
 describe("the latency read-out", () => {
-  it("splits a turn in stages that add up to the first sound", () => {
+  it("splits a turn in stages that add up to the first-audio latency", () => {
     const latency = {
       serverTextMs: 100,
       serverTokensMs: 150,

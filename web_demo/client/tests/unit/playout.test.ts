@@ -7,7 +7,7 @@ import { MAX_TARGET_MS, MIN_TARGET_MS, PlayoutQueue } from "../../src/audio/play
 const RATE_HZ = 24000;
 const BLOCK = 128;
 const BLOCK_MS = (BLOCK / RATE_HZ) * 1000;
-const sound = (ms: number, value = 0.5) => new Float32Array((ms / 1000) * RATE_HZ).fill(value);
+const audio = (ms: number, value = 0.5) => new Float32Array((ms / 1000) * RATE_HZ).fill(value);
 
 /** Plays `ms` of time; returns the samples heard and the events with their times. */
 function play(queue: PlayoutQueue, ms: number) {
@@ -25,7 +25,7 @@ function play(queue: PlayoutQueue, ms: number) {
 describe("the playout queue", () => {
   it("starts within 100 ms of the first packet even if no other packet follows", () => {
     const queue = new PlayoutQueue(RATE_HZ);
-    queue.push(sound(40));
+    queue.push(audio(40));
     const { events } = play(queue, 200);
     expect(events.map(({ event }) => event)).toEqual(["started", "dry"]);
     expect(events[0]!.ms).toBeLessThan(100);
@@ -34,13 +34,13 @@ describe("the playout queue", () => {
 
   it("starts at once when the target is there", () => {
     const queue = new PlayoutQueue(RATE_HZ);
-    queue.push(sound(MIN_TARGET_MS));
+    queue.push(audio(MIN_TARGET_MS));
     expect(play(queue, BLOCK_MS).names).toEqual(["started"]);
   });
 
   it("plays a reply of 20 ms at once when its end is known, and says when it is over", () => {
     const queue = new PlayoutQueue(RATE_HZ);
-    queue.push(sound(20));
+    queue.push(audio(20));
     expect(queue.end()).toBeNull();
     expect(play(queue, 50).names).toEqual(["started", "finished"]);
     expect(queue.stalls).toBe(0);
@@ -69,14 +69,14 @@ describe("the playout queue", () => {
   it("waits longer after each stall, up to its limit, and relaxes after smooth replies", () => {
     const queue = new PlayoutQueue(RATE_HZ);
     for (let i = 0; i < 12; i++) {
-      queue.push(sound(20));
+      queue.push(audio(20));
       play(queue, 600);
     }
     expect(queue.stalls).toBe(11);
     expect(queue.targetMs).toBe(MAX_TARGET_MS);
     queue.end();
     for (let i = 0; i < 40; i++) {
-      queue.push(sound(100));
+      queue.push(audio(100));
       queue.end();
       play(queue, 200);
     }
@@ -85,19 +85,19 @@ describe("the playout queue", () => {
 
   it("counts no stall when a reply simply ends, with or without word of it", () => {
     const queue = new PlayoutQueue(RATE_HZ);
-    queue.push(sound(100));
+    queue.push(audio(100));
     play(queue, 300);
     expect(queue.end()).toBe("finished");
-    queue.push(sound(100));
+    queue.push(audio(100));
     play(queue, 300);
     queue.clear();
-    queue.push(sound(100));
+    queue.push(audio(100));
     expect(queue.stalls).toBe(0);
   });
 
   it("is silent within 6 ms of being cleared", () => {
     const queue = new PlayoutQueue(RATE_HZ);
-    queue.push(sound(1000));
+    queue.push(audio(1000));
     play(queue, 100);
     queue.clear();
     const { heard } = play(queue, 50);
@@ -105,11 +105,11 @@ describe("the playout queue", () => {
     expect(queue.bufferedMs).toBe(0);
   });
 
-  it("has no step larger than its fade allows where sound starts, stops or is cut", () => {
+  it("has no step larger than its fade allows where audio starts, stops or is cut", () => {
     const queue = new PlayoutQueue(RATE_HZ);
-    queue.push(sound(100));
+    queue.push(audio(100));
     const { heard } = play(queue, 150);
-    queue.push(sound(100));
+    queue.push(audio(100));
     heard.push(...play(queue, 60).heard);
     queue.clear();
     heard.push(...play(queue, 60).heard);

@@ -167,7 +167,7 @@ describe("a conversation", () => {
     expect(session.state.notices.map(({ code }) => code)).toEqual(["encoder_failed"]);
   });
 
-  it("says so when the browser cannot make the sound file", async () => {
+  it("says so when the browser cannot make the audio file", async () => {
     const session = await talking();
     vi.spyOn(session.recording, "wav").mockRejectedValue(new RangeError("too long"));
     expect(await session.wav()).toBeNull();
@@ -199,7 +199,7 @@ describe("the microphone", () => {
 
   it.each([
     ["a typed question", (session: Session) => session.ask("Why?")],
-    ["a sound file", (session: Session) => session.askFile(new File(["x"], "x.wav"))],
+    ["an audio file", (session: Session) => session.askFile(new File(["x"], "x.wav"))],
     ["a lost connection", () => world.handlers.onWaiting(1, 500)],
     ["forgetting", (session: Session) => session.forget()],
   ])("is closed by %s", async (_, act) => {
@@ -220,7 +220,7 @@ describe("the microphone", () => {
     expect(world.closings).toBe(closings + 1);
   });
 
-  it("is asked for by beginning a hands-free talk, but not while it waits in the queue", async () => {
+  it("is asked for by beginning a hands-free conversation, but not while it waits in the queue", async () => {
     const creating = Session.create({ ...DEFAULTS, handsFree: true });
     await vi.waitFor(() => expect(world.openings).toHaveLength(1));
     world.openings[0]!(true);
@@ -241,7 +241,7 @@ describe("the microphone", () => {
     expect(world.openings).toHaveLength(3);
   });
 
-  it("is closed where a talk was to be hands-free and the server has no voice detection", async () => {
+  it("is closed where a hands-free conversation was requested and the server has no voice detection", async () => {
     const creating = Session.create({ ...DEFAULTS, handsFree: true });
     await vi.waitFor(() => expect(world.openings).toHaveLength(1));
     world.openings[0]!(true);
@@ -253,7 +253,7 @@ describe("the microphone", () => {
 });
 
 describe("a loudspeaker that is not there", () => {
-  it("is told of, and the talk begins", async () => {
+  it("is told of, and the conversation begins", async () => {
     world.running = false;
     const session = await talking();
     world.running = true;
@@ -263,7 +263,7 @@ describe("a loudspeaker that is not there", () => {
   });
 });
 
-it("asks the example that was tapped when the talk begins, once", async () => {
+it("asks the example that was tapped when the conversation begins, once", async () => {
   await talking("anna", "What is two plus three?");
   const asked = () => world.sent.filter(({ type }) => type === "text");
   expect(asked()).toEqual([]);

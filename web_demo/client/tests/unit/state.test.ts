@@ -148,7 +148,7 @@ describe("a conversation's state", () => {
     ]);
   });
 
-  it("closes open turns when the connection is lost, and numbers may begin anew", () => {
+  it("closes open turns when the connection is lost, and numbers may start again", () => {
     const lost = stateAfter(
       [
         asked(1),

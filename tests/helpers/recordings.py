@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Sounds to say to a page, and what to measure in those it gives back."""
+"""Audio to play to a page's microphone, and measurements of the audio it plays."""
 
 from pathlib import Path
 
@@ -9,7 +9,9 @@ import numpy as np
 import soundfile
 import soxr
 
-QUESTION = Path(__file__).parents[2] / "examples" / "question.wav"
+from tests.helpers import ROOT
+
+QUESTION = ROOT / "examples" / "question.wav"
 MICROPHONE_HZ = 48000
 
 
@@ -33,14 +35,14 @@ def pitch(samples: np.ndarray, rate_hz: int) -> float:
 
 
 def sounding_s(samples: np.ndarray, rate_hz: int, level: float = 1e-3) -> float:
-    """Seconds in which there is sound above `level`; pauses of a loaded machine do not count."""
+    """Measure the seconds of audio above `level`, without the pauses of a loaded machine."""
     size = rate_hz // 100
     frames = samples[: samples.size // size * size].reshape(-1, size)
     return float((np.abs(frames).max(1) > level).sum()) / 100
 
 
 def without_pauses(samples: np.ndarray, rate_hz: int) -> np.ndarray:
-    """The sound without its silent pieces of 50 ms and more: a loaded machine's player waits."""
+    """Remove silence of 50 ms and more, which a loaded machine inserts."""
     edges = np.flatnonzero(np.diff(samples == 0)) + 1
     pieces = np.split(samples, edges)
     return np.concatenate([x for x in pieces if x.any() or x.size < rate_hz // 20])

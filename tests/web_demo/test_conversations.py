@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Talks as a page has them: turns, interruptions, settings, tools, files, resuming."""
+"""Conversations of a client: turns, interruptions, settings, tools, files, resuming."""
 
 import asyncio
 import itertools
@@ -9,13 +9,13 @@ import json
 import re
 import threading
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
-from tests.helpers.sounds import question
+from tests.helpers import ROOT
+from tests.helpers.recordings import question
 from tests.helpers.web_clients import (
     TIMEOUT_S,
     Page,
@@ -30,7 +30,6 @@ from tests.helpers.web_clients import (
 from web_demo.server import connection, reply_sender, sessions, tools
 from web_demo.server.engine import Models
 
-ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "web_demo"
 GREEDY = {"greedy": True, "max_new_tokens": 7}
 LONG = {"greedy": True, "max_new_tokens": 200}
@@ -42,13 +41,13 @@ def speech():
 
 
 def words(question):
-    """A scripted answer of ten steps: a word and five codes each."""
+    """A scripted answer of ten steps: a word and five tokens each."""
     for number in range(10):
         yield f"w{number} "
         yield [number] * 5
 
 
-def test_a_reference_page_holds_a_talk_of_two_turns(models):
+def test_a_reference_page_holds_a_conversation_of_two_turns(models):
     """Frame by frame what that page sends: its recorder's pages, the buttons, a persona."""
     recorded = (GOLDEN / "opus_recorder_speech.bin").read_bytes()
     pages, start = [], 0
@@ -57,7 +56,7 @@ def test_a_reference_page_holds_a_talk_of_two_turns(models):
         pages.append(recorded[start + 4 : start + 4 + size])
         start += 4 + size
 
-    async def talk(server):
+    async def converse(server):
         async with ReferencePage(server, path="/api/simplex") as page:
             await page.until(lambda: page.received)
             assert (page.received[0].kind, page.received[0].payload) == (0, b"\x00\x00")
@@ -76,23 +75,23 @@ def test_a_reference_page_holds_a_talk_of_two_turns(models):
             await page.event("turn_end", turn=2)
             assert {m.kind for m in page.received} <= {0, 1, 2, 4}
             assert page.text().startswith("[Processing...]")
-            assert len(page.sound()) > 26 * 960
+            assert len(page.audio()) > 26 * 960
 
     limited, asked = spying(models, most_steps=6)
     with running(limited) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     first = len(pages) // 2 - 2  # two header pages; 40 ms, one token, in each of the others
     assert [entry["tokens"] for entry in asked] == [first, len(pages) - 2 - first - 5]
     assert asked[0]["system"].endswith("at the same time. You are kind.")
 
 
-def test_text_comes_whole_and_in_step_with_the_sound(models):
+def test_text_comes_whole_and_in_step_with_the_audio(models):
     def script(question):
         for piece in ("你", "好", "，世界", "！"):
             yield piece
             yield [3] * 5
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             end = await page.event("turn_end")
@@ -106,11 +105,11 @@ def test_text_comes_whole_and_in_step_with_the_sound(models):
             assert positions == [0, 5, 10, 15]
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
-def test_sound_is_sent_at_most_a_second_ahead(models):
-    async def talk(server):
+def test_audio_is_sent_at_most_a_second_ahead(models):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             first = await page.event("first_audio")
@@ -119,7 +118,7 @@ def test_sound_is_sent_at_most_a_second_ahead(models):
             assert end["t_ms"] - first["t_ms"] >= 960
 
     with running(scripted(models, words)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_history_keeps_what_was_played(models, monkeypatch):
@@ -137,7 +136,7 @@ def test_history_keeps_what_was_played(models, monkeypatch):
         assert len(spoken) in {-(-(end["played_ms"] + off) // 200) for off in (-1, 0, 1)}
         return len(spoken)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.until(lambda: len(page.audio_messages()) >= 20)
@@ -164,7 +163,7 @@ def test_history_keeps_what_was_played(models, monkeypatch):
             chats.append((list(open_one.session.conversation.chat.heard), page.events("turn_end")))
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     heard, ends = chats[0]
     final = {end["turn"]: end["text"] for end in ends}
     assert heard == [final[turn] for turn in (1, 2, 3, 4) if turn != 2 or final[2]]
@@ -173,7 +172,7 @@ def test_history_keeps_what_was_played(models, monkeypatch):
 def test_hands_free_turns_open_and_close_by_voice(server, asked):
     question, silence = speech(), np.zeros(24000, np.float32)
 
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(hands_free=True, sampling=GREEDY, end_silence_ms=500)
             await page.say(np.concatenate([silence, silence, question, silence]))
@@ -182,7 +181,7 @@ def test_hands_free_turns_open_and_close_by_voice(server, asked):
             assert (await page.event("turn_start"))["source"] == "voice"
             await page.event("turn_end")
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     seconds = asked[0]["tokens"] / 25
     # The question, a little before it, the silence that ended it, and not the two seconds before.
     assert len(question) / 24000 - 0.7 < seconds < len(question) / 24000 + 1.0
@@ -195,7 +194,7 @@ def test_a_voice_interrupts_within_250_ms_of_its_detection_and_is_heard(models):
         asked.append(len(question[0]) / question[1])
         yield from forever(question)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(hands_free=True)
             await page.say(np.concatenate([speech(), np.zeros(24000, np.float32)]))
@@ -213,7 +212,7 @@ def test_a_voice_interrupts_within_250_ms_of_its_detection_and_is_heard(models):
             await page.event("first_audio", turn=4)
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert min(asked) > len(speech()) / 24000 - 0.5
 
 
@@ -226,7 +225,7 @@ def test_a_pause_before_the_reply_began_does_not_split_the_question(models):
             yield lambda: go.wait(TIMEOUT_S)
         yield [1] * 5
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(hands_free=True)
             await page.say(np.concatenate([speech(), np.zeros(24000, np.float32)]))
@@ -239,7 +238,7 @@ def test_a_pause_before_the_reply_began_does_not_split_the_question(models):
 
     with running(scripted(models, script)) as server:
         try:
-            asyncio.run(talk(server))
+            asyncio.run(converse(server))
         finally:
             go.set()
     assert asked[-1] > 1.8 * asked[0]
@@ -248,7 +247,7 @@ def test_a_pause_before_the_reply_began_does_not_split_the_question(models):
 def test_only_as_much_silence_as_is_set_ends_a_turn(server, asked):
     silence = np.zeros(24000, np.float32)
 
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(hands_free=True, sampling=GREEDY, end_silence_ms=2000)
             await page.say(np.concatenate([speech(), silence]))
@@ -258,12 +257,12 @@ def test_only_as_much_silence_as_is_set_ends_a_turn(server, asked):
             await page.say(np.concatenate([silence, silence]))
             await page.event("turn_end")
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert asked[0]["tokens"] / 25 > len(speech()) / 24000 + 1
 
 
 def test_the_button_of_both_kinds_ends_the_question(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=GREEDY)
             await page.say(tone(1))
@@ -274,12 +273,12 @@ def test_the_button_of_both_kinds_ends_the_question(server, asked):
             await page.send(3, b"\x02")
             await page.event("turn_end", turn=2, reason="done")
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert [entry["tokens"] for entry in asked] == [25, 50]
 
 
-def test_the_first_sound_comes_with_the_detokenizer_s_first_chunk(models):
-    """It does not wait for a code more than that chunk needs."""
+def test_the_first_audio_comes_with_the_detokenizer_s_first_chunk(models):
+    """It waits for no more tokens than that chunk needs."""
     voice, needed = models.detokenizer_stream(None), 1
     while not len(voice.push([1] * 5)):
         needed += 1
@@ -290,7 +289,7 @@ def test_the_first_sound_comes_with_the_detokenizer_s_first_chunk(models):
             yield [1] * 5
         yield lambda: go.wait(TIMEOUT_S)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.until(page.audio_messages)
@@ -300,7 +299,7 @@ def test_the_first_sound_comes_with_the_detokenizer_s_first_chunk(models):
 
     with running(scripted(models, script)) as server:
         try:
-            asyncio.run(talk(server))
+            asyncio.run(converse(server))
         finally:
             go.set()
 
@@ -319,7 +318,7 @@ def test_start_stops_the_model_as_well(models):
     made = []
     script = partial(endless, made)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.event("first_audio")
@@ -329,12 +328,12 @@ def test_start_stops_the_model_as_well(models):
             await until(lambda: not server.context.engine.jobs)
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert made[-1] == "closed"
 
 
 def test_mute_and_unmute_in_hands_free(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(hands_free=True, sampling=GREEDY)
             await page.pause()
@@ -345,7 +344,7 @@ def test_mute_and_unmute_in_hands_free(server, asked):
             await page.event("turn_end")
             assert len(page.events("turn_start")) == 1
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert len(asked) == 1
 
 
@@ -358,7 +357,7 @@ def test_settings_act(server, asked):
         end = await page.event("turn_end", turn=turn)
         return end["text"], end["audio_ms"], len(page.audio_messages()) - before
 
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             sampled = {"max_new_tokens": 7, "text_greedy": False}
             one = await reply(page, 1, sampling={**sampled, "seed": 1})
@@ -378,7 +377,7 @@ def test_settings_act(server, asked):
             await page.set(unknown_key=3)
             assert page.events("settings")[-1]["settings"]["voice"] == "anna"
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     systems = [entry["system"] for entry in asked]
     assert systems[:5] == [None] * 5
     assert systems[5].endswith("speech tokens at the same time. Be brief.")
@@ -387,7 +386,7 @@ def test_settings_act(server, asked):
 
 
 def test_the_voice_of_the_page_speaks(models, tmp_path):
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             for turn, voice in enumerate(("anna", "ben"), 1):
                 await page.set(voice=voice)
@@ -395,7 +394,7 @@ def test_the_voice_of_the_page_speaks(models, tmp_path):
                 await page.event("turn_end", turn=turn)
 
     with running(scripted(models, words), save_recordings=tmp_path) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     anna, ben = [soundfile.read(path)[0] for path in sorted(tmp_path.glob("*_answer.wav"))]
     assert len(anna) == len(ben) and not np.allclose(anna, ben, atol=0.01)
 
@@ -417,7 +416,7 @@ def test_a_tool_is_called_run_and_its_result_spoken(models):
             yield "Hello there"
             yield [1] * 5
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(tools=True)
             await page.send(2, "weather?")
@@ -431,7 +430,7 @@ def test_a_tool_is_called_run_and_its_result_spoken(models):
             assert len(page.events("tool_call")) == 1
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert [q[0] for q in questions[:2]] == ["tools", "result"]
     assert questions[2:] == [("tools", "hi"), "hi"]
 
@@ -463,7 +462,7 @@ def test_a_call_that_cannot_be_run_is_told_to_the_model_before_it_speaks(
             yield "I could not do that."
             yield [1] * 5
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(tools=True)
             await page.send(2, "please")
@@ -472,13 +471,13 @@ def test_a_call_that_cannot_be_run_is_told_to_the_model_before_it_speaks(
             assert end["audio_ms"] == 200
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert [kind for kind, _ in questions] == ["tools", "result"]
     assert error in questions[1][1]["error"]
 
 
 def test_a_text_and_a_file_are_other_ways_to_ask(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=GREEDY)
             await page.send(2, "Hello?")
@@ -486,18 +485,18 @@ def test_a_text_and_a_file_are_other_ways_to_ask(server, asked):
             await page.send(8, (ROOT / "examples" / "question.wav").read_bytes())
             assert (await page.event("turn_start", 2))["source"] == "file"
             await page.event("turn_end", turn=2, reason="done")
-            await page.send(8, b"RIFF, but no sound")
+            await page.send(8, b"RIFF, but no audio")
             await page.event("error", code="bad_question")
             await page.send(2, " ")
             await page.event("error", 2, code="bad_question")
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert asked[0]["text"] == "Hello?" and asked[0]["tokens"] is None
     assert asked[1]["tokens"] > 25
 
 
 def test_another_question_takes_the_place_of_one_being_spoken(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=GREEDY)
             await page.say(tone(2))
@@ -525,7 +524,7 @@ def test_another_question_takes_the_place_of_one_being_spoken(server, asked):
             await page.event("turn_end", turn=5)
             assert page.errors() == []
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     typed, file, pressed, typed_again, by_voice = (entry["tokens"] for entry in asked)
     assert (typed, typed_again) == (None, None)
     assert pressed == 25 and file > 25
@@ -539,7 +538,7 @@ def test_an_interrupted_answer_ends_before_the_next_begins(models, monkeypatch):
     def script(question):
         return words(question) if question == "short" else forever(question)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "long")
             await page.event("first_audio")
@@ -555,7 +554,7 @@ def test_an_interrupted_answer_ends_before_the_next_begins(models, monkeypatch):
             ]
 
     with running(scripted(models, script)) as server:
-        told = asyncio.run(talk(server))
+        told = asyncio.run(converse(server))
     start, cut = (lambda turn: ("turn_start", turn, None)), "interrupted"
     assert told == [
         start(1),
@@ -576,9 +575,9 @@ def test_a_failing_detokenizer_ends_the_turn_and_the_model_s_work(models, monkey
 
     class Failing:
         def push(self, codes):
-            raise RuntimeError("no memory for sound")
+            raise RuntimeError("no memory for audio")
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.event("error", code="model_error")
@@ -587,30 +586,30 @@ def test_a_failing_detokenizer_ends_the_turn_and_the_model_s_work(models, monkey
 
     monkeypatch.setattr(Models, "detokenizer_stream", lambda self, name: Failing())
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
     assert made[-1] == "closed"
 
 
 def test_what_the_model_understood_is_told_on_request(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=GREEDY, transcribe=True)
             await page.ask(tone(1))
             assert (await page.event("transcript"))["turn"] == 1
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert asked[1]["text"].endswith("Please help me transcribe the audio.")
     assert asked[1]["tokens"] == 25 and asked[1]["history"] == []
 
 
 def test_a_new_question_goes_before_the_transcript_of_the_one_before(models):
-    """The page gets both: what an answer's owner said is shown even when the talk went on."""
+    """The page gets both: a transcript is shown even when the conversation has moved on."""
 
     def script(question):
         asked.append(question)
         return words(question) if len(asked) != 2 else itertools.islice(forever(question), 400)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(transcribe=True, answer="text")
             await page.ask(tone(1))
@@ -623,7 +622,7 @@ def test_a_new_question_goes_before_the_transcript_of_the_one_before(models):
 
     asked = []
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_interrupted_turns_are_transcribed_too(models):
@@ -631,7 +630,7 @@ def test_interrupted_turns_are_transcribed_too(models):
         asked.append(question)
         return forever(question) if len(asked) == 1 else words(question)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(transcribe=True)
             await page.ask(tone(1))
@@ -644,13 +643,13 @@ def test_interrupted_turns_are_transcribed_too(models):
 
     asked = []
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
-def test_an_idle_talk_gives_its_place_up_when_others_wait(models, monkeypatch):
+def test_an_idle_conversation_ends_when_others_wait(models, monkeypatch):
     monkeypatch.setattr(connection, "IDLE_WHILE_OTHERS_WAIT_S", 0.5)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as idle:
             await idle.event("ready")
             async with Page(server) as waiting:
@@ -661,11 +660,11 @@ def test_an_idle_talk_gives_its_place_up_when_others_wait(models, monkeypatch):
                 await waiting.until(lambda: [m for m in waiting.received if m.kind == 6])
 
     with running(models, max_sessions=1) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_nothing_said_asks_nothing(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             for seconds in (1, 5):
                 await page.ask(np.zeros(seconds * 24000, np.float32))
@@ -674,7 +673,7 @@ def test_nothing_said_asks_nothing(server, asked):
                 await page.start()
             assert not page.events("turn_start")
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert asked == []
 
 
@@ -682,7 +681,7 @@ def test_without_barge_in_a_voice_interrupts_nothing(models):
     def script(question):
         return itertools.islice(forever(question), 60)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.set(hands_free=True, barge_in=False)
             await page.send(2, "hello")
@@ -695,11 +694,11 @@ def test_without_barge_in_a_voice_interrupts_nothing(models):
             assert (await page.event("turn_end"))["reason"] == "interrupted"
 
     with running(scripted(models, script)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
-def test_a_conversation_goes_on_after_a_reconnect(server, asked):
-    async def talk():
+def test_a_conversation_continues_after_a_reconnect(server, asked):
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=GREEDY, system_prompt="Be brief.")
             await page.send(2, "first")
@@ -714,14 +713,14 @@ def test_a_conversation_goes_on_after_a_reconnect(server, asked):
         async with Page(server, resume="unknown") as fresh:
             assert not (await fresh.event("ready"))["resumed"]
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert asked[1]["history"][0] == "first"
 
 
 def test_a_conversation_that_nobody_comes_back_for_is_let_go(models, monkeypatch):
     monkeypatch.setattr(sessions, "RESUME_S", 0.1)
 
-    async def talk(server):
+    async def converse(server):
         async with Page(server) as page:
             await page.send(2, "hello")
             await page.event("turn_end")
@@ -731,11 +730,11 @@ def test_a_conversation_that_nobody_comes_back_for_is_let_go(models, monkeypatch
             assert not (await late.event("ready"))["resumed"]
 
     with running(scripted(models, words)) as server:
-        asyncio.run(talk(server))
+        asyncio.run(converse(server))
 
 
 def test_restart_forgets_the_conversation(server, asked):
-    async def talk():
+    async def converse():
         async with Page(server) as page:
             await page.set(sampling=GREEDY)
             await page.send(2, "first")
@@ -745,5 +744,5 @@ def test_restart_forgets_the_conversation(server, asked):
             await page.send(2, "second")
             await page.event("turn_end", turn=2)
 
-    asyncio.run(talk())
+    asyncio.run(converse())
     assert asked[1]["history"] == []

@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The turns of a dialogue: questions, answers, calls, and what only makes sense after others."""
+"""The turns of a dialogue: questions, answers, calls, and turns that refer to earlier ones."""
 
 import json
 from random import Random
@@ -16,24 +16,26 @@ from training.nano.intents import (
     call_arguments,
     unit_hash,
 )
-from training.nano.wordings import Delivery, Row, fill, insert, sound, variants
+from training.nano.wordings import Delivery, Row, fill, insert, spoken_form, variants
 
 CONVERSATION_TURNS = (2, 8)  # questions of a conversation
-# Of the turns after the first: about the one before, if that can be asked of something else or not.
+# Share of later turns that refer to the last one, if its question has follow-ups, and if not.
 RELATED_SHARE, REPEATED_SHARE = 0.45, 0.1
-RECALL_SHARE = 0.15  # of the turns after a name was told
-CUT_SHARE = 0.12  # of a conversation's answers but the last: interrupted
-HELD_OUT_RESULTS = 0.15  # of what a tool may return to each call
-CALL_SHARE = 0.4  # of the turns with tools offered: need one of these
+RECALL_SHARE = 0.15  # share of the turns after the user told a name
+CUT_SHARE = 0.12  # share of a conversation's answers but the last that are interrupted
+HELD_OUT_RESULTS = 0.15  # share of the possible results of each call
+CALL_SHARE = 0.4  # share of the turns with tools offered that need one of them
 
 
-class Talk:
+class DialogueWriter:
     """Adds turns to a dialogue.
 
     Args:
-        domain: what can be asked.
-        dialogue: with its split and the tools that are offered.
-        rng: every draw comes from it.
+        intents: the questions that can be asked.
+        spec: the domain file.
+        delivery: varies wordings as people say them.
+        dialogue: the dialogue, with its split and the tools offered.
+        rng: source of every draw.
     """
 
     def __init__(
@@ -47,22 +49,22 @@ class Talk:
         self.intents, self.spec, self.delivery = intents, spec, delivery
         self.dialogue, self.rng = dialogue, rng
         self.wording = SPLITS[dialogue.split][0]
-        self.last: tuple[Intent, Row, Message] | None = None  # of the last new topic
-        self.told: tuple[Intent, Row] | None = None  # who said a name, and which
+        self.last: tuple[Intent, Row, Message] | None = None  # the last topic
+        self.told: tuple[Intent, Row] | None = None  # where the user told a name
 
     @property
     def related_share(self) -> float:
-        """How often the next turn is about the last."""
+        """Probability that the next turn refers to the last."""
         assert self.last
         return RELATED_SHARE if "mention" in self.last[0].spec else REPEATED_SHARE
 
     def converse(self, turns: int) -> None:
-        """So many questions with their answers; some answers are interrupted."""
+        """Add ``turns`` questions with their answers; some answers are interrupted."""
         for turn in range(turns):
             if self.told and self.rng.random() < RECALL_SHARE:
                 self._recall(*self.told)
             elif turn and self.rng.random() < self.related_share:
-                self.go_on()
+                self.add_related_turn()
             else:
                 intent = self._any_intent()
                 self.ask(intent, self.rng.choice(intent.rows["train"]))
@@ -83,11 +85,11 @@ class Talk:
         template = intent.wordings[self.wording].pick(self.rng)
         if self.dialogue.split in TRAINING:
             said = self._delivered(template, intent, row)
-            template = template if sound(said) in intent.held_out else said
+            template = template if spoken_form(said) in intent.held_out else said
         self._add(intent, row, fill(template, row), intent.name)
 
     def _delivered(self, template: str, intent: Intent, row: Row) -> str:
-        """Vary the wording as people say it, perhaps with a slip about another row."""
+        """Vary the wording as people say it, possibly with a slip of the tongue."""
         slip, spec = "", intent.spec
         if "mention" in spec and (other := self.rng.choice(intent.rows["train"])) != row:
             mention = self.rng.choice(variants(spec["mention"]))
@@ -96,7 +98,7 @@ class Talk:
         return self.delivery.say(template, slip, framed, self.rng)
 
     def _add(self, intent: Intent, row: Row, question: str, name: str) -> None:
-        """Add a question about a row; with its tool offered, also call, result and reply."""
+        """Add a question about a row and its answer: text, or call, result and reply."""
         messages = self.dialogue.messages
         messages.append(Message("user", question, intent=name))
         if intent.tool in self.dialogue.tools:
@@ -127,8 +129,8 @@ class Talk:
             if held_out == (unit_hash(named, result) < HELD_OUT_RESULTS):
                 return result
 
-    def go_on(self) -> None:
-        """Add a turn about the previous one: another row, correction, repetition or recall."""
+    def add_related_turn(self) -> None:
+        """Add a turn that refers to the last: a follow-up, correction, repetition or recall."""
         assert self.last
         intent, row, answer = self.last
         spec = intent.spec
