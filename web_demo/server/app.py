@@ -20,7 +20,6 @@ from web_demo.server.access import (
     notice_head,
     origin_allowed,
 )
-from web_demo.server.connection import describe_server
 from web_demo.server.context import ServerContext
 from web_demo.server.engine import Models
 from web_demo.server.lobby import QueueFull, TicketState, same_secret
@@ -28,6 +27,7 @@ from web_demo.server.openai_api.errors import ApiError
 from web_demo.server.openai_api.routes import add_routes
 from web_demo.server.options import Options
 from web_demo.server.outbox import Outbox
+from web_demo.server.page_connection import describe_server
 from web_demo.server.sessions import Sessions
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ npm run build</pre>
 </body>
 """
 QUEUE_FULL = "the server and its queue are full; please try again later"
+KEY_SUBPROTOCOL = "openai-insecure-api-key."
 # Routes that change something although they use GET, as in the reference.
 CHANGING = ("/api/add_user", "/api/user_feedback")
 
@@ -71,7 +72,7 @@ def make_app(models: Models, options: Options) -> web.Application:
     app.router.add_get("/api/user_feedback", user_feedback)
     app.router.add_get("/healthz", health)
     app.router.add_get("/metrics", metrics)
-    add_routes(app, CONTEXT)
+    add_routes(app, CONTEXT, SESSIONS)
     app.router.add_get("/", page)
     app.router.add_get("/{name:.+}", asset)
     return app
@@ -142,6 +143,9 @@ def token_given(request: web.Request, context: ServerContext) -> bool:
     if token is None:
         return True
     bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    for protocol in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        if protocol.strip().startswith(KEY_SUBPROTOCOL):  # pages cannot set headers of a WebSocket
+            bearer = protocol.strip().removeprefix(KEY_SUBPROTOCOL)
     given = request.query.get("token", bearer)
     key = request.query.get("worker_auth_id", "")
     return same_secret(given, token) or context.lobby.is_ready(key)
