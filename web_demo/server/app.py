@@ -55,6 +55,7 @@ def make_app(models: Models, options: Options) -> web.Application:
         middlewares=[notice_head, guard], client_max_size=options.max_message_bytes
     )
     app.on_response_prepare.append(add_headers)
+    app.on_response_prepare.append(add_cors_headers)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         app[CONTEXT] = ServerContext(models, options)
@@ -127,6 +128,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             "other_site",
             "pages of other sites may not change anything on this server",
         )
+    if request.method == "OPTIONS" and request.path.startswith("/v1/") and origin is not None:
+        return web.Response(status=204)  # a browser's preflight carries no token
     if not token_given(request, context):
         return refuse_access(
             request,
@@ -135,6 +138,24 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             "this server requires its token: ?token=... or a Bearer header",
         )
     return await handler(request)
+
+
+async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Let pages of allowed origins read the answers of OpenAI's interface (CORS)."""
+    origin = request.headers.get("Origin")
+    if origin is None or not request.path.startswith("/v1/"):
+        return
+    response.headers["Vary"] = "Origin"
+    if not origin_allowed(origin, request.host, request.app[CONTEXT].options.allowed_origins):
+        return
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+    if request.method == "OPTIONS":
+        # OpenAI's clients describe themselves in headers of their own: allow all they ask for.
+        wanted = request.headers.get("Access-Control-Request-Headers", "")
+        response.headers["Access-Control-Allow-Headers"] = wanted
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+        response.headers["Access-Control-Max-Age"] = "600"
 
 
 def token_given(request: web.Request, context: ServerContext) -> bool:

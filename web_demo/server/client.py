@@ -12,8 +12,8 @@ class Client(Protocol):
     """The receiving side of a turn, implemented by a protocol adapter.
 
     :class:`~web_demo.server.outbox.Outbox` speaks the protocol of PROTOCOL.md,
-    :class:`~web_demo.server.openai_api.realtime_response.Response` that of OpenAI. All methods raise
-    ConnectionError once the client has disconnected.
+    :class:`~web_demo.server.openai_api.realtime_response.Response` that of OpenAI. All methods
+    raise ConnectionError once the client has disconnected.
     """
 
     async def event(self, event: str, /, **fields: Any) -> None:
