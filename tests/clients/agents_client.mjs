@@ -39,7 +39,7 @@ let session = await begin();
 const next = (name) => new Promise((resolve) => session.once(name, (...values) => resolve(values)));
 const pause = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 const say = (name) => {
-  const data = Buffer.concat([readFileSync(`${name}.pcm`), Buffer.alloc(48000)]);
+  const data = Buffer.concat([readFileSync(`${name}.pcm`), Buffer.alloc(96000)]);
   session.sendAudio(data.buffer.slice(data.byteOffset, data.byteOffset + data.length));
 };
 for (const [turn, name] of [

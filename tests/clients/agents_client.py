@@ -13,7 +13,7 @@ from agents.realtime.model_inputs import RealtimeModelSendRawMessage
 
 URL, MODEL = sys.argv[1].replace("http", "ws"), sys.argv[2]
 QUESTION, FOLLOW_UP = (open(f"{name}.pcm", "rb").read() for name in ("question", "follow_up"))
-SILENCE = bytes(48000)
+SILENCE = bytes(96000)
 result = {}
 
 

@@ -13,7 +13,7 @@ from livekit.plugins.openai.realtime import RealtimeModel
 
 URL, MODEL = sys.argv[1], sys.argv[2]
 QUESTION, FOLLOW_UP = (open(f"{name}.pcm", "rb").read() for name in ("question", "follow_up"))
-SILENCE = bytes(48000)
+SILENCE = bytes(96000)
 
 
 @llm.function_tool

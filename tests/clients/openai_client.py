@@ -12,7 +12,7 @@ from openai import AsyncOpenAI, OpenAI
 
 URL, MODEL = sys.argv[1], sys.argv[2]
 QUESTION, FOLLOW_UP = (open(f"{name}.pcm", "rb").read() for name in ("question", "follow_up"))
-SILENCE = bytes(48000)
+SILENCE = bytes(96000)
 PROMPT = {
     "model": MODEL,
     "messages": [{"role": "user", "content": "What is the capital of France?"}],

@@ -28,7 +28,7 @@ from pipecat.services.openai.realtime.llm import OpenAIRealtimeLLMService
 
 URL, MODEL = sys.argv[1].replace("http", "ws"), sys.argv[2]
 QUESTION, FOLLOW_UP = (open(f"{name}.pcm", "rb").read() for name in ("question", "follow_up"))
-SILENCE = bytes(48000)
+SILENCE = bytes(96000)
 result = {}
 
 
