@@ -6,7 +6,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TINY := outputs/tiny
 
-.PHONY: setup demo test test-slow test-pythons test-transformers lint train-setup eval-setup \
+.PHONY: setup demo test test-slow clients-test test-pythons test-transformers lint train-setup eval-setup \
   eval-demo tiny-recipe page page-lint page-test judge-setup serve nano wheel docs
 
 setup: $(VENV)/ready
@@ -54,6 +54,15 @@ test-pythons:
 # Whole recipes, the page in Chromium, long soaks.
 test-slow: setup page
 	$(BIN)/python -m pytest -q -m slow
+
+# Clients of others against the server with Nano; those that cannot be installed are skipped.
+CLIENTS := .venv-clients
+clients-test: setup
+	$(PYTHON) -m venv $(CLIENTS)
+	-$(CLIENTS)/bin/pip install -q -r tests/clients/requirements.txt
+	mkdir -p $(CLIENTS)/node && cp tests/clients/package.json $(CLIENTS)/node
+	-cd $(CLIENTS)/node && npm install --silent --no-audit --no-fund
+	$(BIN)/python -m pytest -q -rs tests/clients
 
 # The tests of the model on another transformers, the newest 5.x unless VERSION names one. Its
 # folder holds that alone; all else is taken from $(VENV).

@@ -6,10 +6,12 @@
 The server is a separate process. Every user asks spoken questions one after another, each sent in
 real time as the client does, and interrupts the last answer. First-audio latency runs from the end
 of the question to the arrival of the first audio message; stages use the server's own clock.
+The same users then ask over OpenAI's Realtime interface, with turns that the client ends.
 """
 
 import argparse
 import asyncio
+import base64
 import json
 import statistics
 import subprocess
@@ -40,6 +42,8 @@ class Figures:
     real_time_factor: list[float] = field(default_factory=list)
     stalls: list[float] = field(default_factory=list)
     silence: list[float] = field(default_factory=list)
+    realtime_first_audio_ms: list[float] = field(default_factory=list)
+    realtime_silence: list[float] = field(default_factory=list)
 
 
 def percentile(values: list[float], share: float) -> float:
@@ -124,6 +128,63 @@ async def converse(
             user.reading.cancel()
 
 
+class RealtimeUser:
+    """One client of `/v1/realtime`; events are read when they are waited for."""
+
+    def __init__(self, socket: aiohttp.ClientWebSocketResponse) -> None:
+        self._socket = socket
+
+    async def send(self, kind: str, **fields: object) -> float:
+        await self._socket.send_str(json.dumps({"type": kind, **fields}))
+        return time.monotonic()
+
+    async def event(self, kind: str) -> list[float]:
+        """Wait for an event of this type -> when each audio delta before it came, then itself."""
+        arrivals = []
+        while True:
+            event = json.loads((await self._socket.receive()).data)
+            if event["type"] == "error":
+                raise RuntimeError(event["error"]["message"])
+            if event["type"] in (kind, "response.output_audio.delta"):
+                arrivals.append(time.monotonic())
+            if event["type"] == kind:
+                return arrivals
+
+    async def say(self, samples: np.ndarray) -> None:
+        """In real time."""
+        began = time.monotonic()
+        pcm = (np.clip(samples, -1, 1) * 32767).astype("<i2")
+        for index, start in enumerate(range(0, len(pcm) - FRAME + 1, FRAME)):
+            data = base64.b64encode(pcm[start : start + FRAME].tobytes()).decode()
+            await self.send("input_audio_buffer.append", audio=data)
+            await asyncio.sleep(max(0.0, began + 0.04 * (index + 1) - time.monotonic()))
+
+
+async def converse_realtime(
+    url: str, question: np.ndarray, turns: int, steps: int, figures: Figures
+) -> None:
+    """Do what :func:`converse` does, over the Realtime interface."""
+    async with aiohttp.ClientSession() as http:
+        async with http.ws_connect(f"{url}/v1/realtime", max_msg_size=0) as socket:
+            user = RealtimeUser(socket)
+            await user.event("session.created")
+            audio = {"input": {"turn_detection": None}}
+            await user.send("session.update", session={"audio": audio, "max_output_tokens": steps})
+            for turn in range(turns + 1):
+                await user.say(question)
+                asked = await user.send("input_audio_buffer.commit")
+                await user.send("response.create")
+                first = (await user.event("response.output_audio.delta"))[0]
+                if turn < turns:
+                    figures.realtime_first_audio_ms.append(1000 * (first - asked))
+                    await user.event("response.done")
+                    continue
+                cancelled = await user.send("response.cancel")
+                *late, _ = await user.event("response.done")
+                last = max([cancelled, *late])
+                figures.realtime_silence.append(1000 * (last - cancelled))
+
+
 def collect(end: dict, asked: float, arrivals: list[float], figures: Figures) -> None:
     """Add the measurements of one complete turn."""
     if not arrivals:
@@ -147,12 +208,17 @@ async def measure(url: str, users: int, args: argparse.Namespace) -> list[str]:
     await asyncio.gather(
         *(converse(url, question, args.turns, args.steps, figures) for _ in range(users))
     )
+    await asyncio.gather(
+        *(converse_realtime(url, question, args.turns, args.steps, figures) for _ in range(users))
+    )
     cells = [str(users)]
     for values in (
         figures.first_audio_ms,
         *figures.stages.values(),
         figures.stalls,
         figures.silence,
+        figures.realtime_first_audio_ms,
+        figures.realtime_silence,
     ):
         cells.append(f"{percentile(values, 0.5):.0f} / {percentile(values, 0.95):.0f}")
     cells.append(f"{statistics.median(figures.real_time_factor):.2f}")
@@ -208,6 +274,8 @@ async def measure_all(url: str, args: argparse.Namespace) -> None:
         "audio",
         "stalls",
         "interrupt to silence",
+        "Realtime: first audio",
+        "interrupt to silence (Realtime)",
         "real-time factor",
     )
     if args.style == "markdown":

@@ -20,13 +20,11 @@ from rich.console import Console
 from typer.core import TyperGroup
 
 from funaudiochat import hub
-from funaudiochat.audio import load_audio, save_wav
-from funaudiochat.capabilities import load_capabilities
 from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
 from funaudiochat.errors import FunAudioChatError
 
-# Modules that need torch or transformers are imported where they are used: help texts and mistyped
-# flags are answered at once, and `doctor` runs even if transformers is broken.
+# Modules that need torch, transformers or numpy are imported where they are used: help texts and
+# mistyped flags are answered at once, and `doctor` runs even if transformers is broken.
 if TYPE_CHECKING:
     from funaudiochat.events import Reply
     from funaudiochat.voice_chat import VoiceChat
@@ -96,6 +94,8 @@ Penalty = Annotated[float | None, typer.Option(help="Repetition penalty; 1 for n
 
 def _read(questions: list[Path]) -> list[tuple[Any, int]]:
     """Read the questions before the model is loaded, which takes long."""
+    from funaudiochat.audio import load_audio
+
     read = [(load_audio(question, INPUT_RATE_HZ), INPUT_RATE_HZ) for question in questions]
     # The first warning names the file; a second one about the array would not help.
     warnings.filterwarnings("ignore", message="the audio array is all silence")
@@ -186,6 +186,8 @@ def s2s(
     play: Annotated[bool, typer.Option(help="Play the replies.")] = False,
 ) -> None:
     """Answer spoken questions with text and speech, written to WAV files."""
+    from funaudiochat.audio import save_wav
+
     questions = _read(audio)
     output.mkdir(parents=True, exist_ok=True)
     from funaudiochat.sampling import Sampling
@@ -221,6 +223,8 @@ def chat(
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Chat: type a text or the path of an audio file; /reset starts over, /quit ends."""
+    from funaudiochat.audio import save_wav
+    from funaudiochat.capabilities import load_capabilities
     from funaudiochat.sampling import Sampling
 
     sampling, replies = Sampling(greedy=greedy, max_new_tokens=max_new_tokens), 0

@@ -15,10 +15,15 @@ QUESTION = ROOT / "examples" / "question.wav"
 MICROPHONE_HZ = 48000
 
 
+def read(path: Path, rate_hz: int) -> np.ndarray:
+    """A mono file at another rate."""
+    samples, rate = soundfile.read(path, dtype="float32")
+    return soxr.resample(samples, rate, rate_hz)
+
+
 def question(rate_hz: int) -> np.ndarray:
     """The spoken question of the examples, mono."""
-    samples, rate = soundfile.read(QUESTION, dtype="float32")
-    return soxr.resample(samples, rate, rate_hz)
+    return read(QUESTION, rate_hz)
 
 
 def microphone(path: Path, samples: np.ndarray, silence_s: float) -> Path:

@@ -304,7 +304,8 @@ class ScriptedChat:
         self.heard = [turn.content for turn in history if turn.role == "assistant"]
 
     def stream_turn(self, turn: Any, tools: Any = None, *args: Any, **kwargs: Any):
-        return self.stream(text=turn.content or turn.results, tools=tools)
+        audio = None if turn.audio is None or turn.content else (turn.audio, 16000)
+        return self.stream(text=turn.content or turn.results, audio=audio, tools=tools)
 
     def stream(self, *, text: Any = None, audio: Any = None, tools: Any = None, **kwargs: Any):
         question = text if audio is None else audio

@@ -278,3 +278,43 @@ def test_a_message_is_logged_so_often_a_minute_then_counted():
 def test_the_parser_still_takes_the_flags_of_the_reference():
     flags = ["--output-dir", "o", "--tts-gpu", "1", "--sample-rate", "24000"]
     assert str(parse(flags).save_recordings) == "o"
+
+
+@pytest.mark.parametrize(
+    ("origin", "allowed"),
+    [
+        ("https://pages.example", True),
+        ("http://localhost:3000", True),
+        ("https://x.example", False),
+    ],
+)
+def test_pages_of_allowed_origins_read_the_answers_of_openais_interface(models, origin, allowed):
+    async def fetch():
+        options = {"allowed_origins": ("https://pages.example",), "token": "secret"}
+        with running(scripted(models, brief), **options) as server:
+            url = server.url + "/v1/models"
+            wanted = "authorization,x-stainless-lang"
+            preflight = {
+                "Origin": origin,
+                "Access-Control-Request-Method": "GET",
+                "Access-Control-Request-Headers": wanted,
+            }
+            async with aiohttp.ClientSession() as http:
+                async with http.options(url, headers=preflight) as reply:
+                    assert reply.status == (204 if allowed else 403)
+                    shown = reply.headers.get("Access-Control-Allow-Origin")
+                    assert shown == (origin if allowed else None)
+                    assert reply.headers["Vary"] == "Origin"
+                    if allowed:
+                        assert reply.headers["Access-Control-Allow-Headers"] == wanted
+                # The answer itself needs the token, and an error can be read as well.
+                for headers, status in (({}, 401), ({"Authorization": "Bearer secret"}, 200)):
+                    headers = {"Origin": origin, **headers}
+                    async with http.get(url, headers=headers) as reply:
+                        assert reply.status == (status if allowed else 403)
+                        shown = reply.headers.get("Access-Control-Allow-Origin")
+                        assert shown == (origin if allowed else None)
+                async with http.options(server.url + "/api/info", headers=preflight) as reply:
+                    assert "Access-Control-Allow-Origin" not in reply.headers
+
+    asyncio.run(fetch())

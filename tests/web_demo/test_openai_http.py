@@ -371,7 +371,7 @@ def test_a_tone_is_read_as_vllms_clients_send_it(client, model, asked):
 
 def test_the_guides_example_runs(server, asked, tmp_path, monkeypatch):
     text = (ROOT / "docs" / "openai-api.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    example = re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0]
     (tmp_path / "examples").symlink_to(ROOT / "examples")
     monkeypatch.chdir(tmp_path)
     exec(example.replace("http://localhost:11236", server.url), {})

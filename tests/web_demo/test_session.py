@@ -11,7 +11,7 @@ import pytest
 from tests.helpers.web_clients import TIMEOUT_S, forever, scripted, tone, until
 from web_demo.server.context import ServerContext
 from web_demo.server.options import Options
-from web_demo.server.session import ResumableConversation, Session
+from web_demo.server.page_session import PageSession, ResumableConversation
 from web_demo.server.turn import Turn, TurnState
 
 
@@ -51,7 +51,7 @@ def drive(models, script, act, **settings):
         client = RecordingClient()
         chosen = context.default_settings.model_copy(update=settings)
         conversation = ResumableConversation(context.models.new_chat(), chosen, "key")
-        session = Session("test", context, client, conversation, asyncio.create_task)
+        session = PageSession("test", context, client, conversation, asyncio.create_task)
         async with asyncio.timeout(TIMEOUT_S):
             await session.open()
             await act(session, client)

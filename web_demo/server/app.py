@@ -20,7 +20,6 @@ from web_demo.server.access import (
     notice_head,
     origin_allowed,
 )
-from web_demo.server.connection import describe_server
 from web_demo.server.context import ServerContext
 from web_demo.server.engine import Models
 from web_demo.server.lobby import QueueFull, TicketState, same_secret
@@ -28,6 +27,7 @@ from web_demo.server.openai_api.errors import ApiError
 from web_demo.server.openai_api.routes import add_routes
 from web_demo.server.options import Options
 from web_demo.server.outbox import Outbox
+from web_demo.server.page_connection import describe_server
 from web_demo.server.sessions import Sessions
 
 logger = logging.getLogger(__name__)
@@ -44,6 +44,7 @@ npm run build</pre>
 </body>
 """
 QUEUE_FULL = "the server and its queue are full; please try again later"
+KEY_SUBPROTOCOL = "openai-insecure-api-key."
 # Routes that change something although they use GET, as in the reference.
 CHANGING = ("/api/add_user", "/api/user_feedback")
 
@@ -54,6 +55,7 @@ def make_app(models: Models, options: Options) -> web.Application:
         middlewares=[notice_head, guard], client_max_size=options.max_message_bytes
     )
     app.on_response_prepare.append(add_headers)
+    app.on_response_prepare.append(add_cors_headers)
 
     async def lifetime(app: web.Application) -> AsyncIterator[None]:
         app[CONTEXT] = ServerContext(models, options)
@@ -71,7 +73,7 @@ def make_app(models: Models, options: Options) -> web.Application:
     app.router.add_get("/api/user_feedback", user_feedback)
     app.router.add_get("/healthz", health)
     app.router.add_get("/metrics", metrics)
-    add_routes(app, CONTEXT)
+    add_routes(app, CONTEXT, SESSIONS)
     app.router.add_get("/", page)
     app.router.add_get("/{name:.+}", asset)
     return app
@@ -126,6 +128,8 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
             "other_site",
             "pages of other sites may not change anything on this server",
         )
+    if request.method == "OPTIONS" and request.path.startswith("/v1/") and origin is not None:
+        return web.Response(status=204)  # a browser's preflight carries no token
     if not token_given(request, context):
         return refuse_access(
             request,
@@ -136,12 +140,33 @@ async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
     return await handler(request)
 
 
+async def add_cors_headers(request: web.Request, response: web.StreamResponse) -> None:
+    """Let pages of allowed origins read the answers of OpenAI's interface (CORS)."""
+    origin = request.headers.get("Origin")
+    if origin is None or not request.path.startswith("/v1/"):
+        return
+    response.headers["Vary"] = "Origin"
+    if not origin_allowed(origin, request.host, request.app[CONTEXT].options.allowed_origins):
+        return
+    response.headers["Access-Control-Allow-Origin"] = origin
+    response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+    if request.method == "OPTIONS":
+        # OpenAI's clients describe themselves in headers of their own: allow all they ask for.
+        wanted = request.headers.get("Access-Control-Request-Headers", "")
+        response.headers["Access-Control-Allow-Headers"] = wanted
+        response.headers["Access-Control-Allow-Methods"] = "GET, POST"
+        response.headers["Access-Control-Max-Age"] = "600"
+
+
 def token_given(request: web.Request, context: ServerContext) -> bool:
     """Return whether a request has the token, or the key of a ticket, which required it."""
     token = context.options.token
     if token is None:
         return True
     bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    for protocol in request.headers.get("Sec-WebSocket-Protocol", "").split(","):
+        if protocol.strip().startswith(KEY_SUBPROTOCOL):  # pages cannot set headers of a WebSocket
+            bearer = protocol.strip().removeprefix(KEY_SUBPROTOCOL)
     given = request.query.get("token", bearer)
     key = request.query.get("worker_auth_id", "")
     return same_secret(given, token) or context.lobby.is_ready(key)

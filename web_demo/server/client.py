@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""What a session needs of a client; every wire protocol implements it."""
+"""What a turn needs of a client; every wire protocol implements it."""
 
 from typing import Any, Protocol
 
@@ -9,10 +9,11 @@ import numpy as np
 
 
 class Client(Protocol):
-    """The receiving side of a session, implemented by a protocol adapter.
+    """The receiving side of a turn, implemented by a protocol adapter.
 
-    :class:`~web_demo.server.outbox.Outbox` speaks the protocol of PROTOCOL.md. All methods raise
-    ConnectionError once the client has disconnected.
+    :class:`~web_demo.server.outbox.Outbox` speaks the protocol of PROTOCOL.md,
+    :class:`~web_demo.server.openai_api.realtime_response.Response` that of OpenAI. All methods
+    raise ConnectionError once the client has disconnected.
     """
 
     async def event(self, event: str, /, **fields: Any) -> None:

@@ -28,7 +28,37 @@ class SlowReader(ConnectionError):
     """The client stopped reading."""
 
 
-class Outbox:
+class SocketWriter:
+    """Writes messages to one WebSocket, no faster than the client reads them."""
+
+    def __init__(self, socket: web.WebSocketResponse) -> None:
+        self._socket = socket
+        self._opened_at = self._last_sent_at = time.monotonic()
+
+    async def send(self, message: bytes | str) -> None:
+        """Send one message, bytes in a binary frame and text in a text frame.
+
+        Raises:
+            SlowReader: it could not be written in time.
+            ConnectionError: the client has disconnected.
+        """
+        if self._socket.closed:
+            raise ConnectionResetError("the client has disconnected")
+        write: Any = self._socket.send_str if isinstance(message, str) else self._socket.send_bytes
+        # All writers that wait for a connection to drain share one future of aiohttp, and
+        # cancelling one of them would cancel it for all: a separate task survives the
+        # interruption of its sender.
+        sending = asyncio.ensure_future(write(message))
+        sending.add_done_callback(lambda task: task.cancelled() or task.exception())
+        if not (await asyncio.wait({sending}, timeout=SEND_TIMEOUT_S))[0]:
+            raise SlowReader("the client stopped reading")
+        if sending.cancelled():
+            raise ConnectionResetError("the connection was closed while sending")
+        sending.result()
+        self._last_sent_at = time.monotonic()
+
+
+class Outbox(SocketWriter):
     """Encodes a session's output as messages of PROTOCOL.md and sends them over one WebSocket.
 
     It implements :class:`~web_demo.server.client.Client`.
@@ -46,31 +76,10 @@ class Outbox:
         metrics: Metrics,
         reference_client: bool = False,
     ) -> None:
-        self._socket, self._session, self._metrics = socket, session, metrics
+        super().__init__(socket)
+        self._session, self._metrics = session, metrics
         self._reference_client = reference_client
         self._encoder = OpusEncoder()
-        self._opened_at = self._last_sent_at = time.monotonic()
-
-    async def send(self, message: bytes) -> None:
-        """Send one frame.
-
-        Raises:
-            SlowReader: it could not be written in time.
-            ConnectionError: the client has disconnected.
-        """
-        if self._socket.closed:
-            raise ConnectionResetError("the client has disconnected")
-        # All writers that wait for a connection to drain share one future of aiohttp, and
-        # cancelling one of them would cancel it for all: a separate task survives the
-        # interruption of its sender.
-        sending = asyncio.ensure_future(self._socket.send_bytes(message))
-        sending.add_done_callback(lambda task: task.cancelled() or task.exception())
-        if not (await asyncio.wait({sending}, timeout=SEND_TIMEOUT_S))[0]:
-            raise SlowReader("the client stopped reading")
-        if sending.cancelled():
-            raise ConnectionResetError("the connection was closed while sending")
-        sending.result()
-        self._last_sent_at = time.monotonic()
 
     async def event(self, event: str, /, **fields: Any) -> None:
         """Send a metadata event with its monotonic time."""

@@ -4,15 +4,16 @@
 """Generate one reply with the engine: tool calls first, then text and audio."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from funaudiochat import turns
 from funaudiochat.conversation import Conversation
 from funaudiochat.events import AudioChunk, Event, Reply, ReplyDone, SpeechTokens, TextDelta
-from funaudiochat.tool_calls import CALL_OPENS, ToolCall, find_tool_calls
+from funaudiochat.tool_calls import CALL_OPENS, ToolCall, WithoutCalls, find_tool_calls
 from web_demo.server import tools
 from web_demo.server.client import Client
 from web_demo.server.engine import Engine, Job
@@ -20,7 +21,16 @@ from web_demo.server.opus import FRAME_SAMPLES
 from web_demo.server.reply_sender import Chunk, Text
 from web_demo.server.settings import Settings
 
-Question = tuple[np.ndarray, int] | str  # samples and their rate, or a text
+# Samples at 16 kHz and their rate, a text, or a user's turn with any of text, audio and results.
+Question = tuple[np.ndarray, int] | str | turns.Turn
+
+
+def samples_of(question: Question) -> np.ndarray | str:
+    """Return the audio of a question [S] at 16 kHz, or else its text."""
+    if isinstance(question, turns.Turn):
+        words = "\n".join([*question.results, question.content])
+        return words if question.audio is None else question.audio
+    return question if isinstance(question, str) else question[0]
 
 
 class ReplyGenerator:
@@ -31,10 +41,14 @@ class ReplyGenerator:
         chat: the conversation to branch from.
         turn: number of the turn, for these events.
         on_stage: awaited with ``first_text`` and ``first_codes`` as they are reached.
+        functions: definitions of functions that the client runs. A reply may end with calls of
+            them, which are in ``reply``; the server's own tools are then not offered.
 
     Attributes:
         parent: the conversation that was branched from.
         branch: the conversation that holds the reply.
+        reply: the whole reply, None until the models have finished.
+        steps: steps of the reply so far.
     """
 
     def __init__(
@@ -46,11 +60,14 @@ class ReplyGenerator:
         question: Question,
         settings: Settings,
         on_stage: Callable[[str], Awaitable[None]],
+        functions: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.parent, self.branch = chat, chat.branch()
         self._engine, self._client = engine, client
         self._turn, self._question, self._settings = turn, question, settings
-        self._on_stage = on_stage
+        self._on_stage, self._functions = on_stage, list(functions)
+        self.reply: Reply | None = None
+        self.steps = 0
         self._job: Job | None = None
         self._earlier_compute_s = 0.0
 
@@ -66,6 +83,10 @@ class ReplyGenerator:
             FunAudioChatError: the question cannot be answered.
             ConnectionError: the client has disconnected.
         """
+        if self._functions:
+            if not (self._settings.speech and await self._call_functions()):
+                await self._generate(self._ask, chunks)
+            return
         offered = self._settings.tools and self._engine.models.tools
         if not (offered and await self._answer_with_tools(chunks)):
             await self._generate(self._ask, chunks)
@@ -89,15 +110,45 @@ class ReplyGenerator:
         self._job = self._engine.submit(begin)
         return self._job
 
-    def _asked_with(self) -> dict[str, Any]:
-        """Return the question as arguments of a conversation."""
-        return {"text" if isinstance(self._question, str) else "audio": self._question}
+    def _stream(self, chat: Conversation, **how: Any) -> Iterator[Event]:
+        """Ask the question in a conversation."""
+        question = self._question
+        if isinstance(question, turns.Turn):
+            return chat.stream_turn(question, **how)
+        if isinstance(question, str):
+            return chat.stream(text=question, **how)
+        return chat.stream(audio=question, **how)
 
     def _ask(self) -> Iterator[Event]:
         speech = self._settings.speech
         self.branch.system = self._settings.system(speech)
         sampling = self._settings.sampling.to_sampling()
-        return self.branch.stream(**self._asked_with(), speech=speech, sampling=sampling)
+        functions = [] if speech else self._functions
+        return self._stream(self.branch, tools=functions, speech=speech, sampling=sampling)
+
+    async def _call_functions(self) -> bool:
+        """Offer the client's functions before a spoken reply.
+
+        The model writes calls only in text replies, and begins with them: as soon as its text is
+        something else, it is asked again without functions.
+
+        Returns:
+            Whether the reply consists of calls and is complete.
+        """
+        branch = self.parent.branch()
+        job = await self._submit(
+            lambda: self._stream(
+                branch,
+                tools=self._functions,
+                speech=False,
+                sampling=replace(self._settings.sampling.to_sampling(), text_greedy=True),
+            )
+        )
+        reply = await read_calls(job)
+        if reply is None or not reply.tool_calls:
+            return False
+        self.branch, self.reply, self.steps = branch, reply, reply.usage.steps
+        return True
 
     async def _answer_with_tools(self, chunks: asyncio.Queue[Chunk]) -> bool:
         """Offer the tools; if the model calls any, run them and generate the reply from the result.
@@ -112,8 +163,8 @@ class ReplyGenerator:
         sampling = self._settings.sampling.to_sampling()
         greedy = replace(sampling, text_greedy=True)  # a call is JSON: sampling only breaks it
         job = await self._submit(
-            lambda: branch.stream(
-                **self._asked_with(),
+            lambda: self._stream(
+                branch,
                 tools=self._engine.models.tools,
                 speech=False,
                 sampling=greedy,
@@ -152,14 +203,23 @@ class ReplyGenerator:
     ) -> None:
         """Run a job, and turn its speech tokens into audio."""
         job = await self._submit(begin)
-        token_count = 0
-        async for event in self._engine.events(job, self._settings.speech, self._settings.voice):
+        speech, token_count = self._settings.speech, 0
+        words = WithoutCalls() if self._functions and not speech else None
+        async for event in self._engine.events(job, speech, self._settings.voice):
             if isinstance(event, TextDelta):
                 await self._on_stage("first_text")
-                await chunks.put(Text(event.text, token_count * FRAME_SAMPLES))
-            elif isinstance(event, SpeechTokens) and self._settings.speech:
+                self.steps += not speech
+                text = event.text if words is None else words.push(event.text)
+                if text:
+                    await chunks.put(Text(text, token_count * FRAME_SAMPLES))
+            elif isinstance(event, SpeechTokens) and speech:
                 await self._on_stage("first_codes")
+                self.steps += 1
                 token_count += len(event.spoken)
+            elif isinstance(event, ReplyDone):
+                self.reply, self.steps = event.reply, event.reply.usage.steps or self.steps
+                if words is not None and (rest := words.push("", last=True)):
+                    await chunks.put(Text(rest, 0))
             elif isinstance(event, AudioChunk):
                 await chunks.put(event.samples)
 

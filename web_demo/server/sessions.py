@@ -9,10 +9,11 @@ import secrets
 
 from aiohttp import web
 
-from web_demo.server.connection import RESUME_S, Connection
+from web_demo.server.connection import Connection
 from web_demo.server.context import ServerContext
 from web_demo.server.lobby import QueueTicket
-from web_demo.server.session import ResumableConversation
+from web_demo.server.page_connection import RESUME_S, PageConnection
+from web_demo.server.page_session import ResumableConversation
 
 TAKE_OVER_TIMEOUT_S = 10.0
 CLOSING_S = 2.0  # part of the drain time, reserved for the last messages and for closing
@@ -38,7 +39,7 @@ class Sessions:
         resume: str | None,
         reference_client: bool,
     ) -> None:
-        """Serve one connection until it ends, then keep its conversation for a while.
+        """Serve the connection of a page until it ends, then keep its conversation for a while.
 
         Args:
             socket: the WebSocket, accepted.
@@ -49,7 +50,7 @@ class Sessions:
         """
         context = self._context
         conversation = self._unpark(resume)
-        connection = Connection(
+        connection = PageConnection(
             context,
             socket,
             transport,
@@ -61,12 +62,18 @@ class Sessions:
             resumed=conversation is not None,
             reference_client=reference_client,
         )
+        try:
+            await self.run(connection)
+        finally:
+            self._park(connection.session.conversation)
+
+    async def run(self, connection: Connection) -> None:
+        """Serve a connection of any protocol until it ends."""
         self.connections.add(connection)
         try:
             await connection.run()
         finally:
             self.connections.discard(connection)
-            self._park(connection.session.conversation)
 
     async def take_over(self, resume: str) -> None:
         """Close the connection that still holds this conversation, if there is one.
@@ -74,7 +81,10 @@ class Sessions:
         If its models hang, it keeps the conversation and the caller starts a new one.
         """
         for connection in list(self.connections):
-            if connection.session.conversation.resume_key == resume:
+            if (
+                isinstance(connection, PageConnection)
+                and connection.session.conversation.resume_key == resume
+            ):
                 await connection.close(4002, "resumed on another connection")
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(TAKE_OVER_TIMEOUT_S):

@@ -7,19 +7,20 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from funaudiochat.constants import OUTPUT_RATE_HZ
+from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
 from funaudiochat.conversation import Conversation
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.events import Reply
 from web_demo.server.client import Client
 from web_demo.server.context import ServerContext
-from web_demo.server.reply_generator import Question, ReplyGenerator
+from web_demo.server.reply_generator import Question, ReplyGenerator, samples_of
 from web_demo.server.reply_sender import Chunk, ReplySender
 from web_demo.server.settings import Settings
 
@@ -110,9 +111,10 @@ class Turn:
         history: the conversation it continues; it takes over the reply as far as it was heard.
         before: the turn interrupted last, which must settle before this one runs.
         on_audio: called with each frame of audio that is sent.
+        functions: definitions of functions that the client runs.
 
     Attributes:
-        source: ``voice``, ``text`` or ``file``.
+        source: ``voice``, ``text``, ``file`` or ``realtime``.
         settings: a snapshot of the conversation's, from when the question was asked.
         text: text of the reply; after an interruption, what was heard of it.
         recording: the audio that was sent, None if turns are not recorded.
@@ -129,6 +131,7 @@ class Turn:
         question: Question,
         before: "Turn | None",
         on_audio: Callable[[np.ndarray], None],
+        functions: Sequence[dict[str, Any]] = (),
     ) -> None:
         self.number, self.source, self.question = number, source, question
         self.settings = history.settings
@@ -142,6 +145,7 @@ class Turn:
         self._metrics, self._engine = context.metrics, context.engine
         self._client, self._history, self._before = client, history, before
         self._generator: ReplyGenerator | None = None
+        self._functions = functions
         self._asked_at = time.monotonic()
         self._state = TurnState.PENDING
         self._interrupted_in: TurnState | None = None
@@ -162,7 +166,22 @@ class Turn:
         """Whether the reply is being generated, sent or played."""
         if self.state is TurnState.DONE:
             return self.sender.lead_s > 0
+        return self.replying
+
+    @property
+    def replying(self) -> bool:
+        """Whether the reply is being generated or sent."""
         return self.generating or self.state is TurnState.SENDING
+
+    @property
+    def reply(self) -> Reply | None:
+        """The models' whole reply, None until they have finished."""
+        return None if self._generator is None else self._generator.reply
+
+    @property
+    def steps(self) -> int:
+        """Steps of the reply so far."""
+        return 0 if self._generator is None else self._generator.steps
 
     async def generated(self) -> None:
         """Wait until the models have finished with the reply, or it was cut off."""
@@ -184,6 +203,7 @@ class Turn:
                 self._before = None  # or each turn would keep all that came before it
             await self._reply()
             self.text = self.sender.text
+            await self._report_calls()
             self._adopt()
             self._move(TurnState.DONE)
             await self._report_end()
@@ -266,6 +286,7 @@ class Turn:
             self.question,
             self.settings,
             self._mark,
+            self._functions,
         )
         chunks: asyncio.Queue[Chunk] = asyncio.Queue(QUEUE_CHUNKS)
         generating = asyncio.create_task(self._generate(self._generator, chunks))
@@ -287,6 +308,14 @@ class Turn:
             self._move(TurnState.SENDING)
         await chunks.put(last)
 
+    async def _report_calls(self) -> None:
+        """Report the calls of the client's functions, after the text and audio before them."""
+        if self._functions and self.reply is not None:
+            for call in self.reply.tool_calls:
+                await self._client.event(
+                    "tool_call", turn=self.number, name=call.name, arguments=call.arguments
+                )
+
     def _keep_heard(self) -> None:
         """Freeze what was played so far, and keep its text."""
         self.sender.reported_samples = self.sender.played_samples
@@ -299,9 +328,9 @@ class Turn:
             self._history.chat = self._generator.branch
 
     async def _report_start(self) -> None:
-        seconds = None
-        if isinstance(self.question, tuple):
-            seconds = round(len(self.question[0]) / self.question[1], 3)
+        asked, seconds = samples_of(self.question), None
+        if not isinstance(asked, str):
+            seconds = round(len(asked) / INPUT_RATE_HZ, 3)
         await self._client.event(
             "turn_start", turn=self.number, source=self.source, seconds=seconds
         )

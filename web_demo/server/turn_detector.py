@@ -48,6 +48,7 @@ class TurnDetector:
         hands_free: voice activity starts and ends turns.
         end_silence_ms: pause that ends a turn.
         threshold: speech probability from which a window counts as speech.
+        preroll_ms: hands-free, audio kept from before speech begins.
         speaking: hands-free, the user is in a turn.
         truncated: the question was longer than ``max_seconds``; its beginning is lost.
     """
@@ -57,15 +58,18 @@ class TurnDetector:
         self.hands_free = False
         self.end_silence_ms = 600
         self.threshold = 0.5
+        self.preroll_ms = PREROLL_MS
         self.speaking = False
         self.echo = EchoDetector()
         self._activity = activity
         self._max_samples = int(max_seconds * INPUT_RATE_HZ)
+        self._pushed = self._cleared_at = 0
         self.clear()
 
     def clear(self) -> None:
         """Discard the audio collected so far."""
         self._chunks: deque[np.ndarray] = deque()
+        self._cleared_at += self._pushed
         self._samples = self._pushed = 0
         self.truncated = False
         self.speaking = False
@@ -87,7 +91,7 @@ class TurnDetector:
         self._pushed += len(samples)
         found = self._detect(samples)
         if self.hands_free and not self.speaking and SpeechEvent.SPEECH_END not in found:
-            self._keep_last(PREROLL_MS * INPUT_RATE_HZ // 1000)
+            self._keep_last(self.preroll_ms * INPUT_RATE_HZ // 1000)
         elif self._samples > self._max_samples:
             self._keep_last(self._max_samples)
             self.truncated = True
@@ -100,6 +104,16 @@ class TurnDetector:
         self._chunks.appendleft(samples)
         self._samples += len(samples)
         self._speech_begin = -len(samples)
+
+    @property
+    def position(self) -> int:
+        """Samples pushed since the first one."""
+        return self._cleared_at + self._pushed
+
+    @property
+    def speech_position(self) -> int:
+        """:attr:`position` at which the speech of the question begins."""
+        return self._cleared_at + (self._speech_begin or 0)
 
     @property
     def nothing_heard(self) -> bool:

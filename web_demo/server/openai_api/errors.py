@@ -39,24 +39,16 @@ class ApiError(Exception):
             "missing_required_parameter" if missing else "invalid_value",
         )
 
+    def body(self) -> dict[str, str | None]:
+        """Return the fields of the error that clients read."""
+        server = self.status >= 500
+        kind = _TYPES.get(self.status, "server_error" if server else "invalid_request_error")
+        return {"message": self.message, "type": kind, "param": self.param, "code": self.code}
+
     def response(self) -> web.Response:
         """Return the error as a JSON response."""
         headers = {"Retry-After": "5"} if self.status in (429, 503) else {}
-        return web.json_response(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": _TYPES.get(
-                        self.status,
-                        "server_error" if self.status >= 500 else "invalid_request_error",
-                    ),
-                    "param": self.param,
-                    "code": self.code,
-                }
-            },
-            status=self.status,
-            headers=headers,
-        )
+        return web.json_response({"error": self.body()}, status=self.status, headers=headers)
 
 
 def unsupported(param: str, why: str) -> ApiError:

@@ -9,7 +9,6 @@ import json
 import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
-from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -90,7 +89,7 @@ def read_messages(
             case "system" | "developer":
                 system.append(_text_of(message, f"{where}.content"))
             case "user":
-                _add_user(turns, _user_turn(message, f"{where}.content", max_seconds))
+                add_user(turns, _user_turn(message, f"{where}.content", max_seconds))
             case "tool":
                 if message.tool_call_id is None:
                     raise ApiError(
@@ -100,15 +99,15 @@ def read_messages(
                     )
                 if not turns or CALL_OPENS not in turns[-1].content and not turns[-1].results:
                     raise ApiError(f"{where} follows no assistant message with tool_calls", where)
-                _add_result(turns, _text_of(message, f"{where}.content"))
+                add_result(turns, _text_of(message, f"{where}.content"))
             case "assistant":
-                _add_assistant(turns, _assistant_turn(message, where, tools, spoken))
+                add_assistant(turns, _assistant_turn(message, where, tools, spoken))
     if not turns or turns[-1].role != "user":
         raise ApiError("the last message must be the user's or a tool's", "messages")
     return Prompt("\n".join(system) or None, turns[:-1], turns[-1])
 
 
-def _add_user(turns: list[Turn], turn: Turn) -> None:
+def add_user(turns: list[Turn], turn: Turn) -> None:
     """Append a user's turn; messages in a row are one turn while one audio is enough for them."""
     if turns and turns[-1].role == "user":
         before = turns[-1]
@@ -121,14 +120,16 @@ def _add_user(turns: list[Turn], turn: Turn) -> None:
     turns.append(turn)
 
 
-def _add_result(turns: list[Turn], result: str) -> None:
+def add_result(turns: list[Turn], result: str) -> None:
+    """Append a function's result to the user's turn that follows its call."""
     if turns[-1].role == "user":
         turns[-1] = replace(turns[-1], results=(*turns[-1].results, result))
     else:
         turns.append(Turn("user", results=(result,)))
 
 
-def _add_assistant(turns: list[Turn], turn: Turn) -> None:
+def add_assistant(turns: list[Turn], turn: Turn) -> None:
+    """Append an assistant's turn; messages in a row are one turn."""
     if turns and turns[-1].role == "assistant":
         before = turns[-1]
         words = "\n".join(text for text in (before.content, turn.content) if text)
@@ -176,25 +177,39 @@ def _assistant_turn(
         words = transcript
     calls = message.tool_calls or []
     blocks = [
-        _call_block(call.function, f"{where}.tool_calls[{i}]") for i, call in enumerate(calls)
+        call_block(
+            call.function.name,
+            call.function.arguments,
+            f"{where}.tool_calls[{i}].function.arguments",
+        )
+        for i, call in enumerate(calls)
     ]
     names = frozenset(call.function.name for call in calls)
     content = "\n".join(text for text in (words, *blocks) if text)
     return Turn("assistant", content, offered=tools | names if calls else frozenset())
 
 
-def _call_block(call: Any, where: str) -> str:
+def call_block(name: str, arguments: str, where: str) -> str:
+    """Return a call as the model writes it.
+
+    Args:
+        arguments: a JSON object in a string.
+        where: names the field in errors.
+
+    Raises:
+        ApiError: the arguments are not a JSON object.
+    """
     try:
-        arguments = json.loads(call.arguments or "{}")
-        if not isinstance(arguments, dict):
+        given = json.loads(arguments or "{}")
+        if not isinstance(given, dict):
             raise ValueError("not an object")
     except (ValueError, RecursionError) as error:
         raise ApiError(
             f"{where}: arguments must be a JSON object in a string ({error})",
-            f"{where}.function.arguments",
+            where,
             "invalid_value",
         ) from error
-    body = json.dumps({"name": call.name, "arguments": arguments}, ensure_ascii=False)
+    body = json.dumps({"name": name, "arguments": given}, ensure_ascii=False)
     return f"{CALL_OPENS}\n{body}\n{CALL_CLOSES}"
 
 

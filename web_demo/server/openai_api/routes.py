@@ -42,7 +42,9 @@ from web_demo.server.openai_api.messages import (
     read_audio,
     read_messages,
 )
+from web_demo.server.openai_api.realtime import serve_realtime
 from web_demo.server.openai_api.schemas import ChatRequest, SpeechRequest
+from web_demo.server.sessions import Sessions
 from web_demo.server.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -54,20 +56,28 @@ B = TypeVar("B", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def add_routes(app: web.Application, key: web.AppKey[ServerContext]) -> None:
+def add_routes(
+    app: web.Application, key: web.AppKey[ServerContext], sessions: web.AppKey[Sessions]
+) -> None:
     """Add the routes to the server's application.
 
     Args:
-        app: the server's application.
-        key: key of the context that all connections share.
+        app: the application.
+        key: key of what the connections of a server share.
+        sessions: key of its open connections.
     """
     api = OpenAIRoutes(key)
+
+    async def realtime(request: web.Request) -> web.StreamResponse:
+        return await serve_realtime(request, request.app[key], request.app[sessions])
+
     for method, path, handler in (
         ("GET", "/v1/models", api.models),
         ("GET", "/v1/models/{name:.+}", api.model),
         ("POST", "/v1/chat/completions", api.chat_completions),
         ("POST", "/v1/audio/transcriptions", api.transcriptions),
         ("POST", "/v1/audio/speech", api.speech),
+        ("GET", "/v1/realtime", realtime),
         ("*", "/v1/{rest:.*}", api.unknown),
         ("GET", "/openapi.json", api.description),
     ):

@@ -1,0 +1,133 @@
+# Copyright 2026 The Fun-Audio-Chat toolkit contributors.
+# SPDX-License-Identifier: Apache-2.0
+
+"""The Realtime interface over a WebSocket: ``/v1/realtime``."""
+
+import asyncio
+import json
+import logging
+import secrets
+from typing import Any
+
+from aiohttp import WSMsgType, web
+
+from web_demo.server.connection import Connection
+from web_demo.server.context import ServerContext
+from web_demo.server.lobby import QueueFull, QueueTicket
+from web_demo.server.openai_api.errors import ApiError
+from web_demo.server.openai_api.realtime_response import RealtimeOutbox
+from web_demo.server.openai_api.realtime_session import RealtimeSession
+from web_demo.server.sessions import Sessions
+
+logger = logging.getLogger(__name__)
+
+SUBPROTOCOL = "realtime"
+# Larger messages are read and refused with an error; a client that sends still larger ones is
+# disconnected.
+REFUSED_BYTES = 64 * 2**20
+
+
+class RealtimeConnection(Connection):
+    """The connection of a Realtime client.
+
+    While its ticket waits in the queue the client hears nothing and its events wait: clients begin
+    with ``session.created``.
+    """
+
+    session: RealtimeSession
+
+    def __init__(
+        self,
+        context: ServerContext,
+        socket: web.WebSocketResponse,
+        transport: asyncio.WriteTransport,
+        ticket: QueueTicket,
+    ) -> None:
+        name = secrets.token_hex(6)
+        self._outbox = RealtimeOutbox(socket, name, context.metrics)
+        session = RealtimeSession(name, context, self._outbox, self._spawn)
+        super().__init__(context, socket, transport, ticket, session)
+        self._admitted = asyncio.Event()
+
+    async def _report_queue(self, **status: Any) -> None:
+        pass
+
+    async def _greet(self) -> None:
+        try:
+            await self._outbox.emit("session.created", session=self.session.shown())
+        finally:
+            self._admitted.set()
+
+    async def _report_going_away(self, seconds: float) -> None:
+        pass
+
+    async def _report_error(self, code: str, message: str, fatal: bool) -> None:
+        await self._outbox.error(ApiError(message, code=code, status=500))
+
+    async def _read(self) -> None:
+        async for frame in self._socket:
+            await self._admitted.wait()
+            if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                await self._receive(frame.data)
+
+    async def _receive(self, data: str | bytes) -> None:
+        event: Any = None
+        try:
+            event = _parse(data, self._context.options.max_message_bytes)
+            await self.session.take(event)
+        except ApiError as error:
+            event_id = event.get("event_id") if isinstance(event, dict) else None
+            await self._outbox.error(error, event_id if isinstance(event_id, str) else None)
+        except ConnectionError:
+            raise
+        except Exception:
+            logger.exception("an event failed", extra={"session": self.session.name})
+            await self._outbox.error(ApiError("an internal error occurred", status=500))
+
+
+def _parse(data: str | bytes, most_bytes: int) -> dict[str, Any]:
+    if isinstance(data, bytes):
+        raise ApiError("events are JSON in text frames", code="invalid_json")
+    if len(data) > most_bytes:
+        raise ApiError(f"the event has {len(data)} bytes; the limit is {most_bytes}",
+                       code="message_too_large")  # fmt: skip
+    try:
+        event = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(f"the event is not JSON ({error})", code="invalid_json") from error
+    if not isinstance(event, dict):
+        raise ApiError("an event must be a JSON object", code="invalid_json")
+    return event
+
+
+async def serve_realtime(
+    request: web.Request, context: ServerContext, sessions: Sessions
+) -> web.StreamResponse:
+    """Serve a session over a WebSocket.
+
+    Raises:
+        ApiError: it is no WebSocket, the model is not served, or there is no room.
+    """
+    if request.headers.get("Upgrade", "").lower() != "websocket":
+        raise ApiError("connect to /v1/realtime with a WebSocket")
+    name = request.query.get("model", context.models.name)
+    if name != context.models.name:
+        raise ApiError(f"the model {name[:100]!r} is not served here; use {context.models.name!r}",
+                       "model", "model_not_found", 404)  # fmt: skip
+    if context.draining:
+        raise ApiError("the server is shutting down", status=503)
+    try:
+        ticket = context.lobby.enter()
+    except QueueFull as error:
+        raise ApiError("the server is busy and its queue is full; try again later",
+                       code="rate_limit_exceeded", status=429) from error  # fmt: skip
+    try:
+        socket = web.WebSocketResponse(
+            heartbeat=30, max_msg_size=REFUSED_BYTES, compress=False, protocols=(SUBPROTOCOL,)
+        )
+        await socket.prepare(request)
+        if isinstance(request.transport, asyncio.WriteTransport):
+            await sessions.run(RealtimeConnection(context, socket, request.transport, ticket))
+    finally:
+        context.lobby.leave(ticket)
+    return socket
