@@ -123,7 +123,7 @@ tiny-recipe: train-setup
 	$(BIN)/python -m tests.helpers.tiny_recipe $(TINY)
 	LLM=$(CURDIR)/$(TINY)/sources/llm AUDIO_ENCODER=$(CURDIR)/$(TINY)/sources/whisper \
 	  HEAD=$(CURDIR)/$(TINY)/sources/head CODES=125 CONFIG_DIR=configs/tiny SAVES=saves/tiny \
-	  PYTHON=$(CURDIR)/$(BIN)/python bash training/run_shell/core_cocktail.sh
+	  PAIRS=tiny_pairs PYTHON=$(CURDIR)/$(BIN)/python bash training/run_shell/core_cocktail.sh
 
 # The web demo's page, which the server serves. A release carries it built; node is only asked for
 # where it is missing or its sources have changed.

@@ -105,6 +105,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         past_key_values: Any = None,
         use_cache: bool = False,
         disable_speech: bool = False,
+        row_log_probs: bool = False,
         inputs_embeds: None = None,
         output_attentions: bool | None = None,
         output_hidden_states: bool | None = None,
@@ -128,6 +129,9 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             past_key_values: backbone cache, extended in place.
             use_cache: return a cache, a new one if none is given.
             disable_speech: do not run the head.
+            row_log_probs: with labels and one sample a row, return nothing but the summed
+                log-probabilities of each row's text and speech targets and their numbers;
+                output matrices are applied, and the head is run, only where there are targets.
             inputs_embeds: without effect, like the rest; PEFT's wrapper names them in every call.
             output_attentions: without effect.
             output_hidden_states: without effect.
@@ -159,6 +163,12 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
             attention_mask = sample_ids(attention_mask)
         backbone = self._run_backbone(embeds, attention_mask, position_ids, cache, use_cache)
         hidden = backbone.last_hidden_state
+        if row_log_probs:
+            if labels is None:
+                raise FunAudioChatError("row_log_probs needs labels, which say what to sum over")
+            return self._row_log_probs(
+                labels, merged, hidden, text_embeds, attention_mask, position_ids
+            )
         lean = self.lean_losses and self.training and labels is not None
         output = FunAudioChatOutput(
             logits=None if lean else self.language_model.lm_head(hidden),
@@ -194,8 +204,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         head_inputs = (hidden + text_embeds.detach(), attention_mask, position_ids, teacher)
         shift = self.config.audio_config.group_size
         if lean and speech_labels is not None:
-            targets = speech_labels.roll(-shift, 1)
-            targets[:, -shift:] = self.config.ignore_index
+            targets = self._shift(speech_labels, shift)
             wanted = targets != self.config.ignore_index
             chosen = self.audio_invert_tower(*head_inputs, wanted)
             output.speech_loss = self._cross_entropy(chosen, targets[wanted])
@@ -208,6 +217,60 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         if output.loss is not None and output.speech_loss is not None:
             output.loss = output.loss + output.speech_loss
         return output
+
+    def _row_log_probs(
+        self,
+        labels: Tensor,
+        merged: _MergedAudio | None,
+        hidden: Tensor,
+        text_embeds: Tensor,
+        mask: Tensor | None,
+        positions: Tensor | None,
+    ) -> FunAudioChatOutput:
+        """Sum the log-probabilities of the text and speech targets of each row."""
+        ignore = self.config.ignore_index
+        text_labels, speech_labels = self._targets(labels, merged)
+        targets = self._shift(text_labels, 1)
+        text_logits = self.language_model.lm_head(hidden[targets != ignore])
+        text_sums, text_counts = self._sum_rows(text_logits, targets)
+        output = FunAudioChatOutput(
+            text_log_probs=text_sums,
+            text_target_counts=text_counts,
+            speech_log_probs=torch.zeros_like(text_sums),
+            speech_target_counts=torch.zeros_like(text_counts),
+        )
+        if speech_labels is None or not self.config.audio_config.enable_audio_invert_tower:
+            return output
+        targets = self._shift(speech_labels, self.config.audio_config.group_size)
+        wanted = targets != ignore
+        if _alone() and not bool(wanted.any()):
+            return output
+        teacher = self._teacher_embeds(speech_labels)
+        inputs = hidden + text_embeds.detach()
+        chosen = self.audio_invert_tower(inputs, mask, positions, teacher, wanted)
+        sums = self._sum_rows(chosen, targets)
+        output.speech_log_probs, output.speech_target_counts = sums
+        return output
+
+    def _sum_rows(self, logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum the log-probabilities of the targets of each row.
+
+        Args:
+            logits: [targets, V] of the positions that have a target, row by row.
+            targets: [B, L], the ignored index where there is none.
+
+        Returns:
+            Sums [B], in float32 or the precision of the logits if that is higher, and counts [B].
+        """
+        wanted = targets != self.config.ignore_index
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        losses = F.cross_entropy(logits, targets[wanted], reduction="none")
+        sums = losses.new_zeros(len(targets)).index_add(0, wanted.nonzero()[:, 0], -losses)
+        return sums, wanted.sum(1)
+
+    def _shift(self, labels: Tensor, by: int) -> Tensor:
+        """Move labels [B, L] to the positions that predict them, ``by`` positions earlier."""
+        return F.pad(labels[:, by:], (0, by), value=self.config.ignore_index)
 
     def encode(
         self,
@@ -523,6 +586,9 @@ class FunAudioChatOutput(ModelOutput):
         last_hidden_state: [B, L, H] after the backbone's final norm.
         inputs_embeds: [B, L, H] merged backbone input.
         cache: of the backbone, None without one; ``past_key_values`` is its older name.
+        text_log_probs, speech_log_probs: [B] sums over the targets of each row; like the next two
+            only with ``row_log_probs``.
+        text_target_counts, speech_target_counts: [B] how many targets were summed.
     """
 
     loss: Tensor | None = None
@@ -534,6 +600,10 @@ class FunAudioChatOutput(ModelOutput):
     inputs_embeds: Tensor | None = None
     # transformers 5.24 gave this field its new name and renames it in every output class.
     cache: Any = None
+    text_log_probs: Tensor | None = None
+    speech_log_probs: Tensor | None = None
+    text_target_counts: Tensor | None = None
+    speech_target_counts: Tensor | None = None
 
     @property
     def past_key_values(self) -> Any:

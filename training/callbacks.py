@@ -128,6 +128,17 @@ class ResumeReport(TrainerCallback):
             )
 
 
+def check_finite(loss: torch.Tensor, step: int, row_names: list[str]) -> None:
+    """Raise FunAudioChatError, naming step and rows, if a loss is NaN or infinite."""
+    if bool(torch.isfinite(loss)):
+        return
+    rows = f"Its rows: {'; '.join(row_names)}. " if row_names else ""
+    raise FunAudioChatError(
+        f"the loss of step {step} is {float(loss.detach())}; the step was not saved. "
+        f"{rows}Lower the learning rate, or look at these rows with `funaudiochat train check-data`"
+    )
+
+
 class LossLog(TrainerCallback):
     """Adds mean text and speech loss over all workers to every log; stops if the loss is NaN.
 
@@ -164,13 +175,8 @@ class LossLog(TrainerCallback):
                 totals[index] = totals[index] + loss.detach().float()
                 totals[index + len(_LOSSES)] += 1
         loss = getattr(output, "loss", None)
-        if module.training and loss is not None and not bool(torch.isfinite(loss)):
-            rows = f"Its rows: {'; '.join(self._names)}. " if self._names else ""
-            raise FunAudioChatError(
-                f"the loss of step {self._step} is {float(loss.detach())}; the step was not saved. "
-                f"{rows}Lower the learning rate, or look at these rows with `funaudiochat train "
-                "check-data`"
-            )
+        if module.training and loss is not None:
+            check_finite(loss, self._step, self._names)
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs = kwargs.get("logs") or {}

@@ -9,7 +9,7 @@ The schema is described in ``training/data/README.md``.
 import json
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,9 @@ TOLERATED_CODES = TOLERATED_TOKENS + GROUP_SIZE - 1
 # What the template writes where a row has no system prompt, as the original does.
 DEFAULT_SYSTEM = "You are a helpful assistant."
 _CODE = re.compile(r"\[AU(\d+)\]")
+_ROLES = (("user",), ("assistant",))
+# Rows of pairs may hold results and calls of tools, by the names of LLaMA-Factory.
+_PAIR_ROLES = (("user", "observation"), ("assistant", "function_call"))
 
 
 @dataclass(frozen=True)
@@ -98,41 +101,118 @@ class DataChecker:
         if not isinstance(row, dict):
             yield "", "is not a JSON object; a row has system, messages and audio"
             return
-        messages, entries = row.get("messages"), row.get("audio", [])
-        if not isinstance(row.get("system", ""), str):
+        if not isinstance(row.get("system") or "", str):
             yield "system", "is not a string"
-        if not isinstance(entries, list):
-            yield "audio", "is not a list; give one JSON text for every placeholder"
+        yield from self._pair(row) if {"chosen", "rejected"} & row.keys() else self._dialogue(row)
+
+    def _dialogue(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Check a row that is learned as it is."""
+        messages = row.get("messages")
+        owners = yield from self._messages(messages, _ROLES)
+        if isinstance(messages, list) and len(messages) % 2:
+            yield "messages", "ends with a question; the last message must be the assistant's"
+        if owners is None:
             return
+        self.summary.turns.append(len(messages) // 2)
+        answers = [m["content"].strip() for m in messages[1::2]]
+        groups = yield from self._audios("audio", owners, row.get("audio", []), answers)
+        if groups is not None and self.tokenizer is not None:
+            yield from self._length(row.get("system") or "", messages, groups)
+
+    def _pair(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
+        """Check a question with a chosen and a rejected answer."""
+        messages = row.get("messages")
+        owners = yield from self._messages(messages, _PAIR_ROLES)
+        if isinstance(messages, list) and len(messages) % 2 == 0:
+            yield "messages", "ends with an answer; a pair's answers are chosen and rejected"
+        answers = {}
+        for side in ("chosen", "rejected"):
+            answer = row.get(side)
+            if not isinstance(answer, dict) or not isinstance(answer.get("content"), str):
+                yield side, "needs role and content, both text: it is one of the two answers"
+                continue
+            answers[side] = answer
+            if answer.get("role") not in _PAIR_ROLES[1]:
+                yield (
+                    f"{side}.role",
+                    f"is {answer.get('role')!r}, not {' or '.join(_PAIR_ROLES[1])}",
+                )
+        if owners is None or len(answers) < 2:
+            return
+        self.summary.turns.append(len(messages) // 2 + 1)
+        said = [answer["content"].strip() for answer in answers.values()]
+        asked = yield from self._audios("audio", owners, row.get("audio") or [], said)
+        for side, answer in answers.items():
+            field, spoken = f"{side}_audio", answer["content"].count(AUDIO_TEMPLATE)
+            entries = row.get(field) or []
+            groups = yield from self._audios(field, ["assistant"] * spoken, entries, [])
+            # Tools change the prompt in ways that only the template knows; training counts them.
+            if asked is None or groups is None or self.tokenizer is None or row.get("tools"):
+                continue
+            everything = [*messages, answer]
+            yield from self._length(row.get("system") or "", everything, asked + groups, side)
+        spoken = [bool(row.get(f"{side}_audio")) for side in answers]
+        if answers["chosen"] == answers["rejected"] and (
+            row.get("chosen_audio") == row.get("rejected_audio")
+        ):
+            yield "rejected", "is the same as chosen: there is nothing to prefer; leave the row out"
+        elif spoken[0] != spoken[1]:
+            self._warn(
+                "rejected_audio",
+                "only one of the answers is spoken; losses without a reference model (orpo, simpo) "
+                "count its speech against it",
+            )
+
+    def _messages(
+        self, messages: Any, roles: tuple[tuple[str, ...], tuple[str, ...]]
+    ) -> Generator[tuple[str, str], None, list[str] | None]:
+        """Check messages in turn; return who says each placeholder, None if that is not known.
+
+        Args:
+            messages: of a row.
+            roles: those that ask, and those that answer.
+        """
         if not isinstance(messages, list) or not messages:
             yield "messages", "is not a list of messages; give user and assistant in turn"
-            return
+            return None
         owners, well_formed = [], True
         for index, message in enumerate(messages):
-            where, role = f"messages[{index}]", ("user", "assistant")[index % 2]
+            where, allowed = f"messages[{index}]", roles[index % 2]
             if not isinstance(message, dict) or not isinstance(message.get("content"), str):
                 yield where, "needs role and content, both text"
                 well_formed = False
-            else:
-                given = message.get("role")
-                if given != role:
-                    yield f"{where}.role", f"is {given!r}, not {role!r}: they alternate"
-                owners += [role] * message["content"].count(AUDIO_TEMPLATE)
-        if len(messages) % 2:
-            yield "messages", "ends with a question; the last message must be the assistant's"
-        if not well_formed:
-            return
-        self.summary.turns.append(len(messages) // 2)
+                continue
+            given = message.get("role")
+            if given not in allowed:
+                wanted = " or ".join(map(repr, allowed))
+                yield f"{where}.role", f"is {given!r}, not {wanted}: they alternate"
+            owners += [_ROLES[index % 2][0]] * message["content"].count(AUDIO_TEMPLATE)
+        return owners if well_formed else None
+
+    def _audios(
+        self, name: str, owners: list[str], entries: Any, answers: list[str]
+    ) -> Generator[tuple[str, str], None, int | None]:
+        """Check the entries of a field; return their groups, None if they fit no placeholders.
+
+        Args:
+            name: the field.
+            owners: "user" or "assistant" for every placeholder.
+            entries: the field's value.
+            answers: written answers of the row.
+        """
+        if not isinstance(entries, list):
+            yield name, "is not a list; give one JSON text for every placeholder"
+            return None
         if len(owners) != len(entries):
             yield (
-                "audio",
+                name,
                 f"has {len(entries)} entries for {len(owners)} placeholders {AUDIO_TEMPLATE} in "
                 "the messages; give one for each, in their order",
             )
-            return
+            return None
         groups = 0
         for index, (owner, entry) in enumerate(zip(owners, entries, strict=True)):
-            where = f"audio[{index}]"
+            where = f"{name}[{index}]"
             try:
                 fields = json.loads(entry)
             except (TypeError, ValueError):
@@ -146,7 +226,6 @@ class DataChecker:
             yield from ((f"{where}.{key}", text) for key, text in problems.items())
             text = fields.get("text")
             if owner == "user" and text:
-                answers = [m["content"].strip() for m in messages[1::2]]
                 self._warn(
                     f"{where}.text",
                     "is the answer of the row, which the model then hears in training and never "
@@ -155,8 +234,7 @@ class DataChecker:
                     else "is averaged into the user's audio in training, which never happens when "
                     'answering; write "text": "" and keep the transcript in ref_text',
                 )
-        if self.tokenizer is not None:
-            yield from self._length(row.get("system", ""), messages, groups)
+        return groups
 
     def _warn(self, where: str, text: str) -> None:
         """Note what can be trained on, and probably should not be."""
@@ -250,7 +328,7 @@ class DataChecker:
         return DELAY_CODES + len(codes), problems
 
     def _length(
-        self, system: str, messages: list[dict[str, str]], groups: int
+        self, system: str, messages: list[dict[str, str]], groups: int, where: str = ""
     ) -> Iterator[tuple[str, str]]:
         """Check the length of the whole row against the training limit."""
         turns = [{"role": "system", "content": system or DEFAULT_SYSTEM}, *messages]
@@ -263,7 +341,7 @@ class DataChecker:
         self.summary.tokens.append(total)
         if total > self.cutoff_len:
             yield (
-                "",
+                where,
                 f"is {total} tokens long; cutoff_len is {self.cutoff_len}: training would end, "
                 "or leave it out with skip_bad_rows",
             )

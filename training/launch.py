@@ -7,7 +7,9 @@ Every worker process registers model, plugin and template itself; LLaMA-Factory'
 would lose what its parent registered. Beside LLaMA-Factory's fields a config may hold
 ``train_parts`` (which of ``mel_encoder``, ``adapter``, ``shared_llm``, ``refined_head`` train; all
 if absent), ``halve_untranscribed_audio`` and ``skip_bad_rows`` (leave out rows that cannot be used
-and count them, where training otherwise ends with their name).
+and count them, where training otherwise ends with their name). With ``stage: dpo`` there are
+``pref_text_weight``, ``pref_speech_weight`` and ``pref_length_normalized``; see
+``training.preference``.
 
 Environment: ``NPROC_PER_NODE`` (default: GPUs, else 1), ``NNODES``, ``NODE_RANK``,
 ``MASTER_ADDR``, ``MASTER_PORT``.
@@ -161,12 +163,17 @@ def train(config: dict[str, Any]) -> None:
     reporters = [kind() for kind in get_reporting_integration_callbacks(config.get("report_to"))]
     config["report_to"] = "none"
     lower = ("bf16", "fp16", "pure_bf16", "quantization_bit")
+    full_precision = not any(config.get(name) for name in lower)
     settings = ModelSettings(
         parts,
         halve,
-        full_precision=not any(config.get(name) for name in lower),
-        lean_losses=config.get("stage") == "sft",  # other stages read logits
+        full_precision,
+        lean_losses=config["stage"] == "sft",  # other stages read logits
     )
+    if config["stage"] == "dpo":
+        from training.preference import install
+
+        install(config, full_precision)
     run_exp(config, callbacks=[settings, LossLog(), ResumeReport(), *reporters])
     if skip_bad_rows and config.get("streaming"):
         from training.plugin.rows import streamed_skips
@@ -223,6 +230,38 @@ def config_problems(config: dict[str, Any]) -> list[str]:
         problems.append(
             "predict_with_generate: LLaMA-Factory scores answers of text alone, and this model "
             "gives text and speech; leave it out, and score the result with `funaudiochat eval`"
+        )
+    if config.get("stage") == "dpo":
+        problems += preference_problems(config)
+    return problems
+
+
+PREFERENCE_LOSSES = ("sigmoid", "ipo", "orpo", "simpo")
+
+
+def preference_problems(config: dict[str, Any]) -> list[str]:
+    """Return what of a config of ``stage: dpo`` cannot work, with what to write instead."""
+    problems = []
+    if config.get("packing") or config.get("neat_packing"):
+        problems.append(
+            "packing: the two answers of a pair are compared row by row, so that pairs cannot be "
+            "packed; write packing=false neat_packing=false"
+        )
+    loss = config.get("pref_loss", "sigmoid")
+    if loss not in PREFERENCE_LOSSES:
+        problems.append(f"pref_loss: {loss} is not supported; use {', '.join(PREFERENCE_LOSSES)}")
+    for name in ("ld_alpha", "pref_bco_weight"):
+        if config.get(name):
+            problems.append(f"{name}: is not supported over text and speech; leave it out")
+    weights = [config.get(f"pref_{stream}_weight", 1.0) for stream in ("text", "speech")]
+    if not all(isinstance(w, int | float) and w >= 0 for w in weights) or not any(weights):
+        problems.append(
+            "pref_text_weight, pref_speech_weight: must be numbers of 0 or more, not both 0"
+        )
+    elif loss == "orpo" and not weights[0]:
+        problems.append(
+            "pref_text_weight: the odds of ORPO are undefined for an answer without learned "
+            "tokens, and a written answer has only text; write a weight above 0"
         )
     return problems
 

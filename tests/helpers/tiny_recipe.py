@@ -25,7 +25,10 @@ def codes_of(index: int) -> list[int]:
 
 
 def write_data(folder: Path) -> None:
-    """Eight spoken questions with spoken answers, in the layout of data_process."""
+    """Write eight spoken questions with spoken answers, in the layout of data_process, and pairs.
+
+    A pair prefers the answer of a question over that of the next one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rows = []
     for index, word in enumerate(WORDS):
@@ -45,6 +48,21 @@ def write_data(folder: Path) -> None:
             }
         )
     (folder / "tiny.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pairs = []
+    for row, other in zip(rows, rows[1:] + rows[:1], strict=True):
+        question, chosen = row["messages"]
+        pairs.append(
+            {
+                "system": row["system"],
+                "messages": [question],
+                "audio": row["audio"][:1],
+                "chosen": chosen,
+                "chosen_audio": row["audio"][1:],
+                "rejected": chosen,
+                "rejected_audio": other["audio"][1:],
+            }
+        )
+    (folder / "tiny_pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in pairs))
     shutil.copy(DATASET_INFO, folder)
 
 

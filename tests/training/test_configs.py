@@ -30,11 +30,11 @@ def model():
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_files_and_data_sets_that_a_config_names_are_there(path):
     config = read_config(str(path), [])
-    assert config["template"] == "funaudiochat" and config["stage"] == "sft"
+    assert config["template"] == "funaudiochat" and config["stage"] in ("sft", "dpo")
     if "deepspeed" in config:
         json.loads((TRAINING / config["deepspeed"]).read_text())
     known = json.loads((TRAINING / "data" / "dataset_info.json").read_text())
-    assert config["dataset"] in known
+    assert known[config["dataset"]].get("ranking", False) == (config["stage"] == "dpo")
 
 
 def test_the_default_config_takes_rows_as_the_originals_does_and_check_data_counts_so():

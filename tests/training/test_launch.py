@@ -117,6 +117,11 @@ def test_the_whole_recipe_runs_by_one_command_and_resumes(sources, tmp_path, mon
     assert f"Resuming training from {last}" in output and not torn.exists()
     after = weights_of(stage2)
     assert all(torch.equal(before[key], after[key]) for key in before)
+    output = run_script("core_cocktail.sh", tmp_path, data, **settings, PAIRS="tiny_pairs")
+    assert "== dpo" in output and "== core_cocktail_stage2" not in output
+    history = json.loads((saves / "dpo" / "trainer_state.json").read_text())["log_history"]
+    margins = [entry["rewards/margins"] for entry in history if "rewards/margins" in entry]
+    assert margins[0] == pytest.approx(0, abs=1e-5) and margins[-1] > 0
 
 
 def test_a_run_that_fails_says_why_in_its_log_and_ends_with_its_code(tmp_path):

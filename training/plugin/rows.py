@@ -23,6 +23,7 @@ from datasets.exceptions import DatasetGenerationError
 from llamafactory.data import converter, loader
 from llamafactory.data.processor import (
     PackedSupervisedDatasetProcessor,
+    PairwiseDatasetProcessor,
     SupervisedDatasetProcessor,
 )
 from llamafactory.extras.constants import IGNORE_INDEX
@@ -48,11 +49,15 @@ class _RowChecks:
     """Encodes every row in full and refuses, or skips, what cannot be trained on."""
 
     skip_bad_rows: bool
+    columns: tuple[str, ...] = (
+        "input_ids", "attention_mask", "labels", "images", "videos", "audios",
+    )  # fmt: skip
+    audio_columns: tuple[str, ...] = ("_audios",)
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.skip_bad_rows = _skip_bad_rows
-        self._encoded: deque[tuple[list[int], list[int]]] = deque()
+        self._encoded: deque[tuple[list[int], ...]] = deque()
 
     def preprocess_dataset(self: Any, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
         """Return the model inputs of a batch of rows."""
@@ -73,21 +78,18 @@ class _RowChecks:
             # LLaMA-Factory carries the images of a row along with it, packed or not; there are
             # none, so that its name travels there, into the batch (``row_names``).
             row["_images"] = [name]
-            if row["_audios"]:
+            for column in self.audio_columns:
                 # Lets an error while training name the row.
-                row["_audios"] = [
+                row[column] = [
                     json.dumps({**json.loads(entry), "row": name}, ensure_ascii=False)
-                    for entry in row["_audios"]
-                ]
+                    for entry in row[column] or []
+                ] or None
             for key, value in row.items():
                 kept[key].append(value)
         inputs = super().preprocess_dataset(kept)  # type: ignore[misc]
-        return inputs or {
-            key: [] for key in ("input_ids", "attention_mask", "labels", "images", "videos",
-                                "audios")
-        }  # fmt: skip
+        return inputs or {key: [] for key in self.columns}
 
-    def _encode_whole(self: Any, row: dict[str, Any]) -> tuple[list[int], list[int]]:
+    def _encode_whole(self: Any, row: dict[str, Any]) -> tuple[list[int], ...]:
         """Return ids and labels of a row.
 
         Raises:
@@ -104,15 +106,19 @@ class _RowChecks:
             prompt, response, row["_system"], row["_tools"], row["_images"] or [],
             row["_videos"] or [], audios,
         )  # fmt: skip
-        if len(ids) > self.data_args.cutoff_len:
+        self._check_encoded(len(ids), audios)
+        return ids, labels
+
+    def _check_encoded(self: Any, length: int, audios: list[str]) -> None:
+        """Raise FunAudioChatError for a row that would be cut off, or is skipped for its audio."""
+        if length > self.data_args.cutoff_len:
             raise FunAudioChatError(
-                f"is {len(ids)} tokens long and cutoff_len is {self.data_args.cutoff_len}: its end "
+                f"is {length} tokens long and cutoff_len is {self.data_args.cutoff_len}: its end "
                 "would be cut off; raise cutoff_len if the memory allows it"
             )
         if self.skip_bad_rows:
             for entry in audios:
                 _read_audio(entry, self.processor)
-        return ids, labels
 
     def print_data_example(self: Any, example: dict[str, list[int]]) -> None:
         """Print a row as the model gets it, and the part it is trained on, without token ids."""
@@ -120,7 +126,7 @@ class _RowChecks:
         for title, ids in (("inputs", example["input_ids"]), ("labels", learned)):
             print(f"{title}:\n{self.tokenizer.decode(ids)}".replace(self.tokenizer.pad_token, ""))
 
-    def _encode_data_example(self, *args: Any, **kwargs: Any) -> tuple[list[int], list[int]]:
+    def _encode_data_example(self, *args: Any, **kwargs: Any) -> tuple[list[int], ...]:
         """Return what the row in turn was encoded to when it was checked."""
         return self._encoded.popleft()
 
@@ -131,6 +137,74 @@ class CheckedProcessor(_RowChecks, SupervisedDatasetProcessor):
 
 class CheckedPackedProcessor(_RowChecks, PackedSupervisedDatasetProcessor):
     """Rows packed together."""
+
+
+SIDES = ("chosen", "rejected")
+
+
+class _SidedProcessor(PairwiseDatasetProcessor):
+    """Carries the audios of each answer along with a pair."""
+
+    def preprocess_dataset(self, examples: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        """Return the model inputs of a batch of pairs."""
+        inputs = super().preprocess_dataset(examples)
+        if inputs:
+            inputs |= {f"{side}_audios": examples[f"_{side}_audios"] for side in SIDES}
+        return inputs
+
+
+class CheckedPairProcessor(_RowChecks, _SidedProcessor):
+    """Pairs of a chosen and a rejected answer, each with audios of its own."""
+
+    columns = (
+        *(f"{side}_{name}" for side in SIDES
+          for name in ("input_ids", "attention_mask", "labels", "audios")),
+        "images", "videos", "audios",
+    )  # fmt: skip
+    audio_columns = ("_audios", *(f"_{side}_audios" for side in SIDES))
+
+    def _encode_whole(self: Any, row: dict[str, Any]) -> tuple[list[int], ...]:
+        """Return ids and labels of both sides of a pair.
+
+        Raises:
+            FunAudioChatError: what is wrong with it.
+        """
+        prompt, answers = row["_prompt"], row["_response"]
+        if len(prompt) % 2 != 1 or len(answers) != 2:
+            raise FunAudioChatError(
+                "its messages do not alternate and end with the question, or one of chosen and "
+                "rejected is missing"
+            )
+        asked = self._expand("audio", prompt, row["_audios"] or [])
+        encoded: list[list[int]] = []
+        for side, answer in zip(SIDES, answers, strict=True):
+            audios = row[f"_{side}_audios"] or []
+            messages = asked + self._expand(f"{side}_audio", [answer], audios)
+            ids, learned = self.template.encode_oneturn(
+                self.tokenizer, messages, row["_system"], row["_tools"]
+            )
+            self._check_encoded(len(ids) + len(learned), audios)
+            encoded += [ids + learned, [IGNORE_INDEX] * len(ids) + learned]
+        self._check_encoded(0, row["_audios"] or [])
+        if encoded[:2] == encoded[2:] and row["_chosen_audios"] == row["_rejected_audios"]:
+            raise FunAudioChatError("chosen and rejected are the same; there is nothing to prefer")
+        return tuple(encoded)
+
+    def _expand(self: Any, field: str, messages: list[Any], audios: list[str]) -> list[Any]:
+        """Replace the placeholders of messages, naming the field of audios in errors."""
+        plugin = self.template.mm_plugin
+        try:
+            expanded: list[Any] = plugin.process_messages(messages, [], [], audios, self.processor)
+        except FunAudioChatError as error:
+            raise FunAudioChatError(f"{field}: {error}") from error
+        return expanded
+
+    def print_data_example(self: Any, example: dict[str, list[int]]) -> None:
+        """Print both sides of a pair as the model gets them, and what of each is learned."""
+        for side in SIDES:
+            print(f"{side}:")
+            names = ("input_ids", "labels")
+            super().print_data_example({name: example[f"{side}_{name}"] for name in names})
 
 
 def _good_lines(path: Path) -> Iterator[tuple[int, str]]:
@@ -207,7 +281,12 @@ class _NumberedConverter:
         self.convert = convert
 
     def __call__(self, example: dict[str, Any]) -> dict[str, Any]:
-        return {**self.convert(example), _ROW: example.get(_ROW) or ""}
+        data_set, sides = self.convert.dataset_attr, {}
+        if data_set.ranking:
+            sides = {f"_{side}_audios": example.get(f"{side}_audio") or None for side in SIDES}
+            for column in (data_set.system, data_set.tools, data_set.audios):
+                example = {column: None, **example}
+        return {**self.convert(example), _ROW: example.get(_ROW) or "", **sides}
 
 
 def _numbered_converter(*args: Any, **kwargs: Any) -> Any:
@@ -245,4 +324,5 @@ def check_rows(skip_bad_rows: bool, read_audio: Callable[[Any, Any], None]) -> N
     loader._get_preprocessed_dataset = _counted
     loader.SupervisedDatasetProcessor = CheckedProcessor
     loader.PackedSupervisedDatasetProcessor = CheckedPackedProcessor
+    loader.PairwiseDatasetProcessor = CheckedPairProcessor
     converter.get_dataset_converter = _numbered_converter

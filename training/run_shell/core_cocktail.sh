@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The whole recipe: [init,] pre-alignment, stage 1, merge, stage 2.
+# The whole recipe: [init,] pre-alignment, stage 1, merge, stage 2[, preference training].
 #   bash run_shell/core_cocktail.sh [key=value ...]       fields for every training stage
 # Environment:
 #   MODEL                     joint checkpoint to begin with, or
@@ -7,6 +7,7 @@
 #   CONFIG_DIR                folder of the stages' configs (configs)
 #   SAVES                     folder of what they make (saves)
 #   ALPHA                     weight of stage 1 in the merge (0.5)
+#   PAIRS                     data set of pairs; with it, preference training follows stage 2
 # and what run.sh knows. The same command resumes: a finished stage is left
 # alone, a stopped one continues from its last checkpoint. To repeat from a stage on, delete its
 # folder in SAVES and those after it. Several nodes need SAVES in a folder they share.
@@ -65,3 +66,6 @@ train core_cocktail_stage1 "$SAVES/prealign" "$@"
 make_folder merged merge --trained "$SAVES/core_cocktail_stage1" --base "$SAVES/prealign" \
   --alpha "${ALPHA:-0.5}"
 train core_cocktail_stage2 "$SAVES/merged" "$@"
+if [ -n "${PAIRS:-}" ]; then
+  train dpo "$SAVES/core_cocktail_stage2" "$@" "dataset=$PAIRS" packing=false neat_packing=false
+fi
