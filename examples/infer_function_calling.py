@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from funaudiochat import FunAudioChatError, Sampling, VoiceChat, save_wav
+from funaudiochat.constants import WEIGHTS
 from funaudiochat.hub import resolve_pair
 
 TOOLS = [
@@ -34,13 +35,14 @@ parser.add_argument("--output", type=Path, default=Path("outputs"))
 parser.add_argument("--model-path", type=Path)
 parser.add_argument("--tts-path", type=Path)
 parser.add_argument("--device", default="auto")
+parser.add_argument("--weights", choices=WEIGHTS)
 parser.add_argument("--max-new-tokens", type=int)
 
 
 def main() -> None:
     args = parser.parse_args()
     chat = VoiceChat.from_pretrained(
-        *resolve_pair(args.model_path, args.tts_path), device=args.device
+        *resolve_pair(args.model_path, args.tts_path), device=args.device, weights=args.weights
     )
     sampling = Sampling(max_new_tokens=args.max_new_tokens)
     reply = chat.ask(audio=args.audio, tools=TOOLS, sampling=sampling)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from funaudiochat import FunAudioChatError, Sampling, VoiceChat, save_wav
+from funaudiochat.constants import WEIGHTS
 from funaudiochat.hub import resolve_pair
 
 parser = argparse.ArgumentParser(description=__doc__)
@@ -21,6 +22,7 @@ parser.add_argument("--seed", type=int)
 parser.add_argument("--model-path", type=Path)
 parser.add_argument("--tts-path", type=Path)
 parser.add_argument("--device", default="auto")
+parser.add_argument("--weights", choices=WEIGHTS)
 parser.add_argument("--tts-device")
 parser.add_argument("--max-new-tokens", type=int)
 parser.add_argument("--repetition-penalty", type=float)
@@ -31,6 +33,7 @@ def main() -> None:
     chat = VoiceChat.from_pretrained(
         *resolve_pair(args.model_path, args.tts_path),
         device=args.device,
+        weights=args.weights,
         tts_device=args.tts_device,
         voice=args.voice,
     )

@@ -12,7 +12,7 @@ import sys
 import warnings
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -85,6 +85,12 @@ TtsPath = Annotated[
 ]
 Voice = Annotated[str | None, typer.Option(help="Voice of the replies, by name.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
+Weights = Annotated[
+    Literal["fp32", "bf16", "int8"] | None,
+    typer.Option(
+        help="Form of the weights on a CPU; bf16 and int8 make decoding faster, less exact.",
+    ),
+]
 Instruction = Annotated[str | None, typer.Option(help="Text instruction that follows the audio.")]
 Greedy = Annotated[bool, typer.Option(help="Take the most likely tokens instead of sampling.")]
 Seed = Annotated[int | None, typer.Option(help="Random seed; makes a sampled reply repeatable.")]
@@ -157,6 +163,7 @@ def s2t(
     instruction: Instruction = None,
     model_path: ModelPath = None,
     device: Device = "auto",
+    weights: Weights = None,
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Answer a spoken question with text."""
@@ -164,7 +171,7 @@ def s2t(
     from funaudiochat.sampling import Sampling
 
     sampling = Sampling(max_new_tokens=max_new_tokens)
-    chat = _load(model_path, None, False, device=device)
+    chat = _load(model_path, None, False, device=device, weights=weights)
     _show(chat.stream(text=instruction, audio=question, speech=False, sampling=sampling))
 
 
@@ -180,6 +187,7 @@ def s2s(
     model_path: ModelPath = None,
     tts_path: TtsPath = None,
     device: Device = "auto",
+    weights: Weights = None,
     tts_device: Annotated[str | None, typer.Option(help="Device of the detokenizer.")] = None,
     max_new_tokens: MaxNewTokens = None,
     repetition_penalty: Penalty = None,
@@ -198,7 +206,15 @@ def s2s(
         max_new_tokens=max_new_tokens,
         repetition_penalty=repetition_penalty,
     )
-    chat = _load(model_path, tts_path, True, device=device, tts_device=tts_device, voice=voice)
+    chat = _load(
+        model_path,
+        tts_path,
+        True,
+        device=device,
+        tts_device=tts_device,
+        voice=voice,
+        weights=weights,
+    )
     for number, question in enumerate(questions, 1):
         reply = _show(chat.stream(audio=question, sampling=sampling))
         if reply.audio is None or not len(reply.audio):
@@ -220,6 +236,7 @@ def chat(
     voice: Voice = None,
     greedy: Greedy = False,
     device: Device = "auto",
+    weights: Weights = None,
     max_new_tokens: MaxNewTokens = None,
 ) -> None:
     """Chat: type a text or the path of an audio file; /reset starts over, /quit ends."""
@@ -229,7 +246,7 @@ def chat(
 
     sampling, replies = Sampling(greedy=greedy, max_new_tokens=max_new_tokens), 0
     capabilities = load_capabilities(hub.resolve_model(model_path))
-    conversation = _load(model_path, tts_path, speech, device=device, voice=voice)
+    conversation = _load(model_path, tts_path, speech, device=device, voice=voice, weights=weights)
     if capabilities.description:
         console.print(capabilities.description, markup=False)
     if capabilities.examples:

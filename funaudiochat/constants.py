@@ -43,6 +43,8 @@ For each function call, return a json object with function name and arguments wi
 {"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>"""
 )
+WEIGHTS = ("fp32", "bf16", "int8")  # forms in which the weights of decoding may be stored
+
 TRANSCRIBE_PROMPT = "Please help me transcribe the audio."
 
 DEFAULT_SP_GEN_KWARGS = {

@@ -13,6 +13,9 @@
 #include <cstdint>
 #include <cstring>
 #include <vector>
+#if defined(__AVX2__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
 
 namespace {
 
@@ -26,9 +29,6 @@ constexpr int LANES = 4;
 constexpr int BLOCK = 4;               // rows of a matrix at a time
 constexpr int64_t PARALLEL = 1 << 16;  // weights from which threads are worth their start
 typedef float Lanes __attribute__((vector_size(4 * LANES)));
-typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
-typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
-typedef int8_t Bytes __attribute__((vector_size(LANES)));
 
 template <class V>
 inline V load(const void* from) {
@@ -37,13 +37,33 @@ inline V load(const void* from) {
   return lanes;
 }
 inline Lanes widen(const float* from) { return load<Lanes>(from); }
-inline Lanes widen(const uint16_t* from) {  // bfloat16 is the upper half of a float
-  Words words = __builtin_convertvector(load<Halves>(from), Words) << 16;
-  Lanes lanes;
-  std::memcpy(&lanes, &words, sizeof lanes);
-  return lanes;
+
+// bfloat16 is the upper half of a float. GCC widens small integers one by one unless it is told how.
+#if defined(__AVX512F__)
+inline Lanes widen(const uint16_t* from) {
+  const __m512i words = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i*)from));
+  return (Lanes)_mm512_slli_epi32(words, 16);
+}
+inline Lanes widen(const int8_t* from) {
+  return (Lanes)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i*)from)));
+}
+#elif defined(__AVX2__)
+inline Lanes widen(const uint16_t* from) {
+  const __m256i words = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i*)from));
+  return (Lanes)_mm256_slli_epi32(words, 16);
+}
+inline Lanes widen(const int8_t* from) {
+  return (Lanes)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)from)));
+}
+#else
+typedef uint32_t Words __attribute__((vector_size(4 * LANES)));
+typedef uint16_t Halves __attribute__((vector_size(2 * LANES)));
+typedef int8_t Bytes __attribute__((vector_size(LANES)));
+inline Lanes widen(const uint16_t* from) {
+  return (Lanes)(__builtin_convertvector(load<Halves>(from), Words) << 16);
 }
 inline Lanes widen(const int8_t* from) { return __builtin_convertvector(load<Bytes>(from), Lanes); }
+#endif
 inline float widen_one(float value) { return value; }
 inline float widen_one(int8_t value) { return value; }
 inline float widen_one(uint16_t value) {
@@ -69,30 +89,54 @@ inline void add_scaled(float* to, const float* from, float scale, int size) {
   for (int i = 0; i < size; i++) to[i] += scale * from[i];
 }
 
+// BLOCK rows, of which `count` are wanted, times one vector [size].
+template <class T>
+inline void multiply_block(const T* const line[BLOCK], int size, const float* in, float* out, int count) {
+  Lanes even[BLOCK] = {}, odd[BLOCK] = {};  // a sum waits for the one before it
+  int i = 0;
+  for (; i + 2 * LANES <= size; i += 2 * LANES) {
+    const Lanes left = load<Lanes>(in + i), right = load<Lanes>(in + i + LANES);
+    for (int j = 0; j < BLOCK; j++) {
+      even[j] += widen(line[j] + i) * left;
+      odd[j] += widen(line[j] + i + LANES) * right;
+    }
+  }
+  for (int j = 0; j < count; j++) {
+    out[j] = sum(even[j] + odd[j]);
+    for (int rest = i; rest < size; rest++) out[j] += widen_one(line[j][rest]) * in[rest];
+  }
+}
+
 // Rows [first, last) of a matrix [*, size] times every one of `batch` vectors [batch, size].
 template <class T>
-void multiply_rows(const T* weight, const float* scale, int size, const float* in, int64_t in_stride,
-                   float* out, int64_t out_stride, int batch, int first, int last) {
+void multiply_rows(const T* weight, const float* scale, int size, const float* in, float* out,
+                   int64_t out_stride, int batch, int first, int last) {
+  static thread_local std::vector<float> widened;
+  const bool once = sizeof(T) < sizeof(float) && batch > 1;  // widen for all vectors together
+  if (once) widened.resize((size_t)BLOCK * size + LANES);
   for (int row = first; row < last; row += BLOCK) {
     const int count = last - row < BLOCK ? last - row : BLOCK;
     const T* line[BLOCK];
+    const float* wide[BLOCK];
     for (int j = 0; j < BLOCK; j++) line[j] = weight + (size_t)(row + (j < count ? j : 0)) * size;
-    for (int b = 0; b < batch; b++) {
-      const float* x = in + b * in_stride;
-      Lanes even[BLOCK] = {}, odd[BLOCK] = {};  // a sum waits for the one before it
-      int i = 0;
-      for (; i + 2 * LANES <= size; i += 2 * LANES) {
-        const Lanes left = load<Lanes>(x + i), right = load<Lanes>(x + i + LANES);
-        for (int j = 0; j < BLOCK; j++) {
-          even[j] += widen(line[j] + i) * left;
-          odd[j] += widen(line[j] + i + LANES) * right;
+    if (once)
+      for (int j = 0; j < BLOCK; j++) {
+        float* own = widened.data() + (size_t)j * size;
+        int i = 0;
+        for (; i + LANES <= size; i += LANES) {
+          const Lanes lanes = widen(line[j] + i);
+          std::memcpy(own + i, &lanes, sizeof lanes);
         }
+        for (; i < size; i++) own[i] = widen_one(line[j][i]);
+        wide[j] = own;
       }
-      for (int j = 0; j < count; j++) {
-        float total = sum(even[j] + odd[j]);
-        for (int rest = i; rest < size; rest++) total += widen_one(line[j][rest]) * x[rest];
-        out[b * out_stride + row + j] = scale ? total * scale[row + j] : total;
-      }
+    for (int b = 0; b < batch; b++) {
+      float* own = out + b * out_stride + row;
+      if (once)
+        multiply_block(wide, size, in + (int64_t)b * size, own, count);
+      else
+        multiply_block(line, size, in + (int64_t)b * size, own, count);
+      for (int j = 0; scale && j < count; j++) own[j] *= scale[row + j];
     }
   }
 }
@@ -155,11 +199,11 @@ void multiply(const Matrix* matrix, const float* in, float* out, int32_t batch, 
   for (int part = 0; part < threads; part++) {
     const int64_t first = part * share, end = first + share, last = end < rows ? end : rows;
     if (matrix->kind == FLOAT32)
-      multiply_rows((const float*)matrix->weight, matrix->scale, size, in, size, out, rows, batch, first, last);
+      multiply_rows((const float*)matrix->weight, matrix->scale, size, in, out, rows, batch, first, last);
     else if (matrix->kind == BFLOAT16)
-      multiply_rows((const uint16_t*)matrix->weight, matrix->scale, size, in, size, out, rows, batch, first, last);
+      multiply_rows((const uint16_t*)matrix->weight, matrix->scale, size, in, out, rows, batch, first, last);
     else
-      multiply_rows((const int8_t*)matrix->weight, matrix->scale, size, in, size, out, rows, batch, first, last);
+      multiply_rows((const int8_t*)matrix->weight, matrix->scale, size, in, out, rows, batch, first, last);
   }
 }
 

@@ -17,6 +17,7 @@ import shutil
 import subprocess
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ FLAGS = (
     "-O3", "-march=native", "-fPIC", "-shared", "-Wno-psabi", "-fno-math-errno",
     "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math",
 )  # fmt: skip
-KINDS = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+KINDS = {torch.float32: 0, torch.int16: 1, torch.int8: 2}  # int16 holds the bits of bfloat16
+ROWS = 8  # more rows at once are matrix products, which torch's operators do better
 
 
 class Matrix(ctypes.Structure):
@@ -40,7 +42,9 @@ class Matrix(ctypes.Structure):
     ]  # fmt: skip
 
     @classmethod
-    def of(cls, weight: Tensor, scale: Tensor | None = None) -> "Matrix":
+    def of(cls, linear: Any) -> "Matrix":
+        """Point to the weights of an ``nn.Linear`` or a ``CompactLinear``."""
+        weight, scale = linear.weight, getattr(linear, "scale", None)
         return cls(address(weight), address(scale), *weight.shape, KINDS[weight.dtype])
 
 

@@ -24,12 +24,15 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 
 from funaudiochat import decoder_kernel
+from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.modeling_common import cache_argument
 
 SPARE_POSITIONS = 256  # of a new cache beyond the prompt; a full one doubles
-KERNEL_ROWS = 8  # more rows at once are matrix products, which torch's operators do better
 _KNOWN = ("qwen3", "llama", "qwen3_moe")
 _CHANGING_ROTARY = ("dynamic", "longrope")  # whose table depends on the length
+
+
+Linear = nn.Linear | CompactLinear
 
 
 class Positions(Protocol):
@@ -59,15 +62,13 @@ class _Layer:
     """Weights of one layer, joined where they are multiplied by the same vector."""
 
     attention_norm: Tensor
-    qkv: Tensor  # [(N + 2 K) S, D]
-    qkv_bias: Tensor | None
+    qkv: Linear  # [(N + 2 K) S, D]
     query_norm: Tensor | None
     key_norm: Tensor | None
-    out: nn.Linear
+    out: Linear
     mlp_norm: Tensor
     mlp: Any
-    gate_up: Any  # [2 inner, D]; None for a mixture of experts, which `mlp` runs
-    gate_up_bias: Tensor | None
+    gate_up: Linear | None  # [2 inner, D]; None for a mixture of experts, which `mlp` runs
 
 
 class _Layers:
@@ -83,11 +84,13 @@ class _Layers:
         self.epsilon = config.rms_norm_eps
         self.norm, self.rotary = transformer.norm.weight.detach(), transformer.rotary_emb
         self.layers = [_joined(layer) for layer in transformer.layers]
-        self._places = [(part, part.data_ptr()) for part in transformer.parameters()]
+        parts = [*transformer.parameters(), *transformer.buffers()]
+        self._places = [(part, part.data_ptr()) for part in parts]
         self._table: tuple[Tensor, Tensor] | None = None
         dense = all(
-            x.gate_up is not None and x.gate_up_bias is None and x.qkv_bias is None
-            and x.out.bias is None for x in self.layers
+            x.gate_up is not None
+            and all(y.bias is None for y in (x.gate_up, x.qkv, x.out, x.mlp.down_proj))
+            for x in self.layers
         )  # fmt: skip
         on_cpu = self.norm.device.type == "cpu" and self.norm.dtype == torch.float32
         self.kernel: Any = decoder_kernel.kernel() if dense and on_cpu else None
@@ -114,21 +117,32 @@ def _joined(layer: Any) -> _Layer:
     query_norm, key_norm = (None if x is None else x.weight.detach() for x in norms)
     return _Layer(
         attention_norm=layer.input_layernorm.weight.detach(),
-        qkv=_join([x.weight for x in projections]),
-        qkv_bias=_join([x.bias for x in projections]) if projections[0].bias is not None else None,
+        qkv=_joined_linear(projections),
         query_norm=query_norm,
         key_norm=key_norm,
         out=attention.o_proj,
         mlp_norm=layer.post_attention_layernorm.weight.detach(),
         mlp=mlp,
-        gate_up=_join([x.weight for x in gates]) if gates else None,
-        gate_up_bias=_join([x.bias for x in gates]) if gates and mlp.gate_proj.bias is not None
-        else None,
-    )  # fmt: skip
+        gate_up=_joined_linear(gates) if gates else None,
+    )
+
+
+def _joined_linear(parts: list[Any]) -> Linear:
+    """Return one layer for several of the same input, whose parameters become views of its own."""
+    weight = _join([x.weight for x in parts])
+    bias = None if parts[0].bias is None else _join([x.bias for x in parts])
+    if isinstance(parts[0], CompactLinear):
+        scale = None if parts[0].scale is None else _join([x.scale for x in parts])
+        return CompactLinear(weight, scale, bias)
+    joined = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device="meta")
+    joined.weight = nn.Parameter(weight, requires_grad=False)
+    if bias is not None:
+        joined.bias = nn.Parameter(bias, requires_grad=False)
+    return joined
 
 
 def _join(parts: list[Any]) -> Tensor:
-    """Stack parameters into one tensor, of which they become views."""
+    """Stack tensors into one, of which they become views."""
     joined = torch.cat([part.detach() for part in parts])
     for part, view in zip(parts, joined.split([len(x) for x in parts]), strict=True):
         part.data = view
@@ -161,7 +175,11 @@ def _is_known(transformer: Any) -> bool:
         and "sliding_attention" not in (getattr(config, "layer_types", None) or ())
         # Adapters, quantised weights and parts that are moved to and fro have modules of their own.
         and not any(hasattr(x, "_hf_hook") for x in transformer.modules())
-        and all(type(x) is nn.Linear for layer in transformer.layers for x in _products(layer))
+        and all(
+            type(x) in (nn.Linear, CompactLinear)
+            for layer in transformer.layers
+            for x in _products(layer)
+        )
         and len({(x.device, x.dtype) for x in tensors}) == 1
         and all(x.device.type != "meta" and x.numel() for x in tensors)
     )
@@ -225,13 +243,13 @@ class _StaticPositions:
 
     def _kernel_stack(self) -> decoder_kernel.Stack | None:
         known = self._layers
-        if known.kernel is None or len(self._caches[0][0]) > KERNEL_ROWS:
+        if known.kernel is None or len(self._caches[0][0]) > decoder_kernel.ROWS:
             return None
         matrix, address = decoder_kernel.Matrix.of, decoder_kernel.address
         self._table = known.table(self._room)
         layers = [  # the kernel is there only where every layer has these weights
             decoder_kernel.Layer(
-                *map(matrix, (x.qkv, x.out.weight, x.gate_up, x.mlp.down_proj.weight)),
+                *map(matrix, (x.qkv, x.out, x.gate_up, x.mlp.down_proj)),
                 *map(address, (
                     x.attention_norm, x.mlp_norm, x.query_norm, x.key_norm, keys, values,
                 )),
@@ -262,7 +280,7 @@ class _StaticPositions:
             return F.rms_norm(x, weight.shape, weight, known.epsilon)
 
         for layer, (keys, values) in zip(known.layers, self._caches, strict=True):
-            qkv = F.linear(normal(hidden, layer.attention_norm), layer.qkv, layer.qkv_bias)
+            qkv = layer.qkv(normal(hidden, layer.attention_norm))
             query, key, value = qkv.tensor_split((queries, keys_end), dim=1)
             query, key, value = (x.view(rows, -1, known.head_size) for x in (query, key, value))
             if layer.query_norm is not None and layer.key_norm is not None:
@@ -279,7 +297,7 @@ class _StaticPositions:
                 added = layer.mlp(inner[:, None])
                 added = (added[0] if isinstance(added, tuple) else added)[:, 0]
             else:
-                gate, up = F.linear(inner, layer.gate_up, layer.gate_up_bias).chunk(2, -1)
+                gate, up = layer.gate_up(inner).chunk(2, -1)
                 added = layer.mlp.down_proj(F.silu(gate) * up)
             hidden = hidden + added
         return normal(hidden, known.norm)

@@ -18,10 +18,10 @@ from transformers import (
     RepetitionPenaltyLogitsProcessor,
     TemperatureLogitsWarper,
     TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.top_p import TopPFilter
 
 # The speech settings of the reference's ``sp_gen_kwargs``.
 SPEECH_SWITCHES = ("text_greedy", "only_crq_sampling", "disable_speech", "force_text_abos")
@@ -142,7 +142,7 @@ class GenerationOptions:
             if self.top_k:
                 _extend(both, TopKLogitsWarper(self.top_k))
             if self.top_p is not None and self.top_p < 1.0:
-                _extend(both, TopPLogitsWarper(self.top_p))
+                _extend(both, TopPFilter(self.top_p))
             if self.min_p is not None:
                 _extend(both, MinPLogitsWarper(self.min_p))
         return text, speech

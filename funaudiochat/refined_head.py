@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModel, DynamicCache, PretrainedConfig
 from transformers.utils.generic import ModelOutput
 
+from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
 from funaudiochat.decoder_stack import Positions, follow
 from funaudiochat.errors import CheckpointError
@@ -103,8 +104,10 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         )
 
     def _before(self, tokens: Tensor) -> Tensor:
-        codebook = self.lm_head.weight
-        return F.embedding(tokens.to(codebook.device), codebook)
+        head: Any = self.lm_head
+        if isinstance(head, CompactLinear):
+            return head.rows(tokens)
+        return F.embedding(tokens.to(head.weight.device), head.weight)
 
     def _logits(self, hidden: Tensor) -> Tensor:
         return self.lm_head(self.output_matching(hidden)).float()
@@ -145,7 +148,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
             cache = self.crq_past_key_values = DynamicCache()
         embeds = self.crq_audio_embeds
         if embeds is None:
-            embeds = self.lm_head.weight[self.start_token].expand(len(fine), 1, -1)
+            embeds = self._before(torch.full((len(fine), 1), self.start_token))
         self.crq_generate_tokens = []
         start, scores = 0, []
         for stop in range(fine.shape[1] - group + 1, fine.shape[1] + 1):
@@ -161,7 +164,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
             tokens = tokens.reshape(-1)
             self.crq_generate_tokens.append(tokens)
             scores.append(logits)
-            embeds = F.embedding(tokens, self.lm_head.weight)[:, None]
+            embeds = self._before(tokens)[:, None]
         self.crq_audio_embeds = embeds
         self.crq_generate_tokens = torch.stack(self.crq_generate_tokens, dim=1)
         return ModelOutput(logits=torch.stack(scores, dim=1), past_key_values=cache)

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from funaudiochat.compact_weights import check_weights, compact
+from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.constants import MAX_NEW_TOKENS, STEPS_PER_SECOND
 from funaudiochat.conversation import Conversation
 from funaudiochat.cosyvoice3.config import ChunkSchedule
@@ -83,6 +85,7 @@ class VoiceChat(Conversation):
         tts_device: str | None = None,
         voices_file: str | Path | None = None,
         system: str | None = None,
+        weights: str | None = None,
         **model_options: Any,
     ) -> VoiceChat:
         """Load a language model and, for spoken replies, a detokenizer.
@@ -101,6 +104,9 @@ class VoiceChat(Conversation):
             tts_device: device of the detokenizer; None for ``device``.
             voices_file: file of voices; None for those installed with the detokenizer.
             system: system prompt; None for the one the checkpoint was trained with.
+            weights: how the weights that every step of decoding reads are stored, for arithmetic
+                in float32: "fp32", "bf16" or "int8" (one scale a row). The latter two are for CPUs,
+                and for models that are neither trained nor saved. None stores them in ``dtype``.
             model_options: passed to the language model's own ``from_pretrained``:
                 ``attn_implementation``, ``quantization_config``, ``device_map`` (the model then
                 stays on the devices that it names).
@@ -108,6 +114,8 @@ class VoiceChat(Conversation):
         Raises:
             CheckpointError: a folder cannot be used; the message says what to do.
             VoiceError: there is no such voice.
+            FunAudioChatError: there is no such device, or it or another option excludes
+                ``weights``.
         """
         if model_path is None:
             model_path, tts_path = resolve_pair(None, tts_path)
@@ -117,11 +125,20 @@ class VoiceChat(Conversation):
         if dtype is not None and older is not None and dtype != older:
             raise FunAudioChatError(f"dtype is {dtype} and torch_dtype {older}; give one of them")
         dtype = dtype or older or "auto"
-        if dtype == "auto" and model_device.type == "cpu":
+        config = FunAudioChatConfig.from_pretrained(model_path)
+        asked = {} if dtype == "auto" else {"dtype": dtype}
+        check_weights(weights, model_device, config, asked | model_options)
+        stored = weights in ("bf16", "int8")
+        if stored:
+            dtype = "auto"  # each layer is stored as it is read, without a copy in float32
+        elif weights == "fp32" or (dtype == "auto" and model_device.type == "cpu"):
             dtype = torch.float32
         model = FunAudioChatForConditionalGeneration.from_pretrained(
             model_path, dtype=dtype, **model_options
         ).eval()
+        if weights is not None and stored:
+            compact(model, weights)
+            model = model.float()
         if "device_map" not in model_options:
             model = model.to(model_device)
         processor = FunAudioChatProcessor.from_pretrained(model_path)

@@ -76,7 +76,13 @@ class Models:
 
     @classmethod
     def load(
-        cls, model_path: Path, tts_path: Path, device: str, tts_device: str, voice: str | None
+        cls,
+        model_path: Path,
+        tts_path: Path,
+        device: str,
+        tts_device: str,
+        voice: str | None,
+        weights: str | None = None,
     ) -> "Models":
         """Load the language model and the detokenizer.
 
@@ -85,7 +91,12 @@ class Models:
         """
         capabilities = load_capabilities(model_path)
         chat = VoiceChat.from_pretrained(
-            model_path, tts_path, device=device, tts_device=tts_device, voice=voice
+            model_path,
+            tts_path,
+            device=device,
+            tts_device=tts_device,
+            voice=voice,
+            weights=weights,
         )
         assert chat.detokenizer is not None
         voices = installed_voices(tts_path)

@@ -171,6 +171,7 @@ def load_models(args: argparse.Namespace) -> Models:
         args.device,
         choose_tts_device(args.device, args.tts_device, args.tts_gpu),
         args.voice,
+        args.weights,
     )
 
 
