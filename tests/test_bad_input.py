@@ -60,7 +60,7 @@ def use_model(folder):
 def use_detokenizer(folder):
     chat = VoiceChat.from_pretrained(TINY_A, device="cpu")
     chat.detokenizer = CosyVoice3Detokenizer.from_pretrained(folder)
-    chat.speaker = torch.zeros(192)
+    chat.speaker = torch.ones(192)
     answer(chat)
 
 
@@ -91,7 +91,7 @@ def test_damaged_files_raise_our_error_or_answer(folders, tmp_path, index, name,
             use(folder)
         except FunAudioChatError as error:
             refused += 1
-            assert len(str(error)) > 20
+            assert name in str(error) or str(folder) in str(error)
         shutil.rmtree(folder)
     assert refused
 

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from funaudiochat.audio import load_audio
 from funaudiochat.cosyvoice3.voices import speaker_vector
+from funaudiochat.voice_chat import VoiceChat
 from tests.helpers import ROOT
 from tests.helpers.commands import CLI, run
 from tests.helpers.cosyvoice3_folders import build_cosyvoice3_folder
@@ -27,7 +28,7 @@ def tts(tmp_path_factory):
     return folder
 
 
-def test_s2t_example_prints_an_answer(tmp_path):
+def test_s2t_example_prints_the_answer(tmp_path):
     done = run(
         ROOT / "examples/infer_s2t.py",
         "--model-path",
@@ -36,7 +37,9 @@ def test_s2t_example_prints_an_answer(tmp_path):
         "Hello",
         cwd=tmp_path,
     )
-    assert done.stdout.strip()
+    chat = VoiceChat.from_pretrained(TINY_A, device="cpu")
+    question = ROOT / "examples/question.wav"
+    assert done.stdout == chat.ask(text="Hello", audio=question, speech=False).text + "\n"
     assert "deprecated" not in done.stderr
 
 
@@ -99,7 +102,12 @@ def test_commands_answer_and_summarise(tmp_path, tts):
     )
     assert "real-time factor" in done.stdout and "answer_1.wav" in done.stdout
     assert soundfile.info(tmp_path / "outputs/answer_1.wav").samplerate == 24000
-    assert run(*CLI, "s2t", question, "--model-path", TINY_A, cwd=tmp_path).stdout.strip()
+    text, seconds = run(*CLI, "s2t", question, "--model-path", TINY_A, cwd=tmp_path).stdout.rsplit(
+        "\n", 2
+    )[:2]
+    chat = VoiceChat.from_pretrained(TINY_A, device="cpu")
+    assert text == chat.ask(audio=question, speech=False).text
+    assert seconds.endswith(" s") and float(seconds[:-2]) > 0
 
 
 def test_chat_takes_text_and_files_and_survives_bad_ones(tmp_path, tts):
@@ -118,8 +126,10 @@ def test_chat_takes_text_and_files_and_survives_bad_ones(tmp_path, tts):
         cwd=tmp_path,
         stdin="\n".join(lines) + "\n",
     )
-    assert "bad.wav" in done.stdout
-    assert (tmp_path / "outputs").is_dir()
+    assert done.stdout.count("bad.wav is not an audio file") == 1
+    written = sorted(path.name for path in (tmp_path / "outputs").iterdir())
+    assert written == ["answer_1.wav", "answer_2.wav", "answer_3.wav"]
+    assert [f"outputs/{name}" in done.stdout for name in written] == [True] * 3
 
 
 def test_bad_input_is_one_line_with_a_remedy(tmp_path, tts):

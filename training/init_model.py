@@ -26,7 +26,7 @@ from transformers import (
 )
 
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
-from funaudiochat.constants import CODEBOOK_SIZE, GROUP_SIZE
+from funaudiochat.constants import CODEBOOK_SIZE, GROUP_SIZE, MAX_NEW_TOKENS
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_funaudiochat import (
     FunAudioChatAudioEncoder,
@@ -236,7 +236,7 @@ def init_model(
     config.save_pretrained(out)
     end, pad = (tokenizer.convert_tokens_to_ids(t) for t in ("<|im_end|>", "<|endoftext|>"))
     GenerationConfig(
-        bos_token_id=pad, eos_token_id=[end, pad], pad_token_id=pad, max_new_tokens=2048
+        bos_token_id=pad, eos_token_id=[end, pad], pad_token_id=pad, max_new_tokens=MAX_NEW_TOKENS
     ).save_pretrained(out)
     speech = speech_tokenizer(codes)
     FunAudioChatProcessor(whisper.extractor, tokenizer, speech).save_pretrained(out)

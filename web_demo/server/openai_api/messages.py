@@ -193,7 +193,7 @@ def call_block(name: str, arguments: str, where: str) -> str:
     """Return a call as the model writes it.
 
     Args:
-        name: of the function.
+        name: name of the function.
         arguments: a JSON object in a string.
         where: names the field in errors.
 

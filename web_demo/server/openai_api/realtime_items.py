@@ -132,7 +132,7 @@ class Item:
         """Check an item that a client gives.
 
         Args:
-            fields: the item.
+            fields: the item as received.
             where: names it in errors.
             max_seconds: longest audio.
 

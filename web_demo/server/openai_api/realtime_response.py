@@ -47,7 +47,7 @@ class RealtimeOutbox(SocketWriter):
         """Send an error.
 
         Args:
-            error: what to report.
+            error: the error to report.
             event_id: id of the client's event that caused it.
         """
         self._metrics.errors.labels(error.code or "invalid_request").inc()
