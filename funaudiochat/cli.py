@@ -14,7 +14,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import numpy as np
 import typer
 from rich.console import Console
 from typer.core import TyperGroup
@@ -266,7 +265,7 @@ def chat(
             question: dict[str, Any] = {"audio" if spoken else "text": line}
             try:
                 reply = _show(conversation.stream(**question, speech=speech, sampling=sampling))
-                if reply.audio is not None and np.size(reply.audio):
+                if reply.audio is not None and reply.audio.size:
                     replies += 1
                     output.mkdir(parents=True, exist_ok=True)
                     target = output / f"answer_{replies}.wav"

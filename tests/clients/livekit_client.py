@@ -83,7 +83,8 @@ async def main():
     await session.update_chat_ctx(chat)
     result["told"] = await heard(await session.generate_reply())
     session.send_event({"type": "nothing"})
-    result["error"] = str((await errors.get()).error)
+    error = (await errors.get()).error
+    result["error"] = str(getattr(error, "body", error))
     await session.aclose()
     print(json.dumps(result))
 

@@ -165,9 +165,8 @@ def test_a_spoken_question_is_heard_committed_and_answered(server, asked, networ
             assert start["item_id"] == stop["item_id"] == committed["item_id"]
             assert 0 <= start["audio_start_ms"] < 1500
             assert abs(stop["audio_end_ms"] - len(said) / 24 - 500) < 1000
-            assert done["status"] == "incomplete"
-            assert done["status_details"]["reason"] == "max_output_tokens"
-            assert done["usage"]["output_tokens"] == 12 and done["usage"]["input_tokens"] > 20
+            assert done["status"] in ("completed", "incomplete")  # the model samples
+            assert done["usage"]["output_tokens"] <= 12 and done["usage"]["input_tokens"] > 20
             usage = done["usage"]["output_token_details"]
             assert -(-len(client.audio()) // 9600) == usage["audio_tokens"]
             kind = "conversation.item.input_audio_transcription.completed"
@@ -379,7 +378,9 @@ def test_items_are_placed_retrieved_and_deleted_by_their_ids(server, asked):
             added = await client.ask("conversation.item.create", "conversation.item.added",
                                      item=answer, previous_item_id="b")  # fmt: skip
             assert added["previous_item_id"] == "b"
-            await client.respond(instructions="Now.")
+            done = await client.respond(instructions="Now.")
+            assert done["status"] == "incomplete" and done["usage"]["output_tokens"] == 2
+            assert done["status_details"]["reason"] == "max_output_tokens"
             assert asked[-1]["history"] == ["a\nb", "hm"] and asked[-1]["text"] == "c"
             assert asked[-1]["system"].endswith("Now.")
             await client.ask("conversation.item.delete", "conversation.item.deleted", item_id="a")

@@ -8,6 +8,7 @@ import json
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -294,3 +295,23 @@ def test_fifty_conversations_in_a_row_and_four_at_once_leave_nothing_behind(fold
 
     with started(folders, "--max-sessions", "4") as server:
         asyncio.run(soak(server))
+
+
+def test_help_is_shown_at_once():
+    """Imports decide how long it takes; a busy machine adds what no program can help."""
+    code = """
+import sys
+from funaudiochat.cli import main
+sys.argv = ["funaudiochat", "serve", "--help"]
+try:
+    main()
+except SystemExit:
+    slow = {"torch", "transformers", "numpy", "aiohttp", "onnxruntime"} & set(sys.modules)
+    sys.exit(f"imported: {slow}" if slow else 0)
+"""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    assert "--max-sessions" in done.stdout
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 2
