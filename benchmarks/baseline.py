@@ -4,8 +4,9 @@
 """Decoding against an earlier commit, as ratios: `python benchmarks/baseline.py --baseline FOLDER`.
 
 FOLDER is a checkout of that commit (`git worktree add FOLDER COMMIT`). Two processes, one for each
-tree, load the same models and take turns, one thread each, so that other load on the machine meets
-both. Every figure is the median over the pairs.
+tree, load the same models and take turns, so that other load on the machine meets both. What counts
+is processor time of one thread, which waiting for a core does not change. Every figure is the
+median over the pairs. "After N s" stands for a text prompt of as many positions.
 """
 
 import argparse
@@ -222,11 +223,12 @@ def _compare(baseline: Path, pairs: int, names: list[str]) -> dict[str, tuple[fl
 
 
 def _over(found: dict[str, tuple[float, float, float]]) -> None:
-    print("\n| ratio | before | after |\n| --- | ---: | ---: |")
-    for name, other in OVER:
-        if name in found and other in found:
-            shares = [found[name][at] / found[other][at] for at in (0, 1)]
-            print(f"| {name} over {other} | {shares[0]:.2f} | {shares[1]:.2f} |")
+    known = [(name, other) for name, other in OVER if name in found and other in found]
+    if known:
+        print("\n| ratio | before | after |\n| --- | ---: | ---: |")
+    for name, other in known:
+        shares = [found[name][at] / found[other][at] for at in (0, 1)]
+        print(f"| {name} over {other} | {shares[0]:.2f} | {shares[1]:.2f} |")
 
 
 def _memory(baseline: Path, names: list[str]) -> None:
