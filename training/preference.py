@@ -170,9 +170,8 @@ class PreferenceTrainer(CustomDPOTrainer):
         names = batch.pop("row_names", [])
         policy = self.answer_log_probs(model, batch)
         start = self.reference_log_probs(model, batch)
-        losses = self.preference_losses(
-            *policy.total.chunk(2), None if start is None else start.total
-        )
+        chosen, rejected = policy.total.chunk(2)
+        losses = self.preference_losses(chosen, rejected, None if start is None else start.total)
         sft_losses = -policy.mean.chunk(2)[0]
         if self.ftx_gamma > 1e-6:
             losses = losses + self.ftx_gamma * sft_losses

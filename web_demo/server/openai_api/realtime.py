@@ -106,7 +106,7 @@ async def serve_realtime(
     """Serve a session over a WebSocket.
 
     Raises:
-        ApiError: the request is not a WebSocket handshake, the model is not served, or there is no room.
+        ApiError: it is not a WebSocket handshake, the model is not served, or there is no room.
     """
     if request.headers.get("Upgrade", "").lower() != "websocket":
         raise ApiError("connect to /v1/realtime with a WebSocket")

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
+from funaudiochat.constants import INPUT_RATE_HZ, MAX_NEW_TOKENS, OUTPUT_RATE_HZ
 from funaudiochat.conversation import Conversation
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.sampling import MAX_NEW_TOKENS
 from funaudiochat.turns import tool_names
 from web_demo.server.context import ServerContext
 from web_demo.server.openai_api.errors import ApiError, unsupported
