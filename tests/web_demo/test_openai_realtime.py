@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from funaudiochat.constants import TRANSCRIBE_PROMPT
-from tests.helpers import sounds
+from tests.helpers import recordings
 from tests.helpers.realtime_clients import MANUAL, RealtimeClient, check, pcm16
 from tests.helpers.web_clients import TIMEOUT_S, Page, forever, running, scripted, tone, until
 from web_demo.server.openai_api.realtime_audio import AudioInput, AudioOutput
@@ -146,7 +146,7 @@ def test_a_spoken_question_is_heard_committed_and_answered(server, asked, networ
                 max_output_tokens=12,
                 audio={"input": {"transcription": {"model": "whisper-1"}}},
             )
-            said = sounds.question(24000)
+            said = recordings.question(24000)
             await client.say(np.concatenate([said, np.zeros(24000, np.float32)]))
             done = (await client.event("response.done"))["response"]
             kinds = client.kinds()
@@ -251,7 +251,7 @@ def test_speech_interrupts_and_the_history_keeps_what_was_heard(models, network)
                 await client.type("long")
                 await client.send("response.create")
                 await client.event("response.output_audio.delta", 40)
-                await client.say(sounds.question(24000), pace=0.5)
+                await client.say(recordings.question(24000), pace=0.5)
                 done = (await client.event("response.done"))["response"]
                 assert done["status_details"]["reason"] == "turn_detected"
                 (message,) = done["output"]
@@ -428,7 +428,7 @@ def test_a_reply_that_may_not_be_interrupted_is_followed_by_the_next(models, net
                 await client.send("response.create")
                 await client.event("response.output_audio.delta")
                 quiet = np.zeros(24000, np.float32)
-                await client.say(np.concatenate([sounds.question(24000), quiet]))
+                await client.say(np.concatenate([recordings.question(24000), quiet]))
                 await client.event("response.done", 2)
                 first, second = (e["response"] for e in client.named("response.done"))
                 assert first["status"] == second["status"] == "completed"
@@ -771,7 +771,7 @@ EVENTS = st.one_of(
                      ("wait for audio", {}), ("wait for the end", {})]),
 )  # fmt: skip
 QUESTION_PCM = base64.b64encode(
-    pcm16(np.concatenate([sounds.question(24000), np.zeros(24000, np.float32)]))
+    pcm16(np.concatenate([recordings.question(24000), np.zeros(24000, np.float32)]))
 ).decode()
 
 

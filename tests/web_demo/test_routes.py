@@ -102,7 +102,7 @@ def test_health_figures_info_and_a_page_that_says_how_to_build_it(models, tmp_pa
                 'funaudiochat_turns_total{reason="interrupted"} 1.0',
                 'funaudiochat_cancels_total{cause="button"} 1.0',
                 'funaudiochat_errors_total{code="no_audio"} 1.0',
-                "funaudiochat_first_sound_seconds_count 2.0",
+                "funaudiochat_first_audio_seconds_count 2.0",
                 "funaudiochat_real_time_factor_count 1.0",
                 "funaudiochat_sessions 1.0",
                 "funaudiochat_queue_length 0.0",

@@ -46,7 +46,7 @@ class Metrics:
             registry=self.registry,
         )
         self.first_audio = Histogram(
-            "funaudiochat_first_sound_seconds",
+            "funaudiochat_first_audio_seconds",
             "First-audio latency, from the end of the question",
             buckets=_STAGE_BUCKETS_S,
             registry=self.registry,
