@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from funaudiochat import hub
-from tests.helpers import sounds
+from tests.helpers import recordings
 from tests.helpers.realtime_clients import pcm16
 from tests.helpers.web_clients import running
 from training.nano.judge import hear, judge_available
@@ -51,8 +51,8 @@ def nano():
 def folder(tmp_path):
     """A folder with the spoken questions as the guide has them."""
     for name in ("question", "follow_up"):
-        path = sounds.QUESTION.with_name(f"{name}.wav")
-        samples = sounds.read(path, 24000)
+        path = recordings.QUESTION.with_name(f"{name}.wav")
+        samples = recordings.read(path, 24000)
         (tmp_path / f"{name}.pcm").write_bytes(pcm16(samples))
     return tmp_path
 
@@ -99,4 +99,4 @@ def test_a_client_has_a_conversation(nano, folder, script):
     reply = folder / "reply.pcm"
     if reply.is_file() and judge_available():
         heard = np.frombuffer(reply.read_bytes(), "<i2").astype(np.float32) / 32768
-        assert "paris" in hear(sounds.without_pauses(heard, 24000), 24000).lower()
+        assert "paris" in hear(recordings.without_pauses(heard, 24000), 24000).lower()
