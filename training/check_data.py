@@ -107,7 +107,7 @@ class DataChecker:
 
     def _dialogue(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Check a row that is learned as it is."""
-        messages = row.get("messages")
+        messages: Any = row.get("messages")
         owners = yield from self._messages(messages, _ROLES)
         if isinstance(messages, list) and len(messages) % 2:
             yield "messages", "ends with a question; the last message must be the assistant's"
@@ -121,7 +121,7 @@ class DataChecker:
 
     def _pair(self, row: dict[str, Any]) -> Iterator[tuple[str, str]]:
         """Check a question with a chosen and a rejected answer."""
-        messages = row.get("messages")
+        messages: Any = row.get("messages")
         owners = yield from self._messages(messages, _PAIR_ROLES)
         if isinstance(messages, list) and len(messages) % 2 == 0:
             yield "messages", "ends with an answer; a pair's answers are chosen and rejected"

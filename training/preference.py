@@ -153,9 +153,8 @@ class PreferenceTrainer(CustomDPOTrainer):
             )
             return odds
         # LLaMA-Factory does not hand its kind of loss on, so that TRL takes the sigmoid for all.
-        losses: Tensor = self.dpo_loss(chosen, rejected, *start.chunk(2), loss_type=self.loss_type)[
-            0
-        ]
+        results = self.dpo_loss(chosen, rejected, *start.chunk(2), loss_type=self.loss_type)
+        losses: Tensor = results[0]
         return losses
 
     def get_batch_loss_metrics(
@@ -170,9 +169,8 @@ class PreferenceTrainer(CustomDPOTrainer):
         names = batch.pop("row_names", [])
         policy = self.answer_log_probs(model, batch)
         start = self.reference_log_probs(model, batch)
-        losses = self.preference_losses(
-            *policy.total.chunk(2), None if start is None else start.total
-        )
+        chosen, rejected = policy.total.chunk(2)
+        losses = self.preference_losses(chosen, rejected, start and start.total)
         sft_losses = -policy.mean.chunk(2)[0]
         if self.ftx_gamma > 1e-6:
             losses = losses + self.ftx_gamma * sft_losses
