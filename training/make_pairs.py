@@ -326,8 +326,9 @@ class PairMaker:
             length = len(encode_text(self.chat.processor.tokenizer, answer.text))
             answer.usable &= bool(answer.tokens) and length <= groups
             if self.judge is not None:
-                spoken = reply.audio is not None and len(reply.audio) > 0
-                answer.heard = self.judge(reply.audio, reply.sample_rate_hz) if spoken else ""
+                answer.heard = ""
+                if reply.audio is not None and len(reply.audio):
+                    answer.heard = self.judge(reply.audio, reply.sample_rate_hz)
         answer.scores = score_answer(question, answer)
         return answer
 

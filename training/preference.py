@@ -170,7 +170,7 @@ class PreferenceTrainer(CustomDPOTrainer):
         policy = self.answer_log_probs(model, batch)
         start = self.reference_log_probs(model, batch)
         chosen, rejected = policy.total.chunk(2)
-        losses = self.preference_losses(chosen, rejected, start and start.total)
+        losses = self.preference_losses(chosen, rejected, None if start is None else start.total)
         sft_losses = -policy.mean.chunk(2)[0]
         if self.ftx_gamma > 1e-6:
             losses = losses + self.ftx_gamma * sft_losses
