@@ -135,6 +135,52 @@ def check_data(
     raise typer.Exit(1 if summary.problems else 0)
 
 
+@train_app.command("make-pairs")
+def make_pairs(
+    model_path: Annotated[Path, typer.Option(help="Folder of the model that answers.")],
+    questions: Annotated[Path, typer.Option(help="JSONL file of questions.")],
+    out: Annotated[Path, typer.Option(help="JSONL file of pairs to write.")],
+    tts_path: Annotated[
+        Path | None, typer.Option(help="Folder of the detokenizer, which a judge needs.")
+    ] = None,
+    judge: Annotated[
+        str, typer.Option(help="Who hears the answers: whisper (English), or none.")
+    ] = "whisper",
+    kinds: Annotated[
+        str, typer.Option(help="Kinds of questions to ask, separated by commas.")
+    ] = "robustness,instruction,understanding,empathy",
+    samples: Annotated[int, typer.Option(min=2, help="Answers sampled for each question.")] = 8,
+    margin: Annotated[float, typer.Option(help="Least difference of the scores of a pair.")] = 0.2,
+    least: Annotated[float, typer.Option(help="Least score of a chosen answer.")] = 0.5,
+    temperature: Annotated[float, typer.Option(help="Sampling temperature.")] = 1.0,
+    top_p: Annotated[float, typer.Option(help="Probability mass that is sampled from.")] = 0.95,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest answer, in steps of 0.2 s.")] = 150,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling and of the noise.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+) -> None:
+    """Sample a model's answers, score them and write pairs for preference training; resumable."""
+    from funaudiochat.errors import FunAudioChatError
+    from funaudiochat.voice_chat import VoiceChat
+    from training import make_pairs as pairs
+
+    if judge not in ("whisper", "none"):
+        raise FunAudioChatError(f"judge is {judge!r}; it must be whisper or none")
+    asked = pairs.read_questions(questions, [kind.strip() for kind in kinds.split(",")])
+    hear = pairs.whisper_judge() if judge == "whisper" else None
+    if hear is not None and tts_path is None:
+        raise FunAudioChatError("a judge hears audio: give the detokenizer with --tts-path")
+    options = pairs.PairOptions(samples, margin, least, temperature, top_p, max_new_tokens, seed)
+    chat = VoiceChat.from_pretrained(model_path, tts_path if hear else None, device)
+    maker = pairs.PairMaker(chat, hear, options, out.with_name(out.name + ".audio"))
+    settings = {"model": str(model_path.resolve()), "judge": judge}
+    made, count = pairs.make_pairs(maker, asked, out, settings)
+    console.print(
+        f"{made} pairs of {count} questions: {out}; the answers of the others were too alike, not "
+        "good enough, or did not end",
+        markup=False,
+    )
+
+
 @commands.command("init")
 def init_checkpoint(
     llm: Annotated[Path, typer.Option(help="Qwen3 folder: backbone and tokenizer.")],

@@ -153,9 +153,8 @@ class PreferenceTrainer(CustomDPOTrainer):
             )
             return odds
         # LLaMA-Factory does not hand its kind of loss on, so that TRL takes the sigmoid for all.
-        losses: Tensor = self.dpo_loss(chosen, rejected, *start.chunk(2), loss_type=self.loss_type)[
-            0
-        ]
+        results = self.dpo_loss(chosen, rejected, *start.chunk(2), loss_type=self.loss_type)
+        losses: Tensor = results[0]
         return losses
 
     def get_batch_loss_metrics(
