@@ -243,16 +243,16 @@ def _clarity(said: list[str], heard: list[str]) -> float:
     return max(0.0, 1.0 - float(jiwer.wer(" ".join(said), " ".join(heard) or " ")))
 
 
-def disturb(waveform: np.ndarray, talker: np.ndarray | None, rng: Random) -> np.ndarray:
-    """Render a question as recorded elsewhere: somebody talks behind, a room, noise, a band.
+def disturb(waveform: np.ndarray, background: np.ndarray | None, rng: Random) -> np.ndarray:
+    """Render a question as recorded elsewhere, with speech behind it, a room, noise and a narrow band.
 
     Args:
         waveform: [samples] at 16 kHz.
-        talker: another waveform, heard 5 to 15 dB below; None for nobody.
+        background: another waveform, heard 5 to 15 dB below; None for nobody.
         rng: draws the scene.
     """
-    if talker is not None and rng.random() < 0.5:
-        behind = np.resize(talker, len(waveform))
+    if background is not None and rng.random() < 0.5:
+        behind = np.resize(background, len(waveform))
         levels = (np.sqrt(np.mean(x**2)) for x in (waveform, behind))
         level, other = levels
         gain = level / max(other, 1e-6) * 10 ** (-rng.uniform(5, 15) / 20)
@@ -283,7 +283,7 @@ class PairMaker:
 
         Args:
             question: the question.
-            others: audio files of other questions, for talkers behind.
+            others: audio files of other questions, for speech in the background.
 
         Returns:
             The audio file that the pair asks with, None for a typed question, and the answers.
@@ -291,8 +291,8 @@ class PairMaker:
         rng = Random(f"{self.options.seed} {question.id}")
         asked, sources = question.audio, [question.audio]
         if question.kind == "robustness" and question.audio:
-            talker = load_audio(rng.choice(others), INPUT_RATE_HZ) if others else None
-            noisy = disturb(load_audio(question.audio, INPUT_RATE_HZ), talker, rng)
+            background = load_audio(rng.choice(others), INPUT_RATE_HZ) if others else None
+            noisy = disturb(load_audio(question.audio, INPUT_RATE_HZ), background, rng)
             name = hashlib.sha256(question.id.encode()).hexdigest()[:16]
             self.noise.mkdir(parents=True, exist_ok=True)
             asked = str((self.noise / f"{name}.wav").resolve())
