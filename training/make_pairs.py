@@ -244,7 +244,7 @@ def _clarity(said: list[str], heard: list[str]) -> float:
 
 
 def disturb(waveform: np.ndarray, background: np.ndarray | None, rng: Random) -> np.ndarray:
-    """Render a question as recorded elsewhere, with speech behind it, a room, noise and a narrow band.
+    """Render a question as recorded elsewhere, with other speech, echoes, noise and a narrow band.
 
     Args:
         waveform: [samples] at 16 kHz.

@@ -214,7 +214,7 @@ def test_on_written_answers_the_numbers_are_the_librarys_own(model, processor, r
     trainer = trainer_of(loss, ftx)
     value, metrics = trainer.get_batch_loss_metrics(model, batch)
     trainer.finetuning_args.pref_bco_weight = trainer.bco_gemma = 0.0
-    # Runs of other tests put ours in the place of the library's class, so that its name finds ours here.
+    # Runs of other tests put our class in the place of the library's, under its name.
     library_trainer = type(trainer).__base__
     expected, others = library_trainer.get_batch_loss_metrics(trainer, model, batch)
     torch.testing.assert_close(value, expected, rtol=1e-6, atol=1e-6)
