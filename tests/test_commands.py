@@ -4,8 +4,10 @@
 """Examples and the command line as a user runs them, on tiny folders."""
 
 import importlib.util
+import json
 import shutil
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -71,18 +73,23 @@ def test_s2s_example_writes_playable_audio_of_the_answers_length(tmp_path, tts):
         assert f"answer_{number}.wav: {len(waveform) / 24000:.2f} s" in done.stdout
 
 
-def test_function_calling_example_runs(tmp_path, tts):
+def test_function_calling_example_speaks_the_result_of_the_call(tmp_path):
     done = run(
         ROOT / "examples/infer_function_calling.py",
         "--model-path",
-        TINY_A,
+        ROOT / "pretrained_models/Fun-Audio-Chat-Nano",
         "--tts-path",
-        tts,
-        "--max-new-tokens",
-        6,
+        ROOT / "pretrained_models/Fun-CosyVoice3-Nano",
         cwd=tmp_path,
     )
-    assert done.stdout.strip()
+    opened, call, closed, answer = done.stdout.splitlines()
+    assert (opened, closed) == ("<tool_call>", "</tool_call>")
+    called = json.loads(call)
+    assert called["name"] == "get_weather" and set(called["arguments"]) == {"city"}
+    assert called["arguments"]["city"] in answer
+    assert "sunny" in answer and "twenty degrees" in answer
+    waveform, rate = soundfile.read(tmp_path / "outputs/tool_answer.wav")
+    assert rate == 24000 and len(waveform) / rate > 1.5 and np.abs(waveform).max() > 0.1
 
 
 def test_commands_answer_and_summarise(tmp_path, tts):
