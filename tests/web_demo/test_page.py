@@ -144,7 +144,7 @@ def test_a_blocked_microphone_is_told_when_it_is_asked_for(browser, server):
     page.press("Speak")
     page.see("text=The microphone is blocked")
     page.press("Continue without a microphone")
-    assert "Type below" in page.see("#stage-hint")
+    assert "Type a message" in page.see("#stage-hint")
     assert page.see("#main-button") == "No microphone"
     type_in(page, "Hello")
     page.see(".turn .bot p:not(.dots)")

@@ -124,7 +124,7 @@ export const en = {
   assistant: "Assistant",
   inQueue: "In the queue",
   noMicrophone: "No microphone",
-  typeInstead: "Type below, or send an audio file.",
+  typeInstead: "Type a message, or send an audio file.",
   phases: {
     offline: "Not connected",
     idle: "Your turn",

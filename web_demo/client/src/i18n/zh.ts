@@ -120,7 +120,7 @@ export const zh: Text = {
   assistant: "助手",
   inQueue: "排队中",
   noMicrophone: "没有麦克风",
-  typeInstead: "请在下方打字，或发送音频文件。",
+  typeInstead: "请打字，或发送音频文件。",
   phases: {
     offline: "未连接",
     idle: "轮到你了",
