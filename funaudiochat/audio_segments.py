@@ -384,6 +384,9 @@ def _take_mpeg(data: bytes, start: int, name: str) -> tuple[bytes, int]:
     at, count, cut = start, 0, False
     while at < len(data):
         size = _frame_bytes(data, at)
+        if stated is None and data[at] == 0xFF and len(data) - at < 4:  # of a frame's header
+            at, cut = len(data), True
+            break
         if not size:
             following = _skip_tags(data, at)
             at = following if following > at else _resync(data, at + 1)

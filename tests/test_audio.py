@@ -470,6 +470,16 @@ def test_cut_files_of_stated_length_are_refused(kind, data):
                                                     else 0)  # fmt: skip
 
 
+@pytest.mark.parametrize("cut", [1, 2, 3])
+def test_an_mp3_that_ends_within_the_header_of_a_frame_is_read_with_a_warning(cut):
+    whole = FRAMED["mp3 without a header"]
+    header = whole[whole.index(b"\xff") :][:2]
+    starts = [at for at in range(len(whole)) if whole[at : at + 2] == header]
+    with pytest.warns(UserWarning, match="breaks off"):
+        loaded = load_audio(whole[: starts[3] + cut])
+    assert 0 < len(loaded) < len(load_audio(whole))
+
+
 @pytest.mark.parametrize("kind", FRAMED)
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=st.data())

@@ -35,7 +35,7 @@ def talkative(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "talkative"
     shutil.copytree(TINY_A, folder)
     settings = json.loads((folder / "generation_config.json").read_text())
-    settings |= {"min_new_tokens": 200, "max_new_tokens": 200}
+    settings |= {"min_new_tokens": 1500, "max_new_tokens": 1500}
     (folder / "generation_config.json").write_text(json.dumps(settings))
     return folder
 

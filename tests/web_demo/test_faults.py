@@ -18,7 +18,7 @@ from tests.helpers.web_clients import (
     scripted,
     until,
 )
-from web_demo.server import engine, outbox, session, sessions
+from web_demo.server import engine, outbox, page_session, sessions
 
 UPGRADE = (
     b"GET /api/chat HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
@@ -134,7 +134,7 @@ def test_a_mistake_of_the_server_is_told_and_ends_one_connection(models, monkeyp
     def fail(*args, **kwargs):
         raise RuntimeError("not thought of")
 
-    monkeypatch.setattr(session, "load_audio", fail)
+    monkeypatch.setattr(page_session, "load_audio", fail)
 
     async def converse(server):
         async with Page(server) as page, Page(server) as other:
