@@ -215,6 +215,7 @@ def test_they_train(maker, questions, folders, tmp_path):
     assert step["loss"] == pytest.approx(np.log(2), abs=1e-5)
 
 
+@pytest.mark.slow
 def test_the_command_says_what_it_made_and_what_is_missing(folders, tmp_path):
     path = write_questions(tmp_path, {"kind": "empathy", "text": "hi", "warm": ["hi"]})
     common = [

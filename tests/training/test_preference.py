@@ -373,6 +373,7 @@ def test_a_loss_of_nan_ends_the_run_with_the_rows(tmp_path):
     assert not list((tmp_path / "out").rglob("model.safetensors"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fields", [{}, LORA], ids=["full", "LoRA"])
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(tmp_path, rows, fields):
     kept = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 2, **fields}
