@@ -25,16 +25,6 @@ from tests.helpers.questions import question
 STORED = ("bf16", "int8")
 
 
-@pytest.fixture(params=["kernel", "torch"])
-def way(request, monkeypatch):
-    """By the compiled kernel, and where there is no compiler."""
-    if request.param == "torch":
-        monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)
-    elif decoder_kernel.kernel() is None:
-        pytest.skip("no C++ compiler")
-    return request.param
-
-
 def stored(linear: nn.Linear, weights: str) -> CompactLinear:
     parent = nn.Module()
     parent.language_model = nn.Sequential(linear)

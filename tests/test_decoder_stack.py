@@ -83,16 +83,6 @@ def run(positions, following: torch.Tensor) -> torch.Tensor:
     return torch.stack([positions.advance(hidden) for hidden in following])
 
 
-@pytest.fixture(params=["kernel", "torch"])
-def way(request, monkeypatch):
-    """By the compiled kernel, and where there is no compiler."""
-    if request.param == "torch":
-        monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)
-    elif decoder_kernel.kernel() is None:
-        pytest.skip("no C++ compiler")
-    return request.param
-
-
 @pytest.mark.parametrize("starts", STARTS.values(), ids=STARTS)
 @pytest.mark.parametrize("kind", KNOWN)
 def test_positions_are_those_of_the_own_forward(kind, starts, way, monkeypatch):

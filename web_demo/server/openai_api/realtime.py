@@ -13,7 +13,8 @@ from aiohttp import WSMsgType, web
 
 from web_demo.server.connection import Connection
 from web_demo.server.context import ServerContext
-from web_demo.server.lobby import QueueFull, QueueTicket
+from web_demo.server.lobby import QueueTicket
+from web_demo.server.openai_api.admission import check_model, enter_lobby
 from web_demo.server.openai_api.errors import ApiError
 from web_demo.server.openai_api.realtime_response import RealtimeOutbox
 from web_demo.server.openai_api.realtime_session import RealtimeSession
@@ -110,17 +111,8 @@ async def serve_realtime(
     """
     if request.headers.get("Upgrade", "").lower() != "websocket":
         raise ApiError("connect to /v1/realtime with a WebSocket")
-    name = request.query.get("model", context.models.name)
-    if name != context.models.name:
-        raise ApiError(f"the model {name[:100]!r} is not served here; use {context.models.name!r}",
-                       "model", "model_not_found", 404)  # fmt: skip
-    if context.draining:
-        raise ApiError("the server is shutting down", status=503)
-    try:
-        ticket = context.lobby.enter()
-    except QueueFull as error:
-        raise ApiError("the server is busy and its queue is full; try again later",
-                       code="rate_limit_exceeded", status=429) from error  # fmt: skip
+    check_model(context, request.query.get("model", context.models.name))
+    ticket = enter_lobby(context)
     try:
         socket = web.WebSocketResponse(
             heartbeat=30, max_msg_size=REFUSED_BYTES, compress=False, protocols=(SUBPROTOCOL,)

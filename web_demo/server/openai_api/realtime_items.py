@@ -5,7 +5,7 @@
 
 import base64
 import binascii
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Literal
 from uuid import uuid4
@@ -227,7 +227,7 @@ class Items:
     def __len__(self) -> int:
         return len(self._order)
 
-    def __iter__(self) -> Iterable[Item]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Item]:
         return (self._items[item_id] for item_id in self._order)
 
     def find(self, item_id: str) -> Item | None:

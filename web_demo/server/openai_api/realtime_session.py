@@ -448,7 +448,7 @@ class RealtimeSession(Session):
     async def _context_of(self, given: ResponseConfig) -> list[Item]:
         """Return the items that a response answers."""
         if given.input is None:
-            return list(self._items)  # type: ignore[call-overload]
+            return list(self._items)
         limit_s, items = self._context.options.max_utterance_seconds, list[Item]()
         for index, fields in enumerate(given.input):
             where = f"response.input[{index}]"

@@ -30,7 +30,8 @@ from funaudiochat.events import AudioChunk, Reply, ReplyDone
 from funaudiochat.sampling import Sampling
 from funaudiochat.turns import Turn, tool_names
 from web_demo.server.context import ServerContext
-from web_demo.server.lobby import QueueFull, TicketState
+from web_demo.server.lobby import TicketState
+from web_demo.server.openai_api.admission import check_model, enter_lobby
 from web_demo.server.openai_api.audio_formats import encode, media_type, to_pcm16
 from web_demo.server.openai_api.description import openapi
 from web_demo.server.openai_api.errors import ApiError
@@ -128,7 +129,7 @@ class OpenAIRoutes:
 
     async def model(self, request: web.Request) -> web.Response:
         """Describe the model, by its name."""
-        self._check_model(request, request.match_info["name"])
+        check_model(request.app[self._key], request.match_info["name"])
         return web.json_response(self._entry(request))
 
     async def description(self, request: web.Request) -> web.Response:
@@ -138,7 +139,7 @@ class OpenAIRoutes:
     async def chat_completions(self, request: web.Request) -> web.StreamResponse:
         """Answer a conversation, in text or speech, whole or streamed."""
         body = await _json_body(request, ChatRequest)
-        self._check_model(request, body.model)
+        check_model(request.app[self._key], body.model)
         body.refuse_unsupported()
         context = request.app[self._key]
         if body.speaks and "speech" not in context.models.answers:
@@ -175,7 +176,7 @@ class OpenAIRoutes:
         """Transcribe an audio file by the prompt that the model was trained with."""
         fields, data = await _form(request)
         context = request.app[self._key]
-        self._check_model(request, fields.get("model", ""))
+        check_model(request.app[self._key], fields.get("model", ""))
         form = fields.get("response_format", "json")
         if form not in ("json", "text", "verbose_json"):
             raise ApiError(f"response_format {form!r} is not supported; use json, text or "
@@ -208,7 +209,7 @@ class OpenAIRoutes:
     async def speech(self, request: web.Request) -> web.StreamResponse:
         """Read a text aloud."""
         body = await _json_body(request, SpeechRequest)
-        self._check_model(request, body.model)
+        check_model(request.app[self._key], body.model)
         body.refuse_unsupported()
         context = request.app[self._key]
         if "speech" not in context.models.answers:
@@ -351,27 +352,15 @@ class OpenAIRoutes:
         name = request.app[self._key].models.name
         return {"id": name, "object": "model", "created": self._began, "owned_by": "funaudiochat"}
 
-    def _check_model(self, request: web.Request, name: str) -> None:
-        served = request.app[self._key].models.name
-        if name != served:
-            raise ApiError(f"the model {name!r} is not served here; use {served!r}", "model",
-                           "model_not_found", 404)  # fmt: skip
-
     @asynccontextmanager
     async def _admitted(self, request: web.Request) -> AsyncIterator[None]:
-        """Hold one of the server's places, as a session does; cancel when the client is gone.
+        """Hold a ticket, as a session does; cancel when the client is gone.
 
         Raises:
-            ApiError: the server shuts down, or the queue is full or too slow.
+            ApiError: the server is shutting down, or the queue is full or too slow.
         """
         context = request.app[self._key]
-        if context.draining:
-            raise ApiError("the server shuts down", status=503)
-        try:
-            place = context.lobby.enter()
-        except QueueFull as error:
-            raise ApiError("the server is busy and its queue is full; try again later",
-                           code="rate_limit_exceeded", status=429) from error  # fmt: skip
+        ticket = enter_lobby(context)
         task = asyncio.current_task()
         assert task is not None
 
@@ -384,16 +373,16 @@ class OpenAIRoutes:
         try:
             try:
                 async with asyncio.timeout(MOST_QUEUE_S):
-                    while place.state is not TicketState.READY:
-                        place.changed.clear()
-                        await place.changed.wait()
+                    while ticket.state is not TicketState.READY:
+                        ticket.changed.clear()
+                        await ticket.changed.wait()
             except TimeoutError as error:
                 raise ApiError("the server is busy; try again later", code="rate_limit_exceeded",
                                status=429) from error  # fmt: skip
             yield
         finally:
             watching.cancel()
-            context.lobby.leave(place)
+            context.lobby.leave(ticket)
 
 
 async def _json_body(request: web.Request, schema: type[B]) -> B:
