@@ -56,6 +56,7 @@ def test_a_spoken_question_is_answered_in_audio_and_text(browser, server, url, s
     page.see("text=The server is ready")
     page.call("check", "role=radio[name=/Brief/]")
     page.press("Start talking")
+    page.see("text=Press to speak")  # the page's audio runs only then
     for _ in range(QUESTIONS):
         before = page.heard()[0].size
         page.press("Speak")
