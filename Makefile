@@ -51,9 +51,11 @@ test-pythons:
 	    $(MAKE) test PYTHON=python$$version VENV=.venv-$$version || exit 1; \
 	  else echo "Python $$version is not here: not tested"; fi; done
 
-# Whole recipes, the page in Chromium, long soaks.
+# Whole recipes and long soaks in two processes; the page in Chromium alone, as a browser's fake
+# microphone drops audio on a busy machine.
 test-slow: setup page
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -n 2 --dist loadfile --ignore tests/web_demo
+	$(BIN)/python -m pytest -q -m slow tests/web_demo
 
 # Clients of others against the server with Nano; those that cannot be installed are skipped.
 CLIENTS := .venv-clients
