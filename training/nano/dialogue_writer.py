@@ -24,7 +24,14 @@ RELATED_SHARE, REPEATED_SHARE = 0.45, 0.1
 RECALL_SHARE = 0.15  # share of the turns after the user told a name
 CUT_SHARE = 0.12  # share of a conversation's answers but the last that are interrupted
 HELD_OUT_RESULTS = 0.15  # share of the possible results of each call
+FAILURE_SHARE = 0.08  # share of the calls in training that fail
 CALL_SHARE = 0.4  # share of the turns with tools offered that need one of them
+
+
+def tool_call(name: str, arguments: dict[str, Any]) -> str:
+    """Write a call as Nano writes it."""
+    call = json.dumps({"name": name, "arguments": arguments})
+    return f"<tool_call>\n{call}\n</tool_call>"
 
 
 class DialogueWriter:
@@ -102,13 +109,13 @@ class DialogueWriter:
         messages = self.dialogue.messages
         messages.append(Message("user", question, intent=name))
         if intent.tool in self.dialogue.tools:
-            call = json.dumps({"name": intent.tool, "arguments": call_arguments(intent, row)})
-            result = self._result(intent, row)
+            call = tool_call(intent.tool, call_arguments(intent, row))
+            result, reply = self._result(intent, row)
             messages += [
-                Message("assistant", f"<tool_call>\n{call}\n</tool_call>", spoken=False),
+                Message("assistant", call, spoken=False),
                 Message("tool", json.dumps(result), spoken=False),
             ]
-            answer = Message("assistant", fill(intent.spec["reply"], row | result))
+            answer = Message("assistant", fill(reply, row | result))
         elif intent.tool:
             answer = Message("assistant", intent.spec["without"], keys=["cannot"])
         else:
@@ -118,16 +125,26 @@ class DialogueWriter:
         if "recall" in intent.spec:
             self.told = intent, row
 
-    def _result(self, intent: Intent, row: Row) -> Row:
-        """Draw what the tool returns; the results of the test splits are held out."""
+    def _result(self, intent: Intent, row: Row) -> tuple[Row, str]:
+        """Draw what the tool returns, and the reply to it.
+
+        The results of the test splits are held out; failures occur in training only.
+        """
+        reply = intent.spec["reply"]
+        training = self.dialogue.split in TRAINING
+        # A generator of its own keeps the other draws of a dialogue as they are without failures.
+        number = f"{self.dialogue.split}/{self.dialogue.index}/{len(self.dialogue.messages)}"
+        chance = Random(f"failure/{number}")
+        if training and chance.random() < FAILURE_SHARE:
+            failure = self.spec["tool_failure"]
+            return chance.choice(failure["results"]), failure["reply"]
         if intent.results == [{}]:
-            return {"status": "ok"}
-        held_out = self.dialogue.split not in TRAINING
+            return {"status": "ok"}, reply
         named = call_arguments(intent, row)
         while True:
             result = self.rng.choice(intent.results)
-            if held_out == (unit_hash(named, result) < HELD_OUT_RESULTS):
-                return result
+            if training != (unit_hash(named, result) < HELD_OUT_RESULTS):
+                return result, reply
 
     def add_related_turn(self) -> None:
         """Add a turn that refers to the last: a follow-up, correction, repetition or recall."""

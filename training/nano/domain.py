@@ -131,7 +131,7 @@ class Domain:
             dialogue.messages.append(Message("user", self._scrambled(rng), intent=split))
         elif split.endswith("conversation"):
             if rng.random() < TOOLS_OFFERED_SHARE:
-                dialogue.tools = self._offer(rng)
+                dialogue.tools = self.offer(rng)
             DialogueWriter(self.intents, self.spec, self.delivery, dialogue, rng).converse(
                 rng.randint(*CONVERSATION_TURNS)
             )
@@ -151,18 +151,18 @@ class Domain:
                 split == "train" and rng.random() < NO_TOOL_SHARE
             )
             if not withheld:
-                dialogue.tools = self._offer(rng, intent.tool)
+                dialogue.tools = self.offer(rng, intent.tool)
             elif rng.random() < OTHER_TOOLS_SHARE:
-                dialogue.tools = [n for n in self._offer(rng) if n != intent.tool]
+                dialogue.tools = [n for n in self.offer(rng) if n != intent.tool]
         elif split == "train" and rng.random() < TOOLS_OFFERED_SHARE:
-            dialogue.tools = self._offer(rng)
+            dialogue.tools = self.offer(rng)
         writer = DialogueWriter(self.intents, self.spec, self.delivery, dialogue, rng)
         writer.ask(intent, rng.choice(intent.rows[part]))
         two_turns = split == "train" and rng.random() < writer.related_share
         if not intent.tool and (split == "test_follow_up" or two_turns):
             writer.add_related_turn()
 
-    def _offer(self, rng: Random, *needed: str) -> list[str]:
+    def offer(self, rng: Random, *needed: str) -> list[str]:
         """Draw the names of the tools to offer, the needed ones among them, in any order."""
         others = [name for name in self.spec["tools"] if name not in needed]
         names = [*needed, *rng.sample(others, rng.randint(1, MOST_TOOLS) - len(needed))]

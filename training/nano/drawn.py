@@ -7,6 +7,7 @@ Every function takes its random generator. Texts are written as spoken: numbers 
 spelled letters are upper case.
 """
 
+import re
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -84,6 +85,28 @@ def order(rng: Random) -> tuple[str, dict[str, str]]:
     if rng.random() < 0.1:
         words.append("please")
     return " ".join(words), drawn["slots"]
+
+
+def _slot_pattern(values: tuple[str, ...], amounts: tuple[str, ...] = ("",)) -> re.Pattern[str]:
+    phrases = sorted({a + v for a in amounts for v in values}, key=len, reverse=True)
+    return re.compile(rf"\b({'|'.join(phrases)})\b")
+
+
+# In the order in which they are looked for: "medium roast" is no size.
+_SLOT_PATTERNS = {
+    name: _slot_pattern(SLOTS[name], _AMOUNTS if name in _ADDED_SHARES else ("",))
+    for name in ("roast", "size", "numberOfShots", "milkAmount", "sugarAmount", "coffeeDrink")
+}
+
+
+def slots_in(text: str) -> dict[str, str]:
+    """Find the slots of a coffee order in its plain text, the inverse of :func:`order`."""
+    found = {}
+    for name, pattern in _SLOT_PATTERNS.items():
+        if match := pattern.search(text):
+            found[name] = match[1]
+            text = text[: match.start()] + text[match.end() :]
+    return {name: found[name] for name in SLOTS if name in found}
 
 
 def spelled(word: str) -> str:

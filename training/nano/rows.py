@@ -12,6 +12,7 @@ its history, and only the last one is trained on. The rows are written to ``rows
 
 import argparse
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -31,7 +32,11 @@ from funaudiochat.constants import (
     TRANSCRIBE_PROMPT,
 )
 from training.nano.data import WORK, read_jsonl
+from training.nano.dialogue_writer import tool_call
 from training.nano.domain import Domain
+from training.nano.drawn import slots_in
+from training.nano.speech import SpeechStore
+from training.nano.voices import QUESTION_HZ
 
 SILENCE_TOKEN, AUDIO_EOS_TOKEN = "<|sil|>", "<|audio_eos|>"
 SAY = "Say: "
@@ -67,14 +72,15 @@ STAGES = {
         "ask": 1.0, "ask_tools": 1.0, "transcribe": 0.5, "transcribe_scrambled": 0.7, "talk": 0.1,
         "say_aloud": 0.25, "text": 0.1, "words": 0.1, "text_tools": 0.12, "words_tools": 0.12,
         "ask_conversation": 0.5, "ask_tools_conversation": 0.5, "transcribe_conversation": 0.2,
-        "words_conversation": 0.1,
+        "words_conversation": 0.1, "transcribe_ears": 0.6, "ask_tools_ears": 1.0,
     },
     "stage2": {
         "talk": 1.0, "ask": 0.5, "ask_tools": 0.7, "transcribe": 0.1, "transcribe_scrambled": 0.1,
         "say_aloud": 0.6, "text_talk": 0.12, "text": 0.2, "words": 0.1, "text_tools": 0.1,
         "say": 0.1, "text_drill": 0.35, "words_drill": 0.45, "text_tools_drill": 0.05,
         "words_tools_drill": 0.05, "talk_conversation": 0.3, "ask_conversation": 0.3,
-        "ask_tools_conversation": 0.3, "words_conversation": 0.1,
+        "ask_tools_conversation": 0.3, "words_conversation": 0.1, "transcribe_ears": 0.25,
+        "ask_tools_ears": 0.6,
     },
     "ablation": {"talk": 0.5, "ask": 0.5},
 }  # fmt: skip
@@ -259,6 +265,47 @@ def say_rows(text: str, tokens: list[int]) -> Iterator[tuple[str, dict[str, Any]
     )
 
 
+def written(heard: str) -> str:
+    """Write a transcript of the ears as the domain writes: "r u b i" becomes "R, U, B, I."."""
+    text = re.sub(r"\b[a-z](?: [a-z]\b)+", lambda run: run[0].upper().replace(" ", ", "), heard)
+    text = re.sub(r"\bi\b", "I", text)
+    return f"{text[0].upper()}{text[1:]}."
+
+
+def ears_rows(work: Path, domain: Domain) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Build rows from the training speech of the ears: open text, orders, symbols, people.
+
+    Their recordings are stored as FLAC files below ``ears`` once.
+
+    Yields:
+        kind and row: ``transcribe_ears``, and ``ask_tools_ears`` for coffee orders, which are
+        answered with a call of the tool for them.
+    """
+    for name in ("synthetic", "real"):
+        store = SpeechStore(work / "ears" / name)
+        for number, record in enumerate(store.rows):
+            if record.get("part", "train") != "train":
+                continue
+            audio = f"ears/{name}/{number // 1000:03d}/{number:06d}.flac"
+            if not (work / audio).exists():
+                (work / audio).parent.mkdir(parents=True, exist_ok=True)
+                soundfile.write(work / audio, store.waveform(record).numpy(), QUESTION_HZ)
+            heard = [spoken_question({"audio": audio}, work)]
+            yield (
+                "transcribe_ears",
+                _transcript_row(AUDIO_TEMPLATE, written(record["text"]), heard),
+            )
+            slots = slots_in(record["text"])
+            if "coffeeDrink" in slots and record["kind"] in ("order", "real"):
+                rng = Random(f"ears/{name}/{number}")
+                call = tool_call("order_coffee", slots)
+                turns = [_turn("user", AUDIO_TEMPLATE), _turn("assistant", call)]
+                yield (
+                    "ask_tools_ears",
+                    _row(tool_prompt(domain.offer(rng, "order_coffee")), turns, heard),
+                )
+
+
 def make_rows(
     work: Path,
     dialogues: int = TYPED_DIALOGUES,
@@ -294,6 +341,7 @@ def make_rows(
     for split in ("conversation", "scrambled"):
         for record in read_jsonl(work / "dialogues" / f"{split}.jsonl"):
             rows.extend((f"{kind}_{split}", row) for kind, row in heard_rows(record, speech, work))
+    rows.extend(ears_rows(work, domain))
     for answer in answers:
         rows.extend(say_rows(answer["text"], answer["row_codes"]))
     folder = work / "rows"

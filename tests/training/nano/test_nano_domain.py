@@ -332,6 +332,18 @@ def test_tool_dialogues_call_then_speak_the_result(drawn: dict[str, list[Dialogu
         assert dialogue.tools and json.loads(result.text) and reply.spoken
 
 
+def test_some_calls_in_training_fail_and_the_reply_says_so(
+    domain: Domain, drawn: dict[str, list[Dialogue]]
+) -> None:
+    failure = domain.spec["tool_failure"]
+    called = [d.messages for d in drawn["train"] if len(d.messages) == 4 and _call(d)]
+    failed = [m for m in called if json.loads(m[2].text) in failure["results"]]
+    assert 0.04 < len(failed) / len(called) < 0.12
+    assert all((m in failed) == (m[3].text == failure["reply"]) for m in called)
+    tested = _texts(drawn["test_tool"] + drawn["test_conversation"], "assistant")
+    assert failure["reply"] not in tested
+
+
 def test_coffee_orders_have_the_slots_of_their_words(drawn: dict[str, list[Dialogue]]) -> None:
     orders = [d for d in drawn["train"] if d.intent == "order_coffee" and _call(d)]
     assert len(orders) > 50

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
 from funaudiochat.audio import save_wav
@@ -16,10 +17,13 @@ from funaudiochat.audio_encoders import _sinusoids
 from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.voice_chat import VoiceChat
 from training.nano import ablation, train_encoder
+from training.nano.domain import Domain
 from training.nano.new_model import begin, digit_embeddings, new_model
-from training.nano.rows import heard_rows, make_rows, say_rows, typed_rows
+from training.nano.rows import ears_rows, heard_rows, make_rows, say_rows, typed_rows
+from training.nano.speech import SpeechStore
 from training.nano.tokenizer import digits_of
 from training.nano.train_encoder import BLANKED_BANDS, WIDEST_BAND, EncoderTrainer, blank_bands
 
@@ -134,6 +138,47 @@ def test_rows_of_all_stages_leave_out_what_is_held_out(work):
     rows = [json.loads(line) for line in (work / "rows" / "stage1.jsonl").open()]
     scrambled = [row for row in rows if row["messages"][-1]["content"] == "Left blue two."]
     assert 0 < len(scrambled) < 8 and all(len(row["messages"]) == 2 for row in scrambled)
+
+
+def test_the_ears_speech_is_transcribed_and_orders_call_their_tool(tmp_path):
+    heard = {
+        "synthetic": [
+            {"kind": "open", "text": "how big are they"},
+            {"kind": "order", "text": "brew me a small dark roast latte with lots of milk"},
+        ],
+        "real": [
+            {"kind": "real", "part": "train", "text": "r u b i"},
+            {"kind": "real", "part": "valid", "text": "never trained on"},
+            {"kind": "real", "part": "train", "text": "i'd like an espresso"},
+        ],
+    }
+    noise = np.random.default_rng(0).normal(0, 0.1, 16000)
+    for name, records in heard.items():
+        SpeechStore(tmp_path / "ears" / name).extend((noise, record) for record in records)
+    rows = list(ears_rows(tmp_path, Domain()))
+    texts = [row["messages"][-1]["content"] for kind, row in rows if kind == "transcribe_ears"]
+    assert texts == [
+        "How big are they.",
+        "Brew me a small dark roast latte with lots of milk.",
+        "R, U, B, I.",
+        "I'd like an espresso.",
+    ]
+    orders = [row for kind, row in rows if kind == "ask_tools_ears"]
+    calls = [parse_tool_calls(row["messages"][-1]["content"])[0][0] for row in orders]
+    assert [call.arguments for call in calls] == [
+        {
+            "size": "small",
+            "roast": "dark roast",
+            "coffeeDrink": "latte",
+            "milkAmount": "lots of milk",
+        },
+        {"coffeeDrink": "espresso"},
+    ]
+    assert all(call.name == "order_coffee" and "order_coffee" in row["system"]
+               for call, row in zip(calls, orders, strict=True))  # fmt: skip
+    for _, row in rows:
+        [entry] = map(json.loads, row["audio"])
+        assert soundfile.info(entry["path"]).frames == 16000
 
 
 def test_sums_are_drilled_in_typed_rows(work):

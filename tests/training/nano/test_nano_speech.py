@@ -13,7 +13,7 @@ import soundfile
 import torch
 
 from training.nano.domain import Domain
-from training.nano.drawn import SLOTS, order
+from training.nano.drawn import SLOTS, order, slots_in
 from training.nano.sentences import SHARES, Sentences, open_text, plain
 from training.nano.speech import (
     LONGEST_SILENCE_S,
@@ -67,6 +67,7 @@ def test_orders_follow_the_grammar_and_hold_the_words_of_their_slots():
         text, slots = order(Random(seed))
         assert re.fullmatch(pattern, text), text
         assert all(f" {value}" in text for value in slots.values())
+        assert slots_in(text) == slots
         assert not re.search(r"\ban? [^aeiou]*\ba [aeiou]|\ba e|\ban [^aei]", text), text
         seen |= set(slots)
     assert seen == set(SLOTS)
