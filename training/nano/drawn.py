@@ -92,7 +92,7 @@ def _slot_pattern(values: tuple[str, ...], amounts: tuple[str, ...] = ("",)) -> 
     return re.compile(rf"\b({'|'.join(phrases)})\b")
 
 
-# In the order in which they are looked for: "medium roast" is no size.
+# In the order in which they are looked for: the "medium" of "medium roast" is not its size.
 _SLOT_PATTERNS = {
     name: _slot_pattern(SLOTS[name], _AMOUNTS if name in _ADDED_SHARES else ("",))
     for name in ("roast", "size", "numberOfShots", "milkAmount", "sugarAmount", "coffeeDrink")
