@@ -61,7 +61,7 @@ def make_app(models: Models, options: Options) -> web.Application:
         app[CONTEXT] = ServerContext(models, options)
         app[SESSIONS] = Sessions(app[CONTEXT])
         yield
-        app[SESSIONS].close()
+        await app[SESSIONS].close()
         await app[CONTEXT].close()
 
     app.cleanup_ctx.append(lifetime)
@@ -149,7 +149,7 @@ async def add_cors_headers(request: web.Request, response: web.StreamResponse) -
     if not origin_allowed(origin, request.host, request.app[CONTEXT].options.allowed_origins):
         return
     response.headers["Access-Control-Allow-Origin"] = origin
-    response.headers["Access-Control-Expose-Headers"] = "Retry-After"
+    response.headers["Access-Control-Expose-Headers"] = "Location, Retry-After"
     if request.method == "OPTIONS":
         # OpenAI's clients describe themselves in headers of their own: allow all they ask for.
         wanted = request.headers.get("Access-Control-Request-Headers", "")

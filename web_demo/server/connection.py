@@ -1,20 +1,18 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The life of a WebSocket and its session, from the queue to the last message."""
+"""The life of a connection and its session, from the queue to the last message."""
 
 import asyncio
 import contextlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
-
-from aiohttp import web
 
 from web_demo.server.context import ServerContext
 from web_demo.server.lobby import QueueTicket, TicketState
-from web_demo.server.outbox import SlowReader
+from web_demo.server.outbox import SlowReader, Socket
 from web_demo.server.session import Session
 
 logger = logging.getLogger(__name__)
@@ -23,10 +21,10 @@ IDLE_WHILE_OTHERS_WAIT_S = 120.0
 
 
 class Connection(ABC):
-    """One WebSocket and its session; a subclass for each protocol reads and writes messages.
+    """One socket and its session; a subclass for each protocol reads and writes messages.
 
     Args:
-        transport: below the socket; aborted if that does not close.
+        abort: called if the socket does not close.
         ticket: its position in the lobby.
 
     Attributes:
@@ -36,12 +34,12 @@ class Connection(ABC):
     def __init__(
         self,
         context: ServerContext,
-        socket: web.WebSocketResponse,
-        transport: asyncio.WriteTransport,
+        socket: Socket,
+        abort: Callable[[], None],
         ticket: QueueTicket,
         session: Session,
     ) -> None:
-        self._context, self._socket, self._transport = context, socket, transport
+        self._context, self._socket, self._abort = context, socket, abort
         self._ticket, self.session = ticket, session
         self._tasks: set[asyncio.Task[None]] = set()
         self.finished = asyncio.Event()
@@ -91,7 +89,7 @@ class Connection(ABC):
             async with asyncio.timeout(1):
                 await self._socket.close(code=code, message=reason.encode())
         except TimeoutError:
-            self._transport.abort()
+            self._abort()
 
     async def drain(self, seconds: float) -> None:
         """Let a running reply finish and play for at most this long, then close."""

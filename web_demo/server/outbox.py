@@ -6,10 +6,9 @@
 import asyncio
 import logging
 import time
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from aiohttp import web
 
 from web_demo.server.metrics import Metrics
 from web_demo.server.opus import FRAME_SAMPLES, OpusEncoder
@@ -28,10 +27,27 @@ class SlowReader(ConnectionError):
     """The client stopped reading."""
 
 
-class SocketWriter:
-    """Writes messages to one WebSocket, no faster than the client reads them."""
+class Socket(Protocol):
+    """What sends messages to a client: a WebSocket, or the data channel of a WebRTC call."""
 
-    def __init__(self, socket: web.WebSocketResponse) -> None:
+    @property
+    def closed(self) -> bool:
+        """Whether the client has disconnected."""
+
+    async def send_str(self, data: str) -> None:
+        """Send text; return when more can be sent."""
+
+    async def send_bytes(self, data: bytes) -> None:
+        """Send bytes; return when more can be sent."""
+
+    async def close(self, *, code: int, message: bytes) -> Any:
+        """Close it."""
+
+
+class SocketWriter:
+    """Writes messages to one socket, no faster than the client reads them."""
+
+    def __init__(self, socket: Socket) -> None:
         self._socket = socket
         self._opened_at = self._last_sent_at = time.monotonic()
 
@@ -71,7 +87,7 @@ class Outbox(SocketWriter):
 
     def __init__(
         self,
-        socket: web.WebSocketResponse,
+        socket: Socket,
         session: str,
         metrics: Metrics,
         reference_client: bool = False,

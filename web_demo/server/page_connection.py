@@ -3,9 +3,8 @@
 
 """Adapt the protocol of PROTOCOL.md to a session: decode its messages, encode what it reports."""
 
-import asyncio
 import secrets
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -82,7 +81,7 @@ class PageConnection(Connection):
         self,
         context: ServerContext,
         socket: web.WebSocketResponse,
-        transport: asyncio.WriteTransport,
+        abort: Callable[[], None],
         ticket: QueueTicket,
         conversation: ResumableConversation,
         resumed: bool,
@@ -91,8 +90,8 @@ class PageConnection(Connection):
         name = secrets.token_hex(6)
         self._outbox = Outbox(socket, name, context.metrics, reference_client)
         session = PageSession(name, context, self._outbox, conversation, self._spawn)
-        super().__init__(context, socket, transport, ticket, session)
-        self._resumed = resumed
+        super().__init__(context, socket, abort, ticket, session)
+        self._messages, self._resumed = socket, resumed
         self._decoder = OpusDecoder()
 
     def _background(self) -> list[Coroutine[Any, Any, None]]:
@@ -120,7 +119,7 @@ class PageConnection(Connection):
         await self._outbox.error(code, message, fatal=fatal)
 
     async def _read(self) -> None:
-        async for frame in self._socket:
+        async for frame in self._messages:
             if frame.type is WSMsgType.BINARY:
                 await self._receive(frame.data)
             elif frame.type is WSMsgType.TEXT:

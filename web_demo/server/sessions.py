@@ -29,6 +29,7 @@ class Sessions:
     def __init__(self, context: ServerContext) -> None:
         self._context = context
         self.connections: set[Connection] = set()
+        self._running: set[asyncio.Task[None]] = set()
         self._parked: dict[str, tuple[ResumableConversation, asyncio.TimerHandle]] = {}
 
     async def serve(
@@ -53,7 +54,7 @@ class Sessions:
         connection = PageConnection(
             context,
             socket,
-            transport,
+            transport.abort,
             ticket,
             conversation
             or ResumableConversation(
@@ -74,6 +75,12 @@ class Sessions:
             await connection.run()
         finally:
             self.connections.discard(connection)
+
+    def start(self, connection: Connection) -> None:
+        """Serve a connection that outlives the request which opened it."""
+        task = asyncio.create_task(self.run(connection))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
 
     async def take_over(self, resume: str) -> None:
         """Close the connection that still holds this conversation, if there is one.
@@ -97,8 +104,13 @@ class Sessions:
         seconds = max(total - CLOSING_S, total / 2)
         await asyncio.gather(*(connection.drain(seconds) for connection in self.connections))
 
-    def close(self) -> None:
-        """Drop all parked conversations."""
+    async def close(self) -> None:
+        """Close the connections that were started, and drop all parked conversations."""
+        await asyncio.gather(
+            *(each.close(1001, "the server is shutting down") for each in self.connections)
+        )
+        if self._running:
+            await asyncio.wait(set(self._running))
         for _, timer in self._parked.values():
             timer.cancel()
 

@@ -1,12 +1,13 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The Realtime interface over a WebSocket: ``/v1/realtime``."""
+"""The connection of a Realtime client, and its WebSocket: ``/v1/realtime``."""
 
 import asyncio
 import json
 import logging
 import secrets
+from collections.abc import Callable
 from typing import Any
 
 from aiohttp import WSMsgType, web
@@ -16,8 +17,9 @@ from web_demo.server.context import ServerContext
 from web_demo.server.lobby import QueueTicket
 from web_demo.server.openai_api.admission import check_model, enter_lobby
 from web_demo.server.openai_api.errors import ApiError
-from web_demo.server.openai_api.realtime_response import RealtimeOutbox
+from web_demo.server.openai_api.realtime_response import Player, RealtimeOutbox
 from web_demo.server.openai_api.realtime_session import RealtimeSession
+from web_demo.server.outbox import Socket
 from web_demo.server.sessions import Sessions
 
 logger = logging.getLogger(__name__)
@@ -29,10 +31,10 @@ REFUSED_BYTES = 64 * 2**20
 
 
 class RealtimeConnection(Connection):
-    """The connection of a Realtime client.
+    """The connection of a Realtime client; a subclass for each transport reads its events.
 
-    While its ticket waits in the queue the client hears nothing and its events wait: clients begin
-    with ``session.created``.
+    Args:
+        player: plays the replies to a client that does not get them in events.
     """
 
     session: RealtimeSession
@@ -40,36 +42,27 @@ class RealtimeConnection(Connection):
     def __init__(
         self,
         context: ServerContext,
-        socket: web.WebSocketResponse,
-        transport: asyncio.WriteTransport,
+        socket: Socket,
+        abort: Callable[[], None],
         ticket: QueueTicket,
+        player: Player | None = None,
     ) -> None:
         name = secrets.token_hex(6)
         self._outbox = RealtimeOutbox(socket, name, context.metrics)
-        session = RealtimeSession(name, context, self._outbox, self._spawn)
-        super().__init__(context, socket, transport, ticket, session)
-        self._admitted = asyncio.Event()
+        session = RealtimeSession(name, context, self._outbox, self._spawn, player)
+        super().__init__(context, socket, abort, ticket, session)
 
     async def _report_queue(self, **status: Any) -> None:
         pass
 
     async def _greet(self) -> None:
-        try:
-            await self._outbox.emit("session.created", session=self.session.shown())
-        finally:
-            self._admitted.set()
+        await self._outbox.emit("session.created", session=self.session.shown())
 
     async def _report_going_away(self, seconds: float) -> None:
         pass
 
     async def _report_error(self, code: str, message: str, fatal: bool) -> None:
         await self._outbox.error(ApiError(message, code=code, status=500))
-
-    async def _read(self) -> None:
-        async for frame in self._socket:
-            await self._admitted.wait()
-            if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
-                await self._receive(frame.data)
 
     async def _receive(self, data: str | bytes) -> None:
         event: Any = None
@@ -84,6 +77,36 @@ class RealtimeConnection(Connection):
         except Exception:
             logger.exception("an event failed", extra={"session": self.session.name})
             await self._outbox.error(ApiError("an internal error occurred", status=500))
+
+
+class RealtimeSocket(RealtimeConnection):
+    """The connection of a Realtime client over a WebSocket.
+
+    While its ticket waits in the queue the client hears nothing and its events wait: clients begin
+    with ``session.created``.
+    """
+
+    def __init__(
+        self,
+        context: ServerContext,
+        socket: web.WebSocketResponse,
+        abort: Callable[[], None],
+        ticket: QueueTicket,
+    ) -> None:
+        super().__init__(context, socket, abort, ticket)
+        self._messages, self._admitted = socket, asyncio.Event()
+
+    async def _greet(self) -> None:
+        try:
+            await super()._greet()
+        finally:
+            self._admitted.set()
+
+    async def _read(self) -> None:
+        async for frame in self._messages:
+            await self._admitted.wait()
+            if frame.type in (WSMsgType.TEXT, WSMsgType.BINARY):
+                await self._receive(frame.data)
 
 
 def _parse(data: str | bytes, most_bytes: int) -> dict[str, Any]:
@@ -119,7 +142,8 @@ async def serve_realtime(
         )
         await socket.prepare(request)
         if isinstance(request.transport, asyncio.WriteTransport):
-            await sessions.run(RealtimeConnection(context, socket, request.transport, ticket))
+            abort = request.transport.abort
+            await sessions.run(RealtimeSocket(context, socket, abort, ticket))
     finally:
         context.lobby.leave(ticket)
     return socket

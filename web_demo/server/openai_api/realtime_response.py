@@ -8,17 +8,16 @@ import json
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from aiohttp import web
 
 from funaudiochat.constants import GROUP_SIZE
 from web_demo.server.metrics import Metrics
 from web_demo.server.openai_api.errors import ApiError
 from web_demo.server.openai_api.realtime_audio import AudioOutput
 from web_demo.server.openai_api.realtime_items import Item, Part, Status, new_id
-from web_demo.server.outbox import SocketWriter
+from web_demo.server.outbox import Socket, SocketWriter
 from web_demo.server.turn import Turn
 
 logger = logging.getLogger(__name__)
@@ -28,9 +27,9 @@ CANCEL_REASONS = {"voice": "turn_detected"}  # by the cause of an interruption
 
 
 class RealtimeOutbox(SocketWriter):
-    """Sends server events over one WebSocket."""
+    """Sends server events over one socket."""
 
-    def __init__(self, socket: web.WebSocketResponse, session: str, metrics: Metrics) -> None:
+    def __init__(self, socket: Socket, session: str, metrics: Metrics) -> None:
         super().__init__(socket)
         self._session, self._metrics = session, metrics
 
@@ -55,6 +54,19 @@ class RealtimeOutbox(SocketWriter):
         await self.emit("error", error={**error.body(), "event_id": event_id})
 
 
+class Player(Protocol):
+    """Plays replies in real time, in the order in which they began."""
+
+    def play(self, response: "Response", samples: np.ndarray) -> None:
+        """Add audio [S] of a response, float32 at 24 kHz."""
+
+    def finish(self, response: "Response") -> None:
+        """Take note that no more audio of a response will come."""
+
+    def clear(self) -> dict["Response", int]:
+        """Drop what was not played -> the samples played of each response that is cut."""
+
+
 class Response:
     """One response: turns what a turn reports into events and items.
 
@@ -70,10 +82,13 @@ class Response:
         on_item: adds an item to the conversation and returns the events that report it; None out
             of band.
         on_done: awaited after ``response.done``.
+        player: plays its audio, which otherwise is sent in events.
 
     Attributes:
         turn: the turn that makes the reply.
         cancel_cause: why it is being interrupted.
+        message: its message, once that has begun.
+        heard_samples: samples [24 kHz] that were played until its audio was cleared, else None.
     """
 
     def __init__(
@@ -85,6 +100,7 @@ class Response:
         functions: frozenset[str],
         on_item: Callable[[Item], list[ServerEvent]] | None,
         on_done: Callable[["Response"], Awaitable[None]],
+        player: Player | None = None,
     ) -> None:
         self.id = new_id("resp")
         self.turn: Turn | None = None
@@ -93,9 +109,11 @@ class Response:
         self._encoder = AudioOutput(form)
         self._functions, self._on_item, self._on_done = functions, on_item, on_done
         self._queued: deque[ServerEvent] = deque()
+        self._player = player
+        self.heard_samples: int | None = None
         self._finished = False
         self._output: list[Item] = []
-        self._message: Item | None = None
+        self.message: Item | None = None
         self._error: dict[str, str] | None = None
         self._kind = "response.output_audio_transcript" if speech else "response.output_text"
 
@@ -136,14 +154,22 @@ class Response:
 
     async def audio(self, frame: np.ndarray) -> None:
         """Send audio."""
-        self._open_message().parts[0].samples += len(frame)
-        self._queue_audio(self._encoder.encode(frame))
+        part = self._open_message().parts[0]
+        if self._player is None:
+            part.samples += len(frame)
+            self._queue_audio(self._encoder.encode(frame))
+            await self._flush()
+            return
         await self._flush()
+        if self.heard_samples is None:
+            part.samples += len(frame)
+            self._player.play(self, frame)
 
     async def audio_done(self) -> None:
         """Send the audio that the encoder holds."""
-        self._queue_audio(self._encoder.encode(np.zeros(0, np.float32), last=True))
-        await self._flush()
+        if self._player is None:
+            self._queue_audio(self._encoder.encode(np.zeros(0, np.float32), last=True))
+            await self._flush()
 
     async def _flush(self) -> None:
         while self._queued:
@@ -154,12 +180,12 @@ class Response:
         self._queued.append((kind, fields))
 
     def _queue_part(self, kind: str, **fields: Any) -> None:
-        assert self._message is not None
+        assert self.message is not None
         self._queue(
             kind,
             response_id=self.id,
-            item_id=self._message.id,
-            output_index=self._output.index(self._message),
+            item_id=self.message.id,
+            output_index=self._output.index(self.message),
             content_index=0,
             **fields,
         )
@@ -170,17 +196,17 @@ class Response:
             self._queue_part("response.output_audio.delta", delta=delta)
 
     def _open_message(self) -> Item:
-        if self._message is None:
+        if self.message is None:
             part = Part("output_audio" if self._speech else "output_text")
             item = Item(new_id("item"), "message", "assistant", [part], status="in_progress")
-            self._message = item
+            self.message = item
             self._add(item, {**item.dump(), "content": []})
             self._queue_part("response.content_part.added", part=self._part())
-        return self._message
+        return self.message
 
     def _part(self) -> dict[str, Any]:
-        assert self._message is not None
-        text = self._message.parts[0].text
+        assert self.message is not None
+        text = self.message.parts[0].text
         if self._speech:
             return {"type": "audio", "transcript": text}
         return {"type": "text", "text": text}
@@ -217,7 +243,7 @@ class Response:
         self._end(item, status)
 
     def _call(self, name: str, arguments: str) -> None:
-        if self._message is not None and self._message.status == "in_progress":
+        if self.message is not None and self.message.status == "in_progress":
             self._close_message("completed")
         fields = {"call_id": new_id("call"), "name": name, "arguments": arguments}
         item = Item(
@@ -253,9 +279,11 @@ class Response:
             details = {"type": status, "reason": cause}
         elif status == "failed":
             details = {"type": status, "error": self._error}
-        open_message = self._message is not None and self._message.status == "in_progress"
+        open_message = self.message is not None and self.message.status == "in_progress"
         if open_message or (status == "completed" and not self._output):
             self._close_message("completed" if status == "completed" else "incomplete")
+        if self._player is not None:
+            self._player.finish(self)
         shown = self._dump(status, details)
         shown["usage"] = self._usage()
         self._queue("response.done", response=shown)

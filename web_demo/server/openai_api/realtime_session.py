@@ -28,7 +28,12 @@ from web_demo.server.openai_api.realtime_items import (
     milliseconds,
     new_id,
 )
-from web_demo.server.openai_api.realtime_response import RealtimeOutbox, Response, ServerEvent
+from web_demo.server.openai_api.realtime_response import (
+    Player,
+    RealtimeOutbox,
+    Response,
+    ServerEvent,
+)
 from web_demo.server.openai_api.realtime_schemas import (
     Append,
     ClientEvent,
@@ -72,13 +77,22 @@ class RealtimeSession(Session):
     """Decides what a question, a reply and an interruption are for a Realtime client.
 
     The connection calls :meth:`take` with one event after another.
+
+    Args:
+        player: plays the replies to a client that does not get them in events; what it drops at an
+            interruption, the session takes out of the conversation.
     """
 
     def __init__(
-        self, name: str, context: ServerContext, outbox: RealtimeOutbox, spawn: Spawn
+        self,
+        name: str,
+        context: ServerContext,
+        outbox: RealtimeOutbox,
+        spawn: Spawn,
+        player: Player | None = None,
     ) -> None:
         super().__init__(name, context, spawn)
-        self._outbox = outbox
+        self._outbox, self._player = outbox, player
         self._id, self._conversation_id = new_id("sess"), new_id("conv")
         detects = context.vad_network is not None
         models = context.models
@@ -109,6 +123,8 @@ class RealtimeSession(Session):
             "response.create": (ResponseCreate, self._create_response),
             "response.cancel": (ResponseCancel, self._cancel_response),
         }
+        if player is not None:
+            self._handlers["output_audio_buffer.clear"] = (ClientEvent, self._clear_output)
 
     def shown(self) -> dict[str, Any]:
         """Return the session as events show it."""
@@ -137,7 +153,16 @@ class RealtimeSession(Session):
     # The session
 
     async def _update(self, event: SessionUpdate) -> None:
-        new = self._config.changed(event.session)
+        self.configure(event.session)
+        await self._outbox.emit("session.updated", session=self.shown())
+
+    def configure(self, given: dict[str, Any]) -> None:
+        """Change the configuration, all given fields or none of them.
+
+        Raises:
+            ApiError: names the field that cannot be taken.
+        """
+        new = self._config.changed(given)
         if new.audio.input.turn_detection is not None and self._context.vad_network is None:
             raise unsupported("session.audio.input.turn_detection", "silero-vad is not installed")
         self._check_modality(new.output_modalities, "session.output_modalities")
@@ -145,7 +170,6 @@ class RealtimeSession(Session):
         if new.audio.input.format != old.audio.input.format:
             self._input = AudioInput(new.audio.input.format.type)
         self._configure_detector()
-        await self._outbox.emit("session.updated", session=self.shown())
 
     def _check_modality(self, modalities: list[Any], where: str) -> None:
         if modalities == ["audio"] and "speech" not in self._context.models.answers:
@@ -169,7 +193,16 @@ class RealtimeSession(Session):
     async def _append(self, event: Append) -> None:
         data = await asyncio.to_thread(decode_base64, event.audio, "audio")
         samples = await asyncio.to_thread(self._input.decode, data)
-        self._buffered_ms += len(data) / self._input.bytes_per_ms
+        await self.hear(samples, len(data) / self._input.bytes_per_ms)
+
+    async def hear(self, samples: np.ndarray, duration_ms: float) -> None:
+        """Add audio to the buffer; it may complete a question, or interrupt a reply.
+
+        Args:
+            samples: the audio [S] at 16 kHz.
+            duration_ms: how long it is with what a resampler still holds back.
+        """
+        self._buffered_ms += duration_ms
         while len(samples):
             found, samples = await asyncio.to_thread(self._detect, samples)
             for each in found:
@@ -195,8 +228,10 @@ class RealtimeSession(Session):
             audio_start_ms=max(0, begin_ms - self.detector.preroll_ms),
             item_id=self._spoken_id,
         )
-        if detection.interrupt_response and self.in_play:
-            self._stop_response("voice")
+        if detection.interrupt_response:
+            if self.in_play:
+                self._stop_response("voice")
+            await self._stop_playback()
 
     async def _end_speech(self) -> None:
         detection = self._config.audio.input.turn_detection
@@ -328,7 +363,8 @@ class RealtimeSession(Session):
 
     async def _retrieve_item(self, event: ItemId) -> None:
         item = self._find(event.item_id, "retrieve")
-        shown = await asyncio.to_thread(item.dump, True)
+        # A data channel cannot carry the audio of a long question in one message.
+        shown = await asyncio.to_thread(item.dump, self._player is None)
         await self._outbox.emit("conversation.item.retrieved", item=shown)
 
     async def _truncate_item(self, event: ItemTruncate) -> None:
@@ -430,6 +466,7 @@ class RealtimeSession(Session):
             tool_names(functions),
             None if aside else self._add_item,
             self._finished,
+            self._player,
         )
         self._turn_count += 1
         self._activity += 1
@@ -479,8 +516,37 @@ class RealtimeSession(Session):
                 response.cancel_cause = cause
         self.interrupt(cause)
 
+    async def _clear_output(self, event: ClientEvent) -> None:
+        if self.in_play:
+            self._stop_response("client")
+        await self._stop_playback()
+
+    async def _stop_playback(self) -> None:
+        """Drop the audio that was not played; the conversation keeps what was heard."""
+        if self._player is None:
+            return
+        for response, samples in self._player.clear().items():
+            response.heard_samples = samples
+            await self._outbox.emit("output_audio_buffer.cleared", response_id=response.id)
+            if response.id not in self._responses:
+                await self._keep_heard(response, samples)
+
+    async def _keep_heard(self, response: Response, samples: int) -> None:
+        item = response.message
+        if item is None or self._items.find(item.id) is not item:
+            return
+        item.parts[0].truncate(samples)
+        await self._outbox.emit(
+            "conversation.item.truncated",
+            item_id=item.id,
+            content_index=0,
+            audio_end_ms=milliseconds(samples),
+        )
+
     async def _finished(self, response: Response) -> None:
         del self._responses[response.id]
+        if response.heard_samples is not None:
+            await self._keep_heard(response, response.heard_samples)
         if not response.in_conversation:
             return
         if self._owes_response and not self.replying:

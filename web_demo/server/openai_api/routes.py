@@ -10,6 +10,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from importlib import import_module
 from importlib.metadata import version
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -52,6 +53,7 @@ logger = logging.getLogger(__name__)
 
 READ_ALOUD_PROMPT = "Say: "  # as Nano was trained to repeat a sentence word by word
 MOST_QUEUE_S = 120.0
+CALLS = "web_demo.server.openai_api.realtime_call"  # imported at the first call: the extra `rtc`
 GONE_CHECK_S = 0.25
 B = TypeVar("B", bound=BaseModel)
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
@@ -72,6 +74,25 @@ def add_routes(
     async def realtime(request: web.Request) -> web.StreamResponse:
         return await serve_realtime(request, request.app[key], request.app[sessions])
 
+    async def call(request: web.Request) -> web.StreamResponse:
+        try:
+            module = await asyncio.to_thread(import_module, CALLS)
+        except ImportError as error:
+            raise ApiError("calls over WebRTC need aiortc: pip install 'funaudiochat[rtc]'",
+                           code="webrtc_not_installed", status=501) from error  # fmt: skip
+        answer: web.Response = await module.serve_call(
+            request, request.app[key], request.app[sessions]
+        )
+        return answer
+
+    async def hang_up(request: web.Request) -> web.StreamResponse:
+        name = request.match_info["call_id"].removeprefix("rtc_")
+        for connection in request.app[sessions].connections:
+            if connection.session.name == name:
+                await connection.close(1000, "hung up")
+                return web.Response()
+        raise ApiError("there is no such call", "call_id", "call_not_found", 404)
+
     for method, path, handler in (
         ("GET", "/v1/models", api.models),
         ("GET", "/v1/models/{name:.+}", api.model),
@@ -79,6 +100,8 @@ def add_routes(
         ("POST", "/v1/audio/transcriptions", api.transcriptions),
         ("POST", "/v1/audio/speech", api.speech),
         ("GET", "/v1/realtime", realtime),
+        ("POST", "/v1/realtime/calls", call),
+        ("POST", "/v1/realtime/calls/{call_id}/hangup", hang_up),
         ("*", "/v1/{rest:.*}", api.unknown),
         ("GET", "/openapi.json", api.description),
     ):
