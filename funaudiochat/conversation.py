@@ -33,10 +33,15 @@ class Conversation(ABC):
 
     Args:
         system: system prompt; None for the one the checkpoint was trained with.
+
+    Attributes:
+        prompt_steps: steps of the newest prompt, known before its reply begins; 0 if a server made
+            the prompt.
     """
 
     def __init__(self, system: str | None = None) -> None:
         self.system = system
+        self.prompt_steps = 0
         self._history: list[Turn] = []
         self._tools: list[dict[str, Any]] = []
 

@@ -253,8 +253,9 @@ class VoiceChat(Conversation):
         before = recent(self._history)
         inputs, kept = self._fit(self._system(tools, speech), before, turn)
         remember = self._recorder(kept, turn, tools, speech)
+        self.prompt_steps = inputs["input_ids"].shape[1]
         options = self.generation_options(
-            inputs["input_ids"].shape[1], speech, sampling, bool(tools) and not speech
+            self.prompt_steps, speech, sampling, bool(tools) and not speech
         )
         generator = None
         if sampling.seed is not None:
@@ -307,7 +308,7 @@ class VoiceChat(Conversation):
                 tool_calls=parse_tool_calls(text)[0],
                 problems=call_problems(said) + dropped_rounds(kept, before),
                 latency=latency,
-                usage=Usage(inputs["input_ids"].shape[1], state.step_count),
+                usage=Usage(self.prompt_steps, state.step_count),
                 finish_reason="stop" if stops.found or bool(state.ended.all()) else "length",
             )
         )
