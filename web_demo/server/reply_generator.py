@@ -68,6 +68,7 @@ class ReplyGenerator:
         self._on_stage, self._functions = on_stage, list(functions)
         self.reply: Reply | None = None
         self.steps = 0
+        self._asked: Conversation | None = None
         self._job: Job | None = None
         self._earlier_compute_s = 0.0
 
@@ -75,6 +76,11 @@ class ReplyGenerator:
     def compute_s(self) -> float:
         """Seconds that the models have worked for this reply."""
         return self._earlier_compute_s + (0.0 if self._job is None else self._job.compute_s)
+
+    @property
+    def prompt_steps(self) -> int:
+        """Steps of the newest prompt, 0 until the models have it."""
+        return 0 if self._asked is None else self._asked.prompt_steps
 
     async def run(self, chunks: asyncio.Queue[Chunk]) -> None:
         """Put all text and audio of the reply into the queue.
@@ -112,7 +118,7 @@ class ReplyGenerator:
 
     def _stream(self, chat: Conversation, **how: Any) -> Iterator[Event]:
         """Ask the question in a conversation."""
-        question = self._question
+        self._asked, question = chat, self._question
         if isinstance(question, turns.Turn):
             return chat.stream_turn(question, **how)
         if isinstance(question, str):

@@ -179,6 +179,11 @@ class Turn:
         return None if self._generator is None else self._generator.reply
 
     @property
+    def prompt_steps(self) -> int:
+        """Steps of the prompt, 0 until the models have it."""
+        return 0 if self._generator is None else self._generator.prompt_steps
+
+    @property
     def steps(self) -> int:
         """Steps of the reply so far."""
         return 0 if self._generator is None else self._generator.steps

@@ -300,10 +300,9 @@ class Response:
         }
 
     def _usage(self) -> dict[str, Any]:
-        """Count the model's steps; the prompt's are known once the models have finished."""
+        """Count the model's steps; a reply that is cut before its turn came has no prompt."""
         assert self.turn is not None
-        reply, steps = self.turn.reply, self.turn.steps
-        prompt = 0 if reply is None else reply.usage.prompt_steps
+        reply, steps, prompt = self.turn.reply, self.turn.steps, self.turn.prompt_steps
         if reply is not None:
             spoken = -(-len(reply.speech_tokens) // GROUP_SIZE)
         else:
