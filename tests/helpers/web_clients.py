@@ -290,7 +290,7 @@ class ScriptedChat:
     """
 
     def __init__(self, script: Callable[[Any], Iterator[Any]]) -> None:
-        self.script, self.system, self.heard = script, None, []
+        self.script, self.system, self.heard, self.prompt_steps = script, None, [], 0
 
     def branch(self) -> "ScriptedChat":
         other = copy.copy(self)

@@ -360,6 +360,27 @@ def test_responses_out_of_band_leave_the_conversation_alone(speaking):
     run(conversation)
 
 
+def test_a_cancelled_response_counts_the_same_prompt_as_a_complete_one(server):
+    async def conversation():
+        message = {"type": "message", "role": "user",
+                   "content": [{"type": "input_text", "text": "How are you?"}]}  # fmt: skip
+        async with RealtimeClient(server) as client:
+            await client.configure(**MANUAL)
+            whole = await client.respond(input=[message], max_output_tokens=2)
+            for attempt in range(1, 6):  # the model samples: a reply may end before it is cancelled
+                await client.send("response.create", response={"input": [message]})
+                await client.event("response.output_item.added", 1 + attempt)
+                await client.send("response.cancel")
+                done = (await client.event("response.done", 1 + attempt))["response"]
+                if done["status"] == "cancelled":
+                    break
+            assert done["status"] == "cancelled"
+            assert done["usage"]["input_tokens"] == whole["usage"]["input_tokens"] > 5
+            assert done["usage"]["output_tokens"] > 0
+
+    run(conversation)
+
+
 def test_items_are_placed_retrieved_and_deleted_by_their_ids(server, asked):
     async def conversation():
         async with RealtimeClient(server) as client:
@@ -661,7 +682,7 @@ async def open_and_close(server, sessions):
             await client.append(pcm16(tone(0.2)))
 
 
-@pytest.mark.parametrize("sessions", [10, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("sessions", [50, pytest.param(500, marks=pytest.mark.slow)])
 def test_sessions_one_after_another_leave_nothing_behind(speaking, sessions):
     async def count():
         return len(asyncio.all_tasks())
