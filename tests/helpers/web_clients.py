@@ -5,6 +5,7 @@
 
 import asyncio
 import copy
+import gc
 import json
 import math
 import threading
@@ -28,6 +29,7 @@ from web_demo.server.app import CONTEXT, SESSIONS, make_app
 from web_demo.server.context import ServerContext
 from web_demo.server.engine import Models
 from web_demo.server.options import Options
+from web_demo.server.session import Session
 from web_demo.server.sessions import Sessions
 
 TIMEOUT_S = 120.0  # nothing takes so long but on a machine that is very busy
@@ -99,6 +101,12 @@ async def until(found: Callable[[], Any]) -> None:
     async with asyncio.timeout(TIMEOUT_S):
         while not found():
             await asyncio.sleep(0.01)
+
+
+async def sessions_in_memory() -> int:
+    """Count the sessions of this process that were not freed; run it in the server's loop."""
+    gc.collect()
+    return sum(issubclass(type(each), Session) for each in gc.get_objects())
 
 
 def tone(seconds: float, pitch_hz: float = 440.0, rate_hz: int = 24000) -> np.ndarray:

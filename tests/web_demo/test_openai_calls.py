@@ -7,19 +7,28 @@ import asyncio
 import contextlib
 import json
 import os
+import re
 import sys
 import threading
 
 import aiohttp
+import openai
 import pytest
 
 pytest.importorskip("aiortc")
 
+from tests.helpers import ROOT, recordings  # noqa: E402
 from tests.helpers import browser as browsers  # noqa: E402
-from tests.helpers import recordings  # noqa: E402
 from tests.helpers.call_clients import CallClient, new_connection, offer  # noqa: E402
 from tests.helpers.realtime_clients import MANUAL  # noqa: E402
-from tests.helpers.web_clients import TIMEOUT_S, forever, running, scripted, until  # noqa: E402
+from tests.helpers.web_clients import (
+    TIMEOUT_S,
+    forever,
+    running,
+    scripted,
+    sessions_in_memory,
+    until,
+)  # noqa: E402
 
 SDP = {"Content-Type": "application/sdp"}
 
@@ -151,6 +160,26 @@ def test_cancelling_plays_what_was_sent_and_clearing_drops_it(answering):
     run(conversation)
 
 
+def test_the_openai_package_makes_a_call_and_hangs_up(answering):
+    async def conversation():
+        connection = new_connection()
+        connection.addTransceiver("audio")
+        session = {"type": "realtime", "model": answering.context.models.name}
+        async with openai.AsyncOpenAI(base_url=f"{answering.url}/v1", api_key="none") as client:
+            answer = await client.realtime.calls.create(
+                sdp=await offer(connection), session=session
+            )
+            assert answer.text.startswith("v=0") and answer.response.status_code == 201
+            call_id = answer.response.headers["Location"].rpartition("/")[2]
+            await client.realtime.calls.hangup(call_id)
+            await closed(answering)
+            with pytest.raises(openai.NotFoundError):
+                await client.realtime.calls.hangup(call_id)
+        await connection.close()
+
+    run(conversation)
+
+
 def test_calls_one_after_another_leave_nothing_behind(answering):
     async def call(number):
         async with CallClient(answering) as client:
@@ -174,6 +203,7 @@ def test_calls_one_after_another_leave_nothing_behind(answering):
         assert await asyncio.to_thread(answering.call, tasks()) <= before + 1
         await until(lambda: len(os.listdir("/proc/self/fd")) <= files + 3)
         await until(lambda: threading.active_count() <= threads + 8)  # of the thread pools
+        assert await asyncio.to_thread(answering.call, sessions_in_memory()) <= 1
 
     run(conversation)
 
@@ -318,30 +348,16 @@ def test_without_aiortc_the_error_names_the_extra(answering, monkeypatch):
     run(ask)
 
 
+GUIDE = (ROOT / "docs" / "openai-api.md").read_text(encoding="utf-8")
+(EXAMPLE,) = re.findall(r"```javascript\n(// In a page.*?)```", GUIDE, re.DOTALL)
 CALL = """(async () => {
-  const state = window.call = { events: [], energy: 0 };
-  const connection = new RTCPeerConnection();
-  const audio = new Audio();
-  connection.ontrack = ({ streams }) => { audio.srcObject = streams[0]; audio.play(); };
-  const microphone = await navigator.mediaDevices.getUserMedia({
-    audio: { echoCancellation: true, noiseSuppression: true },
-  });
-  connection.addTrack(microphone.getTracks()[0], microphone);
-  const channel = connection.createDataChannel("oai-events");
-  channel.onmessage = ({ data }) => state.events.push(JSON.parse(data));
-  await connection.setLocalDescription();
-  const response = await fetch("/v1/realtime/calls", {
-    method: "POST",
-    headers: { "Content-Type": "application/sdp" },
-    body: connection.localDescription.sdp,
-  });
-  await connection.setRemoteDescription({ type: "answer", sdp: await response.text() });
-  state.connection = connection;
+  %s
+  window.heard = { events: [], energy: 0 };
+  window.connection = await call("", "any", (event) => heard.events.push(event));
   setInterval(async () => {
     for (const each of (await connection.getStats()).values())
-      if (each.type === "inbound-rtp") state.energy = each.totalAudioEnergy;
+      if (each.type === "inbound-rtp") heard.energy = each.totalAudioEnergy;
   }, 100);
-  return response.status;
 })()"""
 
 
@@ -350,18 +366,18 @@ CALL = """(async () => {
 def test_a_browser_has_a_call(models, network, browser, speaking):
     with running(scripted(models, short), max_sessions=1) as server:
         page = browser.open(f"{server.url}/healthz", wav=speaking)
-        assert page.evaluate(CALL) == 201
-        happened = "call.events.some((event) => event.type === '{}')".format
+        page.evaluate(CALL % EXAMPLE)
+        happened = "heard.events.some((event) => event.type === '{}')".format
         for kind in ("session.created", "input_audio_buffer.speech_started",
                      "output_audio_buffer.started", "response.done",
                      "output_audio_buffer.stopped"):  # fmt: skip
             page.wait_until(happened(kind), TIMEOUT_S)
-        page.wait_until("call.energy > 0")
+        page.wait_until("heard.energy > 0")
         said = page.evaluate(
-            "call.events.find((event) => event.type === 'response.done')"
+            "heard.events.find((event) => event.type === 'response.done')"
             ".response.output[0].content[0].transcript"
         )
         assert said == "Paris."
-        assert not page.evaluate("call.events.filter((event) => event.type === 'error').length")
-        page.evaluate("call.connection.close()")
+        assert not page.evaluate("heard.events.filter((event) => event.type === 'error').length")
+        page.evaluate("connection.close()")
         asyncio.run(asyncio.wait_for(closed(server), TIMEOUT_S))

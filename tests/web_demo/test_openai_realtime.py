@@ -23,7 +23,16 @@ from hypothesis import strategies as st
 from funaudiochat.constants import TRANSCRIBE_PROMPT
 from tests.helpers import recordings
 from tests.helpers.realtime_clients import MANUAL, RealtimeClient, check, pcm16
-from tests.helpers.web_clients import TIMEOUT_S, Page, forever, running, scripted, tone, until
+from tests.helpers.web_clients import (
+    TIMEOUT_S,
+    Page,
+    forever,
+    running,
+    scripted,
+    sessions_in_memory,
+    tone,
+    until,
+)
 from web_demo.server.openai_api.realtime_audio import AudioInput, AudioOutput
 from web_demo.server.openai_api.realtime_items import MAX_ITEMS
 
@@ -699,6 +708,8 @@ def test_sessions_one_after_another_leave_nothing_behind(speaking, sessions):
         await until(lambda: speaking.context.lobby.active == speaking.context.engine.jobs == 0)
         await until(lambda: not speaking.sessions.connections)
         assert await asyncio.to_thread(speaking.call, count()) <= tasks + 1
+        left = await asyncio.to_thread(speaking.call, sessions_in_memory())
+        assert left <= 1  # the loop may still hold the last one
         assert files() <= opened + 4 and threading.active_count() <= threads + 20
 
     asyncio.run(asyncio.wait_for(conversation(), TIMEOUT_S + 2 * sessions))
