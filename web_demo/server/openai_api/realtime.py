@@ -69,14 +69,18 @@ class RealtimeConnection(Connection):
         try:
             event = _parse(data, self._context.options.max_message_bytes)
             await self.session.take(event)
-        except ApiError as error:
+        except Exception as error:
             event_id = event.get("event_id") if isinstance(event, dict) else None
-            await self._outbox.error(error, event_id if isinstance(event_id, str) else None)
-        except ConnectionError:
-            raise
-        except Exception:
-            logger.exception("an event failed", extra={"session": self.session.name})
-            await self._outbox.error(ApiError("an internal error occurred", status=500))
+            await self._report_failure(error, event_id if isinstance(event_id, str) else None)
+
+    async def _report_failure(self, error: Exception, event_id: str | None = None) -> None:
+        """Report why an event or audio was not taken; the session goes on."""
+        if isinstance(error, ConnectionError):
+            raise error
+        if not isinstance(error, ApiError):
+            logger.error("an event failed", exc_info=error, extra={"session": self.session.name})
+            error, event_id = ApiError("an internal error occurred", status=500), None
+        await self._outbox.error(error, event_id)
 
 
 class RealtimeSocket(RealtimeConnection):

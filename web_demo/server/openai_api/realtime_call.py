@@ -318,9 +318,15 @@ class RealtimeCall(RealtimeConnection):
     async def _read(self) -> None:
         while (message := await self._peer.receive()) is not None:
             if isinstance(message, np.ndarray):
-                await self.session.hear(message, 1000 * len(message) / INPUT_RATE_HZ)
+                await self._hear(message)
             else:
                 await self._receive(message)
+
+    async def _hear(self, samples: np.ndarray) -> None:
+        try:
+            await self.session.hear(samples, 1000 * len(samples) / INPUT_RATE_HZ)
+        except Exception as error:
+            await self._report_failure(error)
 
     def _report(self, change: str, response: Response) -> None:
         kind = f"output_audio_buffer.{change}"
