@@ -92,6 +92,21 @@ def test_a_spoken_question_is_answered_aloud(models, network):
     run(conversation)
 
 
+def test_a_question_that_cannot_be_answered_is_an_error_and_the_call_goes_on(models, network):
+    async def conversation():
+        with running(scripted(models, short), max_sessions=1) as server:
+            async with CallClient(server) as client:
+                await client.event("session.created")
+                server.context.draining = True
+                await client.speak(recordings.question(24000))
+                error = (await client.event("error"))["error"]
+                assert (error["type"], error["code"]) == ("server_error", "draining")
+                server.context.draining = False
+                assert (await client.respond())["status"] == "completed"
+
+    run(conversation)
+
+
 def test_speech_interrupts_and_what_was_not_played_is_dropped(answering, network):
     async def conversation():
         async with CallClient(answering) as client:
