@@ -625,6 +625,10 @@ def _until_due(reply: SteppedEvents[T]) -> list[T] | Exception:
         pass
     except Exception as error:
         return error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return RuntimeError(repr(error))  # a Rust library's panic, which must not end the others
     return events
 
 
