@@ -110,10 +110,11 @@ def test_the_kernel_gives_a_row_the_same_numbers_whatever_stands_beside_it():
         torch.testing.assert_close(together[:, row], alone[:, 0], atol=1e-6, rtol=1e-5)
 
 
-@pytest.mark.parametrize("make", [lambda: transformer("mixture"), lambda: other_kind()])
-def test_batches_that_run_together_get_what_each_gets_alone(make, way, monkeypatch):
+@pytest.mark.parametrize("kind", ["qwen3", "mixture", "other"])
+def test_batches_that_run_together_get_what_each_gets_alone(kind, way, monkeypatch):
     monkeypatch.setattr(decoder_stack, "SPARE_POSITIONS", 2)
-    model, starts = make(), ([4, 0, 9], [0], [0] * 9)
+    model = other_kind() if kind == "other" else transformer(kind)
+    starts = ([4, 0, 9], [0], [0] * 9)
     prompts = [inputs(len(own), 20) for own in starts]
     wanted = [own_forward(model, *each, own) for each, own in zip(prompts, starts, strict=True)]
     batches = [followed(model, each, own) for (each, _), own in zip(prompts, starts, strict=True)]
@@ -140,6 +141,19 @@ def test_the_kernel_gives_rows_of_several_batches_the_same_bits_as_alone():
     alone = torch.cat([run(one, following[:, [row]]) for row, one in enumerate(one_by_one[0])], 1)
     together = torch.stack([advance_together(one_by_one[1], hidden) for hidden in following])
     assert torch.equal(together, alone)
+
+
+@pytest.mark.slow
+def test_a_position_through_pytorchs_operations_is_one_graph(monkeypatch):
+    """What capturing it on a GPU needs: nothing on the way asks the host."""
+    monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)
+    model = transformer("qwen3")
+    prompt, following = inputs(3, 1)
+    wanted = run(followed(model, prompt, STARTS["padded"]), following)[0]
+    compiled = torch.compile(decoder_stack._advance_torch, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        got = compiled([followed(model, prompt, STARTS["padded"])], following[0])
+    torch.testing.assert_close(got, wanted)
 
 
 def test_threads_do_not_change_a_number():
