@@ -18,11 +18,11 @@ from transformers import DynamicCache, PreTrainedTokenizerFast
 
 from funaudiochat.constants import GROUP_SIZE, TOKEN_FPS
 from funaudiochat.events import SpeechTokens
-from funaudiochat.generation_funaudiochat import generate, prefill, step, stream
+from funaudiochat.generation_funaudiochat import generate, prefill, step, step_together, stream
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.modeling_common import cache_argument
 
-STEPS = 40
+STEPS, SESSION_STEPS = 40, 10
 VOCABULARY = 4096
 AUDIO, PAD, END, START_CODE, PAD_CODE = 4000, 4005, 4004, 6561, 6563
 
@@ -72,6 +72,18 @@ def decode_loop(model, inputs) -> float:
     start = time.perf_counter()
     while state.step_count < STEPS and not bool(state.ended.all()):
         step(model, state, chosen)
+    return time.perf_counter() - start
+
+
+def sessions(model, inputs, count: int, together: bool) -> float:
+    """Return the seconds that the later steps of several sessions take, together or in turn."""
+    chosen = options(True)
+    runs = [(prefill(model, inputs, chosen), chosen) for _ in range(count)]
+    step_together(model, runs)
+    start = time.perf_counter()
+    for _ in range(SESSION_STEPS):
+        for stepped in [runs] if together else [[run] for run in runs]:
+            step_together(model, stepped)
     return time.perf_counter() - start
 
 
@@ -156,6 +168,17 @@ def measure(model) -> Report:
     report.add("S2S steps per second (text tokens)", (STEPS - 1) / loop.first_s, "")
     report.add("S2S tokens per second", GROUP_SIZE * (STEPS - 1) / loop.first_s, "")
     report.add("decode loop over transformers' own modules", loop.share, "", 0.7)
+
+    for count, aim in ((4, 1.8), (8, 2.5)):
+        share = ratio(
+            lambda count=count: sessions(model, inputs, count, True),
+            lambda: sessions(model, inputs, 1, True),
+        ).share
+        report.add(f"S2S step of {count} sessions together over one session's", share, "", aim)
+    share = ratio(
+        lambda: sessions(model, inputs, 4, True), lambda: sessions(model, inputs, 4, False)
+    ).share
+    report.add("S2S step of 4 sessions together over one after another", share, "")
 
     plain = {"max_new_tokens": STEPS, "min_new_tokens": STEPS, "do_sample": False}
     text = ratio(

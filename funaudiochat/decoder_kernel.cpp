@@ -180,14 +180,19 @@ struct Layer {
   Matrix qkv, out, gate_up, down;
   const float *attention_norm, *mlp_norm;  // [width]
   const float *query_norm, *key_norm;      // [head_size] or null
-  float *keys, *values;                    // [batch, key_heads, capacity, head_size]
+};
+
+struct Row {
+  float* const* caches;  // keys and values [key_heads, capacity, head_size] of each layer in turn
+  const int64_t* length;  // positions that they hold already
+  int64_t capacity;
 };
 
 struct Stack {
   Layer* layers;
   const float* norm;           // [width]
-  const float *cosine, *sine;  // [capacity, head_size]
-  int32_t count, width, heads, key_heads, head_size, capacity;
+  const float *cosine, *sine;  // [positions, head_size]
+  int32_t count, width, heads, key_heads, head_size;
   float epsilon, scaling;
 };
 
@@ -227,13 +232,13 @@ static void attend(const Stack& stack, const float* keys, const float* values, c
     for (int q = 0; q < shared; q++) add_scaled(out + q * size, values + t * size, scores[q * seen + t], size);
 }
 
-// hidden [batch, width], changed in place; lengths [batch] are the places each row holds already.
-void run(const Stack* pointer, float* hidden, const int64_t* lengths, int32_t batch, int32_t threads) {
+// hidden [batch, width], changed in place.
+void run(const Stack* pointer, const Row* rows, float* hidden, int32_t batch, int32_t threads) {
   const Stack& stack = *pointer;
   const int width = stack.width, size = stack.head_size, heads = stack.heads, kv = stack.key_heads;
   const int all = (heads + 2 * kv) * size, inner = stack.count ? stack.layers[0].down.size : 0;
   int64_t longest = 0;
-  for (int b = 0; b < batch; b++) longest = lengths[b] > longest ? lengths[b] : longest;
+  for (int b = 0; b < batch; b++) longest = *rows[b].length > longest ? *rows[b].length : longest;
   const int64_t scores = (longest + 1) * (heads / kv);
   static thread_local std::vector<float> scratch;
   scratch.resize(batch * (int64_t)(2 * width + all + heads * size + 2 * inner + inner) + batch * kv * scores);
@@ -246,7 +251,9 @@ void run(const Stack* pointer, float* hidden, const int64_t* lengths, int32_t ba
       normalize(hidden + b * width, layer.attention_norm, normed + b * width, width, stack.epsilon);
     multiply(&layer.qkv, normed, qkv, batch, threads);
     for (int b = 0; b < batch; b++) {
-      const float *cosine = stack.cosine + lengths[b] * size, *sine = stack.sine + lengths[b] * size;
+      const int64_t length = *rows[b].length;
+      const float *cosine = stack.cosine + length * size, *sine = stack.sine + length * size;
+      float *const keys = rows[b].caches[2 * index], *const values = rows[b].caches[2 * index + 1];
       for (int head = 0; head < heads + kv; head++) {
         float* own = qkv + b * all + head * size;
         const float* norm = head < heads ? layer.query_norm : layer.key_norm;
@@ -258,18 +265,19 @@ void run(const Stack* pointer, float* hidden, const int64_t* lengths, int32_t ba
         }
       }
       for (int head = 0; head < kv; head++) {
-        const int64_t place = (((int64_t)b * kv + head) * stack.capacity + lengths[b]) * size;
-        std::memcpy(layer.keys + place, qkv + b * all + (heads + head) * size, sizeof(float) * size);
-        std::memcpy(layer.values + place, qkv + b * all + (heads + kv + head) * size, sizeof(float) * size);
+        const int64_t place = (head * rows[b].capacity + length) * size;
+        std::memcpy(keys + place, qkv + b * all + (heads + head) * size, sizeof(float) * size);
+        std::memcpy(values + place, qkv + b * all + (heads + kv + head) * size, sizeof(float) * size);
       }
     }
     const int at_once = batch * kv * (longest + 1) * size < PARALLEL ? 1 : threads;
 #pragma omp parallel for num_threads(at_once) if (at_once > 1)
     for (int part = 0; part < batch * kv; part++) {
       const int b = part / kv, head = part % kv, shared = heads / kv;
-      const int64_t start = (int64_t)part * stack.capacity * size;
-      attend(stack, layer.keys + start, layer.values + start, qkv + b * all + head * shared * size,
-             seen + (b * heads + head * shared) * size, lengths[b] + 1, room + part * scores);
+      const int64_t start = head * rows[b].capacity * size;
+      attend(stack, rows[b].caches[2 * index] + start, rows[b].caches[2 * index + 1] + start,
+             qkv + b * all + head * shared * size, seen + (b * heads + head * shared) * size,
+             *rows[b].length + 1, room + part * scores);
     }
     multiply(&layer.out, seen, added, batch, threads);
     for (int64_t i = 0; i < (int64_t)batch * width; i++) hidden[i] += added[i];

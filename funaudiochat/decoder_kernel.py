@@ -52,21 +52,31 @@ class Layer(ctypes.Structure):
     """One layer of a :class:`Stack`."""
 
     _fields_ = [(name, Matrix) for name in ("qkv", "out", "gate_up", "down")] + [
-        (name, ctypes.c_void_p)
-        for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm", "keys", "values")
+        (name, ctypes.c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")
     ]
 
 
-class Stack(ctypes.Structure):
-    """Layers, their final norm and the rotary table."""
+class Row(ctypes.Structure):
+    """Caches of one row; the row of a batch may have any length and room."""
 
+    _fields_ = [
+        ("caches", ctypes.POINTER(ctypes.c_void_p)), ("length", ctypes.c_void_p),
+        ("capacity", ctypes.c_int64),
+    ]  # fmt: skip
+
+
+class Stack(ctypes.Structure):
+    """Layers, their final norm and the rotary table.
+
+    Attributes:
+        table: keeps the cosines and sines in memory.
+    """
+
+    table: tuple[Tensor, Tensor]
     _fields_ = [
         ("layers", ctypes.POINTER(Layer)),
         *[(name, ctypes.c_void_p) for name in ("norm", "cosine", "sine")],
-        *[
-            (name, ctypes.c_int32)
-            for name in ("count", "width", "heads", "key_heads", "head_size", "capacity")
-        ],
+        *[(name, ctypes.c_int32) for name in ("count", "width", "heads", "key_heads", "head_size")],
         ("epsilon", ctypes.c_float),
         ("scaling", ctypes.c_float),
     ]
@@ -94,7 +104,9 @@ def kernel() -> ctypes.CDLL | None:
         log.warning("%s does not compile %s (%s): decoding uses PyTorch's operations",
                     compiler, SOURCE.name, said)  # fmt: skip
         return None
-    library.run.argtypes = [ctypes.POINTER(Stack), *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 2]
+    library.run.argtypes = [
+        ctypes.POINTER(Stack), ctypes.POINTER(Row), ctypes.c_void_p, *[ctypes.c_int32] * 2,
+    ]  # fmt: skip
     library.multiply.argtypes = [
         ctypes.POINTER(Matrix), *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 2,
     ]  # fmt: skip

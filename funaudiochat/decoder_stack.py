@@ -5,6 +5,7 @@
 
 A prompt runs through the transformer's own forward; what that leaves in its cache is taken over
 without padding, so that every row of a batch stands at a place of its own and no mask is needed.
+Batches of different lengths can be run together for any number of positions.
 
 Shapes: ``B`` rows, ``D`` width, ``N`` query heads, ``K`` key heads, ``S`` head size, ``L`` prompt
 length, ``P`` positions that a cache has room for.
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -38,8 +40,34 @@ Linear = nn.Linear | CompactLinear
 class Positions(Protocol):
     """The cached positions of a batch's rows, and their next position."""
 
+    @property
+    def row_count(self) -> int:
+        """B."""
+
     def advance(self, hidden: Tensor) -> Tensor:
         """Run one more position of every row: [B, D] -> [B, D] after the final norm."""
+
+
+def advance_together(batches: Sequence[Positions], hidden: Tensor) -> Tensor:
+    """Run one more position of every row of several batches.
+
+    A row gets what it gets alone, whichever others run beside it, so batches may meet and part
+    between any two positions.
+
+    Args:
+        batches: of the same transformer, one after another in ``hidden``.
+        hidden: [rows of all, D].
+
+    Returns:
+        [rows of all, D], after the final norm.
+    """
+    if len(batches) == 1:
+        return batches[0].advance(hidden)
+    static = [x for x in batches if isinstance(x, _StaticPositions)]
+    if len(static) == len(batches) and len({id(x.layers) for x in static}) == 1:
+        return _advance_static(static, hidden)
+    rows = hidden.split([x.row_count for x in batches])
+    return torch.cat([x.advance(own) for x, own in zip(batches, rows, strict=True)])
 
 
 def follow(transformer: Any, cache: DynamicCache, mask: Tensor | None) -> Positions:
@@ -94,6 +122,7 @@ class _Layers:
         )  # fmt: skip
         on_cpu = self.norm.device.type == "cpu" and self.norm.dtype == torch.float32
         self.kernel: Any = decoder_kernel.kernel() if dense and on_cpu else None
+        self._stack: decoder_kernel.Stack | None = None
 
     @property
     def in_place(self) -> bool:
@@ -107,6 +136,29 @@ class _Layers:
             cosine, sine = self.rotary(self.norm[None, None], places[None])
             self._table = cosine[0].contiguous(), sine[0].contiguous()
         return self._table
+
+    def stack(self, positions: int) -> decoder_kernel.Stack:
+        """Return what the kernel reads, for rows of at most so many positions."""
+        table = self.table(positions)
+        if self._stack is not None and self._stack.table is table:
+            return self._stack
+        matrix, address = decoder_kernel.Matrix.of, decoder_kernel.address
+        layers = [  # the kernel is there only where every layer has these weights
+            decoder_kernel.Layer(
+                *map(matrix, (x.qkv, x.out, x.gate_up, x.mlp.down_proj)),
+                *map(address, (x.attention_norm, x.mlp_norm, x.query_norm, x.key_norm)),
+            )
+            for x in self.layers
+        ]
+        stack = decoder_kernel.Stack(
+            (decoder_kernel.Layer * len(layers))(*layers),
+            *map(address, (self.norm, *table)),
+            len(layers), len(self.norm), self.heads, self.key_heads, self.head_size,
+            self.epsilon, self.scaling,
+        )  # fmt: skip
+        stack.table = table
+        self._stack = stack
+        return stack
 
 
 def _joined(layer: Any) -> _Layer:
@@ -196,22 +248,22 @@ class _StaticPositions:
     """Positions of known layers."""
 
     def __init__(self, layers: _Layers, cache: DynamicCache, mask: Tensor | None) -> None:
-        self._layers = layers
+        self.layers = layers
         prompt: Any = cache.layers
         rows, _, length, _ = prompt[0].keys.shape
         starts = [0] * rows if mask is None else (mask == 0).sum(1).tolist()
         self._ragged = len(set(starts)) > 1
-        self._lengths = length - torch.tensor(starts)  # [B]
-        self._longest = length - min(starts)
-        self._room = self._longest + SPARE_POSITIONS
+        self.lengths = length - torch.tensor(starts, device=prompt[0].keys.device)  # [B]
+        self.longest = length - min(starts)
+        self.room = self.longest + SPARE_POSITIONS
         self._caches = [self._take_over(layer, starts) for layer in prompt]
-        self._stack = self._kernel_stack()
+        self.rows = self._kernel_rows()
 
     def _take_over(self, layer: Any, starts: list[int]) -> list[Tensor]:
         """Copy a layer's keys and values [B, K, P, S] without padding; release the originals."""
         taken = []
         for old in (layer.keys, layer.values):
-            new = old.new_zeros(*old.shape[:2], self._room, old.shape[3])
+            new = old.new_zeros(*old.shape[:2], self.room, old.shape[3])
             for row, start in enumerate(starts):
                 new[row, :, : old.shape[2] - start] = old[row, :, start:]
             taken.append(new)
@@ -219,88 +271,123 @@ class _StaticPositions:
         return taken
 
     def _grow(self) -> None:
-        self._room *= 2
+        self.room *= 2
         for pair in self._caches:
             for index, old in enumerate(pair):
-                pair[index] = old.new_zeros(*old.shape[:2], self._room, old.shape[3])
+                pair[index] = old.new_zeros(*old.shape[:2], self.room, old.shape[3])
                 pair[index][:, :, : old.shape[2]] = old
-        self._stack = self._kernel_stack()
+        self.rows = self._kernel_rows()
+
+    def _kernel_rows(self) -> list[decoder_kernel.Row]:
+        if self.layers.kernel is None:
+            return []
+        address = decoder_kernel.address
+        caches = [cache for pair in self._caches for cache in pair]
+        return [
+            decoder_kernel.Row(
+                (ctypes.c_void_p * len(caches))(*(address(cache[row]) for cache in caches)),
+                address(self.lengths[row]),
+                self.room,
+            )
+            for row in range(self.row_count)
+        ]
+
+    @property
+    def row_count(self) -> int:
+        return len(self.lengths)
 
     def advance(self, hidden: Tensor) -> Tensor:
-        if self._longest == self._room:
+        return _advance_static([self], hidden)
+
+    def make_room(self) -> None:
+        """See to it that the caches have room for one more position."""
+        if self.longest == self.room:
             self._grow()
-        if self._stack is None:
-            out = self._advance_torch(hidden)
-        else:
-            out = hidden.contiguous().clone()
-            self._layers.kernel.run(
-                ctypes.byref(self._stack), out.data_ptr(), self._lengths.data_ptr(), len(out),
-                torch.get_num_threads(),
-            )  # fmt: skip
-        self._lengths += 1
-        self._longest += 1
-        return out
 
-    def _kernel_stack(self) -> decoder_kernel.Stack | None:
-        known = self._layers
-        if known.kernel is None or len(self._caches[0][0]) > decoder_kernel.ROWS:
+    def count(self) -> None:
+        """Count the position that was written."""
+        self.lengths += 1
+        self.longest += 1
+
+    def mask(self) -> Tensor | None:
+        """Return which positions each row sees with the next one, None if it is all of them."""
+        if not self._ragged:
             return None
-        matrix, address = decoder_kernel.Matrix.of, decoder_kernel.address
-        self._table = known.table(self._room)
-        layers = [  # the kernel is there only where every layer has these weights
-            decoder_kernel.Layer(
-                *map(matrix, (x.qkv, x.out, x.gate_up, x.mlp.down_proj)),
-                *map(address, (
-                    x.attention_norm, x.mlp_norm, x.query_norm, x.key_norm, keys, values,
-                )),
-            )
-            for x, (keys, values) in zip(known.layers, self._caches, strict=True)
-        ]  # fmt: skip
-        return decoder_kernel.Stack(
-            (decoder_kernel.Layer * len(layers))(*layers),
-            *map(address, (known.norm, *self._table)),
-            len(layers), len(known.norm), known.heads, known.key_heads, known.head_size,
-            self._room, known.epsilon, known.scaling,
+        places = torch.arange(self.longest + 1, device=self.lengths.device)
+        return (places <= self.lengths[:, None])[:, None, None]
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
+    ) -> Tensor:
+        """Write keys and values [B, K, S] of the next position; attend: [B, N, S] -> [B, N S]."""
+        index = torch.arange(len(query), device=query.device)
+        keys, values = self._caches[layer]
+        seen = self.longest + 1
+        keys[index, :, self.lengths] = key
+        values[index, :, self.lengths] = value
+        attended = F.scaled_dot_product_attention(
+            query[:, :, None], keys[:, :, :seen], values[:, :, :seen], mask,
+            scale=self.layers.scaling, enable_gqa=True,
         )  # fmt: skip
+        return attended.flatten(1)
 
-    def _advance_torch(self, hidden: Tensor) -> Tensor:
-        known, rows = self._layers, len(hidden)
-        lengths = self._lengths.to(hidden.device)
-        seen = self._longest + 1
-        cosine, sine = (x[lengths][:, None] for x in known.table(self._room))
-        mask = None
-        if self._ragged:
-            places = torch.arange(seen, device=hidden.device)
-            mask = (places <= lengths[:, None])[:, None, None]
-        queries = known.heads * known.head_size
-        keys_end = queries + known.key_heads * known.head_size
-        index = torch.arange(rows, device=hidden.device)
 
-        def normal(x: Tensor, weight: Tensor) -> Tensor:
-            return F.rms_norm(x, weight.shape, weight, known.epsilon)
-
-        for layer, (keys, values) in zip(known.layers, self._caches, strict=True):
-            qkv = layer.qkv(normal(hidden, layer.attention_norm))
-            query, key, value = qkv.tensor_split((queries, keys_end), dim=1)
-            query, key, value = (x.view(rows, -1, known.head_size) for x in (query, key, value))
-            if layer.query_norm is not None and layer.key_norm is not None:
-                query, key = normal(query, layer.query_norm), normal(key, layer.key_norm)
-            keys[index, :, lengths] = _rotated(key, cosine, sine)
-            values[index, :, lengths] = value
-            attended = F.scaled_dot_product_attention(
-                _rotated(query, cosine, sine)[:, :, None], keys[:, :, :seen], values[:, :, :seen],
-                mask, scale=known.scaling, enable_gqa=True,
+def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor:
+    """Run one more position of every row of several batches over the same layers."""
+    known = parts[0].layers
+    for part in parts:
+        part.make_room()
+    rows, most = [row for part in parts for row in part.rows], decoder_kernel.ROWS
+    # A large batch is left to matrix products; those who only meet here keep the kernel, in which
+    # no row depends on the others.
+    if rows and (len(parts) > 1 or len(rows) <= most):
+        hidden = hidden.contiguous().clone()
+        stack = known.stack(max(part.room for part in parts))
+        for start in range(0, len(rows), most):
+            some = rows[start : start + most]
+            known.kernel.run(
+                ctypes.byref(stack), (decoder_kernel.Row * len(some))(*some),
+                hidden[start].data_ptr(), len(some), torch.get_num_threads(),
             )  # fmt: skip
-            hidden = hidden + layer.out(attended.reshape(rows, -1))
-            inner = normal(hidden, layer.mlp_norm)
-            if layer.gate_up is None:
-                added = layer.mlp(inner[:, None])
-                added = (added[0] if isinstance(added, tuple) else added)[:, 0]
-            else:
-                gate, up = layer.gate_up(inner).chunk(2, -1)
-                added = layer.mlp.down_proj(F.silu(gate) * up)
-            hidden = hidden + added
-        return normal(hidden, known.norm)
+    else:
+        hidden = _advance_torch(parts, hidden)
+    for part in parts:
+        part.count()
+    return hidden
+
+
+def _advance_torch(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor:
+    known, count = parts[0].layers, len(hidden)
+    sizes = [part.row_count for part in parts]
+    masks = [part.mask() for part in parts]
+    lengths = torch.cat([part.lengths for part in parts])
+    table = known.table(max(part.room for part in parts))
+    cosine, sine = (x[lengths][:, None] for x in table)
+    queries = known.heads * known.head_size
+    keys_end = queries + known.key_heads * known.head_size
+
+    def normal(x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, known.epsilon)
+
+    for index, layer in enumerate(known.layers):
+        qkv = layer.qkv(normal(hidden, layer.attention_norm))
+        query, key, value = qkv.tensor_split((queries, keys_end), dim=1)
+        query, key, value = (x.view(count, -1, known.head_size) for x in (query, key, value))
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = normal(query, layer.query_norm), normal(key, layer.key_norm)
+        query, key = _rotated(query, cosine, sine), _rotated(key, cosine, sine)
+        own = zip(*(x.split(sizes) for x in (query, key, value)), masks, strict=True)
+        attended = [part.attend(index, *x) for part, x in zip(parts, own, strict=True)]
+        hidden = hidden + layer.out(torch.cat(attended))
+        inner = normal(hidden, layer.mlp_norm)
+        if layer.gate_up is None:
+            added = layer.mlp(inner[:, None])
+            added = (added[0] if isinstance(added, tuple) else added)[:, 0]
+        else:
+            gate, up = layer.gate_up(inner).chunk(2, -1)
+            added = layer.mlp.down_proj(F.silu(gate) * up)
+        hidden = hidden + added
+    return normal(hidden, known.norm)
 
 
 def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
@@ -316,6 +403,8 @@ class _OwnForward:
         self._transformer, self._cache, self._mask = transformer, cache, mask
         length = cache.get_seq_length()
         self._next = torch.tensor([[length]]) if mask is None else mask.sum(1, keepdim=True)
+        first: Any = cache.layers[0]
+        self.row_count = len(first.keys)
 
     def advance(self, hidden: Tensor) -> Tensor:
         if self._mask is not None:

@@ -8,22 +8,26 @@ and ``stream`` loop over both. Nothing of a request is kept on the model, and ev
 is decoded exactly as it would be alone: padding exists in the prompt only, and a row that has ended
 emits no more speech. Logits are the model's raw output, scores are logits after processing.
 
+``step_together`` advances several states at once, whatever their lengths and settings. Which states
+those are may change from step to step: there is no batch to join or to leave.
+
 Shapes: ``B`` rows, ``L`` prompt length, ``S`` positions not yet consumed by the refined head, ``G``
 group size, ``H`` text width, ``V`` text vocabulary, ``C`` speech vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from enum import IntEnum
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from tokenizers.decoders import DecodeStream
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from funaudiochat.decoder_stack import Positions, follow
+from funaudiochat.decoder_stack import Positions, advance_together, follow
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_options import GenerationOptions
@@ -47,7 +51,9 @@ class RefinedHead(Protocol):
     ) -> tuple[Tensor, Positions]:
         """Run the prompt and return the logits [B, C] of the first speech token."""
 
-    def next_logits(self, fine: Tensor, last_tokens: Tensor, positions: Positions) -> Tensor:
+    def next_logits(
+        self, fine: Tensor, last_tokens: Tensor, positions: Sequence[Positions]
+    ) -> Tensor:
         """Return the logits [B, C] of the next speech token."""
 
 
@@ -207,17 +213,103 @@ def prefill(
 @torch.no_grad()
 def step(model: SpeechModel, state: DecodingState, options: GenerationOptions) -> StepOutput:
     """Advance every row by one text id and, in speech, one group of speech tokens (rules 39-50)."""
+    (output,) = step_together(model, [(state, options)])
+    if isinstance(output, Exception):
+        raise output
+    return output
+
+
+@torch.no_grad()
+def step_together(
+    model: SpeechModel, runs: Sequence[tuple[DecodingState, GenerationOptions]]
+) -> list[StepOutput | Exception]:
+    """Take one step of several states, each as :func:`step` would alone.
+
+    The model's weights are read once for all of them; every state has its own settings, history and
+    randomness.
+
+    Returns:
+        The output of each state, or the error that ended its step; a state cannot be stepped
+        again after that.
+    """
+    steps = [_step(model, state, options) for state, options in runs]
+    outputs: dict[int, StepOutput | Exception] = {}
+    waiting: dict[int, _Shared] = {}
+
+    def resume(index: int, result: Tensor | None) -> None:
+        waiting.pop(index, None)
+        try:
+            waiting[index] = steps[index].send(result)
+        except StopIteration as end:
+            outputs[index] = end.value
+        except Exception as error:
+            outputs[index] = error
+
+    for index in range(len(steps)):
+        resume(index, None)
+    while waiting:
+        part = min(shared.part for shared in waiting.values())
+        group = {index: shared for index, shared in waiting.items() if shared.part == part}
+        results = _compute(model, part, list(group.values()))
+        for index, result in zip(group, results, strict=True):
+            resume(index, result)
+    return [outputs[index] for index in range(len(steps))]
+
+
+class _Part(IntEnum):
+    """What the rows of several states compute together, in the order of a step."""
+
+    GROUPS = 0
+    BACKBONE = 1
+    TEXT = 2
+    EXPAND = 3
+    HEAD = 4
+
+
+@dataclass(frozen=True)
+class _Shared:
+    """A computation for the rows of one state: inputs [B, ...] and the positions it advances."""
+
+    part: _Part
+    inputs: tuple[Tensor, ...]
+    positions: Positions | None = None
+
+
+def _compute(model: SpeechModel, part: _Part, shared: list[_Shared]) -> Sequence[Tensor]:
+    """Compute the same part for several states in one pass; return the result of each."""
+    joined = [torch.cat(own) for own in zip(*(x.inputs for x in shared), strict=True)]
+    positions = [x.positions for x in shared if x.positions is not None]
+    if part == _Part.GROUPS:
+        result = model.audio_tower(*joined).last_hidden_state
+    elif part == _Part.BACKBONE:
+        result = advance_together(positions, *joined)
+    elif part == _Part.TEXT:
+        result = model.language_model.lm_head(*joined).float()
+    elif part == _Part.EXPAND:
+        result = model.audio_invert_tower.expand(*joined)
+    else:
+        fine, last_tokens = joined
+        result = model.audio_invert_tower.next_logits(fine, last_tokens, positions)
+    return result.split([len(x.inputs[0]) for x in shared])
+
+
+# A part of a step gives what it wants computed and is sent the result.
+_Computing = Generator[_Shared, Any, Any]
+
+
+def _step(model: SpeechModel, state: DecodingState, options: GenerationOptions) -> _Computing:
     text_config, audio_config = model.config.text_config, model.config.audio_config
     opened = state.token_ids[:, -1] == text_config.audio_bos_index
     state.in_speech = (state.in_speech | opened) & ~state.ended
     if state.step_count:
-        _advance_backbone(model, state, options)
+        yield from _advance_backbone(model, state, options)
+    logits: Tensor = yield _Shared(_Part.TEXT, (state.hidden[:, -1],))
     tokens: Tensor | None = None
     speech_logits: Tensor | None = None
     if not options.disable_speech:
-        tokens, speech_logits = _head_group(model, state, options)
+        tokens, speech_logits = yield from _head_group(model, state, options)
 
-    logits = model.language_model.lm_head(state.hidden[:, -1]).float().to(state.token_ids.device)
+    logits = logits.to(state.token_ids.device)
     if options.suppressed_ids:
         logits[:, list(options.suppressed_ids)] = -torch.inf
     if state.step_count < (options.min_new_tokens or 0):
@@ -253,7 +345,9 @@ def step(model: SpeechModel, state: DecodingState, options: GenerationOptions) -
     return StepOutput(text_ids=text_ids, groups=groups)
 
 
-def _advance_backbone(model: SpeechModel, state: DecodingState, options: GenerationOptions) -> None:
+def _advance_backbone(
+    model: SpeechModel, state: DecodingState, options: GenerationOptions
+) -> _Computing:
     """Feed the last text id, averaged with the last group where a row is in speech (rule 40)."""
     embeds = model.get_input_embeddings()(state.token_ids[:, -1:])
     inputs = embeds
@@ -269,22 +363,24 @@ def _advance_backbone(model: SpeechModel, state: DecodingState, options: Generat
                     for tokens, on in zip(state.speech, flags, strict=True)
                 ]
             )
-            vectors = model.audio_tower(last).last_hidden_state.to(embeds.device)
+            vectors = (yield _Shared(_Part.GROUPS, (last,))).to(embeds.device)
             inputs = torch.where(speaking[:, None, None], (embeds + vectors) / 2, embeds)
-    state.hidden = state.positions.advance(inputs[:, 0])[:, None]
-    state.text_embeds = embeds
+    hidden = yield _Shared(_Part.BACKBONE, (inputs[:, 0],), state.positions)
+    state.hidden, state.text_embeds = hidden[:, None], embeds
 
 
-def _head_group(
-    model: SpeechModel, state: DecodingState, options: GenerationOptions
-) -> tuple[Tensor, Tensor | None]:
+def _head_group(model: SpeechModel, state: DecodingState, options: GenerationOptions) -> _Computing:
     """Choose a group [B, G], one cached pass per speech token (rules 42-45, 47).
 
     Also returns the raw logits [B, G, C] if the group is to be chosen once more from them.
     """
     head, audio = model.audio_invert_tower, model.config.audio_config
     # A device map may have put the head elsewhere; tokens are chosen on the text's device.
-    fine = head.expand(state.hidden + state.text_embeds.to(state.hidden.device))
+    coarse = state.hidden + state.text_embeds.to(state.hidden.device)
+    if state.head is None:  # the prompt, as long as it is
+        fine = head.expand(coarse)
+    else:
+        fine = yield _Shared(_Part.EXPAND, (coarse,))
     before = fine.shape[1] - audio.group_size  # only the prompt has more positions than a group
     chosen: list[Tensor] = []
     raw: list[Tensor] = []
@@ -294,7 +390,7 @@ def _head_group(
             at, logits = _first_logits(model, state, fine[:, : index + 1])
             state.head = at
         else:
-            logits = head.next_logits(fine[:, index], at.last_tokens, at.positions)
+            logits = yield _Shared(_Part.HEAD, (fine[:, index], at.last_tokens), at.positions)
         logits = logits.to(state.token_ids.device)
         raw.append(logits)
         scores = _process_speech(state, chosen, logits) if state.speech_processors else logits
@@ -434,13 +530,128 @@ def spoken_tokens(model: SpeechModel, tokens: Tensor) -> Tensor:
     return tokens[tokens < model.config.audio_config.bos_token_id].cpu()
 
 
+@dataclass
+class DueStep:
+    """A step that a reply waits for, and what came of it."""
+
+    state: DecodingState
+    options: GenerationOptions
+    output: StepOutput | Exception | None = None
+
+    def taken(self) -> StepOutput:
+        """Return the output of the step, or raise the error that ended it."""
+        if isinstance(self.output, Exception):
+            raise self.output
+        assert self.output is not None
+        return self.output
+
+
+T = TypeVar("T")
+
+
+class SteppedEvents(Iterator[T], Generic[T]):
+    """The events of one reply; iterating takes its steps, unless :func:`next_events` does.
+
+    Args:
+        model: the joint model.
+        items: events, and before each step a :class:`DueStep` that is taken before it continues.
+
+    Attributes:
+        due: the step that comes next, None before the first one and after the last.
+        ended: whether there are no more events.
+    """
+
+    def __init__(self, model: SpeechModel, items: Generator[T | DueStep]) -> None:
+        self.model, self._items = model, items
+        self.due: DueStep | None = None
+        self.ended = False
+
+    def __next__(self) -> T:
+        while True:
+            if self.due is not None:
+                _take([self])
+            item = self.resume()
+            if not isinstance(item, DueStep):
+                return item
+
+    def resume(self) -> T | DueStep:
+        """Return the next event, or the step that has to be taken before there is one."""
+        self.due = None
+        try:
+            item = next(self._items)
+        except BaseException:
+            self.ended = True
+            raise
+        if isinstance(item, DueStep):
+            self.due = item
+        return item
+
+    def close(self) -> None:
+        """Stop generating."""
+        self._items.close()
+
+
+def next_events(replies: Sequence[SteppedEvents[T]]) -> list[list[T] | Exception]:
+    """Take the next step of several replies of one model together.
+
+    Returns:
+        Of each reply, all events until its following step is due or it has ended, or the error that
+        ended it. A reply that has not begun runs its prompt first.
+    """
+    found = [_until_due(reply) if reply.due is None else [] for reply in replies]
+    _take([reply for reply in replies if reply.due is not None])
+    for index, reply in enumerate(replies):
+        early = found[index]
+        if reply.due is not None and not isinstance(early, Exception):
+            later = _until_due(reply)
+            found[index] = later if isinstance(later, Exception) else early + later
+    return found
+
+
+def _take(replies: Sequence[SteppedEvents[Any]]) -> None:
+    due = [reply.due for reply in replies if reply.due is not None]
+    if due:
+        outputs = step_together(replies[0].model, [(each.state, each.options) for each in due])
+        for each, output in zip(due, outputs, strict=True):
+            each.output = output
+
+
+def _until_due(reply: SteppedEvents[T]) -> list[T] | Exception:
+    events: list[T] = []
+    try:
+        while not isinstance(item := reply.resume(), DueStep):
+            events.append(item)
+    except StopIteration:
+        pass
+    except Exception as error:
+        return error
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        return RuntimeError(repr(error))  # a Rust library's panic, which must not end the others
+    return events
+
+
 def stream(
     model: SpeechModel,
     tokenizer: Any,
     state: DecodingState,
     options: GenerationOptions,
-) -> Iterator[TextDelta | SpeechTokens]:
+) -> SteppedEvents[TextDelta | SpeechTokens]:
     """Decode one prefilled row, yielding text and speech; leave the loop to cancel.
+
+    See :func:`stream_steps` for arguments, events and errors.
+    """
+    return SteppedEvents(model, stream_steps(model, tokenizer, state, options))
+
+
+def stream_steps(
+    model: SpeechModel,
+    tokenizer: Any,
+    state: DecodingState,
+    options: GenerationOptions,
+) -> Generator[TextDelta | SpeechTokens | DueStep]:
+    """Decode one prefilled row; the caller takes the steps.
 
     The deltas joined are the text that ``generate`` returns, without special tokens and those
     that steer speech (start, end, silence); the groups joined are its speech tokens.
@@ -452,7 +663,7 @@ def stream(
         options: settings of the run.
 
     Yields:
-        Text and groups [G] in the order of decoding.
+        Each step when it is due, and its text and group [G] after it was taken.
 
     Raises:
         FunAudioChatError: the state holds several rows.
@@ -464,7 +675,9 @@ def stream(
     said: list[int] = []
     decoder, emitted = DecodeStream(skip_special_tokens=True), 0
     while state.step_count < options.max_new_tokens and not bool(state.ended.all()):
-        out = step(model, state, options)
+        due = DueStep(state, options)
+        yield due
+        out = due.taken()
         token = int(state.token_ids[0, -1])
         if token not in silent:
             said.append(token)

@@ -7,6 +7,7 @@ Shapes: ``B`` rows, ``L`` or ``S`` 5 Hz positions, ``G`` group size (5), ``H`` t
 speech vocabulary.
 """
 
+from collections.abc import Sequence
 from inspect import signature
 from typing import Any
 
@@ -18,7 +19,7 @@ from transformers.utils.generic import ModelOutput
 
 from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
-from funaudiochat.decoder_stack import Positions, follow
+from funaudiochat.decoder_stack import Positions, advance_together, follow
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
@@ -91,17 +92,18 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         ).last_hidden_state
         return self._logits(out[:, -1]), follow(self.crq_transformer, cache, attention_mask)
 
-    def next_logits(self, fine: Tensor, last_tokens: Tensor, positions: Positions) -> Tensor:
+    def next_logits(
+        self, fine: Tensor, last_tokens: Tensor, positions: Sequence[Positions]
+    ) -> Tensor:
         """Return the logits [B, C], float32, of the next speech token (rules 44, 45).
 
         Args:
             fine: [B, H] expanded position.
             last_tokens: [B] the speech token before.
-            positions: of this head, advanced by one.
+            positions: of the rows in this head, batch by batch; advanced by one.
         """
-        return self._logits(
-            positions.advance(self.input_matching(fine + self._before(last_tokens)))
-        )
+        embeds = self.input_matching(fine + self._before(last_tokens))
+        return self._logits(advance_together(positions, embeds))
 
     def _before(self, tokens: Tensor) -> Tensor:
         head: Any = self.lm_head

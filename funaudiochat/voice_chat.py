@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_
 from funaudiochat.device import resolve_device
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.events import AudioChunk, Event, Latency, Reply, ReplyDone, TextDelta, Usage
-from funaudiochat.generation_funaudiochat import prefill, stream
+from funaudiochat.generation_funaudiochat import DueStep, SteppedEvents, prefill, stream_steps
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.hub import resolve_pair
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
@@ -248,7 +248,18 @@ class VoiceChat(Conversation):
         speech: bool,
         sampling: Sampling,
         schedule: ChunkSchedule | None,
-    ) -> Iterator[Event]:
+    ) -> SteppedEvents[Event]:
+        return SteppedEvents(self.model, self._steps(turn, tools, speech, sampling, schedule))
+
+    def _steps(
+        self,
+        turn: Turn,
+        tools: list[dict[str, Any]],
+        speech: bool,
+        sampling: Sampling,
+        schedule: ChunkSchedule | None,
+    ) -> Generator[Event | DueStep]:
+        """Yield the events of a reply, and each step of the model when it is due."""
         began, latency = time.monotonic(), Latency()
         before = recent(self._history)
         inputs, kept = self._fit(self._system(tools, speech), before, turn)
@@ -268,7 +279,10 @@ class VoiceChat(Conversation):
         text, tokens, chunks = "", [], []
         stops = StopTexts(sampling.stop)
         state = prefill(self.model, inputs, options, generator)
-        for event in stream(self.model, self.processor.tokenizer, state, options):
+        for event in stream_steps(self.model, self.processor.tokenizer, state, options):
+            if isinstance(event, DueStep):
+                yield event
+                continue
             if isinstance(event, TextDelta):
                 given = stops.push(event.text)
                 if given:

@@ -96,7 +96,7 @@ def test_history_holds_what_was_given_when_a_model_step_fails(chat, error, monke
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(voice_chat, "stream", fails)
+        patch.setattr(voice_chat, "stream_steps", fails)
         with pytest.raises(error):
             list(chat.stream("hello", speech=False))
         assert said(chat) == [("user", "hello"), ("assistant", "half an answer")]
@@ -111,7 +111,7 @@ def test_an_abandoned_answer_keeps_its_piece_and_adds_nothing_later(chat, monkey
     from funaudiochat import voice_chat
 
     with monkeypatch.context() as patch:
-        patch.setattr(voice_chat, "stream", lambda *_: iter([TextDelta("a"), TextDelta("b")]))
+        patch.setattr(voice_chat, "stream_steps", lambda *_: iter([TextDelta("a"), TextDelta("b")]))
         events = chat.stream("one", speech=False)
         assert next(events).text == "a"
         assert said(chat) == [("user", "one"), ("assistant", "a")]

@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from funaudiochat import decoder_kernel, decoder_stack
-from funaudiochat.decoder_stack import follow
+from funaudiochat.decoder_stack import advance_together, follow
 from funaudiochat.modeling_common import cache_argument
 
 WIDTH, PROMPT = 48, 13
@@ -108,6 +108,52 @@ def test_the_kernel_gives_a_row_the_same_numbers_whatever_stands_beside_it():
         )
         # The prompts run through PyTorch, which sums a batch in another order.
         torch.testing.assert_close(together[:, row], alone[:, 0], atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["qwen3", "mixture", "other"])
+def test_batches_that_run_together_get_what_each_gets_alone(kind, way, monkeypatch):
+    monkeypatch.setattr(decoder_stack, "SPARE_POSITIONS", 2)
+    model = other_kind() if kind == "other" else transformer(kind)
+    starts = ([4, 0, 9], [0], [0] * 9)
+    prompts = [inputs(len(own), 20) for own in starts]
+    wanted = [own_forward(model, *each, own) for each, own in zip(prompts, starts, strict=True)]
+    batches = [followed(model, each, own) for (each, _), own in zip(prompts, starts, strict=True)]
+    sizes, begun = [len(own) for own in starts], [0, 0, 0]
+    for turn in range(40):
+        meeting = [i for i in range(3) if begun[i] < 20 and (turn + i) % (i + 2)]
+        if not meeting:
+            continue
+        hidden = torch.cat([prompts[i][1][begun[i]] for i in meeting])
+        with torch.no_grad():
+            out = advance_together([batches[i] for i in meeting], hidden)
+        for i, rows in zip(meeting, out.split([sizes[i] for i in meeting]), strict=True):
+            torch.testing.assert_close(rows, wanted[i][begun[i]], atol=2e-5, rtol=1e-4)
+            begun[i] += 1
+    assert begun == [20, 20, 20]
+
+
+def test_the_kernel_gives_rows_of_several_batches_the_same_bits_as_alone():
+    if decoder_kernel.kernel() is None:
+        pytest.skip("no C++ compiler")
+    model, count = transformer("qwen3"), 11  # more than the kernel takes at once
+    prompt, following = inputs(count, 6)
+    one_by_one = [[followed(model, row[None], [0]) for row in prompt] for _ in range(2)]
+    alone = torch.cat([run(one, following[:, [row]]) for row, one in enumerate(one_by_one[0])], 1)
+    together = torch.stack([advance_together(one_by_one[1], hidden) for hidden in following])
+    assert torch.equal(together, alone)
+
+
+@pytest.mark.slow
+def test_a_position_through_pytorchs_operations_is_one_graph(monkeypatch):
+    """What capturing it on a GPU needs: nothing on the way asks the host."""
+    monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)
+    model = transformer("qwen3")
+    prompt, following = inputs(3, 1)
+    wanted = run(followed(model, prompt, STARTS["padded"]), following)[0]
+    compiled = torch.compile(decoder_stack._advance_torch, backend="eager", fullgraph=True)
+    with torch.no_grad():
+        got = compiled([followed(model, prompt, STARTS["padded"])], following[0])
+    torch.testing.assert_close(got, wanted)
 
 
 def test_threads_do_not_change_a_number():

@@ -4,6 +4,7 @@
 """Decoding equals recorded ids, and every row of a batch equals its single run."""
 
 import gc
+import random
 from dataclasses import dataclass, replace
 
 import pytest
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import ModelOutput
 
+from funaudiochat import decoder_stack
 from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_funaudiochat import generate, prefill, step, stream
@@ -604,3 +606,98 @@ def test_a_least_length_holds_back_the_end_of_greedy_text():
     model.sp_gen_kwargs.update({**case["sp_gen_kwargs"], "text_greedy": True})
     rows, _ = model.generate(**inputs, **case["kwargs"], min_new_tokens=30)
     assert rows.shape[1] >= prompt + 30
+
+
+JOINED = {
+    "f1_s2s_greedy": {},
+    "f2_s2s_reppen12": {},
+    "f3_s2s_finish_midway": {},
+    "e1_s2t_greedy": {},
+    "e2_s2t_reppen": {"do_sample": True, "temperature": 0.8},
+    "f6_s2s_text_eos_first": {"do_sample": True, "top_p": 0.9, "repetition_penalty": 1.2},
+    "f10_s2s_batch_equal": {"do_sample": True, "top_k": 20},  # two rows
+    "f12_s2s_batch_leftpad_quirk": {"text_greedy": True, "do_sample": True},  # of two lengths
+}
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_states_that_meet_and_part_between_steps_equal_their_single_runs(seed, way, monkeypatch):
+    """Greedy and sampled, spoken and written, whatever their lengths and settings."""
+    monkeypatch.setattr(decoder_stack, "SPARE_POSITIONS", 4)  # caches grow at different times
+    model, order = load_model(), random.Random(seed)
+    runs = []
+    for name, settings in JOINED.items():
+        case, inputs, _ = load_case(name)
+        runs.append((inputs, replace(options_of(case), max_new_tokens=14, **settings)))
+
+    def begun(run):
+        inputs, options = run
+        own = [torch.Generator().manual_seed(seed + row) for row in range(len(inputs["input_ids"]))]
+        return prefill(model, inputs, options, own), options
+
+    def running(state, options):
+        return state.step_count < options.max_new_tokens and not bool(state.ended.all())
+
+    alone = [begun(run) for run in runs]
+    for state, options in alone:
+        while running(state, options):
+            step(model, state, options)
+    waiting, joined = order.sample(range(len(runs)), len(runs)), {}
+    met = 0
+    while waiting or any(running(*run) for run in joined.values()):
+        if waiting and order.random() < 0.4:
+            index = waiting.pop()
+            joined[index] = begun(runs[index])
+        ready = [run for run in joined.values() if running(*run) and order.random() < 0.8]
+        order.shuffle(ready)
+        met = max(met, len(ready))
+        generation.step_together(model, ready)
+    assert met >= 4
+    for index, (wanted, _) in enumerate(alone):
+        state, _ = joined[index]
+        assert torch.equal(state.token_ids, wanted.token_ids)
+        assert [x.tolist() for x in state.speech] == [x.tolist() for x in wanted.speech]
+
+
+def test_an_error_of_one_state_leaves_the_others_their_step():
+    model = load_model()
+    runs = []
+    for name in ("f1_s2s_greedy", "f2_s2s_reppen12", "e1_s2t_greedy"):
+        case, inputs, _ = load_case(name)
+        runs.append((prefill(model, inputs, options_of(case)), options_of(case)))
+    runs[1][0].speech_processors = lambda ids, scores: 1 / 0
+    first, broken, last = generation.step_together(model, runs)
+    assert isinstance(broken, ZeroDivisionError)
+    assert len(first.text_ids) == len(last.text_ids) == 1
+    case, inputs, outputs = load_case("f1_s2s_greedy")
+    rest = [generation.step_together(model, [runs[0], runs[2]])[0] for _ in range(3)]
+    ids = [out.text_ids.item() for out in (first, *rest)]
+    assert ids == outputs["generated_ids"][0, :4].tolist()
+
+
+def test_replies_whose_steps_are_taken_together_give_the_events_of_each_alone():
+    model, tokenizer = load_model(), load_tokenizer()
+
+    def replies():
+        found = []
+        for name in ("f1_s2s_greedy", "f3_s2s_finish_midway", "e1_s2t_greedy", "e3_s2t_two_turns"):
+            case, inputs, _ = load_case(name)
+            options = options_of(case)
+            found.append(stream(model, tokenizer, prefill(model, inputs, options), options))
+        return found
+
+    def plain(event):
+        return event.text if isinstance(event, TextDelta) else event.tokens.tolist()
+
+    wanted = [[plain(event) for event in reply] for reply in replies()]
+    together, events = replies(), [[] for _ in wanted]
+    for turn in range(10**4):
+        running = [i for i, reply in enumerate(together) if not reply.ended]
+        if not running:
+            break
+        if turn == 5:  # one of them may also be read by itself
+            events[0].append(plain(next(together[0])))
+        found = generation.next_events([together[i] for i in running])
+        for index, new in zip(running, found, strict=True):
+            events[index] += map(plain, new)
+    assert events == wanted

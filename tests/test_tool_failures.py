@@ -41,7 +41,7 @@ def conversation(loaded, monkeypatch):
             raise said
         yield TextDelta(said)
 
-    monkeypatch.setattr(voice_chat, "stream", scripted)
+    monkeypatch.setattr(voice_chat, "stream_steps", scripted)
     return chat, prompts, says
 
 

@@ -22,6 +22,7 @@ import torch
 from aiohttp import web
 
 from funaudiochat.events import Event, Latency, Reply, ReplyDone, SpeechTokens, TextDelta
+from funaudiochat.generation_funaudiochat import DueStep
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.voice_chat import VoiceChat
@@ -262,7 +263,7 @@ class SpyChat(VoiceChat):
         options = super().generation_options(*args)
         return replace(options, max_new_tokens=min(options.max_new_tokens, self.most_steps))
 
-    def _answer(self, turn: Any, *args: Any) -> Iterator[Event]:
+    def _steps(self, turn: Any, *args: Any) -> Iterator[Event | DueStep]:
         waveform = turn.audio
         entry = {
             "text": turn.content,
@@ -275,7 +276,7 @@ class SpyChat(VoiceChat):
         }
         self.log.append(entry)
         try:
-            for event in super()._answer(turn, *args):
+            for event in super()._steps(turn, *args):
                 entry["threads"].add(threading.current_thread().name)
                 entry["groups"] += isinstance(event, SpeechTokens)
                 yield event

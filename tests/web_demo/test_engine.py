@@ -1,7 +1,7 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""The engine's fairness, limits and cancelling, without models."""
+"""The engine's fairness, limits and cancelling, and steps taken for several sessions at once."""
 
 import asyncio
 import threading
@@ -10,7 +10,9 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from funaudiochat.events import TextDelta
+from funaudiochat import generation_funaudiochat as generation
+from funaudiochat.events import ReplyDone, TextDelta
+from funaudiochat.sampling import Sampling
 from tests.helpers.web_clients import TIMEOUT_S, until
 from web_demo.server import engine as engines
 from web_demo.server.engine import QUEUE_EVENTS, Engine
@@ -252,3 +254,119 @@ def test_who_has_nothing_to_hear_goes_first_then_whose_audio_runs_out_first():
     assert waveforms == order
     ends = [step.lower() for step in steps if step.isupper()]
     assert ends == order
+
+
+ASKED = (
+    ("What is the capital of France?", True, Sampling(greedy=True, max_new_tokens=16)),
+    ("Count to ten.", True, Sampling(seed=3, temperature=1.5, max_new_tokens=20)),
+    ("你好", False, Sampling(greedy=True, max_new_tokens=12)),
+    ("Tell me a story about a red door.", False, Sampling(seed=5, top_k=9, max_new_tokens=25)),
+    ("What time is it?", True, Sampling(seed=7, repetition_penalty=1.3, max_new_tokens=9)),
+)
+
+
+def begin(models, question, speech, sampling, tools=None):
+    return models.new_chat().stream(text=question, speech=speech, sampling=sampling, tools=tools)
+
+
+def plain(events):
+    """What can be compared, without the reply's latency."""
+    return [
+        (event.reply.text, event.reply.finish_reason, event.reply.usage)
+        if isinstance(event, ReplyDone)
+        else event.text
+        if isinstance(event, TextDelta)
+        else event.tokens.tolist()
+        for event in events
+    ]
+
+
+async def take_all(job):
+    return plain([event async for event in job])
+
+
+@pytest.fixture
+def sizes(monkeypatch):
+    """How many replies each step of the models was taken for."""
+    found, together = [], generation.step_together
+
+    def noting(model, runs):
+        found.append(len(runs))
+        return together(model, runs)
+
+    monkeypatch.setattr(generation, "step_together", noting)
+    return found
+
+
+@asynccontextmanager
+async def held(found):
+    """Hold the thread of the steps."""
+    go = threading.Event()
+
+    def waiting():
+        yield TextDelta("first")
+        go.wait(TIMEOUT_S)
+
+    holder = found.submit(waiting)
+    await take(holder, 1)
+    yield
+    go.set()
+    await take(holder)
+
+
+def test_sessions_are_stepped_together_and_each_gets_its_own_reply(models, sizes, monkeypatch):
+    """Spoken and written, greedy and sampled, with tools; beside slow and cancelled ones."""
+    tools = models.tools[:2]
+    asked = [*ASKED, ("What time is it?", False, Sampling(greedy=True, max_new_tokens=15), tools)]
+    wanted = [plain(begin(models, *each)) for each in asked]
+    sizes.clear()
+    monkeypatch.setattr(engines, "QUEUE_EVENTS", 8)
+
+    async def run():
+        async with engine() as found:
+            async with held(found):
+                jobs = [found.submit(lambda e=each: begin(models, *e)) for each in asked]
+                gone = found.submit(lambda: begin(models, *ASKED[1]))
+                await until(lambda: len(found._ring) == len(jobs) + 1)
+            taken = [asyncio.create_task(take_all(job)) for job in jobs[1:]]
+            await take(gone, 1)
+            gone.cancel()
+            await asyncio.wait_for(gone.closed.wait(), TIMEOUT_S)
+            later = await take_all(found.submit(lambda: begin(models, *ASKED[0])))
+            assert later == wanted[0]
+            assert await asyncio.gather(*taken) == wanted[1:]
+            # Nobody has read the first one so far, which kept none of the others.
+            assert not jobs[0].closed.is_set() and jobs[0].full
+            assert await take_all(jobs[0]) == wanted[0]
+            await asyncio.gather(*(job.closed.wait() for job in jobs))
+            assert found.jobs == 0 and all(job.compute_s > 0 for job in jobs)
+
+    asyncio.run(run())
+    assert max(sizes) >= len(asked) and len(wanted) == len(set(map(str, wanted)))
+
+
+def test_what_fails_in_a_step_ends_one_reply_of_those_in_it(models, sizes, monkeypatch):
+    wanted = [plain(begin(models, *each)) for each in ASKED[:3]]
+    broken, choose = Sampling(seed=11, temperature=1.7, max_new_tokens=20), generation._choose
+
+    def failing(scores, options, generator):
+        if options.temperature == broken.temperature and max(sizes) > 2:
+            raise RuntimeError("probabilities are not numbers")
+        return choose(scores, options, generator)
+
+    sizes.clear()
+    monkeypatch.setattr(generation, "_choose", failing)
+
+    async def run():
+        async with engine() as found:
+            async with held(found):
+                jobs = [found.submit(lambda e=each: begin(models, *e)) for each in ASKED[:3]]
+                bad = found.submit(lambda: begin(models, "?", True, broken))
+                await until(lambda: len(found._ring) == 4)
+            with pytest.raises(RuntimeError, match="not numbers"):
+                await take_all(bad)
+            assert await asyncio.gather(*map(take_all, jobs)) == wanted
+            await asyncio.gather(*(job.closed.wait() for job in jobs))
+            assert found.alive and found.jobs == 0
+
+    asyncio.run(run())

@@ -4,12 +4,15 @@
 """Owns the models and schedules the generation of all sessions.
 
 A :class:`Job` is one reply: the events of a :class:`~funaudiochat.voice_chat.VoiceChat`, generated
-one by one in three threads. The first thread generates a job's first event (prompt and prefill), so
-that a long question delays nobody; the second all later ones (decoding steps); the third runs the
-detokenizer. Jobs without any output yet go first, in turn; then the job whose audio runs out first.
-Each job has a bounded event queue: while it is full the job is not stepped, and events of a
-cancelled job are dropped. Replies that a remote server computes are only waited for here, so many
-of them are stepped at once.
+in three threads. The first thread runs a job's prompt and its first step, so that a long question
+delays nobody; the second takes all later steps, one for all jobs together; the third runs the
+detokenizer, for the job whose audio runs out first. A job joins the others after its first step. It
+is left out of a step while its reader is behind, and leaves them when it ends or is cancelled;
+events of a cancelled job are dropped.
+
+Replies whose steps cannot be taken together are generated event by event: jobs without any output
+yet go first, in turn; then the job whose audio or text runs out first. Those that a remote server
+computes are only waited for here, so many of them are stepped at once.
 """
 
 import asyncio
@@ -17,10 +20,9 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,6 +39,7 @@ from funaudiochat.cosyvoice3.voices import (
     installed_voices,
 )
 from funaudiochat.events import AudioChunk, Event, ReplyDone, SpeechTokens, TextDelta
+from funaudiochat.generation_funaudiochat import SteppedEvents, next_events
 from funaudiochat.remote_chat import ChatCompletionsClient, RemoteChat
 from funaudiochat.voice_chat import VoiceChat
 from web_demo.server import tools
@@ -160,8 +163,8 @@ class Job:
         self._runs_out_at: float | None = None
         self.closed = asyncio.Event()
         self._wake = wake
-        # One slot more than steps fill, for the end.
-        self._events: asyncio.Queue[Event | Exception | None] = asyncio.Queue(QUEUE_EVENTS + 1)
+        # Without a limit of its own: a full job is not stepped, but a step may give several events.
+        self._events: asyncio.Queue[Event | Exception | None] = asyncio.Queue()
 
     @property
     def full(self) -> bool:
@@ -266,7 +269,7 @@ class Engine:
                 raise
         self._detokenizer_busy = True
         try:
-            return await self._timed(job, self._detokenizer, function, *args)
+            return await self._timed([job], self._detokenizer, function, *args)
         finally:
             self._release_detokenizer()
 
@@ -327,7 +330,7 @@ class Engine:
             await asyncio.wait(calls, timeout=CLOSE_TIMEOUT_S)
 
     async def _timed(
-        self, job: Job, executor: Executor, function: Callable[..., T], *args: Any
+        self, jobs: Sequence[Job], executor: Executor, function: Callable[..., T], *args: Any
     ) -> T:
         def run() -> tuple[T, float]:
             began = time.monotonic()
@@ -351,20 +354,19 @@ class Engine:
             call.add_done_callback(self._hung.discard)
             message = f"the models did not return within {STEP_TIMEOUT_S:g} s; restart the server"
             raise RuntimeError(message) from error
-        job.compute_s += seconds
+        for job in jobs:
+            job.compute_s += seconds / len(jobs)
         return result
 
     async def _start(self, job: Job, begin: Callable[[], Iterator[Event]]) -> None:
         if job.cancelled:
             return job.closed.set()
         try:
-            events = await self._timed(job, self._prompts, begin)
+            events = await self._timed([job], self._prompts, begin)
         except Exception as error:
             job.put(error)
             return job.closed.set()
-        if await self._advance(job, events, self._prompts):
-            self._ring.append((job, events))
-            self._wake.set()
+        await self._advance([(job, events)], self._prompts)
 
     async def _run(self) -> None:
         while True:
@@ -374,33 +376,66 @@ class Engine:
                 await self._wake.wait()
                 continue
             # The first of equals: the job stepped last stands last.
-            job, events = min(ready, key=lambda entry: entry[0].urgency)
-            self._ring.remove((job, events))
-            self._stepped += 1
-            unfinished = await self._advance(job, events, self._steps)
-            self._stepped -= 1
-            if unfinished:
-                self._ring.append((job, events))
-                self._wake.set()
+            first = min(ready, key=lambda entry: entry[0].urgency)
+            entries = [first]
+            if isinstance(first[1], SteppedEvents):
+                entries = [
+                    (job, events)
+                    for job, events in ready
+                    if isinstance(events, SteppedEvents)
+                    and (job.cancelled or job.urgency < math.inf or first[0].urgency == math.inf)
+                ]
+            for entry in entries:
+                self._ring.remove(entry)
+            self._stepped += len(entries)
+            await self._advance(entries, self._steps)
+            self._stepped -= len(entries)
 
-    async def _advance(self, job: Job, events: Iterator[Event], executor: Executor) -> bool:
-        """Generate one event of a job; an error of the model ends the job.
-
-        Returns:
-            Whether there are more events.
-        """
-        try:
-            if not job.cancelled:
-                event = await self._timed(job, executor, partial(next, events, None))
-                if not job.cancelled:
+    async def _advance(
+        self, entries: list[tuple[Job, Iterator[Event]]], executor: Executor
+    ) -> None:
+        """Generate the next events of jobs; an error of the model ends the jobs it concerns."""
+        live = [entry for entry in entries if not entry[0].cancelled]
+        produced: list[list[Event | None] | Exception] = []
+        if live:
+            jobs = [job for job, _ in live]
+            try:
+                replies = [events for _, events in live]
+                produced = await self._timed(jobs, executor, _next, replies)
+            except Exception as error:
+                produced = [error] * len(live)
+        over = [entry for entry in entries if entry not in live]
+        for (job, events), found in zip(live, produced, strict=True):
+            if isinstance(found, Exception):
+                logger.debug("job %d failed", job.number, exc_info=found)
+                job.put(found)
+                job.closed.set()
+            elif job.cancelled:
+                over.append((job, events))
+            else:
+                for event in found:
                     job.put(event)
-                    if event is not None and not isinstance(event, ReplyDone):
-                        return True
-                    if event is not None:
-                        job.put(None)
-            await self._timed(job, executor, events.close)  # type: ignore[attr-defined]
-        except Exception as error:
-            logger.debug("job %d failed", job.number, exc_info=True)
-            job.put(error)
-        job.closed.set()
-        return False
+                if None in found:
+                    over.append((job, events))
+                else:
+                    self._ring.append((job, events))
+                    self._wake.set()
+        for job, events in over:
+            try:
+                await self._timed([job], executor, events.close)  # type: ignore[attr-defined]
+            except Exception as error:
+                logger.debug("job %d failed", job.number, exc_info=True)
+                job.put(error)
+            job.closed.set()
+
+
+def _next(replies: list[Iterator[Event]]) -> list[list[Event | None] | Exception]:
+    """Return the next events of each reply, with None after the last."""
+    stepped = [reply for reply in replies if isinstance(reply, SteppedEvents)]
+    if not stepped:
+        event = next(replies[0], None)
+        return [[event, None] if isinstance(event, ReplyDone) else [event]]
+    return [
+        [*found, None] if reply.ended and not isinstance(found, Exception) else found
+        for reply, found in zip(stepped, next_events(stepped), strict=True)
+    ]
