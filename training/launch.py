@@ -189,7 +189,7 @@ def train(config: dict[str, Any]) -> None:
         logger.info(
             "done: %d steps; %s: %s",
             json.loads((output / "trainer_state.json").read_text())["global_step"],
-            "an adapter, for `funaudiochat train merge-adapter`" if adapter
+            "an adapter, for `funaudiochat train merge-lora`" if adapter
             else "a checkpoint folder, for --model-path",
             output.resolve(),
         )  # fmt: skip
