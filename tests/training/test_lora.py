@@ -179,3 +179,23 @@ def test_a_folder_trained_from_nano_speaks_with_nanos_detokenizer(
             "--max-new-tokens", 8)  # fmt: skip
     assert "s of audio" in capsys.readouterr().out
     assert (tmp_path / "answer_1.wav").is_file()
+
+
+def test_adapters_are_trained_over_four_bits_and_merged_into_the_whole_base(
+    sources, start, tmp_path, caplog
+):
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    with caplog.at_level("INFO", "training"):
+        out = train_here(sources["data"], start, tmp_path / "out", finetuning_type="lora",
+                         quantization_bit=4, train_parts=["shared_llm", "refined_head"],
+                         max_steps=6)  # fmt: skip
+    rows = table(caplog.messages)
+    assert rows["shared_llm", "LoRA"][2] == "4 bits" and rows["shared_llm", "LoRA"][1]
+    assert rows["refined_head", "LoRA"][2] == "float32" and rows["refined_head", "LoRA"][1]
+    assert not rows["mel_encoder", "LoRA"][1] and not rows["adapter", "LoRA"][1]
+    assert log_of(out)[-1]["loss"] < log_of(out)[0]["loss"]
+    merge_lora(out, tmp_path / "merged")
+    moved = changed(start, tmp_path / "merged")
+    assert moved and all(
+        name.startswith(("language_model.", "audio_invert_tower.")) for name in moved
+    )
