@@ -45,9 +45,9 @@ def _size_and_storage(parameter: nn.Parameter) -> tuple[int, str]:
     """Return the number of values of a parameter and how they are stored."""
     kind = type(parameter).__name__
     if kind == "Params4bit":  # bitsandbytes packs two values into a byte of whatever type
-        return 2 * parameter.numel() * parameter.element_size(), "4 bits"
+        return 2 * parameter.numel() * parameter.element_size(), "4-bit"
     return parameter.numel(), (
-        "8 bits" if kind == "Int8Params" else str(parameter.dtype).removeprefix("torch.")
+        "8-bit" if kind == "Int8Params" else str(parameter.dtype).removeprefix("torch.")
     )
 
 
@@ -176,7 +176,8 @@ class LossLog(TrainerCallback):
     """Adds mean text and speech loss over all workers to every log; stops if the loss is NaN.
 
     A training log has the means since the previous log, an evaluation log those of the evaluation,
-    as ``eval_text_loss`` and ``eval_speech_loss``.
+    as ``eval_text_loss`` and ``eval_speech_loss``; with ``eval_on_each_dataset`` the name of the
+    data set follows ``eval_``.
     """
 
     def __init__(self) -> None:
@@ -213,7 +214,16 @@ class LossLog(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs = kwargs.get("logs") or {}
-        evaluated = any(name.startswith("eval_") for name in logs)
+        # "eval", or "eval_" and the name of a data set
+        evaluation = next(
+            (
+                name.removesuffix("_runtime")
+                for name in logs
+                if name.startswith("eval_") and name.endswith("_runtime")
+            ),
+            "",
+        )
+        evaluated = bool(evaluation)
         totals = torch.tensor(self._totals[not evaluated], device=args.device)
         self._totals[not evaluated] = self._zeros()
         if torch.distributed.is_initialized():
@@ -221,7 +231,7 @@ class LossLog(TrainerCallback):
         sums, counts = totals.view(2, -1).tolist()
         for name, total, count in zip(_LOSSES, sums, counts, strict=True):
             if count:
-                name = f"eval_{name}" if evaluated else name
+                name = f"{evaluation}_{name}" if evaluated else name
                 logs[name] = state.log_history[-1][name] = total / count
 
 
