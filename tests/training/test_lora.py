@@ -115,7 +115,7 @@ def test_the_table_counts_values_that_are_stored_in_four_bits():
         1, 1, bias=False)})})  # fmt: skip
     model["language_model"]["q_proj"].weight = kind(packed, requires_grad=False)
     assert training_table(model)[0].startswith("0 of 64 parameters")
-    assert "4 bits" in training_table(model)[2]
+    assert "4-bit" in training_table(model)[2]
 
 
 @pytest.mark.slow
@@ -190,7 +190,7 @@ def test_adapters_are_trained_over_four_bits_and_merged_into_the_whole_base(
                          quantization_bit=4, train_parts=["shared_llm", "refined_head"],
                          max_steps=6)  # fmt: skip
     rows = table(caplog.messages)
-    assert rows["shared_llm", "LoRA"][2] == "4 bits" and rows["shared_llm", "LoRA"][1]
+    assert rows["shared_llm", "LoRA"][2] == "4-bit" and rows["shared_llm", "LoRA"][1]
     assert rows["refined_head", "LoRA"][2] == "float32" and rows["refined_head", "LoRA"][1]
     assert not rows["mel_encoder", "LoRA"][1] and not rows["adapter", "LoRA"][1]
     assert log_of(out)[-1]["loss"] < log_of(out)[0]["loss"]
