@@ -54,7 +54,7 @@ def refuse_adapter(folder: str | Path) -> None:
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise CheckpointError(
             f"{folder} is a LoRA adapter without its base model; merge them with `funaudiochat "
-            f"train merge-adapter {folder} --out FOLDER` and give that FOLDER"
+            f"train merge-lora {folder} --out FOLDER` and give that FOLDER"
         )
 
 

@@ -41,35 +41,70 @@ def freeze_other_parts(model: nn.Module, parts: list[str]) -> None:
         parameter.requires_grad_(parameter.requires_grad and part_of(name) in parts)
 
 
-def training_report(model: nn.Module) -> list[str]:
-    """Return a line for each part of a model with its trainable and frozen modules.
+def _size_and_storage(parameter: nn.Parameter) -> tuple[int, str]:
+    """Return the number of values of a parameter and how they are stored."""
+    kind = type(parameter).__name__
+    if kind == "Params4bit":  # bitsandbytes packs two values into a byte of whatever type
+        return 2 * parameter.numel() * parameter.element_size(), "4-bit"
+    return parameter.numel(), (
+        "8-bit" if kind == "Int8Params" else str(parameter.dtype).removeprefix("torch.")
+    )
 
-    With LoRA a module has an adapter, or learns in full (``additional_target``), or rests.
+
+def training_table(model: nn.Module) -> list[str]:
+    """Return a table of what is trained and what is frozen.
+
+    A line stands for the modules of a part that are in the same state and stored alike. The state
+    is "trained", "LoRA" (frozen with a trained adapter) or "frozen". Tied parameters are counted
+    where they come first.
     """
-    kinds: dict[str, dict[str, set[str]]] = {part: {} for part in PARTS}
-    for name, parameter in model.named_parameters(remove_duplicate=False):  # tied ones, too
+    modules: dict[tuple[str, str], dict[str, Any]] = {}
+    counted: set[int] = set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
         part = part_of(name)
         if part is None:
             continue
         module = re.sub(r"\.(base_layer|modules_to_save\.\w+|original_module)$", "",
                         name.rpartition(".")[0])  # fmt: skip
         module, adapter, _ = module.partition(".lora_")
-        state = "adapters in" if adapter else "learn" if parameter.requires_grad else "rest"
-        kinds[part].setdefault(module.rpartition(".")[2], set()).add(state)
-    lines = []
-    for part, modules in kinds.items():
-        said = {
-            state: [name for name, states in modules.items() if min(states) == state]
-            for state in ("adapters in", "learn", "rest")
-        }
+        found = modules.setdefault(
+            (part, module), {"state": "frozen", "size": 0, "trained": 0, "stored": ""}
+        )
+        size, stored = _size_and_storage(parameter)
+        if adapter:
+            found["state"] = "LoRA"
+        else:
+            found["stored"] = found["stored"] or stored
+            if parameter.requires_grad:
+                found["state"] = "trained"
+        if id(parameter) not in counted:
+            counted.add(id(parameter))
+            found["size"] += size
+            found["trained"] += size if parameter.requires_grad else 0
+    rows: dict[tuple[str, str, str], list[Any]] = {}
+    for (part, module), found in modules.items():
+        row = rows.setdefault((part, found["state"], found["stored"]), [0, 0, set()])
+        row[0] += found["size"]
+        row[1] += found["trained"]
+        row[2].add(module.rpartition(".")[2])
+    total, trained = (sum(row[column] for row in rows.values()) for column in (0, 1))
+    form = "{:<12} {:<8} {:>15} {:>14} {:<9} {}"
+    lines = [
+        f"{trained:,} of {total:,} parameters are trained ({trained / max(1, total):.2%}):",
+        form.format("part", "state", "parameters", "trained", "stored as", "modules"),
+    ]
+    for part, state, stored in sorted(
+        rows, key=lambda key: (list(PARTS).index(key[0]), "tLf".index(key[1][0]), key[2])
+    ):
+        size, learned, names = rows[part, state, stored]
         lines.append(
-            f"{part}: " + "; ".join(f"{key} {', '.join(sorted(v))}" for key, v in said.items() if v)
+            form.format(part, state, f"{size:,}", f"{learned:,}", stored, ", ".join(sorted(names)))
         )
     return lines
 
 
 class ModelSettings(TrainerCallback):
-    """Applies our config fields before the optimizer is created, and logs the trainable parts."""
+    """Applies our config fields before the optimizer is created, and logs what is trained."""
 
     def __init__(
         self,
@@ -97,9 +132,7 @@ class ModelSettings(TrainerCallback):
         if self.parts is not None:
             freeze_other_parts(model, self.parts)
         if state.is_world_process_zero:
-            trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-            logger.info("%d parameters learn:\n  %s", trainable,
-                        "\n  ".join(training_report(model)))  # fmt: skip
+            logger.info("%s", "\n  ".join(training_table(model)))
 
 
 class ResumeReport(TrainerCallback):
@@ -143,7 +176,8 @@ class LossLog(TrainerCallback):
     """Adds mean text and speech loss over all workers to every log; stops if the loss is NaN.
 
     A training log has the means since the previous log, an evaluation log those of the evaluation,
-    as ``eval_text_loss`` and ``eval_speech_loss``.
+    as ``eval_text_loss`` and ``eval_speech_loss``; with ``eval_on_each_dataset`` the name of the
+    data set follows ``eval_``.
     """
 
     def __init__(self) -> None:
@@ -180,7 +214,16 @@ class LossLog(TrainerCallback):
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         logs = kwargs.get("logs") or {}
-        evaluated = any(name.startswith("eval_") for name in logs)
+        # "eval", or "eval_" and the name of a data set
+        evaluation = next(
+            (
+                name.removesuffix("_runtime")
+                for name in logs
+                if name.startswith("eval_") and name.endswith("_runtime")
+            ),
+            "",
+        )
+        evaluated = bool(evaluation)
         totals = torch.tensor(self._totals[not evaluated], device=args.device)
         self._totals[not evaluated] = self._zeros()
         if torch.distributed.is_initialized():
@@ -188,7 +231,7 @@ class LossLog(TrainerCallback):
         sums, counts = totals.view(2, -1).tolist()
         for name, total, count in zip(_LOSSES, sums, counts, strict=True):
             if count:
-                name = f"eval_{name}" if evaluated else name
+                name = f"{evaluation}_{name}" if evaluated else name
                 logs[name] = state.log_history[-1][name] = total / count
 
 

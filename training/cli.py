@@ -72,8 +72,8 @@ def plan(
     raise typer.Exit(0 if fits else 1)
 
 
-@train_app.command("merge-adapter")
-def merge_adapter(
+@train_app.command("merge-lora")
+def merge_lora(
     adapter: Annotated[Path, typer.Argument(help="Folder of a run with finetuning_type: lora.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     base: Annotated[
@@ -81,7 +81,7 @@ def merge_adapter(
     ] = None,
 ) -> None:
     """Merge a LoRA adapter into its base model, giving a folder for --model-path."""
-    from training.adapters import merge_adapter as run
+    from training.lora import merge_lora as run
 
     base = run(adapter, out, base)
     console.print(f"merged {adapter} into {base}: {out}", markup=False)

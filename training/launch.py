@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 import yaml
+from huggingface_hub import get_token
 from transformers.integrations import get_reporting_integration_callbacks
 
 from funaudiochat.errors import FunAudioChatError
@@ -37,6 +38,7 @@ from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
 from training.callbacks import PARTS, LossLog, ModelSettings, ResumeReport, draw_losses
 from training.checkpoints import set_torn_aside
+from training.model_card import take_hub_target, upload, write_card
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +151,7 @@ def _stream_rows(config: dict[str, Any]) -> None:
 def train(config: dict[str, Any]) -> None:
     """Run one worker; the first one leaves a whole checkpoint folder, and loss curves if asked."""
     config = dict(config)
+    hub, card_fields = take_hub_target(config), dict(config)
     parts = config.pop("train_parts", None)
     halve = config.pop("halve_untranscribed_audio", None)
     plot = config.pop("plot_loss", False)
@@ -185,11 +188,14 @@ def train(config: dict[str, Any]) -> None:
         FunAudioChatProcessor.from_pretrained(config["model_name_or_path"]).save_pretrained(output)
         if plot:
             draw_losses(output)
+        write_card(output, card_fields)
+        if hub is not None:
+            logger.info("uploaded to %s", upload(output, hub))
         adapter = (output / "adapter_config.json").is_file()
         logger.info(
             "done: %d steps; %s: %s",
             json.loads((output / "trainer_state.json").read_text())["global_step"],
-            "an adapter, for `funaudiochat train merge-adapter`" if adapter
+            "an adapter, for `funaudiochat train merge-lora`" if adapter
             else "a checkpoint folder, for --model-path",
             output.resolve(),
         )  # fmt: skip
@@ -231,6 +237,11 @@ def config_problems(config: dict[str, Any]) -> list[str]:
             "predict_with_generate: LLaMA-Factory scores answers of text alone, and this model "
             "gives text and speech; leave it out, and score the result with `funaudiochat eval`"
         )
+    if config.get("push_to_hub"):
+        if not config.get("hub_model_id"):
+            problems.append("push_to_hub: write hub_model_id=USER/NAME, where to upload to")
+        if not (config.get("hub_token") or get_token()):
+            problems.append("push_to_hub: no token; run `hf auth login`, or set HF_TOKEN")
     if config.get("stage") == "dpo":
         problems += preference_problems(config)
     return problems

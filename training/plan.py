@@ -63,7 +63,7 @@ class Activations:
 
 @dataclass(frozen=True)
 class Plan:
-    """Bytes on one GPU; ``rows`` is the config's batch per GPU."""
+    """Bytes on one GPU; ``rows`` is the config's batch per GPU, of pairs in preference training."""
 
     sharding: Sharding
     trainable: int
@@ -72,13 +72,14 @@ class Plan:
     gradients: int
     optimizer: int
     buffers: int
+    reference: int
     row: Activations
     rows: int
     gpu_memory: int
 
     @property
     def static(self) -> int:
-        return self.parameters + self.gradients + self.optimizer + self.buffers
+        return self.parameters + self.gradients + self.optimizer + self.buffers + self.reference
 
     @property
     def activations(self) -> int:
@@ -336,6 +337,23 @@ def _quantized_savings(model: nn.Module, config: dict[str, Any], compute_bytes: 
     return int(weights * (compute_bytes - stored_bytes))
 
 
+def _reference_bytes(
+    config: dict[str, Any], sharding: Sharding, every: int, gpus: int, compute_bytes: int
+) -> int:
+    """Return the bytes of the frozen start that preference training keeps beside the model.
+
+    With LoRA it is the model itself with its adapter off; ORPO and SimPO need none. Only ZeRO-3
+    shards it.
+    """
+    if (
+        config.get("stage") != "dpo"
+        or config.get("pref_loss") in ("orpo", "simpo")
+        or config.get("finetuning_type") == "lora"
+    ):
+        return 0
+    return compute_bytes * every // (gpus if sharding.deepspeed and sharding.stage == 3 else 1)
+
+
 def make_plan(
     config: dict[str, Any],
     model_config: FunAudioChatConfig,
@@ -395,6 +413,8 @@ def make_plan(
         audio_seconds,
         not config.get("disable_gradient_checkpointing", False),
     )
+    if config.get("stage") == "dpo":  # a pair is two rows
+        row = Activations(2 * row.kept, 2 * row.moment)
     static = static_bytes(sharding, trainable, frozen, unit, gpus, half)
     static["parameters"] -= saved
     return Plan(
@@ -402,6 +422,7 @@ def make_plan(
         trainable=trainable,
         frozen=frozen,
         **static,
+        reference=_reference_bytes(config, sharding, every, gpus, 2 if half else 4),
         row=row,
         rows=int(config.get("per_device_train_batch_size", 1)),
         gpu_memory=gpu_memory,
@@ -435,12 +456,14 @@ def plan_file(
     plan = make_plan(
         config, _model_config(source), folder, gpus, parse_size(gpu_memory), audio_seconds
     )
+    unit = "pairs" if config.get("stage") == "dpo" else "rows"
     parts = {
         f"parameters ({(plan.trainable + plan.frozen) / 1e9:.2f} B)": plan.parameters,
         f"gradients ({plan.trainable / 1e9:.2f} B train)": plan.gradients,
         "optimizer states": plan.optimizer,
         "buffers": plan.buffers,
-        f"activations ({plan.rows} rows)": plan.activations,
+        **({"reference model": plan.reference} if plan.reference else {}),
+        f"activations ({plan.rows} {unit})": plan.activations,
         "runtime": RUNTIME_BYTES,
         "in all": plan.total,
     }

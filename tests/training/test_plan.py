@@ -182,6 +182,38 @@ def test_quantized_layers_of_the_backbone_take_their_bits(tmp_path):
             parameters(**more)
 
 
+def test_pairs_are_two_rows_and_a_frozen_start_lies_beside_what_is_trained(tmp_path):
+    config = FunAudioChatConfig.from_pretrained(TINY_A)
+
+    def plan(gpus=1, **fields):
+        fields = {"cutoff_len": 64, "bf16": True, **fields}
+        return make_plan(fields, config, CONFIGS.parent, gpus, GIB)
+
+    alone, pairs = plan(), plan(stage="dpo")
+    assert pairs.activations == 2 * alone.activations
+    assert pairs.reference == 2 * alone.trainable
+    assert pairs.static == alone.static + pairs.reference
+    for fields in ({"pref_loss": "orpo"}, {"pref_loss": "simpo"}, {"finetuning_type": "lora"}):
+        assert plan(stage="dpo", **fields).reference == 0
+    assert plan(4, stage="dpo", deepspeed="configs/ds_z2.json").reference == pairs.reference
+    assert plan(4, stage="dpo", deepspeed="configs/ds_z3.json").reference == pairs.reference // 4
+    assert plan(4, stage="dpo", fsdp="full_shard").reference == pairs.reference
+    told = CliRunner().invoke(
+        app, ["train", "plan", str(CONFIGS / "tiny" / "dpo.yaml"), "--model", str(TINY_A)]
+    ).output  # fmt: skip
+    assert "reference model" in told and "pairs)" in told
+
+
+@pytest.mark.parametrize("config", ["lora.yaml", "qlora.yaml"])
+@pytest.mark.parametrize("parts", [None, "train_parts=[shared_llm]"])
+def test_adapters_of_the_published_size_fit_on_a_card_of_24_gib(config, parts):
+    told = CliRunner().invoke(
+        app, ["train", "plan", str(CONFIGS / config), *([parts] if parts else []),
+              "--gpu-memory", "24GiB", "--model", str(CONFIGS / "model_8b.json")],
+    )  # fmt: skip
+    assert told.exit_code == 0 and "fits into 24GiB" in told.output
+
+
 def test_the_command_takes_the_overrides_of_the_launcher():
     def plan(*fields):
         return CliRunner().invoke(

@@ -154,6 +154,34 @@ def test_a_run_torn_in_mid_save_is_resumed_by_the_same_command(sources, start, r
 
 
 @needs_llamafactory
+def test_losses_of_each_kind_of_row_are_logged_and_end_a_run_that_no_longer_improves(
+    sources, start, tmp_path
+):
+    data = shutil.copytree(sources["data"], tmp_path / "data")
+    rows = (data / "tiny.jsonl").read_text().splitlines()
+    typed = json.loads(rows[0])
+    typed["messages"] = [{"role": "user", "content": "Who?"},
+                         {"role": "assistant", "content": "red"}]  # fmt: skip
+    typed["audio"] = []
+    (data / "own.jsonl").write_text(json.dumps(typed) + "\n")
+    out = train_here(
+        data, start, tmp_path / "out", max_steps=6, learning_rate=0.0, eval_dataset="tiny,own",
+        eval_on_each_dataset=True, eval_strategy="steps", eval_steps=1, save_strategy="steps",
+        save_steps=1, load_best_model_at_end=True, early_stopping_steps=1,
+        metric_for_best_model="eval_tiny_speech_loss",
+    )  # fmt: skip
+    state = json.loads((out / "trainer_state.json").read_text())
+    assert state["global_step"] == 2
+    logged = {name: value for entry in state["log_history"] for name, value in entry.items()}
+    assert state["best_metric"] == logged["eval_tiny_speech_loss"]
+    parts = logged["eval_tiny_text_loss"] + logged["eval_tiny_speech_loss"]
+    assert parts == pytest.approx(logged["eval_tiny_loss"], rel=0.05)
+    # A written answer has no speech.
+    assert logged["eval_own_text_loss"] == pytest.approx(logged["eval_own_loss"], rel=0.01)
+    assert "eval_own_speech_loss" not in logged
+
+
+@needs_llamafactory
 def test_a_changed_learning_rate_or_batch_size_at_resume_is_told(
     sources, start, run, tmp_path, caplog
 ):

@@ -22,8 +22,8 @@ from funaudiochat.voice_chat import VoiceChat
 from tests.helpers import ROOT, spoken_answers
 from tests.helpers.golden import TINY_A
 from tests.helpers.tiny_runs import changed, log_of, needs_llamafactory, train_here
-from training.adapters import merge_adapter
-from training.callbacks import PARTS, ModelSettings
+from training.callbacks import PARTS, ModelSettings, training_table
+from training.lora import merge_lora
 
 pytestmark = needs_llamafactory
 
@@ -63,7 +63,7 @@ def test_an_adapter_is_trained_in_the_named_parts_and_merged_by_one_command(
     moved = {key for key, value in weights.items() if "lora_B" in key and value.any()}
     assert moved and all(".language_model." in key for key in moved)
     out = tmp_path / "merged"
-    done = CliRunner().invoke(app, ["train", "merge-adapter", str(adapter), "--out", str(out)])
+    done = CliRunner().invoke(app, ["train", "merge-lora", str(adapter), "--out", str(out)])
     assert done.exit_code == 0, done.output
     assert {path.name for path in TINY_A.iterdir()} <= {path.name for path in out.iterdir()}
     assert len(changed(start, out)) == len(moved)
@@ -72,26 +72,50 @@ def test_an_adapter_is_trained_in_the_named_parts_and_merged_by_one_command(
     assert capsys.readouterr().out
 
 
-def test_what_learns_and_what_rests_is_told_before_the_first_step(sources, start, tmp_path, caplog):
+def table(messages: list[str]) -> dict[tuple[str, str], tuple[int, int, str, set[str]]]:
+    """Return the logged table: part and state -> parameters, trained ones, storage, modules."""
+    (told,) = [text for text in messages if "parameters are trained" in text]
+    rows = {}
+    for line in told.splitlines()[2:]:
+        part, state, size, trained, stored, names = line.split(maxsplit=5)
+        sizes = (int(number.replace(",", "")) for number in (size, trained))
+        rows[part, state] = (*sizes, stored, set(names.split(", ")))
+    return rows
+
+
+def test_a_table_of_what_is_trained_comes_before_the_first_step(sources, start, tmp_path, caplog):
+    whole = FunAudioChatForConditionalGeneration.from_pretrained(start).num_parameters()
     with caplog.at_level("INFO", "training"):
         train_here(sources["data"], start, tmp_path / "lora", finetuning_type="lora", max_steps=1)
-    (told,) = [text for text in caplog.messages if "parameters learn:" in text]
-    lines = dict(line.strip().split(": ", 1) for line in told.splitlines()[1:])
-    projections = "down_proj, gate_proj, "
-    assert set(lines) == set(PARTS)
+    rows = table(caplog.messages)
+    assert {part for part, _ in rows} == set(PARTS)
     for part in ("shared_llm", "refined_head"):
-        adapted, resting = lines[part].split("; rest ")
-        assert adapted.startswith(f"adapters in {projections}")
-        assert "lm_head" in resting.split(", ")
-    assert "embed_tokens" in lines["shared_llm"].split("; rest ")[1].split(", ")
-    assert "embed_tokens" in lines["adapter"].split("; rest ")[1].split(", ")
+        assert {"down_proj", "gate_proj"} <= rows[part, "LoRA"][3]
+        assert "lm_head" in rows[part, "frozen"][3]
+    assert all("embed_tokens" in rows[part, "frozen"][3] for part in ("shared_llm", "adapter"))
+    weights = load_file(tmp_path / "lora" / "adapter_model.safetensors")
+    trained = sum(row[1] for row in rows.values())
+    assert trained == sum(row[1] for (_, state), row in rows.items() if state == "LoRA")
+    assert trained == sum(value.numel() for value in weights.values())
+    assert sum(row[0] for row in rows.values()) == whole + trained
+    assert {row[2] for row in rows.values()} == {"float32"}
     caplog.clear()
     with caplog.at_level("INFO", "training"):
         train_here(sources["data"], start, tmp_path / "part", train_parts=["adapter"], max_steps=1)
-    (told,) = [text for text in caplog.messages if "parameters learn:" in text]
-    lines = dict(line.strip().split(": ", 1) for line in told.splitlines()[1:])
-    assert lines["adapter"].startswith("learn ") and "rest" not in lines["adapter"]
-    assert lines["mel_encoder"].startswith("rest ") and lines["shared_llm"].startswith("rest ")
+    rows = table(caplog.messages)
+    assert {state for part, state in rows if part == "adapter"} == {"trained"}
+    assert {part for part, state in rows if state == "frozen"} == set(PARTS) - {"adapter"}
+    assert sum(row[0] for row in rows.values()) == whole
+
+
+def test_the_table_counts_values_that_are_stored_in_four_bits():
+    packed = torch.zeros(32, 1, dtype=torch.uint8)  # 64 values, as bitsandbytes packs them
+    kind = type("Params4bit", (torch.nn.Parameter,), {})
+    model = torch.nn.ModuleDict({"language_model": torch.nn.ModuleDict({"q_proj": torch.nn.Linear(
+        1, 1, bias=False)})})  # fmt: skip
+    model["language_model"]["q_proj"].weight = kind(packed, requires_grad=False)
+    assert training_table(model)[0].startswith("0 of 64 parameters")
+    assert "4-bit" in training_table(model)[2]
 
 
 @pytest.mark.slow
@@ -102,7 +126,7 @@ def test_ten_spoken_answers_are_learned_by_adapters_on_nano_text_and_tokens(tmp_
         learning_rate=5e-3, max_steps=40, per_device_train_batch_size=10,
         halve_untranscribed_audio=None,
     )  # fmt: skip
-    merge_adapter(out, tmp_path / "merged")
+    merge_lora(out, tmp_path / "merged")
     chat = VoiceChat.from_pretrained(tmp_path / "merged", device="cpu")
     sampling = Sampling(greedy=True, repetition_penalty=1.0, max_new_tokens=20)
     texts = tokens = 0
@@ -119,7 +143,7 @@ def test_ten_spoken_answers_are_learned_by_adapters_on_nano_text_and_tokens(tmp_
 def test_an_adapter_given_as_a_model_names_the_command_that_merges_it(
     sources, adapter, monkeypatch
 ):
-    said = f"funaudiochat train merge-adapter {adapter} --out"
+    said = f"funaudiochat train merge-lora {adapter} --out"
     for script in ("infer_s2t.py", "infer_s2s.py"):
         with pytest.raises(SystemExit, match="is a LoRA adapter") as ended:
             example(script, monkeypatch, "--audio", sources["data"] / "0.wav",
@@ -132,17 +156,17 @@ def test_an_adapter_given_as_a_model_names_the_command_that_merges_it(
 def test_what_cannot_be_merged_is_told(adapter, start, tmp_path):
     for out in (adapter, start):
         with pytest.raises(CheckpointError, match="written over"):
-            merge_adapter(adapter, out)
+            merge_lora(adapter, out)
     with pytest.raises(CheckpointError, match="no readable adapter_config.json"):
-        merge_adapter(start, tmp_path / "out")
+        merge_lora(start, tmp_path / "out")
     moved = shutil.copytree(adapter, tmp_path / "adapter")
     config = moved / "adapter_config.json"
     config.write_text(config.read_text().replace(str(start), str(tmp_path / "gone")))
     with pytest.raises(CheckpointError, match="which is not there; give --base"):
-        merge_adapter(moved, tmp_path / "out")
+        merge_lora(moved, tmp_path / "out")
     with pytest.raises(CheckpointError, match="cannot be merged into"):
-        merge_adapter(moved, tmp_path / "out", NANO_MODEL)
-    assert merge_adapter(moved, tmp_path / "out", start) == start
+        merge_lora(moved, tmp_path / "out", NANO_MODEL)
+    assert merge_lora(moved, tmp_path / "out", start) == start
 
 
 def test_a_folder_trained_from_nano_speaks_with_nanos_detokenizer(
@@ -155,3 +179,23 @@ def test_a_folder_trained_from_nano_speaks_with_nanos_detokenizer(
             "--max-new-tokens", 8)  # fmt: skip
     assert "s of audio" in capsys.readouterr().out
     assert (tmp_path / "answer_1.wav").is_file()
+
+
+def test_adapters_are_trained_over_four_bits_and_merged_into_the_whole_base(
+    sources, start, tmp_path, caplog
+):
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    with caplog.at_level("INFO", "training"):
+        out = train_here(sources["data"], start, tmp_path / "out", finetuning_type="lora",
+                         quantization_bit=4, train_parts=["shared_llm", "refined_head"],
+                         max_steps=6)  # fmt: skip
+    rows = table(caplog.messages)
+    assert rows["shared_llm", "LoRA"][2] == "4-bit" and rows["shared_llm", "LoRA"][1]
+    assert rows["refined_head", "LoRA"][2] == "float32" and rows["refined_head", "LoRA"][1]
+    assert not rows["mel_encoder", "LoRA"][1] and not rows["adapter", "LoRA"][1]
+    assert log_of(out)[-1]["loss"] < log_of(out)[0]["loss"]
+    merge_lora(out, tmp_path / "merged")
+    moved = changed(start, tmp_path / "merged")
+    assert moved and all(
+        name.startswith(("language_model.", "audio_invert_tower.")) for name in moved
+    )

@@ -34,7 +34,7 @@ def base_of(adapter: Path) -> Path:
     raise CheckpointError(f"{adapter} was trained on {named}, which is not there; give --base")
 
 
-def merge_adapter(adapter: Path, out: Path, base: Path | None = None) -> Path:
+def merge_lora(adapter: Path, out: Path, base: Path | None = None) -> Path:
     """Write a whole checkpoint folder: the base with the adapter in its weights.
 
     Args:
