@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from itertools import accumulate
 
 import pytest
@@ -53,6 +54,8 @@ class Terminal:
             stderr=end,
             env=environment,
             start_new_session=True,
+            # A shell's background jobs ignore Ctrl-C, and so would this process of one's tests.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         os.close(end)
         self.main, self.text = main, ""
