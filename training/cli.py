@@ -135,6 +135,25 @@ def check_data(
     raise typer.Exit(1 if summary.problems else 0)
 
 
+@train_app.command("prepare")
+def prepare(
+    manifest: Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="JSONL file.")],
+    out: Annotated[Path, typer.Argument(help="Folder of the shards to write.")],
+    tts_path: Annotated[
+        Path | None, typer.Option(help="Folder with the speech tokenizer, for spoken answers.")
+    ] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
+    shard_rows: Annotated[int, typer.Option(min=1, help="Rows of a shard.")] = 5000,
+) -> None:
+    """Make the training rows of a manifest once, in shards; resumable."""
+    from training.process.data_process import process
+
+    rows, skipped = process(manifest, out, tts_path, workers, shard_rows=shard_rows)
+    console.print(f"{rows} rows in {out}; {skipped} skipped", markup=False)
+    if skipped:
+        console.print(f"the reasons are in {out}.errors.jsonl", markup=False)
+
+
 @train_app.command("make-pairs")
 def make_pairs(
     model_path: Annotated[Path, typer.Option(help="Folder of the model that answers.")],

@@ -38,6 +38,7 @@ from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.register import register_funaudiochat
 from training.callbacks import PARTS, LossLog, ModelSettings, ResumeReport, draw_losses
 from training.checkpoints import set_torn_aside
+from training.eval_answers import FIELDS, AnswerLog, EvalQuestions
 from training.model_card import take_hub_target, upload, write_card
 
 logger = logging.getLogger(__name__)
@@ -155,6 +156,9 @@ def train(config: dict[str, Any]) -> None:
     parts = config.pop("train_parts", None)
     halve = config.pop("halve_untranscribed_audio", None)
     plot = config.pop("plot_loss", False)
+    asked = EvalQuestions.of_config(config)
+    for name in FIELDS:
+        config.pop(name, None)
     if config.get("streaming"):
         _stream_rows(config)
     skip_bad_rows = config.pop("skip_bad_rows", False)
@@ -177,7 +181,11 @@ def train(config: dict[str, Any]) -> None:
         from training.preference import install
 
         install(config, full_precision)
-    run_exp(config, callbacks=[settings, LossLog(), ResumeReport(), *reporters])
+    callbacks = [settings, LossLog(), ResumeReport(), *reporters]
+    if asked is not None:
+        processor = FunAudioChatProcessor.from_pretrained(config["model_name_or_path"])
+        callbacks.append(AnswerLog(asked, processor, _reports_to_tensorboard(card_fields)))
+    run_exp(config, callbacks=callbacks)
     if skip_bad_rows and config.get("streaming"):
         from training.plugin.rows import streamed_skips
 
@@ -199,6 +207,11 @@ def train(config: dict[str, Any]) -> None:
             else "a checkpoint folder, for --model-path",
             output.resolve(),
         )  # fmt: skip
+
+
+def _reports_to_tensorboard(config: dict[str, Any]) -> bool:
+    reports = config.get("report_to") or []
+    return bool({"all", "tensorboard"} & set([reports] if isinstance(reports, str) else reports))
 
 
 def config_problems(config: dict[str, Any]) -> list[str]:
@@ -242,6 +255,10 @@ def config_problems(config: dict[str, Any]) -> list[str]:
             problems.append("push_to_hub: write hub_model_id=USER/NAME, where to upload to")
         if not (config.get("hub_token") or get_token()):
             problems.append("push_to_hub: no token; run `hf auth login`, or set HF_TOKEN")
+    try:
+        EvalQuestions.of_config(config)
+    except FunAudioChatError as error:
+        problems.append(str(error))
     if config.get("stage") == "dpo":
         problems += preference_problems(config)
     return problems

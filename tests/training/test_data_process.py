@@ -16,6 +16,7 @@ from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 from funaudiochat.cosyvoice3.speech_tokenizer import SpeechTokenizer
 from tests.helpers import ROOT
+from tests.helpers.commands import CLI
 from training.check_data import check_file
 from training.process.hub_data import export
 
@@ -113,6 +114,37 @@ def test_a_stopped_run_resumes_and_ends_like_an_uninterrupted_one(manifest):
     errors.write_text("")
     assert run(manifest)[0] == whole and errors.read_text() == kept
     assert run(manifest)[0] == whole  # nothing is left to do
+
+
+def test_shards_hold_the_same_rows_and_a_stopped_run_resumes(manifest):
+    whole, _ = run(manifest)
+    out = manifest.with_name("shards")
+    command = [
+        sys.executable,
+        *CLI,
+        "train",
+        "prepare",
+        manifest,
+        out,
+        "--tts-path",
+        TTS,
+        "--shard-rows",
+        "2",
+    ]
+
+    def prepare() -> list[list[dict]]:
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "3 rows" in done.stdout and "4 skipped" in done.stdout
+        files = sorted(out.iterdir())
+        return [[json.loads(line) for line in path.open()] for path in files]
+
+    assert prepare() == [whole[:2], whole[2:]]
+    second = out / "rows-00001.jsonl"
+    second.write_text(second.read_text()[:40])  # torn, before the rows after it were read
+    errors = manifest.with_name("shards.errors.jsonl")
+    errors.write_text(errors.read_text().splitlines(keepends=True)[0])
+    assert prepare() == [whole[:2], whole[2:]]
 
 
 def process_dataset(output: Path, *options: str, **environment: str) -> subprocess.CompletedProcess:

@@ -9,12 +9,15 @@ import logging
 import re
 import shutil
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
+from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
+from tests.helpers.tiny_folders import build
 from tests.helpers.tiny_runs import (
     ROOT,
     TINY,
@@ -179,6 +182,59 @@ def test_losses_of_each_kind_of_row_are_logged_and_end_a_run_that_no_longer_impr
     # A written answer has no speech.
     assert logged["eval_own_text_loss"] == pytest.approx(logged["eval_own_loss"], rel=0.01)
     assert "eval_own_speech_loss" not in logged
+
+
+@needs_llamafactory
+@pytest.mark.parametrize("finetuning_type", ["full", pytest.param("lora", marks=pytest.mark.slow)])
+def test_fixed_questions_are_answered_at_every_evaluation(
+    sources, start, tmp_path, finetuning_type
+):
+    event_accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator"
+    )
+    questions = [
+        {"id": "typed/1", "kind": "understanding", "text": "Who?", "answers": ["red"],
+         "speech": False},
+        {"id": "aloud", "kind": "robustness", "audio": str(sources["data"] / "q.wav")},
+    ]  # fmt: skip
+    save_wav(sources["data"] / "q.wav", np.zeros(16000, np.float32) + 0.01, 16000)
+    (tmp_path / "asked.jsonl").write_text("".join(json.dumps(q) + "\n" for q in questions))
+    out = train_here(
+        sources["data"], start, tmp_path / "out", max_steps=2, eval_dataset="tiny,tiny",
+        eval_on_each_dataset=True, eval_strategy="steps", eval_steps=1, save_strategy="steps",
+        save_steps=1, load_best_model_at_end=True, early_stopping_steps=1, learning_rate=0.0,
+        metric_for_best_model="eval_answers_text", report_to="tensorboard",
+        finetuning_type=finetuning_type, eval_questions=str(tmp_path / "asked.jsonl"),
+        eval_tts_path=str(build(tmp_path / "tiny")[1]),
+    )  # fmt: skip
+    state = json.loads((out / "trainer_state.json").read_text())
+    folders = sorted((out / "answers").glob("step-*"))
+    assert [folder.name for folder in folders] == ["step-000001", "step-000002"]
+    for folder in folders:
+        typed, aloud = map(json.loads, (folder / "answers.jsonl").open())
+        assert (typed["id"], aloud["id"]) == ("typed/1", "aloud")
+        assert typed["scores"]["text"] in (0, 1) and aloud["scores"] == {}
+        assert not (folder / "000.wav").exists() and load_audio(folder / "001.wav", 24000).size
+    logged = [e["eval_answers_text"] for e in state["log_history"] if "eval_answers_text" in e]
+    assert len(logged) == 2 and state["best_metric"] == logged[0]
+    events = event_accumulator.EventAccumulator(str(out / "answers")).Reload().Tags()
+    assert "answers/text" in events["scalars"] and "answers/aloud" in events["audio"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"eval_questions": "asked.jsonl"}, "eval_strategy=steps"),
+        ({"eval_questions": "nowhere.jsonl", "eval_strategy": "steps"}, "nowhere.jsonl"),
+        ({"eval_tts_path": "tts"}, "eval_questions"),
+        ({"eval_questions": "a", "eval_strategy": "steps", "eval_judge": "me"}, "none, whisper"),
+        ({"eval_questions": "a", "eval_strategy": "steps", "eval_judge": "whisper"},
+         "eval_tts_path"),
+        ({"eval_questions": "a", "eval_strategy": "steps", "fsdp": "full_shard"}, "fsdp"),
+    ],
+)  # fmt: skip
+def test_questions_that_cannot_be_asked_are_told_before_the_run(fields, told):
+    assert any(told in problem for problem in config_problems(fields))
 
 
 @needs_llamafactory

@@ -150,9 +150,13 @@ def _whole_lines(path: Path) -> int:
     """Count the lines of a file, after removing an incomplete last line."""
     if not path.exists():
         return 0
-    data = path.read_bytes()
-    path.write_bytes(data[: data.rfind(b"\n") + 1])
-    return data.count(b"\n")
+    count = end = 0
+    with path.open("rb+") as file:
+        for line in file:
+            if line.endswith(b"\n"):
+                count, end = count + 1, end + len(line)
+        file.truncate(end)
+    return count
 
 
 def process(
@@ -162,16 +166,18 @@ def process(
     workers: int,
     limit: int | None = None,
     delay: int = DELAY_CODES,
+    shard_rows: int | None = None,
 ) -> tuple[int, int]:
     """Write the rows that are still missing.
 
     Args:
         manifest: JSON lines that describe the rows.
-        output: file of the rows.
+        output: file of the rows, or folder of the shards.
         tts_path: folder of the speech tokenizer; None if no answer is spoken.
         workers: number of processes, distributed over the GPUs.
         limit: number of manifest rows to read.
         delay: start tokens before the speech tokens of an answer.
+        shard_rows: rows of a shard; None for one file.
 
     Returns:
         The total numbers of rows and of skipped rows.
@@ -179,8 +185,9 @@ def process(
     from tqdm import tqdm
 
     errors = output.with_name(output.name + ".errors.jsonl")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    counts = [_whole_lines(errors), _whole_lines(output)]
+    (output.parent if shard_rows is None else output).mkdir(parents=True, exist_ok=True)
+    existing = [output] if shard_rows is None else sorted(output.glob("rows-*.jsonl"))
+    counts = [_whole_lines(errors), sum(map(_whole_lines, existing))]
     # onnxruntime's CUDA build is another package; torch only tells how many GPUs there are.
     devices = [f"cuda:{n}" for n in range(torch.cuda.device_count())] or ["cpu"]
 
@@ -188,20 +195,19 @@ def process(
         with manifest.open(encoding="utf-8") as file:
             yield from islice((line for line in file if line.strip()), sum(counts), limit)
 
-    with (
-        get_context("spawn").Pool(workers, _start_worker, (tts_path, devices)) as pool,
-        output.open("a", encoding="utf-8") as rows,
-        errors.open("a", encoding="utf-8") as skipped,
-    ):
+    def append(good: bool, text: str) -> None:
+        path = output if good else errors
+        if good and shard_rows is not None:
+            path = output / f"rows-{counts[True] // shard_rows:05d}.jsonl"
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text + "\n")
+        counts[good] += 1
+
+    with get_context("spawn").Pool(workers, _start_worker, (tts_path, devices)) as pool:
         work = partial(_work, folder=manifest.parent.resolve(), delay=delay)
         results = pool.imap(work, lines(), chunksize=4)
         for good, text in tqdm(results, unit="row", initial=sum(counts)):
-            file = rows if good else skipped
-            file.write(text + "\n")
-            file.flush()
-            counts[good] += 1
-    if not counts[0]:
-        errors.unlink()
+            append(good, text)
     return counts[1], counts[0]
 
 
