@@ -43,8 +43,10 @@ from funaudiochat.constants import (  # noqa: E402
 )
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration  # noqa: E402
 from funaudiochat.register import register_funaudiochat  # noqa: E402
+from training.check_data import DELAY_CODES  # noqa: E402
 from training.init_model import speech_tokenizer  # noqa: E402
 from training.launch import prepare_llamafactory  # noqa: E402
+from training.speech_tokens import spelled_answer  # noqa: E402
 
 FIXTURE = Path(__file__).parents[1] / "tests" / "golden" / "model" / "models" / "tiny_a"
 ROWS = 4
@@ -61,7 +63,7 @@ def write_rows(folder: Path, count: int) -> None:
         path = folder / f"{index}.wav"
         save_wav(path, 0.1 * draw.standard_normal(INPUT_RATE_HZ * QUESTION_SECONDS), INPUT_RATE_HZ)
         tokens = draw.integers(0, CODEBOOK_SIZE, TOKEN_FPS * ANSWER_SECONDS)
-        token = "<|audio_bos|>" * 10 + "".join(f"[AU{value:04d}]" for value in tokens)
+        token = spelled_answer(tokens, DELAY_CODES)
         lines.append(
             json.dumps(
                 {

@@ -24,6 +24,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from funaudiochat.constants import AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT, TOKEN_FPS  # noqa: E402
+from training.check_data import DELAY_CODES  # noqa: E402
+from training.speech_tokens import spelled_answer  # noqa: E402
 
 MODEL = ROOT / "tests" / "golden" / "model" / "models" / "tiny_a"
 FEW, MANY = 1000, 100_000
@@ -39,7 +41,7 @@ def write_shards(folder: Path, count: int) -> None:
         with path.open("w", encoding="utf-8") as file:
             for index in range(first, min(count, first + SHARD_ROWS)):
                 tokens = ((index * 7 + step) % CODES for step in range(TOKEN_FPS * ANSWER_SECONDS))
-                spelled = "<|audio_bos|>" * 10 + "".join(f"[AU{token:04d}]" for token in tokens)
+                spelled = spelled_answer(tokens, DELAY_CODES)
                 row = {
                     "system": DEFAULT_S2M_PROMPT,
                     "messages": [

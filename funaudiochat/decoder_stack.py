@@ -254,6 +254,7 @@ class _StaticPositions:
         starts = [0] * rows if mask is None else (mask == 0).sum(1).tolist()
         self._ragged = len(set(starts)) > 1
         self.lengths = length - torch.tensor(starts, device=prompt[0].keys.device)  # [B]
+        self._row_index = torch.arange(rows, device=prompt[0].keys.device)
         self.longest = length - min(starts)
         self.room = self.longest + SPARE_POSITIONS
         self._caches = [self._take_over(layer, starts) for layer in prompt]
@@ -320,8 +321,7 @@ class _StaticPositions:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Write keys and values [B, K, S] of the next position; attend: [B, N, S] -> [B, N S]."""
-        index = torch.arange(len(query), device=query.device)
-        keys, values = self._caches[layer]
+        index, (keys, values) = self._row_index, self._caches[layer]
         seen = self.longest + 1
         keys[index, :, self.lengths] = key
         values[index, :, self.lengths] = value

@@ -184,7 +184,8 @@ def train(config: dict[str, Any]) -> None:
     callbacks = [settings, LossLog(), ResumeReport(), *reporters]
     if asked is not None:
         processor = FunAudioChatProcessor.from_pretrained(config["model_name_or_path"])
-        callbacks.append(AnswerLog(asked, processor, _reports_to_tensorboard(card_fields)))
+        tensorboard = bool({"all", "tensorboard"} & set(_reports_to(card_fields)))
+        callbacks.append(AnswerLog(asked, processor, tensorboard))
     run_exp(config, callbacks=callbacks)
     if skip_bad_rows and config.get("streaming"):
         from training.plugin.rows import streamed_skips
@@ -209,9 +210,10 @@ def train(config: dict[str, Any]) -> None:
         )  # fmt: skip
 
 
-def _reports_to_tensorboard(config: dict[str, Any]) -> bool:
+def _reports_to(config: dict[str, Any]) -> list[str]:
+    """Return the names in ``report_to``, which is one name or a list."""
     reports = config.get("report_to") or []
-    return bool({"all", "tensorboard"} & set([reports] if isinstance(reports, str) else reports))
+    return [reports] if isinstance(reports, str) else reports
 
 
 def config_problems(config: dict[str, Any]) -> list[str]:
@@ -241,8 +243,7 @@ def config_problems(config: dict[str, Any]) -> list[str]:
             )
         elif not Path(str(config["deepspeed"])).is_file():
             problems.append(f"deepspeed: file not found: {config['deepspeed']}")
-    reports = config.get("report_to") or []
-    for name in [reports] if isinstance(reports, str) else reports:
+    for name in _reports_to(config):
         if name == "tensorboard" and missing("tensorboard"):
             problems.append("report_to: run `make train-setup`, or write report_to=none")
     if config.get("predict_with_generate"):

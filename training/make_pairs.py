@@ -30,7 +30,6 @@ import numpy as np
 
 from funaudiochat.audio import load_audio, save_wav
 from funaudiochat.constants import (
-    AUDIO_BOS_TOKEN,
     AUDIO_TEMPLATE,
     DEFAULT_S2M_PROMPT,
     DEFAULT_S2T_PROMPT,
@@ -45,6 +44,7 @@ from funaudiochat.voice_chat import VoiceChat
 from training.check_data import DELAY_CODES
 from training.nano.rooms import Scene
 from training.nano.words import normalized_words
+from training.speech_tokens import spelled_answer
 
 logger = logging.getLogger(__name__)
 
@@ -356,8 +356,8 @@ def pair_of(
         row[side] = {"role": "assistant", "content": answer.text}
         row[f"{side}_audio"] = []
         if question.speech:
-            tokens = "".join(f"[AU{token:04d}]" for token in answer.tokens)
-            entry = {"token": AUDIO_BOS_TOKEN * DELAY_CODES + tokens, "text": answer.text}
+            token = spelled_answer(answer.tokens, DELAY_CODES)
+            entry = {"token": token, "text": answer.text}
             row[side]["content"] = AUDIO_TEMPLATE
             row[f"{side}_audio"] = [json.dumps(entry, ensure_ascii=False)]
         row[f"{side}_score"] = round(answer.score, 3)

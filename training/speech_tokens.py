@@ -1,22 +1,27 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Speech tokens of spoken answers, as training rows hold them: whole groups of five.
+"""Speech tokens of spoken answers, as training rows hold them: spelled, in whole groups of five.
 
 In a partial last group the missing tokens have no label and the refined head hears padding there,
 which never happens when it answers: it does not learn where speech ends.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-from funaudiochat.constants import GROUP_SIZE, INPUT_RATE_HZ
+from funaudiochat.constants import AUDIO_BOS_TOKEN, GROUP_SIZE, INPUT_RATE_HZ
 
 _TOKEN_SAMPLES = 640
 _FRAME_SAMPLES = 160
 # An end this far below the loudest 10 ms (40 dB) is silence; so is what 16 bits cannot hold.
 _SILENCE_RATIO, _SILENCE_RMS = 0.01, 1e-4
+
+
+def spelled_answer(tokens: Iterable[int], delay: int) -> str:
+    """Spell a spoken answer as a row's audio entry has it: start tokens, then speech tokens."""
+    return AUDIO_BOS_TOKEN * delay + "".join(f"[AU{token:04d}]" for token in tokens)
 
 
 def whole_groups(

@@ -37,6 +37,7 @@ from training.nano.domain import Domain
 from training.nano.drawn import slots_in
 from training.nano.speech import SpeechStore
 from training.nano.voices import QUESTION_HZ
+from training.speech_tokens import spelled_answer
 
 SILENCE_TOKEN, AUDIO_EOS_TOKEN = "<|sil|>", "<|audio_eos|>"
 SAY = "Say: "
@@ -131,8 +132,7 @@ def spoken_question(message: dict[str, Any], work: Path) -> str:
 
 def spoken_answer(text: str, tokens: list[int]) -> str:
     """Format the audio entry of the assistant's speech: the delay, then the speech tokens."""
-    spelled = "".join(f"[AU{token:04d}]" for token in tokens)
-    return _entry(token=AUDIO_BOS_TOKEN * DELAY_TOKENS + spelled, text=text)
+    return _entry(token=spelled_answer(tokens, DELAY_TOKENS), text=text)
 
 
 def words(text: str) -> list[str]:
@@ -295,8 +295,8 @@ def ears_rows(work: Path, domain: Domain) -> Iterator[tuple[str, dict[str, Any]]
                 "transcribe_ears",
                 _transcript_row(AUDIO_TEMPLATE, written(record["text"]), heard),
             )
-            slots = slots_in(record["text"])
-            if "coffeeDrink" in slots and record["kind"] in ("order", "real"):
+            slots = slots_in(record["text"]) if record["kind"] in ("order", "real") else {}
+            if "coffeeDrink" in slots:
                 rng = Random(f"ears/{name}/{number}")
                 call = tool_call("order_coffee", slots)
                 turns = [_turn("user", AUDIO_TEMPLATE), _turn("assistant", call)]

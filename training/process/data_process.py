@@ -29,7 +29,6 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from funaudiochat.audio import load_audio  # noqa: E402
 from funaudiochat.constants import (  # noqa: E402
-    AUDIO_BOS_TOKEN,
     AUDIO_PAD_TOKEN,
     AUDIO_TEMPLATE,
     DEFAULT_S2M_PROMPT,
@@ -42,7 +41,7 @@ from funaudiochat.errors import FunAudioChatError  # noqa: E402
 from funaudiochat.hub import resolve_tts  # noqa: E402
 from training.check_data import DELAY_CODES  # noqa: E402
 from training.process.hub_data import DATASET, export  # noqa: E402
-from training.speech_tokens import whole_groups  # noqa: E402
+from training.speech_tokens import spelled_answer, whole_groups  # noqa: E402
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +119,7 @@ def make_row(
         path = folder / _text(fields, "answer_audio")
         waveform = load_audio(path, INPUT_RATE_HZ)
         codes = whole_groups(tokenizer.encode(waveform), waveform, tokenizer.encode, delay)
-        spelled = "".join(f"[AU{code:04d}]" for code in codes)
-        token = AUDIO_BOS_TOKEN * delay + spelled
-        audio.append(_entry(path=str(path), text=text, token=token))
+        audio.append(_entry(path=str(path), text=text, token=spelled_answer(codes, delay)))
         content, prompt = AUDIO_TEMPLATE, DEFAULT_S2M_PROMPT
     messages.append({"role": "assistant", "content": content})
     return {"system": fields.get("system") or prompt, "messages": messages, "audio": audio}
