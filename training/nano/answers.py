@@ -74,7 +74,7 @@ class Answers:
 
     Args:
         work: output folder of ``training.nano.data``.
-        part: ``train``, ``valid`` or ``test``.
+        part: ``train``, ``valid``, ``test`` or ``open_test`` (open text).
         voice: only this voice; None for all.
     """
 

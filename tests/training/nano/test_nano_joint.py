@@ -81,7 +81,7 @@ def work(tmp_path_factory) -> Path:
     answers = [
         {"voice": voice, "part": part, "text": text, "row_codes": tokens, **RECORDED}
         for text, tokens in TOKENS.items()
-        for voice, part in (("heart", "train"), ("joe", "train"))
+        for voice, part in (("heart", "train"), ("rms", "train"))
     ]
     answers.append(
         {"voice": "heart", "part": "test", "text": "Held out.", "row_codes": [3], **RECORDED}
