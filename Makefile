@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 TINY := outputs/tiny
 
 .PHONY: setup demo test test-slow clients-test test-pythons test-transformers lint train-setup eval-setup \
-  eval-demo tiny-recipe page page-lint page-test judge-setup serve nano wheel docs
+  eval-demo tiny-recipe page page-lint page-test judge-setup serve nano nano-scores wheel docs
 
 setup: $(VENV)/ready
 
@@ -160,6 +160,13 @@ serve: page $(VENV)/serve
 # Nano from nothing: data, training, scores. training/nano/README.md says what it needs.
 nano: train-setup
 	bash training/nano/run.sh
+
+# The scores in Nano's model card, both scripts at once; REAL_SPEECH=FOLDER adds recordings of people.
+nano-scores: judge-setup
+	mkdir -p outputs
+	$(BIN)/python -m training.nano.score --threads 1 --output outputs/nano_scores.json & score=$$!; \
+	$(BIN)/python -m training.nano.score_strangers --threads 1 --output outputs/nano_strangers.json \
+	  $(if $(REAL_SPEECH),--real-speech '$(REAL_SPEECH)') && wait $$score
 
 # Types, lint rules and format of the page's sources.
 page-lint: $(PAGE_MODULES)

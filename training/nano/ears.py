@@ -39,7 +39,7 @@ class Ears(nn.Module):
     """Mel encoder and adapter, read as characters at 25 Hz and as words at 5 Hz.
 
     Args:
-        whisper: initial weights of the encoder.
+        whisper: sizes and initial weights of the encoder; without weights, they are random.
         width: D.
         embeddings: [W, D] of silence, which is the blank, and the words; None to read no words.
         centre: [D], the mean of all embeddings of the language model, the origin for angles: it
@@ -58,6 +58,7 @@ class Ears(nn.Module):
         self.encoder = FunAudioChatAudioEncoder(config)
         given = {k.removeprefix(TOWER): tensor.float() for k, tensor in whisper.weights.items()}
         self.encoder.load_state_dict(given, strict=False)
+        self.pretrained = bool(given)
         nn.init.normal_(self.encoder.proj.weight, std=config.d_model**-0.5)
         nn.init.zeros_(self.encoder.proj.bias)
         self.adapter = nn.Linear(width, width, bias=False)
@@ -69,13 +70,15 @@ class Ears(nn.Module):
         """Group parameters by their ``share`` of the learning rate, lower in lower layers.
 
         New parameters learn at the full rate. Lower layers hold what Whisper learned from real
-        speakers, which training on synthetic speech would erase.
+        speakers, which training on synthetic speech would erase. Without Whisper's weights, all
+        parameters are new.
         """
         layers = len(self.encoder.layers)
         by_share: dict[float, list[nn.Parameter]] = {}
         for name, parameter in self.named_parameters():
             share = 1.0
-            if name.startswith("encoder.") and not name.startswith("encoder.proj."):
+            taken = name.startswith("encoder.") and not name.startswith("encoder.proj.")
+            if taken and self.pretrained:
                 found = re.search(r"\.layers\.(\d+)\.", f".{name}")
                 below = layers - 1 - int(found[1]) if found else 0 if "ln_post" in name else layers
                 share = TOP_SHARE * FALL**below

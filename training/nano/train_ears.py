@@ -68,6 +68,7 @@ class EarsRun(Run):
         whisper: initial weights of the encoder.
         steps: length of the schedule; a larger value extends a resumed run.
         llm: folder of the joint model whose words are predicted; None for characters only.
+        seed: seed of the new weights and of the order of the recordings.
     """
 
     model: Ears
@@ -77,10 +78,15 @@ class EarsRun(Run):
     save_every, evaluate_every = 25, 200
 
     def __init__(
-        self, work: Path, whisper: WhisperEncoder, steps: int = 0, llm: Path | None = None
+        self,
+        work: Path,
+        whisper: WhisperEncoder,
+        steps: int = 0,
+        llm: Path | None = None,
+        seed: int = 0,
     ) -> None:
-        self.folder = work / "ears"
-        torch.manual_seed(0)
+        self.folder, self.seed = work / "ears", seed
+        torch.manual_seed(seed)
         model = self._open_words(whisper, llm) if llm else Ears(whisper, WIDTH)
         optimizer = torch.optim.AdamW(model.groups(), self.peak_rate, betas=(0.9, 0.98))
         path = work / ("ears_words.pt" if llm else "ears.pt")
@@ -113,7 +119,7 @@ class EarsRun(Run):
         model.load_state_dict(fitting, strict=False)
 
     def batches(self, epoch: int) -> Iterator[list[tuple[Tensor, Row]]]:
-        rng = Random(epoch)
+        rng = Random(f"{self.seed}/{epoch}")
         by_kind: dict[str, list[tuple[SpeechStore, Row]]] = {}
         for name in ("synthetic", "real"):
             store = SpeechStore(self.folder / name)

@@ -4,6 +4,7 @@
 """The ears: what they begin with, how they are trained, and how they are measured."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGenerat
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from tests.helpers.starting_folders import CODES, write_all, write_whisper
 from training.init_model import init_model
-from training.nano import train_ears
+from training.nano import ablation_ears, train_ears
 from training.nano.ears import CHARACTERS, Ears, character_ids, load_ears
 from training.nano.new_model import begin, new_model
 from training.nano.score_ears import score, slots_found
@@ -80,6 +81,31 @@ def test_ears_begin_as_whisper_and_lower_layers_learn_less(whisper):
     for name, share in wanted.items():
         for parameter in ears.get_submodule(name).parameters():
             assert shares[id(parameter)] == pytest.approx(share), name
+
+
+def test_without_whispers_weights_everything_is_new(whisper):
+    ears = Ears(replace(whisper, weights={}), 48)
+    (group,) = ears.groups()
+    assert group["share"] == 1 and len(group["params"]) == len(list(ears.parameters()))
+    assert not torch.equal(
+        ears.encoder.conv1.weight, whisper.weights[f"{TOWER}conv1.weight"].float()
+    )
+
+
+def test_the_ablation_trains_both_arms_on_one_data_set(work, whisper, monkeypatch, tmp_path):
+    monkeypatch.setattr(ablation_ears, "open_whisper", lambda _: whisper)
+    monkeypatch.setattr(ablation_ears, "REPORT", tmp_path / "report.md")
+    monkeypatch.setattr("sys.argv", ["ablation_ears", "--work", str(work), "--steps", "2"])
+    ablation_ears.main()
+    again = (tmp_path / "report.md").read_text()
+    rows = [line for line in again.splitlines() if line.startswith("| Whisper") or "random" in line]
+    assert len(rows) == 2 and all(row.count("|") == 5 for row in rows)  # no held-out voices here
+    starts = [
+        torch.load(work / "ablation" / f"ears-1-{seed}" / "ears.pt")["model"] for seed in (0, 1)
+    ]
+    assert not torch.equal(*(start["encoder.conv1.weight"] for start in starts))
+    ablation_ears.main()  # everything is finished
+    assert (tmp_path / "report.md").read_text() == again
 
 
 def test_texts_become_symbols_of_their_letters():
