@@ -19,6 +19,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import numpy as np
 import soundfile
 
 from funaudiochat.constants import (
@@ -35,7 +36,9 @@ from training.nano.data import WORK, read_jsonl
 from training.nano.dialogue_writer import tool_call
 from training.nano.domain import Domain
 from training.nano.drawn import slots_in
-from training.nano.speech import SpeechStore
+from training.nano.intents import unit_hash
+from training.nano.sizes import GROUP_SIZE
+from training.nano.speech import LONGEST_SILENCE_S, SpeechStore
 from training.nano.voices import QUESTION_HZ
 from training.speech_tokens import spelled_answer
 
@@ -45,6 +48,10 @@ VOICE = "heart"
 DELAY_TOKENS = 10
 # Most pauses before, between and after the words of a typed stand-in for a spoken question.
 MOST_PAUSES = 3
+# Share of the recordings with up to 5 s of silence before and after, and of the stand-ins with as
+# many pauses.
+SILENT_SHARE = 0.15
+LONGEST_SILENCE = round(LONGEST_SILENCE_S * TOKEN_FPS) // GROUP_SIZE
 # Typed rows need no recordings, so there are more of them than recorded dialogues.
 TYPED_DIALOGUES = 48_000
 # Typed conversations; every complete answer in them is a row with all turns before it.
@@ -123,6 +130,18 @@ def _entry(**fields: Any) -> str:
     return json.dumps(fields, sort_keys=True, ensure_ascii=False)
 
 
+def in_silence(audio: str, work: Path) -> str:
+    """Store a copy of a recording with silence before and after it, once, and return its name."""
+    name = f"in_silence/{audio}"
+    if not (work / name).exists():
+        rng = Random(name)
+        waveform, rate_hz = soundfile.read(work / audio, dtype="float32")
+        around = [round(rng.uniform(0, LONGEST_SILENCE_S) * rate_hz) for _ in range(2)]
+        (work / name).parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(work / name, np.pad(waveform, around), rate_hz)
+    return name
+
+
 def spoken_question(message: dict[str, Any], work: Path) -> str:
     """Format the audio entry of a user's recording."""
     path = (work / message["audio"]).resolve()
@@ -147,9 +166,11 @@ def paused_words(text: str, rng: Random) -> str:
     The mel encoder is trained to give one word or silence for every group (``train_encoder``), so
     the language model can learn to read this format before it is given any audio.
     """
-    pieces = [SILENCE_TOKEN * rng.randint(0, MOST_PAUSES)]
+    most = LONGEST_SILENCE if rng.random() < SILENT_SHARE else MOST_PAUSES
+    pieces = [SILENCE_TOKEN * rng.randint(0, most)]
     for word in words(text):
         pieces += [word, SILENCE_TOKEN * rng.randint(0, MOST_PAUSES)]
+    pieces.append(SILENCE_TOKEN * rng.randint(0, most - MOST_PAUSES))
     return f"{AUDIO_BOS_TOKEN}{''.join(pieces)}{AUDIO_EOS_TOKEN}"
 
 
@@ -241,12 +262,17 @@ def heard_rows(
         kind and row: ``ask`` (speech to text), ``ask_tools`` (the same with tools in the prompt),
         ``talk`` (speech to speech) and ``transcribe``.
     """
-    audio = [spoken_question(m, work) for m in record["messages"] if m["role"] == "user"]
+    asked = [message for message in record["messages"] if message["role"] == "user"]
+    audio = []
+    for number, message in enumerate(asked):
+        recording = message["audio"]
+        if unit_hash("silence", record["id"], str(number)) < SILENT_SHARE:
+            recording = in_silence(recording, work)
+        audio.append(spoken_question({"audio": recording}, work))
     for turns, message, tools in _turns_before_answers(record, lambda _: AUDIO_TEMPLATE):
         heard = audio[: sum(turn["content"] == AUDIO_TEMPLATE for turn in turns)]
         for suffix, row in _answer_rows(turns, message, tools, speech, heard):
             yield "talk" if suffix == "_talk" else f"ask{suffix}", row
-    asked = (m for m in record["messages"] if m["role"] == "user")
     for message, recording in zip(asked, audio, strict=True):
         yield "transcribe", _transcript_row(AUDIO_TEMPLATE, message["text"], [recording])
 

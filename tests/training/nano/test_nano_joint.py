@@ -110,6 +110,22 @@ def test_a_spoken_answer_is_ten_delay_tokens_then_its_tokens_and_history_is_text
     assert answer["text"] == "Two."
 
 
+def test_some_recordings_are_surrounded_by_silence(work):
+    """At most 5 s on each side, and the recording itself is unchanged."""
+    recording = soundfile.read(work / "q.wav", dtype="float32")[0]
+    paths = []
+    for number in range(100):
+        record = {**FOLLOW_UP, "id": f"train-{number}"}
+        for row in of_kind(record, "transcribe", work):
+            paths.append(Path(json.loads(row["audio"][0])["path"]))
+    silent = [path for path in paths if path != (work / "q.wav").resolve()]
+    assert len(paths) == 200 and 10 < len(silent) < 60
+    waveform = soundfile.read(silent[0], dtype="float32")[0]
+    heard = np.flatnonzero(waveform)
+    assert len(recording) < len(waveform) <= len(recording) + 2 * 5 * 16000
+    np.testing.assert_array_equal(waveform[heard[0] : heard[-1] + 1], recording)
+
+
 def test_a_tool_is_called_from_a_prompt_that_offers_it_and_its_result_is_spoken(work):
     call, reply = of_kind(TOOL, "ask_tools", work)
     assert '"name": "get_weather", "description"' in call["system"]
