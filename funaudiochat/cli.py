@@ -85,9 +85,10 @@ TtsPath = Annotated[
 Voice = Annotated[str | None, typer.Option(help="Voice of the replies, by name.")]
 Device = Annotated[str, typer.Option(help="Device: auto, cpu, cuda, cuda:1 or mps.")]
 Weights = Annotated[
-    Literal["fp32", "bf16", "int8"] | None,
+    Literal["fp32", "bf16", "int8", "int4"] | None,
     typer.Option(
-        help="Form of the weights on a CPU; bf16 and int8 make decoding faster, less exact.",
+        help="Form of the weights: fp32, bf16 or int8 on a CPU (smaller ones decode faster, less "
+        "exactly), int8 or int4 on a GPU with little memory.",
     ),
 ]
 Instruction = Annotated[str | None, typer.Option(help="Text instruction that follows the audio.")]
@@ -311,13 +312,17 @@ def plan_serving(
     ] = "80GiB",
     tensor_parallel: Annotated[int, typer.Option(min=1, help="As given to vLLM.")] = 1,
     pipeline_parallel: Annotated[int, typer.Option(min=1, help="As given to vLLM.")] = 1,
-    utilization: Annotated[float, typer.Option(help="vLLM's share of the memory.")] = 0.85,
+    utilization: Annotated[float, typer.Option(help="Share of the memory to use.")] = 0.85,
+    weights: Annotated[
+        Literal["bf16", "int8", "int4"] | None,
+        typer.Option(help="Plan this toolkit with speech, and such backbone weights, not vLLM."),
+    ] = None,
 ) -> None:
-    """Estimate the memory `vllm serve` needs on each GPU, and the conversations that fit."""
+    """Estimate the memory that serving needs on each GPU, and the conversations that fit."""
     from funaudiochat.serving_plan import parse_size, plan_lines
 
     lines, fits = plan_lines(
-        model, parse_size(gpu_memory), tensor_parallel, pipeline_parallel, utilization
+        model, parse_size(gpu_memory), tensor_parallel, pipeline_parallel, utilization, weights
     )
     for line in lines:
         console.print(line, markup=False)

@@ -1,11 +1,12 @@
 # Copyright 2026 The Fun-Audio-Chat toolkit contributors.
 # SPDX-License-Identifier: Apache-2.0
 
-"""Weights stored as bfloat16 or int8 for decoding on a CPU; all arithmetic stays float32.
+"""Weights stored as bfloat16 or int8 for decoding on a CPU, or as 8 or 4 bits on a GPU.
 
-A decoding step of a few rows takes as long as its weights take to be read, so that half or a
-quarter of the bytes is half or a quarter of the time. Only what every step reads is stored so:
-the linear layers of backbone and refined head, and the tables of embeddings that are tied to one.
+On a CPU all arithmetic stays float32. A decoding step of a few rows takes as long as its weights
+take to be read, so that half or a quarter of the bytes is half or a quarter of the time. Only what
+every step reads is stored so: the linear layers of backbone and refined head, and the tables of
+embeddings that are tied to one. On a GPU bitsandbytes stores the layers of the backbone.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any, NoReturn
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import BitsAndBytesConfig
 
 from funaudiochat import decoder_kernel
 from funaudiochat.constants import WEIGHTS
@@ -43,6 +45,13 @@ def check_weights(weights: str | None, device: torch.device, config: Any, option
         return
     if weights not in WEIGHTS:
         raise FunAudioChatError(f"weights is {weights!r}; use one of {', '.join(WEIGHTS)}")
+    if weights in ("int8", "int4") and device.type == "cuda":
+        _exclude_loading(weights, options)
+        return
+    if weights == "int4":
+        raise FunAudioChatError(
+            f"weights='int4' needs a CUDA GPU and the device is {device}; on a CPU use 'int8'"
+        )
     if options.get("dtype", torch.float32) not in ("float32", torch.float32):
         raise FunAudioChatError(
             f"weights={weights!r} computes in float32 and dtype is {options['dtype']}; give one "
@@ -53,16 +62,36 @@ def check_weights(weights: str | None, device: torch.device, config: Any, option
     if device.type != "cpu":
         raise FunAudioChatError(
             f"weights={weights!r} is for decoding on a CPU and the device is {device}; on a GPU "
-            "use dtype='bfloat16' or a quantization_config"
+            "use dtype='bfloat16', or weights='int8' or 'int4' with CUDA"
         )
-    for name in ("quantization_config", "device_map"):
-        if name in options:
-            raise FunAudioChatError(f"weights={weights!r} excludes {name}; give one of them")
+    _exclude_loading(weights, options)
     if getattr(config.text_config, "num_experts", None):
         raise FunAudioChatError(
             f"weights={weights!r} does not apply to the experts of a "
             f"{config.text_config.model_type} backbone; leave it out"
         )
+
+
+def _exclude_loading(weights: str, options: Any) -> None:
+    for name in ("quantization_config", "device_map"):
+        if name in options:
+            raise FunAudioChatError(f"weights={weights!r} excludes {name}; give one of them")
+
+
+def gpu_quantization(weights: str, dtype: str | torch.dtype) -> BitsAndBytesConfig:
+    """Return the ``quantization_config`` of a backbone on a GPU with little memory.
+
+    The audio parts stay as they are (``FunAudioChatForConditionalGeneration.from_pretrained``).
+
+    Args:
+        weights: "int8" (LLM.int8) or "int4" (4-bit normal floats).
+        dtype: of the arithmetic of "int4".
+    """
+    if weights == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype
+    )
 
 
 def compact(model: nn.Module, weights: str) -> None:

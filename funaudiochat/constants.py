@@ -43,7 +43,7 @@ For each function call, return a json object with function name and arguments wi
 {"name": <function-name>, "arguments": <args-json-object>}
 </tool_call>"""
 )
-WEIGHTS = ("fp32", "bf16", "int8")  # forms in which the weights of decoding may be stored
+WEIGHTS = ("fp32", "bf16", "int8", "int4")  # forms in which weights of decoding may be stored
 
 TRANSCRIBE_PROMPT = "Please help me transcribe the audio."
 

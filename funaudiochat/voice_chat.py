@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from funaudiochat.compact_weights import check_weights, compact
+from funaudiochat.compact_weights import check_weights, compact, gpu_quantization
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.constants import MAX_NEW_TOKENS, STEPS_PER_SECOND
 from funaudiochat.conversation import Conversation
@@ -104,9 +104,10 @@ class VoiceChat(Conversation):
             tts_device: device of the detokenizer; None for ``device``.
             voices_file: file of voices; None for those installed with the detokenizer.
             system: system prompt; None for the one the checkpoint was trained with.
-            weights: how the weights that every step of decoding reads are stored, for arithmetic
-                in float32: "fp32", "bf16" or "int8" (one scale a row). The latter two are for CPUs,
-                and for models that are neither trained nor saved. None stores them in ``dtype``.
+            weights: how the weights that every step of decoding reads are stored; None for
+                ``dtype``. On a CPU "fp32", "bf16" or "int8" (one scale a row), for arithmetic in
+                float32; the latter two are for models that are neither trained nor saved. On a
+                CUDA GPU "int8" or "int4", for the layers of the backbone alone (bitsandbytes).
             model_options: passed to the language model's own ``from_pretrained``:
                 ``attn_implementation``, ``quantization_config``, ``device_map`` (the model then
                 stays on the devices that it names).
@@ -128,8 +129,12 @@ class VoiceChat(Conversation):
         config = FunAudioChatConfig.from_pretrained(model_path)
         asked = {} if dtype == "auto" else {"dtype": dtype}
         check_weights(weights, model_device, config, asked | model_options)
-        stored = weights in ("bf16", "int8")
-        if stored:
+        stored = weights in ("bf16", "int8") and model_device.type == "cpu"
+        if weights in ("int8", "int4") and not stored:
+            dtype = torch.bfloat16 if dtype == "auto" else dtype
+            model_options["quantization_config"] = gpu_quantization(weights, dtype)
+            model_options["device_map"] = {"": model_device}
+        elif stored:
             dtype = "auto"  # each layer is stored as it is read, without a copy in float32
         elif weights == "fp32" or (dtype == "auto" and model_device.type == "cpu"):
             dtype = torch.float32

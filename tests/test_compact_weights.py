@@ -11,8 +11,13 @@ import torch
 from torch import nn
 
 from funaudiochat import decoder_kernel, voice_chat
-from funaudiochat.compact_weights import CompactEmbedding, CompactLinear, check_weights, compact
-from funaudiochat.constants import WEIGHTS
+from funaudiochat.compact_weights import (
+    CompactEmbedding,
+    CompactLinear,
+    check_weights,
+    compact,
+    gpu_quantization,
+)
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.hub import NANO_MODEL
@@ -125,7 +130,7 @@ def _prompt(steps: int):
     return inputs, replace(options_of(case), max_new_tokens=steps)
 
 
-@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("weights", ("fp32", *STORED))
 def test_voice_chat_loads_them(weights):
     chat = VoiceChat.from_pretrained(TINY_A, device="cpu", weights=weights)
     layers = [x for x in chat.model.modules() if isinstance(x, CompactLinear)]
@@ -172,7 +177,7 @@ def test_a_model_with_stored_weights_is_neither_saved_nor_trained(tmp_path):
 @pytest.mark.parametrize(
     "given, message",
     [
-        ({"weights": "int4"}, "weights is 'int4'; use one of fp32, bf16, int8"),
+        ({"weights": "int2"}, "weights is 'int2'; use one of fp32, bf16, int8, int4"),
         ({"weights": "int8", "dtype": "bfloat16"}, "computes in float32 and dtype is bfloat16"),
         ({"weights": "fp32", "torch_dtype": torch.float16}, "computes in float32 and dtype is"),
         ({"weights": "int8", "device_map": "auto"}, "excludes device_map"),
@@ -188,8 +193,32 @@ def test_what_cannot_be_done_is_refused_before_anything_is_loaded(given, message
 def test_other_devices_and_mixtures_of_experts_are_refused():
     plain = SimpleNamespace(text_config=SimpleNamespace(model_type="qwen3"))
     with pytest.raises(FunAudioChatError, match="the device is cuda:1; on a GPU use"):
-        check_weights("int8", torch.device("cuda:1"), plain, {})
+        check_weights("bf16", torch.device("cuda:1"), plain, {})
     check_weights("fp32", torch.device("cuda:1"), plain, {})
+    with pytest.raises(FunAudioChatError, match="weights='int4' needs a CUDA GPU"):
+        check_weights("int4", torch.device("cpu"), plain, {})
+    with pytest.raises(FunAudioChatError, match="weights='int4' excludes device_map"):
+        check_weights("int4", torch.device("cuda"), plain, {"device_map": "auto"})
     mixture = SimpleNamespace(text_config=SimpleNamespace(model_type="qwen3_moe", num_experts=8))
     with pytest.raises(FunAudioChatError, match="the experts of a qwen3_moe backbone"):
         check_weights("bf16", torch.device("cpu"), mixture, {})
+
+
+@pytest.mark.parametrize(("weights", "kind"), [("int8", "Linear8bitLt"), ("int4", "Linear4bit")])
+def test_the_backbone_of_a_small_card_is_quantized_and_nothing_else(weights, kind):
+    """bitsandbytes also runs on a CPU, which stands in for the GPU here."""
+    pytest.importorskip("bitsandbytes", reason="needs bitsandbytes")
+    case, inputs, outputs = load_case("f1_s2s_greedy")
+    model = FunAudioChatForConditionalGeneration.from_pretrained(
+        TINY_A, quantization_config=gpu_quantization(weights, torch.float32), dtype=torch.float32
+    ).eval()
+    kinds = {name: type(m).__name__ for name, m in model.named_modules() if hasattr(m, "weight")}
+    layers = {kinds[name] for name in kinds if ".layers." in name and name.endswith("_proj")
+              and name.startswith("language_model")}  # fmt: skip
+    assert layers == {kind}
+    assert {
+        name for name, found in kinds.items() if found == kind and "language" not in name
+    } == set()
+    model.sp_gen_kwargs.update(case["sp_gen_kwargs"])
+    _, speech = model.generate(**inputs, **case["kwargs"])
+    assert speech.shape[0] == outputs["audio_ids"].shape[0] and speech.shape[1] % 5 == 0

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from funaudiochat.cli import app
 from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.errors import FunAudioChatError
-from funaudiochat.serving_plan import ACTIVATION_BYTES, plan_serving
+from funaudiochat.serving_plan import ACTIVATION_BYTES, plan_own, plan_serving
 from tests.helpers import ROOT
 
 CONFIG_8B = ROOT / "training" / "configs" / "model_8b.json"
@@ -42,6 +42,57 @@ def memory_table() -> str:
 
 def test_the_guide_has_the_planners_figures():
     assert memory_table() in (ROOT / "docs" / "serving.md").read_text()
+
+
+CARDS = (8, 12, 16, 24)
+
+
+@cache
+def own(gib: int, weights: str):
+    return plan_own(FunAudioChatConfig.from_pretrained(CONFIG_8B), gib * GIB, weights)
+
+
+def card_table() -> str:
+    rows = [
+        "| `weights` | in all | a position | "
+        + " | ".join(f"in {gib} GiB" for gib in CARDS)
+        + " |",
+        "|---" * (len(CARDS) + 3) + "|",
+    ]
+    for weights, name in (("bf16", "None"), ("int8", '"int8"'), ("int4", '"int4"')):
+        plans = [own(gib, weights) for gib in CARDS]
+        fits = " | ".join(
+            f"{p.positions:,}".replace(",", " ") if p.positions else "-" for p in plans
+        )
+        rows.append(
+            f"| `{name}` | {plans[0].weights / GIB:.1f} GiB | {plans[0].position // 1024} KiB "
+            f"| {fits} |"
+        )
+    return "\n".join(rows)
+
+
+def test_the_guide_says_which_weights_fit_which_card():
+    assert card_table() in (ROOT / "docs" / "python-api.md").read_text()
+
+
+def test_only_the_layers_of_the_backbone_shrink():
+    """The published 8B model has 36 layers of 192,937,984 weights; an int4 one takes 4.5 bits."""
+    layers = 36 * 192_937_984
+    assert own(24, "bf16").weights - own(24, "int8").weights == layers
+    assert own(24, "int8").weights - own(24, "int4").weights == layers * 7 // 16
+    assert own(24, "int4").positions > own(24, "bf16").positions > 0 == own(8, "bf16").positions
+    mixture = FunAudioChatConfig(text_config={"model_type": "qwen3_moe"})
+    with pytest.raises(FunAudioChatError, match="does not reach the experts of a qwen3_moe"):
+        plan_own(mixture, 80 * GIB, "int8")
+
+
+def test_the_command_plans_either_engine():
+    command = ["plan-serving", str(CONFIG_8B), "--gpu-memory", "16GiB"]
+    assert "DOES NOT FIT" in CliRunner().invoke(app, command).output
+    small = CliRunner().invoke(app, [*command, "--weights", "int4"])
+    assert small.exit_code == 0 and "int4 weights of the backbone on 1 GPUs" in small.output
+    both = CliRunner().invoke(app, [*command, "--weights", "int4", "--tensor-parallel", "2"])
+    assert "leave out the parallel options" in str(both.exception or both.output)
 
 
 def test_weights_are_those_of_the_published_checkpoint_without_its_head():

@@ -78,7 +78,7 @@ def _make_parser() -> argparse.ArgumentParser:
         default="auto",
         help="device of the language model: auto, cpu, cuda, cuda:1, mps",
     )
-    add("--weights", choices=WEIGHTS, help="form of the language model's weights on a CPU")
+    add("--weights", choices=WEIGHTS, help="form of the language model's weights; int4 needs a GPU")
     add("--tts-device", help="device of the detokenizer; default: a second GPU, else --device")
     add("--tts-gpu", type=int, help="the reference's flag: --tts-device cuda:N, if that GPU exists")
     add("--sample-rate", type=int, default=OUTPUT_RATE_HZ, help="sample rate of the replies; fixed")
