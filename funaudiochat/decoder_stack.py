@@ -300,15 +300,15 @@ class _StaticPositions:
     def advance(self, hidden: Tensor) -> Tensor:
         return _advance_static([self], hidden)
 
-    def make_room(self) -> None:
-        """See to it that the caches have room for one more position."""
-        if self.longest == self.room:
+    def make_room(self, positions: int) -> None:
+        """See to it that the caches have room for so many more positions."""
+        while self.longest + positions > self.room:
             self._grow()
 
-    def count(self) -> None:
-        """Count the position that was written."""
-        self.lengths += 1
-        self.longest += 1
+    def count(self, positions: int) -> None:
+        """Count the positions that were written."""
+        self.lengths += positions
+        self.longest += positions
 
     def mask(self) -> Tensor | None:
         """Return which positions each row sees with the next one, None if it is all of them."""
@@ -332,27 +332,55 @@ class _StaticPositions:
         return attended.flatten(1)
 
 
+@dataclass
+class KernelRows:
+    """What the kernel reads and writes for the rows of several batches."""
+
+    kernel: Any
+    stack: decoder_kernel.Stack
+    rows: ctypes.Array[decoder_kernel.Row]
+    _parts: Sequence[_StaticPositions]
+
+    def count(self, positions: int) -> None:
+        """Count the positions that were written."""
+        for part in self._parts:
+            part.count(positions)
+
+
+def kernel_rows(batches: Sequence[Positions], positions: int) -> KernelRows | None:
+    """Return the rows of several batches with room for more positions, None without the kernel.
+
+    A large batch is left to matrix products; those who only meet here keep the kernel, in which no
+    row depends on the others.
+    """
+    static = [x for x in batches if isinstance(x, _StaticPositions)]
+    if len(static) < len(batches) or len({id(x.layers) for x in static}) > 1:
+        return None
+    for part in static:
+        part.make_room(positions)
+    rows = [row for part in static for row in part.rows]
+    if not rows or (len(static) == 1 and len(rows) > decoder_kernel.ROWS):
+        return None
+    layers = static[0].layers
+    stack = layers.stack(max(part.room for part in static))
+    return KernelRows(layers.kernel, stack, (decoder_kernel.Row * len(rows))(*rows), static)
+
+
 def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor:
     """Run one more position of every row of several batches over the same layers."""
-    known = parts[0].layers
-    for part in parts:
-        part.make_room()
-    rows, most = [row for part in parts for row in part.rows], decoder_kernel.ROWS
-    # A large batch is left to matrix products; those who only meet here keep the kernel, in which
-    # no row depends on the others.
-    if rows and (len(parts) > 1 or len(rows) <= most):
-        hidden = hidden.contiguous().clone()
-        stack = known.stack(max(part.room for part in parts))
-        for start in range(0, len(rows), most):
-            some = rows[start : start + most]
-            known.kernel.run(
-                ctypes.byref(stack), (decoder_kernel.Row * len(some))(*some),
-                hidden[start].data_ptr(), len(some), torch.get_num_threads(),
-            )  # fmt: skip
-    else:
+    found = kernel_rows(parts, 1)
+    if found is None:
+        for part in parts:
+            part.make_room(1)
         hidden = _advance_torch(parts, hidden)
+    else:
+        hidden = hidden.contiguous().clone()
+        found.kernel.run(
+            ctypes.byref(found.stack), found.rows, hidden.data_ptr(), len(hidden), 0,
+            torch.get_num_threads(),
+        )  # fmt: skip
     for part in parts:
-        part.count()
+        part.count(1)
     return hidden
 
 
