@@ -5,7 +5,8 @@
 
 A prompt runs through the transformer's own forward; what that leaves in its cache is taken over
 without padding, so that every row of a batch stands at a place of its own and no mask is needed.
-Batches of different lengths can be run together for any number of positions.
+Where the kernel is, ``run_prompt`` writes the caches by itself. Batches of different lengths can be
+run together for any number of positions.
 
 Shapes: ``B`` rows, ``D`` width, ``N`` query heads, ``K`` key heads, ``S`` head size, ``L`` prompt
 length, ``P`` positions that a cache has room for.
@@ -30,6 +31,7 @@ from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.modeling_common import cache_argument
 
 SPARE_POSITIONS = 256  # of a new cache beyond the prompt; a full one doubles
+PROMPT_POSITIONS = 1024  # of a prompt that a layer's products take at once
 _KNOWN = ("qwen3", "llama", "qwen3_moe")
 _CHANGING_ROTARY = ("dynamic", "longrope")  # whose table depends on the length
 
@@ -82,7 +84,24 @@ def follow(transformer: Any, cache: DynamicCache, mask: Tensor | None) -> Positi
     layers = _layers_of(transformer)
     if layers is None:
         return _OwnForward(transformer, cache, mask)
-    return _StaticPositions(layers, cache, mask)
+    return _StaticPositions.of_cache(layers, cache, mask)
+
+
+def run_prompt(transformer: Any, hidden: Tensor) -> tuple[Tensor, Positions] | None:
+    """Run a prompt without padding by the kernel, in blocks and only as far as decoding needs it.
+
+    Args:
+        transformer: the module to run.
+        hidden: [B, L, D], overwritten.
+
+    Returns:
+        The last position after the final norm [B, D] and the positions to continue from; None
+        where only the transformer's own forward can run it.
+    """
+    layers = _layers_of(transformer)
+    if layers is None or layers.kernel is None or hidden.dtype != torch.float32:
+        return None
+    return _run_prompt(layers, hidden)
 
 
 @dataclass
@@ -136,6 +155,31 @@ class _Layers:
             cosine, sine = self.rotary(self.norm[None, None], places[None])
             self._table = cosine[0].contiguous(), sine[0].contiguous()
         return self._table
+
+    def normal(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Normalise [*, width of the weight] by its root mean square."""
+        return F.rms_norm(x, weight.shape, weight, self.epsilon)
+
+    def projected(
+        self, layer: _Layer, hidden: Tensor, cosine: Tensor, sine: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [*, N, S], keys and values [*, K, S], rotated by angles [*, 1, S]."""
+        qkv = layer.qkv(self.normal(hidden, layer.attention_norm))
+        parts = qkv.unflatten(-1, (-1, self.head_size))
+        query, key, value = parts.split([self.heads, self.key_heads, self.key_heads], -2)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = self.normal(query, layer.query_norm), self.normal(key, layer.key_norm)
+        return _rotated(query, cosine, sine), _rotated(key, cosine, sine), value
+
+    def after_attention(self, layer: _Layer, hidden: Tensor, attended: Tensor) -> Tensor:
+        """Add the attended values [*, N S] and the layer's second half to its input [*, D]."""
+        hidden = hidden + layer.out(attended)
+        inner = self.normal(hidden, layer.mlp_norm)
+        if layer.gate_up is not None:
+            gate, up = layer.gate_up(inner).chunk(2, -1)
+            return hidden + layer.mlp.down_proj(F.silu(gate) * up)
+        added = layer.mlp(inner[:, None])
+        return hidden + (added[0] if isinstance(added, tuple) else added)[:, 0]
 
     def stack(self, positions: int) -> decoder_kernel.Stack:
         """Return what the kernel reads, for rows of at most so many positions."""
@@ -247,33 +291,37 @@ def _products(layer: Any) -> list[nn.Module]:
 class _StaticPositions:
     """Positions of known layers."""
 
-    def __init__(self, layers: _Layers, cache: DynamicCache, mask: Tensor | None) -> None:
-        self.layers = layers
+    def __init__(self, layers: _Layers, starts: list[int], length: int) -> None:
+        """Make room for rows of a prompt of so many positions that start at these."""
+        self.layers, weight = layers, layers.norm
+        self._ragged = len(set(starts)) > 1
+        self.lengths = length - torch.tensor(starts, device=weight.device)  # [B]
+        self._row_index = torch.arange(len(starts), device=weight.device)
+        self.longest = length - min(starts)
+        self.room = self.longest + SPARE_POSITIONS
+        shape = len(starts), layers.key_heads, self.room, layers.head_size
+        self.caches = [[weight.new_zeros(shape) for _ in range(2)] for _ in layers.layers]
+        self.rows = self._kernel_rows()
+
+    @classmethod
+    def of_cache(
+        cls, layers: _Layers, cache: DynamicCache, mask: Tensor | None
+    ) -> _StaticPositions:
+        """Copy keys and values [B, K, P, S] without padding; release the originals."""
         prompt: Any = cache.layers
         rows, _, length, _ = prompt[0].keys.shape
         starts = [0] * rows if mask is None else (mask == 0).sum(1).tolist()
-        self._ragged = len(set(starts)) > 1
-        self.lengths = length - torch.tensor(starts, device=prompt[0].keys.device)  # [B]
-        self._row_index = torch.arange(rows, device=prompt[0].keys.device)
-        self.longest = length - min(starts)
-        self.room = self.longest + SPARE_POSITIONS
-        self._caches = [self._take_over(layer, starts) for layer in prompt]
-        self.rows = self._kernel_rows()
-
-    def _take_over(self, layer: Any, starts: list[int]) -> list[Tensor]:
-        """Copy a layer's keys and values [B, K, P, S] without padding; release the originals."""
-        taken = []
-        for old in (layer.keys, layer.values):
-            new = old.new_zeros(*old.shape[:2], self.room, old.shape[3])
-            for row, start in enumerate(starts):
-                new[row, :, : old.shape[2] - start] = old[row, :, start:]
-            taken.append(new)
-        layer.keys = layer.values = None
-        return taken
+        made = cls(layers, starts, length)
+        for layer, pair in zip(prompt, made.caches, strict=True):
+            for new, old in zip(pair, (layer.keys, layer.values), strict=True):
+                for row, start in enumerate(starts):
+                    new[row, :, : length - start] = old[row, :, start:]
+            layer.keys = layer.values = None
+        return made
 
     def _grow(self) -> None:
         self.room *= 2
-        for pair in self._caches:
+        for pair in self.caches:
             for index, old in enumerate(pair):
                 pair[index] = old.new_zeros(*old.shape[:2], self.room, old.shape[3])
                 pair[index][:, :, : old.shape[2]] = old
@@ -283,7 +331,7 @@ class _StaticPositions:
         if self.layers.kernel is None:
             return []
         address = decoder_kernel.address
-        caches = [cache for pair in self._caches for cache in pair]
+        caches = [cache for pair in self.caches for cache in pair]
         return [
             decoder_kernel.Row(
                 (ctypes.c_void_p * len(caches))(*(address(cache[row]) for cache in caches)),
@@ -321,7 +369,7 @@ class _StaticPositions:
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Write keys and values [B, K, S] of the next position; attend: [B, N, S] -> [B, N S]."""
-        index, (keys, values) = self._row_index, self._caches[layer]
+        index, (keys, values) = self._row_index, self.caches[layer]
         seen = self.longest + 1
         keys[index, :, self.lengths] = key
         values[index, :, self.lengths] = value
@@ -330,6 +378,37 @@ class _StaticPositions:
             scale=self.layers.scaling, enable_gqa=True,
         )  # fmt: skip
         return attended.flatten(1)
+
+
+def _run_prompt(known: _Layers, hidden: Tensor) -> tuple[Tensor, Positions]:
+    rows, length, _ = hidden.shape
+    positions = _StaticPositions(known, [0] * rows, length)
+    stack, (cosine, sine) = known.stack(positions.room), known.table(positions.room)
+    blocks = [slice(at, at + PROMPT_POSITIONS) for at in range(0, length, PROMPT_POSITIONS)]
+    queries = hidden.new_empty(rows, length, known.heads * known.head_size)
+    address, last = decoder_kernel.address, known.layers[-1]
+    for layer, (keys, values) in zip(known.layers, positions.caches, strict=True):
+        for block in blocks:
+            angles = cosine[:length][block, None], sine[:length][block, None]
+            query, key, value = known.projected(layer, hidden[:, block], *angles)
+            queries[:, block] = query.flatten(2)
+            keys[:, :, :length][:, :, block] = key.transpose(1, 2)
+            values[:, :, :length][:, :, block] = value.transpose(1, 2)
+        if layer is last:  # nothing follows from the other positions
+            break
+        for row in range(rows):
+            known.kernel.attend_prompt(
+                ctypes.byref(stack), address(queries[row]), address(keys[row]),
+                address(values[row]), length, positions.room, torch.get_num_threads(),
+            )  # fmt: skip
+        for block in blocks:
+            hidden[:, block] = known.after_attention(layer, hidden[:, block], queries[:, block])
+    query = queries[:, -1].view(rows, known.heads, 1, known.head_size)
+    seen = F.scaled_dot_product_attention(
+        query, keys[:, :, :length], values[:, :, :length], scale=known.scaling, enable_gqa=True
+    )
+    end = known.after_attention(last, hidden[:, -1], seen.flatten(1))
+    return known.normal(end, known.norm), positions
 
 
 @dataclass
@@ -385,41 +464,22 @@ def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor
 
 
 def _advance_torch(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor:
-    known, count = parts[0].layers, len(hidden)
+    known = parts[0].layers
     sizes = [part.row_count for part in parts]
     masks = [part.mask() for part in parts]
     lengths = torch.cat([part.lengths for part in parts])
     table = known.table(max(part.room for part in parts))
     cosine, sine = (x[lengths][:, None] for x in table)
-    queries = known.heads * known.head_size
-    keys_end = queries + known.key_heads * known.head_size
-
-    def normal(x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, known.epsilon)
-
     for index, layer in enumerate(known.layers):
-        qkv = layer.qkv(normal(hidden, layer.attention_norm))
-        query, key, value = qkv.tensor_split((queries, keys_end), dim=1)
-        query, key, value = (x.view(count, -1, known.head_size) for x in (query, key, value))
-        if layer.query_norm is not None and layer.key_norm is not None:
-            query, key = normal(query, layer.query_norm), normal(key, layer.key_norm)
-        query, key = _rotated(query, cosine, sine), _rotated(key, cosine, sine)
-        own = zip(*(x.split(sizes) for x in (query, key, value)), masks, strict=True)
+        projected = known.projected(layer, hidden, cosine, sine)
+        own = zip(*(x.split(sizes) for x in projected), masks, strict=True)
         attended = [part.attend(index, *x) for part, x in zip(parts, own, strict=True)]
-        hidden = hidden + layer.out(torch.cat(attended))
-        inner = normal(hidden, layer.mlp_norm)
-        if layer.gate_up is None:
-            added = layer.mlp(inner[:, None])
-            added = (added[0] if isinstance(added, tuple) else added)[:, 0]
-        else:
-            gate, up = layer.gate_up(inner).chunk(2, -1)
-            added = layer.mlp.down_proj(F.silu(gate) * up)
-        hidden = hidden + added
-    return normal(hidden, known.norm)
+        hidden = known.after_attention(layer, hidden, torch.cat(attended))
+    return known.normal(hidden, known.norm)
 
 
 def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate [B, heads, S] by the angles of its row's position [B, 1, S]."""
+    """Rotate [*, heads, S] by the angles of its position [*, 1, S]."""
     left, right = x.chunk(2, -1)
     return x * cosine + torch.cat((-right, left), -1) * sine
 

@@ -20,7 +20,7 @@ from transformers.utils.generic import ModelOutput
 from funaudiochat import decoder_kernel
 from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
-from funaudiochat.decoder_stack import Positions, advance_together, follow, kernel_rows
+from funaudiochat.decoder_stack import Positions, advance_together, follow, kernel_rows, run_prompt
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
@@ -83,9 +83,12 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         Returns:
             Logits [B, C] in float32, and the positions to continue from.
         """
+        embeds = self.input_matching(fine + self._before(start_tokens)[:, None])
+        if attention_mask is None and (run := run_prompt(self.crq_transformer, embeds)):
+            return self._logits(run[0]), run[1]
         cache = DynamicCache()
         out = self.crq_transformer(
-            inputs_embeds=self.input_matching(fine + self._before(start_tokens)[:, None]),
+            inputs_embeds=embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=True,

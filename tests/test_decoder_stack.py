@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from funaudiochat import decoder_kernel, decoder_stack
-from funaudiochat.decoder_stack import advance_together, follow
+from funaudiochat.decoder_stack import advance_together, follow, run_prompt
 from funaudiochat.modeling_common import cache_argument
 
 WIDTH, PROMPT = 48, 13
@@ -141,6 +141,22 @@ def test_the_kernel_gives_rows_of_several_batches_the_same_bits_as_alone():
     alone = torch.cat([run(one, following[:, [row]]) for row, one in enumerate(one_by_one[0])], 1)
     together = torch.stack([advance_together(one_by_one[1], hidden) for hidden in following])
     assert torch.equal(together, alone)
+
+
+@pytest.mark.parametrize("head_size, length", [(12, 1), (12, 50), (32, 600), (64, 97)])
+def test_a_prompt_by_the_kernel_is_that_of_the_own_forward(head_size, length, monkeypatch):
+    if decoder_kernel.kernel() is None:
+        pytest.skip("no C++ compiler")
+    monkeypatch.setattr(decoder_stack, "PROMPT_POSITIONS", 64)
+    torch.manual_seed(0)
+    model = Qwen3Model(Qwen3Config(**{**SIZES, "head_dim": head_size})).eval()
+    generator = torch.Generator().manual_seed(1)
+    whole = torch.randn(2, length + 3, WIDTH, generator=generator)
+    with torch.no_grad():
+        wanted = model(inputs_embeds=whole).last_hidden_state[:, length - 1 :]
+        found, positions = run_prompt(model, whole[:, :length].clone())
+        later = [positions.advance(whole[:, at]) for at in range(length, length + 3)]
+    torch.testing.assert_close(torch.stack([found, *later], 1), wanted, atol=2e-5, rtol=1e-4)
 
 
 @pytest.mark.slow
