@@ -31,8 +31,6 @@ constexpr int LANES = 8;
 constexpr int LANES = 4;
 #endif
 constexpr int BLOCK = 4;               // rows of a matrix at a time
-constexpr int TILE_ROWS = 6, TILE = 2 * LANES;   // of a product of matrices, as many as there are registers
-constexpr int QUERIES = 48, KEYS = 256;          // of a prompt at a time, which stay in the cache
 constexpr int64_t PARALLEL = 1 << 16;  // weights from which threads are worth their start
 constexpr int AHEAD = 8192;            // bytes; short rows end before the processor prefetches by itself
 constexpr int CANDIDATES = 256;        // tokens of which the most likely ones usually have a mass of p
@@ -153,28 +151,6 @@ void multiply_rows(const T* weight, const float* scale, int size, const float* i
         multiply_block<false>(line, size, in + (int64_t)b * size, own, count);
       for (int j = 0; scale && j < count; j++) own[j] *= scale[row + j];
     }
-  }
-}
-
-// TILE_ROWS rows a [count] times b [count, TILE], put into or added to `to`.
-inline void multiply_tile(const float* const a[TILE_ROWS], const float* b, int64_t count, float* to,
-                          int64_t stride, bool add) {
-  Lanes left[TILE_ROWS] = {}, right[TILE_ROWS] = {};
-  for (int64_t k = 0; k < count; k++) {
-    const Lanes one = load<Lanes>(b + k * TILE), other = load<Lanes>(b + k * TILE + LANES);
-    for (int r = 0; r < TILE_ROWS; r++) {
-      left[r] += a[r][k] * one;
-      right[r] += a[r][k] * other;
-    }
-  }
-  for (int r = 0; r < TILE_ROWS; r++) {
-    float* own = to + r * stride;
-    if (add) {
-      left[r] += load<Lanes>(own);
-      right[r] += load<Lanes>(own + LANES);
-    }
-    std::memcpy(own, &left[r], sizeof(Lanes));
-    std::memcpy(own + LANES, &right[r], sizeof(Lanes));
   }
 }
 
@@ -468,64 +444,6 @@ int32_t choose_group(const Stack* stack, const Head* head, const Row* rows, cons
     if (!all) return index;
   }
   return count;
-}
-
-// Causal attention of a prompt's queries [length, heads * head_size], which become the result, over
-// keys and values [key_heads, capacity, head_size]. Nothing beyond the diagonal is computed but the
-// rest of its tiles, and no more is kept than the scores of QUERIES by KEYS.
-void attend_prompt(const Stack* stack, float* queries, const float* keys, const float* values,
-                   int64_t length, int64_t capacity, int32_t threads) {
-  const int64_t size = stack->head_size, width = stack->heads * size, shared = stack->heads / stack->key_heads;
-  const int64_t padded = (length + TILE - 1) / TILE * TILE, columns = (size + TILE - 1) / TILE;
-  const int64_t blocks = (length + QUERIES - 1) / QUERIES;
-  std::vector<float> packed_keys(padded * size), packed_values(columns * padded * TILE);
-  for (int64_t head = 0; head < stack->key_heads; head++) {
-    const float *key = keys + head * capacity * size, *value = values + head * capacity * size;
-    for (int64_t t = 0; t < length; t++)
-      for (int64_t i = 0; i < size; i++) {
-        packed_keys[(t / TILE * size + i) * TILE + t % TILE] = key[t * size + i];
-        packed_values[(i / TILE * padded + t) * TILE + i % TILE] = value[t * size + i];
-      }
-#pragma omp parallel for num_threads(threads) if (threads > 1) schedule(dynamic)
-    for (int64_t part = 0; part < shared * blocks; part++) {
-      const int64_t first = (blocks - 1 - part / shared) * QUERIES, rows = std::min<int64_t>(QUERIES, length - first);
-      float* const own = queries + first * width + (head * shared + part % shared) * size;
-      static thread_local std::vector<float> room;
-      room.assign(QUERIES * (KEYS + columns * TILE), 0.f);
-      float *scores = room.data(), *sums = scores + QUERIES * KEYS, most[QUERIES], total[QUERIES] = {};
-      std::fill(most, most + QUERIES, -std::numeric_limits<float>::infinity());
-      for (int64_t start = 0; start < first + rows; start += KEYS) {
-        const int64_t count = std::min<int64_t>(KEYS, first + rows - start);
-        const float* lines[TILE_ROWS];
-        for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-          for (int r = 0; r < TILE_ROWS; r++) lines[r] = own + std::min(row + r, rows - 1) * width;
-          for (int64_t t = 0; t < count; t += TILE)
-            multiply_tile(lines, packed_keys.data() + (start + t) * size, size, scores + row * KEYS + t, KEYS, false);
-        }
-        for (int64_t row = 0; row < rows; row++) {
-          float *line = scores + row * KEYS, *sum_line = sums + row * columns * TILE, highest = most[row], added = 0;
-          const int64_t visible = std::min(count, std::max<int64_t>(0, first + row + 1 - start));
-          for (int64_t t = 0; t < visible; t++) highest = line[t] > highest ? line[t] : highest;
-          for (int64_t t = 0; t < visible; t++) line[t] = quick_exp((line[t] - highest) * stack->scaling);
-          for (int64_t t = 0; t < visible; t++) added += line[t];
-          std::fill(line + visible, line + count, 0.f);
-          const float kept = quick_exp((most[row] - highest) * stack->scaling);
-          if (kept != 1.f)
-            for (int64_t i = 0; i < columns * TILE; i++) sum_line[i] *= kept;
-          total[row] = total[row] * kept + added;
-          most[row] = highest;
-        }
-        for (int64_t row = 0; row < rows; row += TILE_ROWS) {
-          for (int r = 0; r < TILE_ROWS; r++) lines[r] = scores + (row + r) * KEYS;
-          for (int64_t column = 0; column < columns; column++)
-            multiply_tile(lines, packed_values.data() + (column * padded + start) * TILE, count,
-                          sums + (row * columns + column) * TILE, columns * TILE, true);
-        }
-      }
-      for (int64_t row = 0; row < rows; row++)
-        for (int64_t i = 0; i < size; i++) own[row * width + i] = sums[row * columns * TILE + i] / total[row];
-    }
-  }
 }
 
 }  // extern "C"

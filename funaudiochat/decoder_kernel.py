@@ -128,13 +128,10 @@ def kernel() -> ctypes.CDLL | None:
         *map(ctypes.POINTER, (Stack, Head, Row, Choice)),
         *[ctypes.c_void_p] * 3, *[ctypes.c_int32] * 3,
     ]  # fmt: skip
-    library.attend_prompt.argtypes = [
-        ctypes.POINTER(Stack), *[ctypes.c_void_p] * 3, *[ctypes.c_int64] * 2, ctypes.c_int32,
-    ]  # fmt: skip
     library.multiply.argtypes = [
         ctypes.POINTER(Matrix), *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 2,
     ]  # fmt: skip
-    for function in (library.run, library.attend_prompt, library.multiply):
+    for function in (library.run, library.multiply):
         function.restype = None
     return library
 

@@ -5,8 +5,8 @@
 
 A prompt runs through the transformer's own forward; what that leaves in its cache is taken over
 without padding, so that every row of a batch stands at a place of its own and no mask is needed.
-Where the kernel is, ``run_prompt`` writes the caches by itself. Batches of different lengths can be
-run together for any number of positions.
+Where no row is padded, ``run_prompt`` writes the caches by itself. Batches of different lengths can
+be run together for any number of positions.
 
 Shapes: ``B`` rows, ``D`` width, ``N`` query heads, ``K`` key heads, ``S`` head size, ``L`` prompt
 length, ``P`` positions that a cache has room for.
@@ -88,7 +88,7 @@ def follow(transformer: Any, cache: DynamicCache, mask: Tensor | None) -> Positi
 
 
 def run_prompt(transformer: Any, hidden: Tensor) -> tuple[Tensor, Positions] | None:
-    """Run a prompt without padding by the kernel, in blocks and only as far as decoding needs it.
+    """Run a prompt without padding, in blocks and only as far as decoding needs it.
 
     Args:
         transformer: the module to run.
@@ -99,7 +99,7 @@ def run_prompt(transformer: Any, hidden: Tensor) -> tuple[Tensor, Positions] | N
         where only the transformer's own forward can run it.
     """
     layers = _layers_of(transformer)
-    if layers is None or layers.kernel is None or hidden.dtype != torch.float32:
+    if layers is None or not layers.dense or hidden.dtype != torch.float32:
         return None
     return _run_prompt(layers, hidden)
 
@@ -134,13 +134,13 @@ class _Layers:
         parts = [*transformer.parameters(), *transformer.buffers()]
         self._places = [(part, part.data_ptr()) for part in parts]
         self._table: tuple[Tensor, Tensor] | None = None
-        dense = all(
+        self.dense = all(
             x.gate_up is not None
             and all(y.bias is None for y in (x.gate_up, x.qkv, x.out, x.mlp.down_proj))
             for x in self.layers
         )  # fmt: skip
         on_cpu = self.norm.device.type == "cpu" and self.norm.dtype == torch.float32
-        self.kernel: Any = decoder_kernel.kernel() if dense and on_cpu else None
+        self.kernel: Any = decoder_kernel.kernel() if self.dense and on_cpu else None
         self._stack: decoder_kernel.Stack | None = None
 
     @property
@@ -360,55 +360,56 @@ class _StaticPositions:
 
     def mask(self) -> Tensor | None:
         """Return which positions each row sees with the next one, None if it is all of them."""
-        if not self._ragged:
+        if not self._whole_room and not self._ragged:
             return None
-        places = torch.arange(self.longest + 1, device=self.lengths.device)
+        seen = self.caches[0][0].shape[2] if self._whole_room else self.longest + 1
+        places = torch.arange(seen, device=self.lengths.device)
         return (places <= self.lengths[:, None])[:, None, None]
+
+    @property
+    def _whole_room(self) -> bool:
+        """Whether all of the caches is attended to, so that a captured step serves any length."""
+        return self.lengths.is_cuda or torch.compiler.is_compiling()
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Write keys and values [B, K, S] of the next position; attend: [B, N, S] -> [B, N S]."""
         index, (keys, values) = self._row_index, self.caches[layer]
-        seen = self.longest + 1
         keys[index, :, self.lengths] = key
         values[index, :, self.lengths] = value
+        if not self._whole_room:
+            keys, values = keys[:, :, : self.longest + 1], values[:, :, : self.longest + 1]
         attended = F.scaled_dot_product_attention(
-            query[:, :, None], keys[:, :, :seen], values[:, :, :seen], mask,
-            scale=self.layers.scaling, enable_gqa=True,
-        )  # fmt: skip
+            query[:, :, None], keys, values, mask, scale=self.layers.scaling, enable_gqa=True
+        )
         return attended.flatten(1)
 
 
 def _run_prompt(known: _Layers, hidden: Tensor) -> tuple[Tensor, Positions]:
     rows, length, _ = hidden.shape
     positions = _StaticPositions(known, [0] * rows, length)
-    stack, (cosine, sine) = known.stack(positions.room), known.table(positions.room)
+    cosine, sine = known.table(positions.room)
     blocks = [slice(at, at + PROMPT_POSITIONS) for at in range(0, length, PROMPT_POSITIONS)]
-    queries = hidden.new_empty(rows, length, known.heads * known.head_size)
-    address, last = decoder_kernel.address, known.layers[-1]
+    queries = hidden.new_empty(rows, known.heads, length, known.head_size)
+    last = known.layers[-1]
     for layer, (keys, values) in zip(known.layers, positions.caches, strict=True):
         for block in blocks:
             angles = cosine[:length][block, None], sine[:length][block, None]
             query, key, value = known.projected(layer, hidden[:, block], *angles)
-            queries[:, block] = query.flatten(2)
-            keys[:, :, :length][:, :, block] = key.transpose(1, 2)
-            values[:, :, :length][:, :, block] = value.transpose(1, 2)
+            for room, part in ((queries, query), (keys, key), (values, value)):
+                room[:, :, :length][:, :, block] = part.transpose(1, 2)
+        asked = queries
         if layer is last:  # nothing follows from the other positions
-            break
-        for row in range(rows):
-            known.kernel.attend_prompt(
-                ctypes.byref(stack), address(queries[row]), address(keys[row]),
-                address(values[row]), length, positions.room, torch.get_num_threads(),
-            )  # fmt: skip
+            asked, hidden, blocks = queries[:, :, -1:], hidden[:, -1:], [slice(None)]
+        attended = F.scaled_dot_product_attention(
+            asked, keys[:, :, :length], values[:, :, :length], is_causal=layer is not last,
+            scale=known.scaling, enable_gqa=True,
+        ).transpose(1, 2)  # fmt: skip
         for block in blocks:
-            hidden[:, block] = known.after_attention(layer, hidden[:, block], queries[:, block])
-    query = queries[:, -1].view(rows, known.heads, 1, known.head_size)
-    seen = F.scaled_dot_product_attention(
-        query, keys[:, :, :length], values[:, :, :length], scale=known.scaling, enable_gqa=True
-    )
-    end = known.after_attention(last, hidden[:, -1], seen.flatten(1))
-    return known.normal(end, known.norm), positions
+            own = attended[:, block].flatten(2)
+            hidden[:, block] = known.after_attention(layer, hidden[:, block], own)
+    return known.normal(hidden[:, -1], known.norm), positions
 
 
 @dataclass
@@ -451,7 +452,8 @@ def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor
     if found is None:
         for part in parts:
             part.make_room(1)
-        hidden = _advance_torch(parts, hidden)
+        table = parts[0].layers.table(max(part.room for part in parts))
+        hidden = _advance_torch(parts, hidden, *table)
     else:
         hidden = hidden.contiguous().clone()
         found.kernel.run(
@@ -463,13 +465,14 @@ def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor
     return hidden
 
 
-def _advance_torch(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor:
+def _advance_torch(
+    parts: Sequence[_StaticPositions], hidden: Tensor, cosines: Tensor, sines: Tensor
+) -> Tensor:
     known = parts[0].layers
     sizes = [part.row_count for part in parts]
     masks = [part.mask() for part in parts]
     lengths = torch.cat([part.lengths for part in parts])
-    table = known.table(max(part.room for part in parts))
-    cosine, sine = (x[lengths][:, None] for x in table)
+    cosine, sine = cosines[lengths][:, None], sines[lengths][:, None]
     for index, layer in enumerate(known.layers):
         projected = known.projected(layer, hidden, cosine, sine)
         own = zip(*(x.split(sizes) for x in projected), masks, strict=True)
