@@ -369,7 +369,7 @@ class _StaticPositions:
     @property
     def _whole_room(self) -> bool:
         """Whether all of the caches is attended to, so that a captured step serves any length."""
-        return self.lengths.is_cuda or torch.compiler.is_compiling()
+        return torch.compiler.is_compiling()
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
