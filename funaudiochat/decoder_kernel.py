@@ -30,7 +30,7 @@ FLAGS = (
     "-fno-trapping-math", "-fno-signed-zeros", "-fassociative-math",
 )  # fmt: skip
 KINDS = {torch.float32: 0, torch.int16: 1, torch.int8: 2}  # int16 holds the bits of bfloat16
-ROWS = 8  # more rows at once are matrix products, which torch's operators do better
+ROWS = 8  # more rows of a batch are matrix products, which torch's operators do better
 
 
 class Matrix(ctypes.Structure):
@@ -54,6 +54,23 @@ class Layer(ctypes.Structure):
     _fields_ = [(name, Matrix) for name in ("qkv", "out", "gate_up", "down")] + [
         (name, ctypes.c_void_p) for name in ("attention_norm", "mlp_norm", "query_norm", "key_norm")
     ]
+
+
+class Head(ctypes.Structure):
+    """The projections around the layers of the refined head."""
+
+    _fields_ = [(name, Matrix) for name in ("input", "output", "tokens")]
+
+
+class Choice(ctypes.Structure):
+    """How the next speech tokens of one row are chosen."""
+
+    _fields_ = [
+        ("noise", ctypes.c_void_p), ("noise_stride", ctypes.c_int64),
+        ("history", ctypes.c_void_p), ("history_size", ctypes.c_int64),
+        *[(name, ctypes.c_int32) for name in ("elsewhere", "top_k")],
+        *[(name, ctypes.c_float) for name in ("penalty", "temperature", "top_p", "min_p")],
+    ]  # fmt: skip
 
 
 class Row(ctypes.Structure):
@@ -105,7 +122,11 @@ def kernel() -> ctypes.CDLL | None:
                     compiler, SOURCE.name, said)  # fmt: skip
         return None
     library.run.argtypes = [
-        ctypes.POINTER(Stack), ctypes.POINTER(Row), ctypes.c_void_p, *[ctypes.c_int32] * 2,
+        ctypes.POINTER(Stack), ctypes.POINTER(Row), ctypes.c_void_p, *[ctypes.c_int32] * 3,
+    ]  # fmt: skip
+    library.choose_group.argtypes = [
+        *map(ctypes.POINTER, (Stack, Head, Row, Choice)),
+        *[ctypes.c_void_p] * 3, *[ctypes.c_int32] * 3,
     ]  # fmt: skip
     library.multiply.argtypes = [
         ctypes.POINTER(Matrix), *[ctypes.c_void_p] * 2, *[ctypes.c_int32] * 2,

@@ -5,7 +5,8 @@
 
 A prompt runs through the transformer's own forward; what that leaves in its cache is taken over
 without padding, so that every row of a batch stands at a place of its own and no mask is needed.
-Batches of different lengths can be run together for any number of positions.
+Where no row is padded, ``run_prompt`` writes the caches by itself. Batches of different lengths can
+be run together for any number of positions.
 
 Shapes: ``B`` rows, ``D`` width, ``N`` query heads, ``K`` key heads, ``S`` head size, ``L`` prompt
 length, ``P`` positions that a cache has room for.
@@ -30,6 +31,7 @@ from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.modeling_common import cache_argument
 
 SPARE_POSITIONS = 256  # of a new cache beyond the prompt; a full one doubles
+PROMPT_POSITIONS = 1024  # of a prompt that a layer's products take at once
 _KNOWN = ("qwen3", "llama", "qwen3_moe")
 _CHANGING_ROTARY = ("dynamic", "longrope")  # whose table depends on the length
 
@@ -82,7 +84,24 @@ def follow(transformer: Any, cache: DynamicCache, mask: Tensor | None) -> Positi
     layers = _layers_of(transformer)
     if layers is None:
         return _OwnForward(transformer, cache, mask)
-    return _StaticPositions(layers, cache, mask)
+    return _StaticPositions.of_cache(layers, cache, mask)
+
+
+def run_prompt(transformer: Any, hidden: Tensor) -> tuple[Tensor, Positions] | None:
+    """Run a prompt without padding, in blocks and only as far as decoding needs it.
+
+    Args:
+        transformer: the module to run.
+        hidden: [B, L, D], overwritten.
+
+    Returns:
+        The last position after the final norm [B, D] and the positions to continue from; None
+        where only the transformer's own forward can run it.
+    """
+    layers = _layers_of(transformer)
+    if layers is None or not layers.dense or hidden.dtype != torch.float32:
+        return None
+    return _run_prompt(layers, hidden)
 
 
 @dataclass
@@ -115,13 +134,13 @@ class _Layers:
         parts = [*transformer.parameters(), *transformer.buffers()]
         self._places = [(part, part.data_ptr()) for part in parts]
         self._table: tuple[Tensor, Tensor] | None = None
-        dense = all(
+        self.dense = all(
             x.gate_up is not None
             and all(y.bias is None for y in (x.gate_up, x.qkv, x.out, x.mlp.down_proj))
             for x in self.layers
         )  # fmt: skip
         on_cpu = self.norm.device.type == "cpu" and self.norm.dtype == torch.float32
-        self.kernel: Any = decoder_kernel.kernel() if dense and on_cpu else None
+        self.kernel: Any = decoder_kernel.kernel() if self.dense and on_cpu else None
         self._stack: decoder_kernel.Stack | None = None
 
     @property
@@ -136,6 +155,31 @@ class _Layers:
             cosine, sine = self.rotary(self.norm[None, None], places[None])
             self._table = cosine[0].contiguous(), sine[0].contiguous()
         return self._table
+
+    def normal(self, x: Tensor, weight: Tensor) -> Tensor:
+        """Normalise [*, width of the weight] by its root mean square."""
+        return F.rms_norm(x, weight.shape, weight, self.epsilon)
+
+    def projected(
+        self, layer: _Layer, hidden: Tensor, cosine: Tensor, sine: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries [*, N, S], keys and values [*, K, S], rotated by angles [*, 1, S]."""
+        qkv = layer.qkv(self.normal(hidden, layer.attention_norm))
+        parts = qkv.unflatten(-1, (-1, self.head_size))
+        query, key, value = parts.split([self.heads, self.key_heads, self.key_heads], -2)
+        if layer.query_norm is not None and layer.key_norm is not None:
+            query, key = self.normal(query, layer.query_norm), self.normal(key, layer.key_norm)
+        return _rotated(query, cosine, sine), _rotated(key, cosine, sine), value
+
+    def after_attention(self, layer: _Layer, hidden: Tensor, attended: Tensor) -> Tensor:
+        """Add the attended values [*, N S] and the layer's second half to its input [*, D]."""
+        hidden = hidden + layer.out(attended)
+        inner = self.normal(hidden, layer.mlp_norm)
+        if layer.gate_up is not None:
+            gate, up = layer.gate_up(inner).chunk(2, -1)
+            return hidden + layer.mlp.down_proj(F.silu(gate) * up)
+        added = layer.mlp(inner[:, None])
+        return hidden + (added[0] if isinstance(added, tuple) else added)[:, 0]
 
     def stack(self, positions: int) -> decoder_kernel.Stack:
         """Return what the kernel reads, for rows of at most so many positions."""
@@ -247,33 +291,37 @@ def _products(layer: Any) -> list[nn.Module]:
 class _StaticPositions:
     """Positions of known layers."""
 
-    def __init__(self, layers: _Layers, cache: DynamicCache, mask: Tensor | None) -> None:
-        self.layers = layers
+    def __init__(self, layers: _Layers, starts: list[int], length: int) -> None:
+        """Make room for rows of a prompt of so many positions that start at these."""
+        self.layers, weight = layers, layers.norm
+        self._ragged = len(set(starts)) > 1
+        self.lengths = length - torch.tensor(starts, device=weight.device)  # [B]
+        self._row_index = torch.arange(len(starts), device=weight.device)
+        self.longest = length - min(starts)
+        self.room = self.longest + SPARE_POSITIONS
+        shape = len(starts), layers.key_heads, self.room, layers.head_size
+        self.caches = [[weight.new_zeros(shape) for _ in range(2)] for _ in layers.layers]
+        self.rows = self._kernel_rows()
+
+    @classmethod
+    def of_cache(
+        cls, layers: _Layers, cache: DynamicCache, mask: Tensor | None
+    ) -> _StaticPositions:
+        """Copy keys and values [B, K, P, S] without padding; release the originals."""
         prompt: Any = cache.layers
         rows, _, length, _ = prompt[0].keys.shape
         starts = [0] * rows if mask is None else (mask == 0).sum(1).tolist()
-        self._ragged = len(set(starts)) > 1
-        self.lengths = length - torch.tensor(starts, device=prompt[0].keys.device)  # [B]
-        self._row_index = torch.arange(rows, device=prompt[0].keys.device)
-        self.longest = length - min(starts)
-        self.room = self.longest + SPARE_POSITIONS
-        self._caches = [self._take_over(layer, starts) for layer in prompt]
-        self.rows = self._kernel_rows()
-
-    def _take_over(self, layer: Any, starts: list[int]) -> list[Tensor]:
-        """Copy a layer's keys and values [B, K, P, S] without padding; release the originals."""
-        taken = []
-        for old in (layer.keys, layer.values):
-            new = old.new_zeros(*old.shape[:2], self.room, old.shape[3])
-            for row, start in enumerate(starts):
-                new[row, :, : old.shape[2] - start] = old[row, :, start:]
-            taken.append(new)
-        layer.keys = layer.values = None
-        return taken
+        made = cls(layers, starts, length)
+        for layer, pair in zip(prompt, made.caches, strict=True):
+            for new, old in zip(pair, (layer.keys, layer.values), strict=True):
+                for row, start in enumerate(starts):
+                    new[row, :, : length - start] = old[row, :, start:]
+            layer.keys = layer.values = None
+        return made
 
     def _grow(self) -> None:
         self.room *= 2
-        for pair in self._caches:
+        for pair in self.caches:
             for index, old in enumerate(pair):
                 pair[index] = old.new_zeros(*old.shape[:2], self.room, old.shape[3])
                 pair[index][:, :, : old.shape[2]] = old
@@ -283,7 +331,7 @@ class _StaticPositions:
         if self.layers.kernel is None:
             return []
         address = decoder_kernel.address
-        caches = [cache for pair in self._caches for cache in pair]
+        caches = [cache for pair in self.caches for cache in pair]
         return [
             decoder_kernel.Row(
                 (ctypes.c_void_p * len(caches))(*(address(cache[row]) for cache in caches)),
@@ -300,98 +348,141 @@ class _StaticPositions:
     def advance(self, hidden: Tensor) -> Tensor:
         return _advance_static([self], hidden)
 
-    def make_room(self) -> None:
-        """See to it that the caches have room for one more position."""
-        if self.longest == self.room:
+    def make_room(self, positions: int) -> None:
+        """See to it that the caches have room for so many more positions."""
+        while self.longest + positions > self.room:
             self._grow()
 
-    def count(self) -> None:
-        """Count the position that was written."""
-        self.lengths += 1
-        self.longest += 1
+    def count(self, positions: int) -> None:
+        """Count the positions that were written."""
+        self.lengths += positions
+        self.longest += positions
 
     def mask(self) -> Tensor | None:
         """Return which positions each row sees with the next one, None if it is all of them."""
-        if not self._ragged:
+        if not self._whole_room and not self._ragged:
             return None
-        places = torch.arange(self.longest + 1, device=self.lengths.device)
+        seen = self.caches[0][0].shape[2] if self._whole_room else self.longest + 1
+        places = torch.arange(seen, device=self.lengths.device)
         return (places <= self.lengths[:, None])[:, None, None]
+
+    @property
+    def _whole_room(self) -> bool:
+        """Whether all of the caches is attended to, so that a captured step serves any length."""
+        return torch.compiler.is_compiling()
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
     ) -> Tensor:
         """Write keys and values [B, K, S] of the next position; attend: [B, N, S] -> [B, N S]."""
-        index, (keys, values) = self._row_index, self._caches[layer]
-        seen = self.longest + 1
+        index, (keys, values) = self._row_index, self.caches[layer]
         keys[index, :, self.lengths] = key
         values[index, :, self.lengths] = value
+        if not self._whole_room:
+            keys, values = keys[:, :, : self.longest + 1], values[:, :, : self.longest + 1]
         attended = F.scaled_dot_product_attention(
-            query[:, :, None], keys[:, :, :seen], values[:, :, :seen], mask,
-            scale=self.layers.scaling, enable_gqa=True,
-        )  # fmt: skip
+            query[:, :, None], keys, values, mask, scale=self.layers.scaling, enable_gqa=True
+        )
         return attended.flatten(1)
+
+
+def _run_prompt(known: _Layers, hidden: Tensor) -> tuple[Tensor, Positions]:
+    rows, length, _ = hidden.shape
+    positions = _StaticPositions(known, [0] * rows, length)
+    cosine, sine = known.table(positions.room)
+    blocks = [slice(at, at + PROMPT_POSITIONS) for at in range(0, length, PROMPT_POSITIONS)]
+    queries = hidden.new_empty(rows, known.heads, length, known.head_size)
+    last = known.layers[-1]
+    for layer, (keys, values) in zip(known.layers, positions.caches, strict=True):
+        for block in blocks:
+            angles = cosine[:length][block, None], sine[:length][block, None]
+            query, key, value = known.projected(layer, hidden[:, block], *angles)
+            for room, part in ((queries, query), (keys, key), (values, value)):
+                room[:, :, :length][:, :, block] = part.transpose(1, 2)
+        asked = queries
+        if layer is last:  # nothing follows from the other positions
+            asked, hidden, blocks = queries[:, :, -1:], hidden[:, -1:], [slice(None)]
+        attended = F.scaled_dot_product_attention(
+            asked, keys[:, :, :length], values[:, :, :length], is_causal=layer is not last,
+            scale=known.scaling, enable_gqa=True,
+        ).transpose(1, 2)  # fmt: skip
+        for block in blocks:
+            own = attended[:, block].flatten(2)
+            hidden[:, block] = known.after_attention(layer, hidden[:, block], own)
+    return known.normal(hidden[:, -1], known.norm), positions
+
+
+@dataclass
+class KernelRows:
+    """What the kernel reads and writes for the rows of several batches."""
+
+    kernel: Any
+    stack: decoder_kernel.Stack
+    rows: ctypes.Array[decoder_kernel.Row]
+    _parts: Sequence[_StaticPositions]
+
+    def count(self, positions: int) -> None:
+        """Count the positions that were written."""
+        for part in self._parts:
+            part.count(positions)
+
+
+def kernel_rows(batches: Sequence[Positions], positions: int) -> KernelRows | None:
+    """Return the rows of several batches with room for more positions, None without the kernel.
+
+    A large batch is left to matrix products; those who only meet here keep the kernel, in which no
+    row depends on the others.
+    """
+    static = [x for x in batches if isinstance(x, _StaticPositions)]
+    if len(static) < len(batches) or len({id(x.layers) for x in static}) > 1:
+        return None
+    for part in static:
+        part.make_room(positions)
+    rows = [row for part in static for row in part.rows]
+    if not rows or (len(static) == 1 and len(rows) > decoder_kernel.ROWS):
+        return None
+    layers = static[0].layers
+    stack = layers.stack(max(part.room for part in static))
+    return KernelRows(layers.kernel, stack, (decoder_kernel.Row * len(rows))(*rows), static)
 
 
 def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor:
     """Run one more position of every row of several batches over the same layers."""
-    known = parts[0].layers
-    for part in parts:
-        part.make_room()
-    rows, most = [row for part in parts for row in part.rows], decoder_kernel.ROWS
-    # A large batch is left to matrix products; those who only meet here keep the kernel, in which
-    # no row depends on the others.
-    if rows and (len(parts) > 1 or len(rows) <= most):
-        hidden = hidden.contiguous().clone()
-        stack = known.stack(max(part.room for part in parts))
-        for start in range(0, len(rows), most):
-            some = rows[start : start + most]
-            known.kernel.run(
-                ctypes.byref(stack), (decoder_kernel.Row * len(some))(*some),
-                hidden[start].data_ptr(), len(some), torch.get_num_threads(),
-            )  # fmt: skip
+    found = kernel_rows(parts, 1)
+    if found is None:
+        for part in parts:
+            part.make_room(1)
+        table = parts[0].layers.table(max(part.room for part in parts))
+        hidden = _advance_torch(parts, hidden, *table)
     else:
-        hidden = _advance_torch(parts, hidden)
+        hidden = hidden.contiguous().clone()
+        found.kernel.run(
+            ctypes.byref(found.stack), found.rows, hidden.data_ptr(), len(hidden), 0,
+            torch.get_num_threads(),
+        )  # fmt: skip
     for part in parts:
-        part.count()
+        part.count(1)
     return hidden
 
 
-def _advance_torch(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor:
-    known, count = parts[0].layers, len(hidden)
+def _advance_torch(
+    parts: Sequence[_StaticPositions], hidden: Tensor, cosines: Tensor, sines: Tensor
+) -> Tensor:
+    known = parts[0].layers
     sizes = [part.row_count for part in parts]
     masks = [part.mask() for part in parts]
     lengths = torch.cat([part.lengths for part in parts])
-    table = known.table(max(part.room for part in parts))
-    cosine, sine = (x[lengths][:, None] for x in table)
-    queries = known.heads * known.head_size
-    keys_end = queries + known.key_heads * known.head_size
-
-    def normal(x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, known.epsilon)
-
+    cosine, sine = cosines[lengths][:, None], sines[lengths][:, None]
     for index, layer in enumerate(known.layers):
-        qkv = layer.qkv(normal(hidden, layer.attention_norm))
-        query, key, value = qkv.tensor_split((queries, keys_end), dim=1)
-        query, key, value = (x.view(count, -1, known.head_size) for x in (query, key, value))
-        if layer.query_norm is not None and layer.key_norm is not None:
-            query, key = normal(query, layer.query_norm), normal(key, layer.key_norm)
-        query, key = _rotated(query, cosine, sine), _rotated(key, cosine, sine)
-        own = zip(*(x.split(sizes) for x in (query, key, value)), masks, strict=True)
+        projected = known.projected(layer, hidden, cosine, sine)
+        own = zip(*(x.split(sizes) for x in projected), masks, strict=True)
         attended = [part.attend(index, *x) for part, x in zip(parts, own, strict=True)]
-        hidden = hidden + layer.out(torch.cat(attended))
-        inner = normal(hidden, layer.mlp_norm)
-        if layer.gate_up is None:
-            added = layer.mlp(inner[:, None])
-            added = (added[0] if isinstance(added, tuple) else added)[:, 0]
-        else:
-            gate, up = layer.gate_up(inner).chunk(2, -1)
-            added = layer.mlp.down_proj(F.silu(gate) * up)
-        hidden = hidden + added
-    return normal(hidden, known.norm)
+        hidden = known.after_attention(layer, hidden, torch.cat(attended))
+    return known.normal(hidden, known.norm)
 
 
 def _rotated(x: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
-    """Rotate [B, heads, S] by the angles of its row's position [B, 1, S]."""
+    """Rotate [*, heads, S] by the angles of its position [*, 1, S]."""
     left, right = x.chunk(2, -1)
     return x * cosine + torch.cat((-right, left), -1) * sine
 

@@ -27,13 +27,12 @@ from tokenizers.decoders import DecodeStream
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from funaudiochat import decoder_kernel
+from funaudiochat.choices import Randomness, SpeechChoices, choose
 from funaudiochat.decoder_stack import Positions, advance_together, follow
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_options import GenerationOptions
-
-# With one generator per row, a sampled row of a batch equals its single run.
-Randomness = torch.Generator | list[torch.Generator] | None
 
 
 class RefinedHead(Protocol):
@@ -51,10 +50,14 @@ class RefinedHead(Protocol):
     ) -> tuple[Tensor, Positions]:
         """Run the prompt and return the logits [B, C] of the first speech token."""
 
-    def next_logits(
-        self, fine: Tensor, last_tokens: Tensor, positions: Sequence[Positions]
-    ) -> Tensor:
-        """Return the logits [B, C] of the next speech token."""
+    def next_tokens(
+        self,
+        fine: Tensor,
+        last_tokens: Tensor,
+        positions: Sequence[Positions],
+        choices: Sequence[Sequence[decoder_kernel.Choice]],
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Choose the next speech tokens, or as many as can be chosen inside the head."""
 
 
 class SpeechModel(Protocol):
@@ -126,17 +129,6 @@ class StepOutput:
 
     text_ids: Tensor
     groups: list[Tensor | None]
-
-
-def _choose(scores: Tensor, options: GenerationOptions, generator: Randomness) -> Tensor:
-    """Choose an id per row: scores [B, V] in float32 -> [B]."""
-    if not options.do_sample:
-        return scores.argmax(-1)
-    probabilities = scores.softmax(-1)
-    if not isinstance(generator, list):
-        return torch.multinomial(probabilities, 1, generator=generator)[:, 0]
-    rows = zip(probabilities, generator, strict=True)
-    return torch.cat([torch.multinomial(row, 1, generator=own) for row, own in rows])
 
 
 def _positions(mask: Tensor) -> Tensor:
@@ -268,15 +260,24 @@ class _Part(IntEnum):
 
 @dataclass(frozen=True)
 class _Shared:
-    """A computation for the rows of one state: inputs [B, ...] and the positions it advances."""
+    """A computation for the rows of one state.
+
+    Attributes:
+        inputs: [B, ...] each.
+        positions: those it advances.
+        choices: of the rows, for the head.
+    """
 
     part: _Part
     inputs: tuple[Tensor, ...]
     positions: Positions | None = None
+    choices: Sequence[decoder_kernel.Choice] = ()
 
 
-def _compute(model: SpeechModel, part: _Part, shared: list[_Shared]) -> Sequence[Tensor]:
+def _compute(model: SpeechModel, part: _Part, shared: list[_Shared]) -> Sequence[Any]:
     """Compute the same part for several states in one pass; return the result of each."""
+    if part == _Part.HEAD:
+        return _next_tokens(model, shared)
     joined = [torch.cat(own) for own in zip(*(x.inputs for x in shared), strict=True)]
     positions = [x.positions for x in shared if x.positions is not None]
     if part == _Part.GROUPS:
@@ -285,12 +286,22 @@ def _compute(model: SpeechModel, part: _Part, shared: list[_Shared]) -> Sequence
         result = advance_together(positions, *joined)
     elif part == _Part.TEXT:
         result = model.language_model.lm_head(*joined).float()
-    elif part == _Part.EXPAND:
-        result = model.audio_invert_tower.expand(*joined)
     else:
-        fine, last_tokens = joined
-        result = model.audio_invert_tower.next_logits(fine, last_tokens, positions)
+        result = model.audio_invert_tower.expand(*joined)
     return result.split([len(x.inputs[0]) for x in shared])
+
+
+def _next_tokens(
+    model: SpeechModel, shared: list[_Shared]
+) -> Sequence[tuple[Tensor, Tensor | None]]:
+    # A state whose prompt has just run is one token further in its group.
+    count = min(x.inputs[0].shape[1] for x in shared)
+    return model.audio_invert_tower.next_tokens(
+        torch.cat([x.inputs[0][:, :count] for x in shared]),
+        torch.cat([x.inputs[1] for x in shared]),
+        [x.positions for x in shared if x.positions is not None],
+        [x.choices for x in shared],
+    )
 
 
 # A part of a step gives what it wants computed and is sent the result.
@@ -317,7 +328,7 @@ def _step(model: SpeechModel, state: DecodingState, options: GenerationOptions) 
     if options.text_greedy:
         text_ids = logits.argmax(-1)
     else:
-        text_ids = _choose(_process_text(state, logits), options, state.generator)
+        text_ids = choose(_process_text(state, logits), options, state.generator)
     if state.step_count == 0 and options.force_text_abos:
         text_ids = torch.full_like(text_ids, text_config.audio_bos_index)
     text_ids = text_ids.masked_fill(state.ended, options.pad_token_id)
@@ -382,22 +393,22 @@ def _head_group(model: SpeechModel, state: DecodingState, options: GenerationOpt
     else:
         fine = yield _Shared(_Part.EXPAND, (coarse,))
     before = fine.shape[1] - audio.group_size  # only the prompt has more positions than a group
-    chosen: list[Tensor] = []
-    raw: list[Tensor] = []
-    for index in range(before, fine.shape[1]):
+    shape = audio.group_size, audio.codebook_size
+    choices = SpeechChoices(options, state.speech_processors, state.speech, state.generator, shape)
+    while (done := choices.count) < audio.group_size:
         at = state.head
         if at is None:
-            at, logits = _first_logits(model, state, fine[:, : index + 1])
-            state.head = at
+            at, logits = _first_logits(model, state, fine[:, : before + 1])
+            state.head, tokens = at, at.last_tokens.new_empty(len(fine), 0)
         else:
-            logits = yield _Shared(_Part.HEAD, (fine[:, index], at.last_tokens), at.positions)
-        logits = logits.to(state.token_ids.device)
-        raw.append(logits)
-        scores = _process_speech(state, chosen, logits) if state.speech_processors else logits
-        at.last_tokens = _choose(scores, options, state.generator)
-        chosen.append(at.last_tokens)
-    again = None if options.only_crq_sampling else torch.stack(raw, dim=1)
-    return torch.stack(chosen, dim=1), again
+            inputs = (fine[:, before + done :], at.last_tokens)
+            tokens, logits = yield _Shared(_Part.HEAD, inputs, at.positions, choices.for_kernel())
+        choices.add(tokens)
+        if logits is not None:
+            choices.choose(logits.to(state.token_ids.device))
+        at.last_tokens = choices.tokens[:, -1]
+    again = None if options.only_crq_sampling else torch.stack(choices.logits, dim=1)
+    return choices.tokens, again
 
 
 def _first_logits(
@@ -443,7 +454,7 @@ def _choose_again(
     size, own = groups.shape[1], state.generator
     generators = own if isinstance(own, list) else [own] * len(groups)
     rows = [
-        _choose(state.speech_processors(history.view(size, -1), raw), options, generator)
+        choose(state.speech_processors(history.view(size, -1), raw), options, generator)
         if on
         else kept
         for history, raw, kept, on, generator in zip(
@@ -466,20 +477,6 @@ def _process_text(state: DecodingState, logits: Tensor) -> Tensor:
             for process, row, kept, one in zip(
                 state.text_processors, state.token_ids, state.mask, logits, strict=True
             )
-        ]
-    )
-
-
-def _process_speech(state: DecodingState, chosen: list[Tensor], logits: Tensor) -> Tensor:
-    """Turn speech logits [B, C] into scores [B, C].
-
-    Histories differ in length, so each row is processed by itself.
-    """
-    now = torch.stack(chosen, 1) if chosen else state.token_ids.new_empty(len(logits), 0)
-    return torch.cat(
-        [
-            state.speech_processors(torch.cat([history, tokens])[None], row[None])
-            for history, tokens, row in zip(state.speech, now, logits, strict=True)
         ]
     )
 

@@ -17,9 +17,10 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModel, DynamicCache, PretrainedConfig
 from transformers.utils.generic import ModelOutput
 
+from funaudiochat import decoder_kernel
 from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
-from funaudiochat.decoder_stack import Positions, advance_together, follow
+from funaudiochat.decoder_stack import Positions, advance_together, follow, kernel_rows, run_prompt
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
@@ -82,9 +83,12 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         Returns:
             Logits [B, C] in float32, and the positions to continue from.
         """
+        embeds = self.input_matching(fine + self._before(start_tokens)[:, None])
+        if attention_mask is None and (run := run_prompt(self.crq_transformer, embeds)):
+            return self._logits(run[0]), run[1]
         cache = DynamicCache()
         out = self.crq_transformer(
-            inputs_embeds=self.input_matching(fine + self._before(start_tokens)[:, None]),
+            inputs_embeds=embeds,
             attention_mask=attention_mask,
             position_ids=position_ids,
             use_cache=True,
@@ -92,18 +96,54 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         ).last_hidden_state
         return self._logits(out[:, -1]), follow(self.crq_transformer, cache, attention_mask)
 
-    def next_logits(
-        self, fine: Tensor, last_tokens: Tensor, positions: Sequence[Positions]
-    ) -> Tensor:
-        """Return the logits [B, C], float32, of the next speech token (rules 44, 45).
+    def next_tokens(
+        self,
+        fine: Tensor,
+        last_tokens: Tensor,
+        positions: Sequence[Positions],
+        choices: Sequence[Sequence[decoder_kernel.Choice]],
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Choose the next speech tokens, or as many as can be chosen here (rules 44, 45).
 
         Args:
-            fine: [B, H] expanded position.
+            fine: [B, S, H] expanded positions of the next speech tokens.
             last_tokens: [B] the speech token before.
-            positions: of the rows in this head, batch by batch; advanced by one.
+            positions: of the rows in this head, batch by batch; advanced by every pass made.
+            choices: of the same batches, one for each row.
+
+        Returns:
+            Per batch, the tokens chosen [rows, n] and, where the next one is left to the caller,
+            its logits [rows, C] in float32; a batch may also stop early for the sake of others.
         """
-        embeds = self.input_matching(fine + self._before(last_tokens))
-        return self._logits(advance_together(positions, embeds))
+        sizes = [len(own) for own in choices]
+        linears = (self.input_matching, self.output_matching, self.lm_head)
+        rows = kernel_rows(positions, fine.shape[1]) if all(map(_multiplies, linears)) else None
+        if rows is None:
+            embeds = self.input_matching(fine[:, 0] + self._before(last_tokens))
+            logits = self._logits(advance_together(positions, embeds))
+            none = last_tokens.new_empty(len(logits), 0)
+            return list(zip(none.split(sizes), logits.split(sizes), strict=True))
+        every = [choice for own in choices for choice in own]
+        head = decoder_kernel.Head(*map(decoder_kernel.Matrix.of, linears))
+        fine, count = fine.contiguous(), fine.shape[1]
+        tokens = last_tokens.new_empty(len(every), count + 1)
+        tokens[:, 0] = last_tokens
+        logits = fine.new_empty(len(every), self.lm_head.out_features)
+        chosen = rows.kernel.choose_group(
+            rows.stack, head, rows.rows, (decoder_kernel.Choice * len(every))(*every),
+            fine.data_ptr(), tokens.data_ptr(), logits.data_ptr(),
+            len(every), count, torch.get_num_threads(),
+        )  # fmt: skip
+        rows.count(min(chosen + 1, count))
+        tokens = tokens[:, 1:]
+        if chosen == count:
+            return [(own, None) for own in tokens.split(sizes)]
+        return [
+            (own[:, :chosen], scores)
+            if -1 in own[:, chosen].tolist()
+            else (own[:, : chosen + 1], None)
+            for own, scores in zip(tokens.split(sizes), logits.split(sizes), strict=True)
+        ]
 
     def _before(self, tokens: Tensor) -> Tensor:
         head: Any = self.lm_head
@@ -242,3 +282,15 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         fine = position_ids[:, :, None] * self.group_size + offsets
         remaining = (position_ids != 0).flip(1).cumsum(1).flip(1) > 0
         return (fine * remaining[:, :, None]).flatten(1)
+
+
+def _multiplies(linear: nn.Module) -> bool:
+    """Return whether a module does nothing but multiply, by weights that the kernel knows."""
+    hooks = (linear._forward_hooks, linear._forward_pre_hooks, getattr(linear, "_hf_hook", None))
+    weight: Any = linear.weight
+    return (
+        type(linear) in (nn.Linear, CompactLinear)
+        and not any(hooks)
+        and weight.dtype in decoder_kernel.KINDS
+        and weight.device.type == "cpu"
+    )

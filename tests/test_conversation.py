@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import GenerationConfig
 
-from funaudiochat import generation_funaudiochat as generation
+from funaudiochat import choices, decoder_kernel
 from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 from funaudiochat.conversation import Conversation
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
@@ -55,15 +55,16 @@ def test_a_spoken_question_gets_text_tokens_and_audio_of_their_length(chat):
 
 def test_a_spoken_answer_holds_the_speech_tokens_the_head_fed_itself(chat, monkeypatch):
     """With sampling, each group is drawn once, and the head continues from it."""
-    drawn, choose = [], generation._choose
+    drawn, draw = [], choices._drawn
 
-    def recording(scores, options, generator):
-        chosen = choose(scores, options, generator)
+    def recording(scores, noise):
+        chosen = draw(scores, noise)
         if scores.shape[-1] == chat.model.config.audio_config.codebook_size:
             drawn.append(chosen.tolist())
         return chosen
 
-    monkeypatch.setattr(generation, "_choose", recording)
+    monkeypatch.setattr(choices, "_drawn", recording)
+    monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)  # which draws by itself
     sampling = Sampling(seed=3, max_new_tokens=12)
     events = chat.stream(audio=question(), sampling=sampling)
     groups = [e.tokens.tolist() for e in events if isinstance(e, SpeechTokens)]

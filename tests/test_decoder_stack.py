@@ -19,7 +19,7 @@ from transformers import (
 )
 
 from funaudiochat import decoder_kernel, decoder_stack
-from funaudiochat.decoder_stack import advance_together, follow
+from funaudiochat.decoder_stack import advance_together, follow, run_prompt
 from funaudiochat.modeling_common import cache_argument
 
 WIDTH, PROMPT = 48, 13
@@ -143,17 +143,49 @@ def test_the_kernel_gives_rows_of_several_batches_the_same_bits_as_alone():
     assert torch.equal(together, alone)
 
 
-@pytest.mark.slow
-def test_a_position_through_pytorchs_operations_is_one_graph(monkeypatch):
-    """What capturing it on a GPU needs: nothing on the way asks the host."""
-    monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)
-    model = transformer("qwen3")
-    prompt, following = inputs(3, 1)
-    wanted = run(followed(model, prompt, STARTS["padded"]), following)[0]
-    compiled = torch.compile(decoder_stack._advance_torch, backend="eager", fullgraph=True)
+@pytest.mark.parametrize("head_size, length", [(12, 1), (12, 50), (32, 600), (64, 97)])
+def test_a_prompt_in_blocks_is_that_of_the_own_forward(head_size, length, monkeypatch):
+    monkeypatch.setattr(decoder_stack, "PROMPT_POSITIONS", 64)
+    torch.manual_seed(0)
+    model = Qwen3Model(Qwen3Config(**{**SIZES, "head_dim": head_size})).eval()
+    generator = torch.Generator().manual_seed(1)
+    whole = torch.randn(2, length + 3, WIDTH, generator=generator)
     with torch.no_grad():
-        got = compiled([followed(model, prompt, STARTS["padded"])], following[0])
-    torch.testing.assert_close(got, wanted)
+        wanted = model(inputs_embeds=whole).last_hidden_state[:, length - 1 :]
+        found, positions = run_prompt(model, whole[:, :length].clone())
+        later = [positions.advance(whole[:, at]) for at in range(length, length + 3)]
+    torch.testing.assert_close(torch.stack([found, *later], 1), wanted, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.slow
+def test_600_positions_through_pytorchs_operations_are_one_graph(monkeypatch):
+    """What capturing it on a GPU needs: nothing asks the host or depends on length or rows."""
+    monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)
+    model, steps = transformer("qwen3"), 600
+    graphs = []
+
+    def counting(graph, _):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    # Else a number of rows that happens to be a number of heads would count as one.
+    monkeypatch.setattr(torch.fx.experimental._config, "use_duck_shape", False)
+    compiled = torch.compile(
+        decoder_stack._advance_torch, backend=counting, fullgraph=True, dynamic=True
+    )
+    batches = ([4, 0, 9], [0, 0], [3, 1, 0, 0, 7])
+    for starts in batches:
+        prompt, following = inputs(len(starts), steps // len(batches))
+        wanted = run(followed(model, prompt, starts), following)
+        positions = followed(model, prompt, starts)
+        for hidden, expected in zip(following, wanted, strict=True):
+            positions.make_room(1)
+            with torch.no_grad():
+                got = compiled([positions], hidden, *positions.layers.table(positions.room))
+            positions.count(1)
+            torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-4)
+    assert len(graphs) == 1
 
 
 def test_threads_do_not_change_a_number():

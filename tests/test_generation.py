@@ -12,7 +12,7 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import ModelOutput
 
-from funaudiochat import decoder_stack
+from funaudiochat import choices, decoder_kernel, decoder_stack
 from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_funaudiochat import generate, prefill, step, stream
@@ -52,14 +52,19 @@ class Watched:
 
 
 def watch(model, monkeypatch) -> Watched:
-    seen, choose = Watched([], []), generation._choose
+    seen, draw, greedy = Watched([], []), choices._drawn, choices._best
 
-    def recording(scores, options, generator):
-        chosen = choose(scores, options, generator)
-        seen.choices.append((scores, chosen))
-        return chosen
+    def recording(choose):
+        def choosing(scores, *noise):
+            chosen = choose(scores, *noise)
+            seen.choices.append((scores, chosen))
+            return chosen
 
-    monkeypatch.setattr(generation, "_choose", recording)
+        return choosing
+
+    monkeypatch.setattr(choices, "_drawn", recording(draw))
+    monkeypatch.setattr(choices, "_best", recording(greedy))
+    monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)  # which chooses by itself
     model.language_model.lm_head.register_forward_hook(
         lambda module, args, output: seen.raw_text.append(output)
     )
@@ -318,7 +323,7 @@ def test_a_least_length_holds_back_the_end(setting):
     assert not torch.isin(rows[:, prompt : prompt + 29], torch.tensor([380, 382])).any()
 
 
-def test_choices_read_nothing_back_to_the_host(monkeypatch):
+def test_choices_read_nothing_back_to_the_host(way, monkeypatch):
     """A step reads two flags a row, however many tokens it chooses."""
     case, inputs, _ = load_case("f2_s2s_reppen12")
     model, options = load_model(), options_of(case)
@@ -665,7 +670,8 @@ def test_an_error_of_one_state_leaves_the_others_their_step():
     for name in ("f1_s2s_greedy", "f2_s2s_reppen12", "e1_s2t_greedy"):
         case, inputs, _ = load_case(name)
         runs.append((prefill(model, inputs, options_of(case)), options_of(case)))
-    runs[1][0].speech_processors = lambda ids, scores: 1 / 0
+    runs[1][0].speech_processors.append(lambda ids, scores: 1 / 0)
+    runs[1] = (runs[1][0], replace(runs[1][1], no_repeat_ngram_size=9))  # not for the kernel
     first, broken, last = generation.step_together(model, runs)
     assert isinstance(broken, ZeroDivisionError)
     assert len(first.text_ids) == len(last.text_ids) == 1

@@ -347,15 +347,16 @@ def test_sessions_are_stepped_together_and_each_gets_its_own_reply(models, sizes
 
 def test_what_fails_in_a_step_ends_one_reply_of_those_in_it(models, sizes, monkeypatch):
     wanted = [plain(begin(models, *each)) for each in ASKED[:3]]
-    broken, choose = Sampling(seed=11, temperature=1.7, max_new_tokens=20), generation._choose
+    broken = Sampling(seed=11, temperature=1.7, max_new_tokens=20)
 
-    def failing(scores, options, generator):
-        if options.temperature == broken.temperature and max(sizes) > 2:
-            raise RuntimeError("probabilities are not numbers")
-        return choose(scores, options, generator)
+    class Failing(generation.SpeechChoices):
+        def __init__(self, options, *given):
+            if options.temperature == broken.temperature and max(sizes) > 2:
+                raise RuntimeError("probabilities are not numbers")
+            super().__init__(options, *given)
 
     sizes.clear()
-    monkeypatch.setattr(generation, "_choose", failing)
+    monkeypatch.setattr(generation, "SpeechChoices", Failing)
 
     async def run():
         async with engine() as found:
