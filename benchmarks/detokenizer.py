@@ -61,10 +61,8 @@ def first_audio_s(model: CosyVoice3Detokenizer, ids: list[int]) -> float:
 def state_bytes(stream: DetokenizerStream) -> int:
     """Return the bytes of the tensors of a running reply."""
     flow, vocoder = stream.state.flow, stream.state.vocoder
-    tensors = [vocoder.mel, vocoder.source]
-    for step in flow.steps:
-        tensors += step.conv_inputs
-        tensors += [part for layer in step.layers for part in (layer.key, layer.value)]
+    assert flow is not None
+    tensors = [vocoder.mel, vocoder.source, flow.cache.keys_values, flow.cache.conv_inputs]
     return sum(tensor.untyped_storage().nbytes() for tensor in tensors)
 
 

@@ -59,6 +59,10 @@ class FlowConfig:
 class ChunkSchedule:
     """Chunk mask of streaming: a frame attends to its own chunk and to frames left of it.
 
+    A chunk needs three tokens beyond its own, and the vocoder holds four back. So the default's
+    first chunk is complete with two groups of five tokens, the fewest that give any audio, and the
+    second with two more groups, while the first is being played.
+
     Attributes:
         first_tokens: length of the first chunk, in speech tokens.
         growth: ratio of the lengths of consecutive chunks.
@@ -67,7 +71,7 @@ class ChunkSchedule:
     """
 
     first_tokens: int = 7
-    growth: float = 2.0
+    growth: float = 1.5
     max_tokens: int = 50
     left_limit_tokens: int | None = 100
 

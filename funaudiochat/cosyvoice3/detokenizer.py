@@ -20,7 +20,7 @@ from torch import Tensor
 from funaudiochat.constants import TOKEN_FPS
 from funaudiochat.cosyvoice3.checkpoint import load_flow, load_hift, read_settings
 from funaudiochat.cosyvoice3.config import F0_LEFT_FRAMES, F0_RIGHT_FRAMES, ChunkSchedule
-from funaudiochat.cosyvoice3.flow import Flow, FlowState
+from funaudiochat.cosyvoice3.flow import Flow, FlowChunk, FlowState
 from funaudiochat.cosyvoice3.hift import Hift, exact_dtype
 from funaudiochat.cosyvoice3.segments import segment_bounds
 from funaudiochat.errors import VoiceError
@@ -78,7 +78,7 @@ class DetokenizerState:
     """State of one running reply."""
 
     vocoder: VocoderState
-    flow: FlowState
+    flow: FlowState | None  # None without a chunk mask: nothing is computed before the end
     pending: list[int] = field(default_factory=list)
     chunks: int = 0
     finished: bool = False
@@ -220,6 +220,11 @@ class CosyVoice3Detokenizer:
         state.start += drop
         return waveform.cpu()
 
+    @float32_only()
+    def solve_step(self, chunks: Sequence[Chunk]) -> bool:
+        """Take one solver step of chunks of equal shape; return whether they are solved."""
+        return self.flow.solve_step([chunk.flow for chunk in chunks])
+
     def _noise_of(self, start: int, count: int) -> Tensor:
         """Return the noise [1, M, count] of these frames; it repeats after 300 s."""
         index = torch.arange(start, start + count, device=self.device) % NOISE_FRAMES
@@ -247,10 +252,26 @@ class CosyVoice3Detokenizer:
         return vector[None].to(self.device)
 
 
+@dataclass
+class Chunk:
+    """A chunk of a running reply that is being solved; see :meth:`DetokenizerStream.next_chunk`."""
+
+    flow: FlowChunk
+    final: bool
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Frames and solver steps taken: chunks of equal shape are solved together."""
+        return self.flow.x.shape[1], self.flow.steps_taken
+
+
 class DetokenizerStream:
     """One running reply, whose state is independent of all others.
 
     Every speech token becomes exactly 960 samples, however the tokens are divided into pushes.
+    :meth:`push` and :meth:`finish` do everything at once. A server that has several replies uses
+    :meth:`add` and :meth:`next_chunk`, solves the chunks of several replies together
+    (:meth:`CosyVoice3Detokenizer.solve_step`), and calls :meth:`complete`.
     """
 
     @float32_only()
@@ -266,54 +287,75 @@ class DetokenizerStream:
             self._speaker = detokenizer.flow.speaker(self._embedding)
         self.state = DetokenizerState(
             detokenizer.vocoder_state(),
-            # Without a mask nothing is computed before the end, and no cache is kept.
-            FlowState() if schedule is None else detokenizer.flow.new_state(schedule),
+            None if schedule is None else detokenizer.flow.new_state(schedule),
         )
 
-    @float32_only()
     def push(self, tokens: Sequence[int] | Tensor) -> Tensor:
         """Add the next tokens [T], possibly none; return the samples [S] that are ready, if any."""
-        if self.state.finished:
-            raise RuntimeError("this reply is finished; begin another with stream()")
-        self.state.pending += self._detokenizer._token_ids(tokens)
-        if self._schedule is None:
-            return torch.zeros(0)
-        lookahead = self._detokenizer.flow.config.lookahead_tokens
-        parts = [torch.zeros(0)]
-        while len(self.state.pending) >= self._chunk_tokens() + lookahead:
-            parts.append(self._decode_chunk(final=False))
-        return torch.cat(parts)
+        self.add(tokens)
+        return self._decode_chunks()
 
-    @float32_only()
     def finish(self) -> Tensor:
         """End the reply and return its last samples [S]."""
-        if self.state.finished:
-            raise RuntimeError("this reply is finished; begin another with stream()")
-        parts = [torch.zeros(0)]
+        self.end()
         if self._schedule is None:
-            parts.append(self._detokenizer.decode(self.state.pending, self._embedding))
+            waveform = self._detokenizer.decode(self.state.pending, self._embedding)
             self.state.pending = []
-        while self.state.pending:
-            parts.append(self._decode_chunk(final=len(self.state.pending) <= self._chunk_tokens()))
+            return waveform
+        return self._decode_chunks()
+
+    def add(self, tokens: Sequence[int] | Tensor) -> None:
+        """Add the next tokens [T], possibly none."""
+        self._check_running()
+        self.state.pending += self._detokenizer._token_ids(tokens)
+
+    def end(self) -> None:
+        """End the reply: its last tokens become chunks without the tokens that would follow."""
+        self._check_running()
         self.state.finished = True
-        return torch.cat(parts)
 
-    def _chunk_tokens(self) -> int:
-        assert self._schedule is not None
-        return self._schedule.chunk_tokens(self.state.chunks)
+    @property
+    def due(self) -> bool:
+        """Whether :meth:`next_chunk` has a chunk: its tokens and those it looks ahead to came."""
+        pending = len(self.state.pending)
+        if self._schedule is None or self.state.finished:
+            return self._schedule is not None and pending > 0
+        lookahead = self._detokenizer.flow.config.lookahead_tokens
+        return pending >= self._schedule.chunk_tokens(self.state.chunks) + lookahead
 
-    def _decode_chunk(self, final: bool) -> Tensor:
-        assert self._schedule is not None
+    @float32_only()
+    def next_chunk(self) -> Chunk:
+        """Begin the next chunk, which must be due; the chunk before it must be complete."""
+        assert self._schedule is not None and self.state.flow is not None
         state, flow = self.state, self._detokenizer.flow
-        count = min(self._chunk_tokens(), len(state.pending))
+        count = min(self._schedule.chunk_tokens(state.chunks), len(state.pending))
         seen = state.pending[: count + flow.config.lookahead_tokens]
         frames = count * flow.config.frames_per_token
-        mel = flow.next_chunk(
-            state.flow,
+        chunk = flow.begin_chunk(
+            self.state.flow,
             torch.tensor([seen], device=self._detokenizer.device),
             self._speaker,
-            self._detokenizer._noise_of(state.flow.frames, frames),
+            self._detokenizer._noise_of(self.state.flow.frames, frames),
         )
         del state.pending[:count]
         state.chunks += 1
-        return self._detokenizer.vocode(state.vocoder, mel, final)
+        return Chunk(chunk, state.finished and not state.pending)
+
+    def complete(self, chunk: Chunk) -> Tensor:
+        """Vocode a solved chunk; return the samples [S] that are ready."""
+        return self._detokenizer.vocode(
+            self.state.vocoder, chunk.flow.x.transpose(1, 2), chunk.final
+        )
+
+    def _decode_chunks(self) -> Tensor:
+        parts = [torch.zeros(0)]
+        while self.due:
+            chunk = self.next_chunk()
+            while not self._detokenizer.solve_step([chunk]):
+                pass
+            parts.append(self.complete(chunk))
+        return torch.cat(parts)
+
+    def _check_running(self) -> None:
+        if self.state.finished:
+            raise RuntimeError("this reply is finished; begin another with stream()")

@@ -10,7 +10,7 @@ those of the checkpoint's keys.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,44 +23,74 @@ _CONV_CONTEXT_FRAMES = 30
 _TIME_CHANNELS = 256
 
 
-@dataclass
-class LayerCache:
-    """Keys and values [B, L, heads * dim_head] of the frames the next chunk may see.
+# Keys and values of one layer, [branches, capacity, 2, heads, dim_head], and how many of its frames
+# a chunk sees before its own.
+Store = tuple[Tensor, int]
+# Vectors [D] that modulate a block, or [B, 1, D] if the rows' times differ: shift, scale plus one
+# and gate of the attention, then those of the feed-forward layers. The output has no gate.
+Modulation = Sequence[Tensor]
 
-    Once full, new frames overwrite the oldest: keys carry their positions, so attention does not
-    depend on their order.
+
+class FrameCache:
+    """What the next chunk of a reply needs of its earlier frames, for all solver steps and layers.
+
+    Keys and values are written in place. Once ``limit_frames`` are held, new frames overwrite the
+    oldest: keys carry their positions, so attention does not depend on their order.
+
+    Args:
+        sizes: sizes of the flow.
+        limit_frames: how many frames a chunk sees to the left of its start; None for all.
+        like: a weight, for device and dtype.
+
+    Attributes:
+        conv_inputs: [steps, 2, branches, D, 30], the last inputs of both position convolutions.
+        keys_values: [steps, depth, branches, capacity, 2, heads, dim_head].
+        count: frames that the next chunk sees.
     """
 
-    key: Tensor
-    value: Tensor
-    limit_frames: int | None
-    oldest: int = 0
+    def __init__(self, sizes: FlowConfig, limit_frames: int | None, like: Tensor) -> None:
+        branches = 2 if sizes.cfg_scale else 1
+        self.limit_frames, self.count, self._oldest = limit_frames, 0, 0
+        self.conv_inputs = like.new_zeros(
+            sizes.solver_steps, 2, branches, sizes.dim, _CONV_CONTEXT_FRAMES
+        )
+        self.keys_values = like.new_empty(
+            sizes.solver_steps, sizes.depth, branches, 0, 2, sizes.heads, sizes.dim_head
+        )
 
-    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Append a chunk to the cached frames; return all frames that this chunk attends to."""
-        seen = torch.cat([self.key, key], dim=1), torch.cat([self.value, value], dim=1)
+    def make_room(self, frames: int) -> None:
+        """Prepare for the keys and values of a chunk, which are written behind those held."""
+        held, needed = self.keys_values, self.count + frames
+        capacity = held.shape[3]
+        if needed > capacity:
+            doubled = 2 * capacity
+            if self.limit_frames is not None:
+                doubled = min(doubled, self.limit_frames)
+            shape = (*held.shape[:3], max(needed, doubled), *held.shape[4:])
+            self.keys_values = held.new_empty(shape)
+            self.keys_values[:, :, :, : self.count] = held[:, :, :, : self.count]
+
+    def store(self, step: int, layer: int) -> Store:
+        """Return where a layer writes and reads in a solver step."""
+        return self.keys_values[step, layer], self.count
+
+    def keep(self, frames: int) -> None:
+        """Count the frames of a chunk that all steps have written, and drop those out of reach."""
+        self.count += frames
         limit = self.limit_frames
-        if limit is None or seen[0].shape[1] <= limit:
-            self.key, self.value = seen
-        elif self.key.shape[1] < limit:
-            # Copies: views would keep the frames before them in memory.
-            self.key, self.value = (x[:, x.shape[1] - limit :].clone() for x in seen)
-        elif limit:
-            count = min(key.shape[1], limit)
-            slots = torch.arange(self.oldest, self.oldest + count, device=key.device) % limit
-            self.key[:, slots] = key[:, key.shape[1] - count :]
-            self.value[:, slots] = value[:, value.shape[1] - count :]
-            self.oldest = (self.oldest + count) % limit
-        return seen
-
-
-@dataclass
-class StepCache:
-    """Caches that one solver step keeps between chunks."""
-
-    limit_frames: int | None = None
-    conv_inputs: list[Tensor] = field(default_factory=list)  # [B, D, 30] of both convolutions
-    layers: list[LayerCache] = field(default_factory=list)
+        if limit is None or self.count <= limit:
+            return
+        held, end = self.keys_values, self.count
+        self.count, moved = limit, min(end - limit, limit)
+        first = min(moved, limit - self._oldest)
+        # The newest frames stand behind the limit, unless there are more of them than it admits.
+        for to, start, size in (
+            (self._oldest, end - moved, first),
+            (0, end - moved + first, moved - first),
+        ):
+            if size:
+                held[:, :, :, to : to + size] = held[:, :, :, start : start + size]
+        self._oldest = (self._oldest + moved) % limit if limit else 0
 
 
 class _TimeEmbedding(nn.Module):
@@ -88,20 +118,30 @@ class _ConvPosition(nn.Module):
         self.conv1 = nn.Sequential(nn.Conv1d(dim, dim, kernel, groups=CONV_GROUPS), nn.Mish())
         self.conv2 = nn.Sequential(nn.Conv1d(dim, dim, kernel, groups=CONV_GROUPS), nn.Mish())
 
-    def forward(self, hidden: Tensor, cache: StepCache | None) -> Tensor:
+    def forward(self, hidden: Tensor, caches: Sequence[FrameCache], step: int) -> Tensor:
         """Map [B, L, D] to [B, L, D]."""
         hidden = hidden.transpose(1, 2)
-        kept = []
         for index, conv in enumerate((self.conv1, self.conv2)):
-            if cache is not None and cache.conv_inputs:
-                hidden = torch.cat([cache.conv_inputs[index], hidden], dim=2)
+            before = [cache.conv_inputs[step, index] for cache in caches]
+            if before:
+                hidden = torch.cat([_rows(before), hidden], dim=2)
+                last = hidden[:, :, -_CONV_CONTEXT_FRAMES:]
+                for held, new in zip(before, _replies(last, len(caches)), strict=True):
+                    held.copy_(new)
             else:
                 hidden = F.pad(hidden, (_CONV_CONTEXT_FRAMES, 0))
-            kept.append(hidden[:, :, -_CONV_CONTEXT_FRAMES:])
             hidden = conv(hidden)
-        if cache is not None:
-            cache.conv_inputs = kept
         return hidden.transpose(1, 2)
+
+
+def _rows(replies: list[Tensor]) -> Tensor:
+    """Lay the branches [branches, ...] of replies out as rows: first all guided, then all free."""
+    return replies[0] if len(replies) == 1 else torch.stack(replies, dim=1).flatten(0, 1)
+
+
+def _replies(rows: Tensor, count: int) -> Sequence[Tensor]:
+    """Divide rows into the branches of ``count`` replies; the inverse of :func:`_rows`."""
+    return [rows] if count == 1 else rows.unflatten(0, (-1, count)).unbind(1)
 
 
 class _InputEmbedding(nn.Module):
@@ -110,10 +150,24 @@ class _InputEmbedding(nn.Module):
         self.proj = nn.Linear(4 * config.mel_bins, config.dim)
         self.conv_pos_embed = _ConvPosition(config.dim)
 
-    def forward(self, inputs: Tensor, cache: StepCache | None) -> Tensor:
-        """Map [B, L, 4 * M] to [B, L, D]."""
-        hidden = self.proj(inputs)
-        return hidden + self.conv_pos_embed(hidden, cache)
+    def conditions(self, cond: Tensor, mu: Tensor, speaker: Tensor) -> Tensor:
+        """Project what does not change between solver steps to [B, L, D]; see :class:`DiT`."""
+        bins = mu.shape[-1]
+        weight = self.proj.weight[:, bins:]
+        frames = torch.cat([cond, mu], dim=-1).to(weight)
+        projected = F.linear(frames, weight[:, : 2 * bins], self.proj.bias)
+        return projected + F.linear(speaker.to(weight), weight[:, 2 * bins :])[:, None]
+
+    def forward(
+        self, x: Tensor, conditions: Tensor, caches: Sequence[FrameCache], step: int
+    ) -> Tensor:
+        """Map the noisy mel [B, L, M] and the projected conditions [B, L, D] to [B, L, D]."""
+        weight = self.proj.weight
+        hidden = F.linear(x.to(weight), weight[:, : x.shape[-1]])
+        if len(conditions) > len(hidden):
+            hidden = hidden.repeat(len(conditions) // len(hidden), 1, 1)
+        hidden = hidden + conditions
+        return hidden + self.conv_pos_embed(hidden, caches, step)
 
 
 class _Modulation(nn.Module):
@@ -131,38 +185,54 @@ class _Attention(nn.Module):
         self.to_k = nn.Linear(config.dim, inner)
         self.to_v = nn.Linear(config.dim, inner)
         self.to_out = nn.Sequential(nn.Linear(inner, config.dim))
+        self.joined: nn.Linear | None = None
+
+    def join(self) -> None:
+        """Replace the three projections by one."""
+        parts = [self.to_q, self.to_k, self.to_v]
+        self.joined = nn.Linear(self.to_q.in_features, 3 * self.to_q.out_features, device="meta")
+        self.joined.weight = nn.Parameter(torch.cat([part.weight for part in parts]))
+        self.joined.bias = nn.Parameter(torch.cat([part.bias for part in parts]))
+        del self.to_q, self.to_k, self.to_v
 
     def forward(
-        self,
-        hidden: Tensor,
-        rotary: tuple[Tensor, Tensor],
-        mask: Tensor | None,
-        cache: LayerCache | None,
+        self, hidden: Tensor, rotary: Tensor, mask: Tensor | None, stores: Sequence[Store]
     ) -> Tensor:
-        """Map [B, L, D] to [B, L, D], attending to the cached frames too."""
-        query = _rotate(self.to_q(hidden), rotary, self.dim_head)
-        key = _rotate(self.to_k(hidden), rotary, self.dim_head)
-        value = self.to_v(hidden)
-        if cache is not None:
-            key, value = cache.extend(key, value)
-        query, key, value = (
-            x.unflatten(-1, (self.heads, self.dim_head)).transpose(1, 2)
-            for x in (query, key, value)
-        )
-        out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        """Map [B, L, D] to [B, L, D]; the replies' stored frames are attended to as well."""
+        if self.joined is None:
+            joined = torch.cat([self.to_q(hidden), self.to_k(hidden), self.to_v(hidden)], dim=-1)
+        else:
+            joined = self.joined(hidden)
+        joined = joined.unflatten(-1, (3, self.heads, self.dim_head))
+        _rotate(joined, rotary)
+        if not stores:
+            return self.to_out(_attend(joined, joined[:, :, 1:], mask))
+        outputs = []
+        for own, (store, count) in zip(_replies(joined, len(stores)), stores, strict=True):
+            end = count + own.shape[1]
+            store[:, count:end] = own[:, :, 1:]
+            outputs.append(_attend(own, store[:, :end], mask))
+        return self.to_out(_rows(outputs))
 
 
-def _rotate(x: Tensor, rotary: tuple[Tensor, Tensor], width: int) -> Tensor:
-    """Rotate channels 2k and 2k+1 of the first head only, as the checkpoint was trained.
+def _attend(joined: Tensor, keys_values: Tensor, mask: Tensor | None) -> Tensor:
+    """Attend with queries, [B, L, 3, heads, dim_head] with keys and values of the same frames."""
+    query, key, value = (
+        x.transpose(1, 2) for x in (joined[:, :, 0], keys_values[:, :, 0], keys_values[:, :, 1])
+    )
+    out = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    return out.transpose(1, 2).flatten(2)
+
+
+def _rotate(joined: Tensor, rotary: Tensor) -> None:
+    """Rotate channels 2k and 2k+1 of the first head of queries and keys, in place.
 
     The original rotates the vectors before it splits them into heads, so the other heads get no
-    positions.
+    positions; the checkpoint was trained with that.
     """
-    cos, sin = rotary
-    first = x[..., :width]
-    rotated = torch.stack([-first[..., 1::2], first[..., ::2]], dim=-1).flatten(-2)
-    return torch.cat([(first * cos + rotated * sin).to(x.dtype), x[..., width:]], dim=-1)
+    first = joined[:, :, :2, 0]
+    pairs = torch.view_as_complex(first.float().unflatten(-1, (-1, 2)))
+    first.copy_(torch.view_as_real(pairs * rotary).flatten(-2))
 
 
 class _Block(nn.Module):
@@ -181,23 +251,25 @@ class _Block(nn.Module):
     def forward(
         self,
         hidden: Tensor,
-        modulation: Tensor,
-        rotary: tuple[Tensor, Tensor],
+        modulation: Modulation,
+        rotary: Tensor,
         mask: Tensor | None,
         valid: Tensor | None,
-        cache: LayerCache | None,
+        stores: Sequence[Store],
     ) -> Tensor:
-        """Map hidden [B, L, D] to [B, L, D] under a modulation [B or 1, 1, 6*D]."""
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation.chunk(6, dim=-1)
-        attended = self.attn(_norm(hidden) * (1 + scale_a) + shift_a, rotary, mask, cache)
+        """Map hidden [B, L, D] to [B, L, D]."""
+        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = modulation
+        attended = self.attn(_norm(hidden, shift_a, scale_a), rotary, mask, stores)
         if valid is not None:
             attended = attended.masked_fill(~valid[..., None], 0)
-        hidden = hidden + gate_a * attended
-        return hidden + gate_f * self.ff.ff(_norm(hidden) * (1 + scale_f) + shift_f)
+        hidden = torch.addcmul(hidden, gate_a, attended)
+        return torch.addcmul(hidden, gate_f, self.ff.ff(_norm(hidden, shift_f, scale_f)))
 
 
-def _norm(hidden: Tensor) -> Tensor:
-    return F.layer_norm(hidden, hidden.shape[-1:], eps=1e-6)
+def _norm(hidden: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    if scale.dim() == 1:
+        return F.layer_norm(hidden, scale.shape, scale, shift, 1e-6)
+    return F.layer_norm(hidden, hidden.shape[-1:], eps=1e-6) * scale + shift
 
 
 class DiT(nn.Module):
@@ -214,46 +286,64 @@ class DiT(nn.Module):
         self.norm_out = _Modulation(config.dim, 2)
         self.proj_out = nn.Linear(config.dim, config.mel_bins)
 
-    def modulations(self, t: Tensor) -> list[Tensor]:
-        """Compute the modulations of every block [B, 1, 6*D] and, last, of the output [B, 1, 2*D].
+    def modulations(self, t: Tensor) -> list[Modulation]:
+        """Compute the modulation of every block and, last, of the output at times t [B].
 
-        They depend on the times t [B] only, so for fixed times they are computed once.
+        They depend on the times only, so for fixed times they are computed once.
         """
         time = F.silu(self.time_embed(t))[:, None]
-        return [b.attn_norm.linear(time) for b in self.transformer_blocks] + [
-            self.norm_out.linear(time)
-        ]
+        found = []
+        for block in self.transformer_blocks:
+            shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = block.attn_norm.linear(time).chunk(
+                6, dim=-1
+            )
+            found.append((shift_a, 1 + scale_a, gate_a, shift_f, 1 + scale_f, gate_f))
+        scale, shift = self.norm_out.linear(time).chunk(2, dim=-1)
+        return [*found, (shift, 1 + scale)]
 
-    def drop_time_layers(self) -> None:
-        """Free the layers that :meth:`modulations` needs: 43 % of the official flow's weights."""
+    def freeze(self) -> None:
+        """Prepare for inference: join projections, and free the layers that make modulations.
+
+        The latter are 43 % of the official flow's weights.
+        """
         del self.time_embed, self.norm_out
         for block in self.transformer_blocks:
             del block.attn_norm
+            block.attn.join()
+
+    def conditions(self, cond: Tensor, mu: Tensor, speaker: Tensor) -> Tensor:
+        """Project what a velocity depends on besides x and the time to [B, L, D].
+
+        Args:
+            cond: mel of the prompt, zero elsewhere [B, L, M].
+            mu: condition by the speech tokens [B, L, M].
+            speaker: projected speaker vector [B, M].
+        """
+        return self.input_embed.conditions(cond, mu, speaker)
 
     def forward(
         self,
         x: Tensor,
-        cond: Tensor,
-        mu: Tensor,
-        speaker: Tensor,
-        modulations: list[Tensor],
+        conditions: Tensor,
+        modulations: Sequence[Modulation],
         mask: Tensor | None = None,
         valid: Tensor | None = None,
-        cache: StepCache | None = None,
-        offset_frames: int = 0,
+        rotary: Tensor | None = None,
+        caches: Sequence[FrameCache] = (),
+        step: int = 0,
     ) -> Tensor:
         """Estimate the velocity.
 
         Args:
-            x: noisy mel [B, L, M].
-            cond: mel of the prompt, zero elsewhere [B, L, M].
-            mu: condition by the speech tokens [B, L, M].
-            speaker: projected speaker vector [B, M].
+            x: noisy mel [B, L, M], or [R, L, M] of R replies whose branches share it.
+            conditions: [B, L, D], from :meth:`conditions`.
             modulations: from :meth:`modulations`.
             mask: bool [L, L], true where a row attends to a column; None for full attention.
             valid: bool [B, L], false where a row is padded; None if no row is.
-            cache: keys and values of the preceding frames, extended in place.
-            offset_frames: position of the first frame.
+            rotary: rotations of the frames, from :meth:`rotary`; None if they begin at 0.
+            caches: earlier frames of the R replies, extended by this chunk. The rows are then all
+                guided branches before all free ones.
+            step: index of the solver step, for the caches.
 
         Returns:
             [B, L, M] in the precision of x.
@@ -263,25 +353,17 @@ class DiT(nn.Module):
             # Padded frames attend to themselves, so that no row of the mask is empty.
             itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
             mask = keys if mask is None else mask & keys | itself
-        speakers = speaker[:, None].expand(-1, x.shape[1], -1)
-        inputs = torch.cat([x, cond, mu, speakers], dim=-1).to(self.proj_out.weight.dtype)
-        hidden = self.input_embed(inputs, cache)
-        rotary = self._rotary(offset_frames, x.shape[1], x.device)
-        if cache is not None and not cache.layers:
-            inner = self.transformer_blocks[0].attn.to_k.out_features
-            empty = hidden.new_zeros(len(hidden), 0, inner)
-            cache.layers = [
-                LayerCache(empty, empty, cache.limit_frames) for _ in self.transformer_blocks
-            ]
+        hidden = self.input_embed(x, conditions, caches, step)
+        if rotary is None:
+            rotary = self.rotary(0, x.shape[1])
         for index, block in enumerate(self.transformer_blocks):
-            layer = None if cache is None else cache.layers[index]
-            hidden = block(hidden, modulations[index], rotary, mask, valid, layer)
-        scale, shift = modulations[-1].chunk(2, dim=-1)
-        return self.proj_out(_norm(hidden) * (1 + scale) + shift).to(x.dtype)
+            stores = [cache.store(step, index) for cache in caches]
+            hidden = block(hidden, modulations[index], rotary, mask, valid, stores)
+        return self.proj_out(_norm(hidden, *modulations[-1])).to(x.dtype)
 
-    def _rotary(self, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Compute cosines and sines [count, dim_head] of the frames from ``start`` on."""
-        positions = torch.arange(start, start + count, device=device)
-        angles = positions[:, None] * self.rotary_embed.inv_freq.float()
-        angles = angles.repeat_interleave(2, dim=-1)
-        return angles.cos(), angles.sin()
+    def rotary(self, start: int, count: int) -> Tensor:
+        """Compute rotations from frame ``start`` on: complex [count, 1, dim_head / 2]."""
+        frequencies = self.rotary_embed.inv_freq.float()
+        positions = torch.arange(start, start + count, device=frequencies.device)
+        angles = (positions[:, None] * frequencies)[:, None]
+        return torch.complex(angles.cos(), angles.sin())

@@ -10,14 +10,14 @@ Module names are those of the checkpoint's keys.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from funaudiochat.cosyvoice3.config import ChunkSchedule, FlowConfig
-from funaudiochat.cosyvoice3.dit import DiT, StepCache
+from funaudiochat.cosyvoice3.dit import DiT, FrameCache, Modulation
 
 
 class PreLookahead(nn.Module):
@@ -59,16 +59,27 @@ class SolverStep:
     """One Euler step: its width and the estimator's modulation at its time."""
 
     width: float
-    modulations: list[Tensor]
+    modulations: list[Modulation]
 
 
 @dataclass
 class FlowState:
     """Caches of one running reply, made by :meth:`Flow.new_state`."""
 
-    steps: list[StepCache] = field(default_factory=list)
+    cache: FrameCache
     lookahead_context: Tensor | None = None
     frames: int = 0
+
+
+@dataclass
+class FlowChunk:
+    """A chunk of a running reply on its way from noise to mel; see :meth:`Flow.begin_chunk`."""
+
+    state: FlowState
+    conditions: Tensor  # [branches, L, D]
+    rotary: Tensor
+    x: Tensor  # [1, L, M], mel once it is solved
+    steps_taken: int = 0
 
 
 class Flow(nn.Module):
@@ -95,7 +106,7 @@ class Flow(nn.Module):
         or saved.
         """
         self._frozen_steps = self.solver_steps()
-        self.decoder.estimator.drop_time_layers()
+        self.decoder.estimator.freeze()
         return self.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -105,7 +116,7 @@ class Flow(nn.Module):
         device = self.spk_embed_affine_layer.weight.device
         tables = self.decoder.estimator.modulations(times.to(device))
         return [
-            SolverStep(width, [table[index : index + 1] for table in tables])
+            SolverStep(width, [[part[index, 0] for part in table] for table in tables])
             for index, width in enumerate(widths.tolist())
         ]
 
@@ -157,7 +168,6 @@ class Flow(nn.Module):
         noise: Tensor,
         cond: Tensor | None = None,
         mask: Tensor | None = None,
-        state: FlowState | None = None,
     ) -> Tensor:
         """Integrate from noise to mel with classifier-free guidance.
 
@@ -167,32 +177,30 @@ class Flow(nn.Module):
             noise: [1, L, M].
             cond: mel of a prompt, zero elsewhere [1, L, M]; None without a prompt.
             mask: bool [L, L]; None for full attention.
-            state: state of the preceding frames, whose caches are extended; None for a whole reply.
 
         Returns:
             mel [1, L, M].
         """
-        rate = self.config.cfg_scale
-        cond = torch.zeros_like(mu) if cond is None else cond
-        if rate:
-            mu, cond, speaker = (torch.cat([v, torch.zeros_like(v)]) for v in (mu, cond, speaker))
+        conditions = self._conditions(mu, speaker, cond)
         x = noise.to(mu) * self.config.temperature
-        for index, step in enumerate(self._frozen_steps or self.solver_steps()):
-            velocity = self.decoder.estimator(
-                x.expand(len(mu), -1, -1),
-                cond,
-                mu,
-                speaker,
-                step.modulations,
-                mask=mask,
-                cache=None if state is None else state.steps[index],
-                offset_frames=0 if state is None else state.frames,
-            )
-            if rate:
-                guided, free = velocity.chunk(2)
-                velocity = (1 + rate) * guided - rate * free
-            x = x + step.width * velocity
+        for step in self._frozen_steps or self.solver_steps():
+            x = self._moved(x, step, self.decoder.estimator(x, conditions, step.modulations, mask))
         return x
+
+    def _conditions(self, mu: Tensor, speaker: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Project the conditions [1, L, M] of a reply to [branches, L, D]: guided, then free."""
+        cond = torch.zeros_like(mu) if cond is None else cond
+        if self.config.cfg_scale:
+            mu, cond, speaker = (torch.cat([v, torch.zeros_like(v)]) for v in (mu, cond, speaker))
+        return self.decoder.estimator.conditions(cond, mu, speaker)
+
+    def _moved(self, x: Tensor, step: SolverStep, velocity: Tensor) -> Tensor:
+        """Take one Euler step from x [R, L, M] with the velocity of all branches."""
+        rate = self.config.cfg_scale
+        if rate:
+            guided, free = velocity.chunk(2)
+            velocity = (1 + rate) * guided - rate * free
+        return x + step.width * velocity
 
     @torch.no_grad()
     def one_shot(
@@ -238,28 +246,64 @@ class Flow(nn.Module):
         """Return the state of a reply that has not begun."""
         limit = schedule.left_limit_tokens
         frames = None if limit is None else limit * self.config.frames_per_token
-        return FlowState([StepCache(frames) for _ in range(self.config.solver_steps)])
+        return FlowState(FrameCache(self.config, frames, self.decoder.estimator.proj_out.weight))
 
     @torch.no_grad()
-    def next_chunk(
+    def begin_chunk(
         self, state: FlowState, tokens: Tensor, speaker: Tensor, noise: Tensor
-    ) -> Tensor:
-        """Compute the mel [1, M, L] of the next chunk of a running reply.
+    ) -> FlowChunk:
+        """Begin the next chunk of a running reply; :meth:`solve_step` then solves it.
 
-        Equal to the frames of :meth:`one_shot` under the mask of the state's schedule.
+        Its mel equals the frames of :meth:`one_shot` under the mask of the state's schedule.
 
         Args:
-            state: state of the reply, updated in place.
+            state: state of the reply, updated in place. It has one chunk at a time.
             tokens: [1, T + lookahead], the chunk's tokens and the three that follow; fewer only at
                 the end of the reply.
             speaker: [1, M], from :meth:`speaker`.
             noise: [1, M, L = 2T] of the chunk's frames.
         """
-        count = noise.shape[2] // self.config.frames_per_token
+        frames = noise.shape[2]
+        count = frames // self.config.frames_per_token
         mu, state.lookahead_context = self.condition(tokens, state.lookahead_context, count)
-        mel = self.solve(mu, speaker, noise.transpose(1, 2), state=state)
-        state.frames += mu.shape[1]
-        return mel.transpose(1, 2)
+        state.cache.make_room(frames)
+        return FlowChunk(
+            state,
+            self._conditions(mu, speaker),
+            self.decoder.estimator.rotary(state.frames, frames),
+            noise.transpose(1, 2).to(mu) * self.config.temperature,
+        )
+
+    @torch.no_grad()
+    def solve_step(self, chunks: Sequence[FlowChunk]) -> bool:
+        """Take one solver step of chunks of different replies, each as it would be taken alone.
+
+        Args:
+            chunks: of equal length, with equally many steps taken.
+
+        Returns:
+            Whether they are solved: their ``x`` is then mel.
+        """
+        index, frames = chunks[0].steps_taken, chunks[0].x.shape[1]
+        steps = self._frozen_steps or self.solver_steps()
+        step, caches = steps[index], [chunk.state.cache for chunk in chunks]
+        x, conditions, rotary = chunks[0].x, chunks[0].conditions, chunks[0].rotary
+        if len(chunks) > 1:
+            x = torch.cat([chunk.x for chunk in chunks])
+            conditions = torch.stack([c.conditions for c in chunks], dim=1).flatten(0, 1)
+            rotary = torch.stack([c.rotary for c in chunks])
+            rotary = rotary.repeat(len(conditions) // len(chunks), 1, 1, 1)
+        velocity = self.decoder.estimator(
+            x, conditions, step.modulations, rotary=rotary, caches=caches, step=index
+        )
+        moved = self._moved(x, step, velocity)
+        solved = index + 1 == len(steps)
+        for chunk, row in zip(chunks, moved.split(1), strict=True):
+            chunk.x, chunk.steps_taken = row, index + 1
+            if solved:
+                chunk.state.cache.keep(frames)
+                chunk.state.frames += frames
+        return solved
 
     def loss(
         self,
@@ -317,12 +361,15 @@ class Flow(nn.Module):
         t = _cosine_time(uniform(rows))
         noise = torch.randn(mel.shape, generator=generator, device=mel.device, dtype=mel.dtype)
         at, rest = t[:, None, None], (1 - self.config.sigma_min) * noise
-        velocity = self.decoder.estimator(
+        estimator = self.decoder.estimator
+        velocity = estimator(
             noise - at * rest + at * mel,
-            mel * prompted[..., None] * kept[..., None],
-            mu * kept[..., None],
-            self.speaker(embedding) * kept,
-            self.decoder.estimator.modulations(t),
+            estimator.conditions(
+                mel * prompted[..., None] * kept[..., None],
+                mu * kept[..., None],
+                self.speaker(embedding) * kept,
+            ),
+            estimator.modulations(t),
             mask=None if schedule is None else schedule.mask(total, ratio).to(mel.device),
             valid=valid,
         )

@@ -245,10 +245,27 @@ def test_state_of_a_long_reply_does_not_grow(detokenizer, speaker):
     for _ in range(40):
         stream.push(range(25))
         vocoder, flow = stream.state.vocoder, stream.state.flow
-        tensors = [vocoder.mel, vocoder.source]
-        tensors += [layer.key for step in flow.steps for layer in step.layers]
+        tensors = [vocoder.mel, vocoder.source, flow.cache.keys_values, flow.cache.conv_inputs]
         sizes.append(sum(t.untyped_storage().nbytes() for t in tensors))
     assert max(sizes[10:]) == min(sizes[10:])
+
+
+def test_no_chunk_comes_after_the_one_before_was_played(detokenizer, speaker):
+    """By a virtual clock: 40 ms a step of five tokens, and 25 ms for every 14 frames."""
+    stream, now_s, plays_until_s, gaps = detokenizer.stream(speaker), 0.0, None, []
+    for _ in range(40):
+        now_s += 0.04
+        before = stream.state.flow.frames
+        waveform = stream.push(range(5))
+        if not len(waveform):
+            continue
+        now_s += 0.025 * (stream.state.flow.frames - before) / 14
+        if plays_until_s is None:
+            assert stream.state.flow.frames == 14  # of the first two groups
+            plays_until_s = now_s
+        gaps.append(max(0.0, now_s - plays_until_s))
+        plays_until_s = max(now_s, plays_until_s) + len(waveform) / 24000
+    assert len(gaps) > 4 and not any(gaps)
 
 
 @pytest.mark.parametrize("code", [-1, 6561])

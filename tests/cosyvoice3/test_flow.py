@@ -3,6 +3,8 @@
 
 """The flow equals recorded results, and chunk by chunk equals one shot under the same mask."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -41,9 +43,8 @@ def test_estimator_equals_recorded(flow, data, name, chunked, padded):
     valid = data["dit.mask_padded"][:, 0].bool() if padded else None
     estimator = flow.decoder.estimator
     with torch.no_grad():
-        out = estimator(
-            x, cond, mu, data["dit.spks"], estimator.modulations(data["dit.t"]), mask, valid
-        )
+        conditions = estimator.conditions(cond, mu, data["dit.spks"])
+        out = estimator(x, conditions, estimator.modulations(data["dit.t"]), mask, valid)
     expected = data[f"dit.{name}.out"].transpose(1, 2)
     if valid is not None:
         out, expected = out[valid], expected[valid]
@@ -68,7 +69,8 @@ def test_layers_of_the_estimator_equal_recorded(data):
     estimator.proj_out.register_forward_pre_hook(lambda _, args: normed.append(args[0]))
     x, cond, mu = (data[f"dit.{key}"].transpose(1, 2) for key in ("x", "cond", "mu"))
     with torch.no_grad():
-        estimator(x, cond, mu, data["dit.spks"], estimator.modulations(data["dit.t"]))
+        conditions = estimator.conditions(cond, mu, data["dit.spks"])
+        estimator(x, conditions, estimator.modulations(data["dit.t"]))
     for name, outputs in {**found, "norm_out": normed}.items():
         close(outputs[0], data[f"dit.full.{name}"], 5e-5)
 
@@ -124,6 +126,13 @@ def test_mel_equals_recorded(flow, data, name):
     close(mel, data[f"{name}.mel"], 1e-4)
 
 
+def next_chunk(flow, state, tokens, speaker, noise):
+    chunk = flow.begin_chunk(state, tokens, speaker, noise)
+    while not flow.solve_step([chunk]):
+        pass
+    return chunk.x.transpose(1, 2)
+
+
 @pytest.mark.parametrize(
     "schedule",
     [RECORDED_MASK, ChunkSchedule(), ChunkSchedule(1, 1.5, 12, 15), ChunkSchedule(4, 3.0, 20, 0)],
@@ -136,8 +145,8 @@ def test_chunks_join_to_one_shot_under_the_same_mask(flow, data, schedule, count
     while start < count:
         stop = min(start + schedule.chunk_tokens(index), count)
         parts.append(
-            flow.next_chunk(
-                state, codes[:, start : stop + 3], speaker, noise[:, :, 2 * start : 2 * stop]
+            next_chunk(
+                flow, state, codes[:, start : stop + 3], speaker, noise[:, :, 2 * start : 2 * stop]
             )
         )
         start, index = stop, index + 1
@@ -152,6 +161,37 @@ def test_with_a_left_limit_the_caches_stop_growing(flow, data):
     for index in range(14):
         codes = data["flow.tokens"][:, 5 * index : 5 * index + 8]
         noise = data["cfm.noise"][:, :, 10 * index : 10 * index + 10]
-        flow.next_chunk(state, codes, speaker, noise)
-        sizes.append(sum(layer.key.numel() for step in state.steps for layer in step.layers))
+        next_chunk(flow, state, codes, speaker, noise)
+        sizes.append(state.cache.keys_values.numel())
     assert sizes[0] < sizes[4] and set(sizes[4:]) == {sizes[4]}
+
+
+@pytest.mark.parametrize("cfg_scale", [0.7, 0.0])
+def test_chunks_solved_together_equal_those_solved_alone(data, cfg_scale):
+    flow = Flow(replace(TINY, cfg_scale=cfg_scale))
+    flow.load_state_dict(load_file(GOLDEN / "flow_tiny.safetensors"))
+    flow.freeze()
+    schedule, counts = ChunkSchedule(5, 1.0, 5, 12), (6, 1, 4)
+
+    def inputs(reply, index):
+        start = 7 * reply + 5 * index
+        noise = data["cfm.noise"][:, :, 10 * index : 10 * index + 10]
+        return data["flow.tokens"][:, start : start + 8], speakers[reply], noise
+
+    speakers = [flow.speaker(data["flow.embedding"] * sign) for sign in (1, -1, 0.5)]
+    alone = []
+    for reply, count in enumerate(counts):
+        state = flow.new_state(schedule)
+        alone.append([next_chunk(flow, state, *inputs(reply, index)) for index in range(count)])
+    states = [flow.new_state(schedule) for _ in counts]
+    for reply, state in enumerate(states):  # replies of different lengths meet in their last chunk
+        for index in range(counts[reply] - 1):
+            next_chunk(flow, state, *inputs(reply, index))
+    chunks = [
+        flow.begin_chunk(state, *inputs(reply, counts[reply] - 1))
+        for reply, state in enumerate(states)
+    ]
+    while not flow.solve_step(chunks):
+        pass
+    for chunk, expected in zip(chunks, alone, strict=True):
+        close(chunk.x.transpose(1, 2), expected[-1], 1e-5)

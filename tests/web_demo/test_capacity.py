@@ -10,9 +10,18 @@ import pytest
 
 from tests.helpers.server_process import started
 from tests.helpers.web_clients import Page, running, scripted
-from web_demo.server import context
-from web_demo.server.capacity import MAX_SESSIONS, measure_real_time_factor, sessions_for
+from web_demo.server import capacity
+from web_demo.server.capacity import MAX_SESSIONS, measure_capacity, measure_real_time_factor
 from web_demo.server.engine import Engine
+
+
+def measured(monkeypatch, factor):
+    """Let so many sessions at once have this real-time factor."""
+
+    async def measure(engine, sessions=1):
+        return factor(sessions)
+
+    monkeypatch.setattr(capacity, "measure_real_time_factor", measure)
 
 
 @pytest.mark.parametrize(
@@ -20,16 +29,27 @@ from web_demo.server.engine import Engine
     [(3.0, 1), (1.0, 1), (0.66, 1), (0.45, 2), (0.44, 2), (0.3, 3), (0.1, 9), (0.001, 64),
      (None, 4)],
 )  # fmt: skip
-def test_all_that_are_admitted_can_be_answered_in_real_time(factor, sessions):
-    assert sessions_for(factor) == sessions
+def test_all_that_are_admitted_can_be_answered_in_real_time(factor, sessions, monkeypatch):
+    measured(monkeypatch, lambda count: None if factor is None else count * factor)
+    assert asyncio.run(measure_capacity(None)) == (sessions, factor)
     if factor is not None and sessions > 1:
         assert sessions * factor <= 1
+
+
+@pytest.mark.parametrize(("by_sessions", "sessions"), [
+    ({1: 0.4, 2: 0.5, 4: 0.7, 8: 1.1}, 6),
+    ({1: 0.46, 2: 0.59, 4: 0.8, 8: 1.6}, 4),
+    ({1: 0.2, 2: 0.95}, 1),
+])  # fmt: skip
+def test_sessions_that_share_their_steps_are_measured_together(by_sessions, sessions, monkeypatch):
+    measured(monkeypatch, by_sessions.__getitem__)
+    assert asyncio.run(measure_capacity(None)) == (sessions, by_sessions[1])
 
 
 def test_the_real_models_are_measured(models):
     async def run():
         engine = Engine(models)
-        factor = await measure_real_time_factor(engine)
+        factor = await measure_real_time_factor(engine, 2)
         jobs = engine.jobs
         await engine.close()
         return factor, jobs
@@ -49,15 +69,8 @@ def test_models_that_only_write_or_say_nothing_are_not_measured(models):
     assert asyncio.run(run(scripted(models, lambda question: iter(["Hello."])))) is None
 
 
-def measured(monkeypatch, factor):
-    async def measure(engine):
-        return factor
-
-    monkeypatch.setattr(context, "measure_real_time_factor", measure)
-
-
 def test_who_is_more_than_the_machine_carries_waits(models, monkeypatch):
-    measured(monkeypatch, 0.4)
+    measured(monkeypatch, lambda count: 0.4 * count)
 
     async def converse(server):
         async with Page(server) as one, Page(server) as two:
@@ -75,7 +88,7 @@ def test_who_is_more_than_the_machine_carries_waits(models, monkeypatch):
 
 
 def test_max_sessions_overrides_the_measurement(models, monkeypatch):
-    measured(monkeypatch, 2.0)
+    measured(monkeypatch, lambda count: 2.0 * count)
     with running(models, max_sessions=7) as server:
         server.call(server.context.measure())
         assert server.context.lobby.max_sessions == 7

@@ -574,7 +574,12 @@ def test_a_failing_detokenizer_ends_the_turn_and_the_model_s_work(models, monkey
     script = partial(endless, made)
 
     class Failing:
-        def push(self, codes):
+        due = True
+
+        def add(self, tokens):
+            pass
+
+        def next_chunk(self):
             raise RuntimeError("no memory for audio")
 
     async def converse(server):

@@ -7,20 +7,23 @@ import asyncio
 import threading
 import time
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.events import ReplyDone, TextDelta
 from funaudiochat.sampling import Sampling
 from tests.helpers.web_clients import TIMEOUT_S, until
 from web_demo.server import engine as engines
-from web_demo.server.engine import QUEUE_EVENTS, Engine
+from web_demo.server.engine import QUEUE_EVENTS, Engine, Job
 
 
 @asynccontextmanager
-async def engine():
-    found = Engine(None)
+async def engine(models=None):
+    found = Engine(models)
     try:
         yield found
     finally:
@@ -256,6 +259,93 @@ def test_who_has_nothing_to_hear_goes_first_then_whose_audio_runs_out_first():
     assert ends == order
 
 
+@dataclass
+class Piece:
+    """A chunk of a reply that takes ten solver steps."""
+
+    name: str
+    frames: int
+    left: int = 10
+
+    @property
+    def shape(self):
+        return self.frames, self.left
+
+
+class Voice:
+    """The audio of a reply that has one chunk."""
+
+    def __init__(self, name, frames, order):
+        self.name, self.frames, self.order, self.due = name, frames, order, True
+
+    def next_chunk(self):
+        self.due = False
+        return Piece(self.name, self.frames)
+
+    def complete(self, piece):
+        assert piece.left == 0
+        self.order.append(f"{self.name}!")
+        return torch.zeros(960)
+
+
+class Solver:
+    """Notes whose chunks each solver step is taken for; waits after the third."""
+
+    def __init__(self, order):
+        self.order, self.reached, self.go = order, threading.Event(), threading.Event()
+
+    def solve_step(self, pieces):
+        self.order.append("".join(piece.name for piece in pieces))
+        for piece in pieces:
+            piece.left -= 1
+        if len(self.order) == 3:
+            self.reached.set()
+            self.go.wait(TIMEOUT_S)
+        return pieces[0].left == 0
+
+
+def test_who_has_nothing_to_hear_waits_for_one_solver_step_of_a_long_chunk():
+    """Chunks of one length are solved together; one of another length is not held up by them."""
+    order = []
+    solver = Solver(order)
+
+    async def listen(found, name, frames, lead_s=None):
+        job = Job(0, lambda: None)
+        if lead_s is not None:
+            job.add_lead(lead_s)
+        return [audio async for audio in found._audio(job, Voice(name, frames, order))]
+
+    async def run():
+        async with engine(SimpleNamespace(detokenizer=solver)) as found:
+            long = asyncio.create_task(listen(found, "L", 100, 60.0))
+            await asyncio.to_thread(solver.reached.wait, TIMEOUT_S)
+            late = asyncio.create_task(listen(found, "c", 14, 30.0))
+            soon = [asyncio.create_task(listen(found, name, 14)) for name in "ab"]
+            await until(lambda: len(found._detokenizer_calls) == 3)
+            solver.go.set()
+            for audio in await asyncio.gather(long, late, *soon):
+                assert len(audio) == 1
+
+    asyncio.run(run())
+    assert order == [*["L"] * 3, *["ab"] * 10, "a!", "b!", *["c"] * 10, "c!", *["L"] * 7, "L!"]
+
+
+def test_an_error_of_the_detokenizer_ends_the_replies_in_the_call():
+    class Broken:
+        def solve_step(self, pieces):
+            raise RuntimeError("no memory")
+
+    async def run():
+        async with engine(SimpleNamespace(detokenizer=Broken())) as found:
+            job = Job(0, lambda: None)
+            with pytest.raises(RuntimeError, match="no memory"):
+                async for _ in found._audio(job, Voice("a", 14, [])):
+                    pass
+            assert await found.detokenize(job, len, "next") == 4 and found.alive
+
+    asyncio.run(run())
+
+
 ASKED = (
     ("What is the capital of France?", True, Sampling(greedy=True, max_new_tokens=16)),
     ("Count to ten.", True, Sampling(seed=3, temperature=1.5, max_new_tokens=20)),
@@ -343,6 +433,25 @@ def test_sessions_are_stepped_together_and_each_gets_its_own_reply(models, sizes
 
     asyncio.run(run())
     assert max(sizes) >= len(asked) and len(wanted) == len(set(map(str, wanted)))
+
+
+def test_who_has_plenty_to_hear_is_left_out_while_others_have_nothing(models, sizes):
+    wanted = [plain(begin(models, *each)) for each in ASKED[:2]]
+    sizes.clear()
+
+    async def run():
+        async with engine() as found:
+            async with held(found):
+                ample, urgent = (
+                    found.submit(lambda e=each: begin(models, *e)) for each in ASKED[:2]
+                )
+                ample.add_lead(3600)
+                await until(lambda: len(found._ring) == 2)
+            assert await take_all(urgent) == wanted[1]
+            assert await take_all(ample) == wanted[0]
+
+    asyncio.run(run())
+    assert set(sizes) == {1}
 
 
 def test_what_fails_in_a_step_ends_one_reply_of_those_in_it(models, sizes, monkeypatch):

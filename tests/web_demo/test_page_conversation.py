@@ -4,6 +4,7 @@
 """What the page in Chromium shows, plays and saves of a conversation whose answers are known."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -137,11 +138,25 @@ NOTE_DETECTION = """{
 class Hum:
     """A voice that costs no time, so that a loaded machine too has a second of audio ahead."""
 
-    def push(self, codes):
-        return torch.from_numpy(tone(len(codes) / 25))
+    def __init__(self):
+        self.pending = 0
 
-    def finish(self):
-        return torch.zeros(0)
+    @property
+    def due(self):
+        return self.pending > 0
+
+    def add(self, tokens):
+        self.pending += len(tokens)
+
+    def next_chunk(self):
+        count, self.pending = self.pending, 0
+        return SimpleNamespace(count=count, shape=(count, 0))
+
+    def complete(self, chunk):
+        return torch.from_numpy(tone(chunk.count / 25))
+
+    def end(self):
+        pass
 
 
 def test_a_voice_silences_the_reply_within_250_ms_of_its_detection(
@@ -149,6 +164,7 @@ def test_a_voice_silences_the_reply_within_250_ms_of_its_detection(
 ):
     """From the moment the page is told that the user speaks, by the audio clock."""
     monkeypatch.setattr(Models, "detokenizer_stream", lambda self, name: Hum())
+    monkeypatch.setattr(type(models.detokenizer), "solve_step", lambda self, chunks: True)
     said = recordings.question(recordings.MICROPHONE_HZ)
     microphone = recordings.microphone(tmp_path / "said.wav", said, silence_s=3)
     late_s: list[float] = []

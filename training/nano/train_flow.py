@@ -75,10 +75,12 @@ def regression(flow: Flow, batch: TokenBatch, speakers: Tensor) -> Tensor:
     valid = torch.arange(length) < batch.counts[:, None]
     mu, _ = flow.condition(batch.tokens, None, length, valid)
     empty = torch.zeros_like(mu)
-    modulations = flow.decoder.estimator.modulations(torch.zeros(1))
-    frames = valid.repeat_interleave(2, dim=1)
-    return flow.decoder.estimator(
-        empty, empty, mu, flow.speaker(speakers), modulations, valid=frames
+    estimator = flow.decoder.estimator
+    return estimator(
+        empty,
+        estimator.conditions(empty, mu, flow.speaker(speakers)),
+        estimator.modulations(torch.zeros(1)),
+        valid=valid.repeat_interleave(2, dim=1),
     )
 
 

@@ -6,11 +6,7 @@
 import logging
 
 from web_demo.server import vad
-from web_demo.server.capacity import (
-    UNMEASURED_SESSIONS,
-    measure_real_time_factor,
-    sessions_for,
-)
+from web_demo.server.capacity import UNMEASURED_SESSIONS, measure_capacity
 from web_demo.server.engine import Engine, Models
 from web_demo.server.lobby import Lobby
 from web_demo.server.metrics import Metrics
@@ -56,11 +52,11 @@ class ServerContext:
         if self.options.max_sessions is not None:
             return
         try:
-            factor = await measure_real_time_factor(self.engine)
+            sessions, factor = await measure_capacity(self.engine)
         except Exception:
             logger.exception("the models failed on the test question")
             return
-        self.lobby.max_sessions = sessions_for(factor)
+        self.lobby.max_sessions = sessions
         measured = "not measured" if factor is None else f"measured {factor:.2f}"
         logger.info(
             "real-time factor %s: %d sessions at once (--max-sessions overrides this)",

@@ -6,9 +6,11 @@
 A :class:`Job` is one reply: the events of a :class:`~funaudiochat.voice_chat.VoiceChat`, generated
 in three threads. The first thread runs a job's prompt and its first step, so that a long question
 delays nobody; the second takes all later steps, one for all jobs together; the third runs the
-detokenizer, for the job whose audio runs out first. A job joins the others after its first step. It
-is left out of a step while its reader is behind, and leaves them when it ends or is cancelled;
-events of a cancelled job are dropped.
+detokenizer, for the job whose audio runs out first and for all whose chunks have the same length.
+It changes jobs between two of the flow's solver steps, so that a long chunk delays nobody who
+has nothing to hear yet. A job joins the others after its first step. It is left out of a step while
+its reader is behind or, if another job has no output yet, while its own lasts for a while; it
+leaves them when it ends or is cancelled. Events of a cancelled job are dropped.
 
 Replies whose steps cannot be taken together are generated event by event: jobs without any output
 yet go first, in turn; then the job whose audio or text runs out first. Those that a remote server
@@ -20,9 +22,10 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,7 +35,7 @@ from torch import Tensor
 from funaudiochat.capabilities import Capabilities, load_capabilities
 from funaudiochat.constants import OUTPUT_RATE_HZ
 from funaudiochat.conversation import Conversation
-from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer, DetokenizerStream
+from funaudiochat.cosyvoice3.detokenizer import Chunk, CosyVoice3Detokenizer, DetokenizerStream
 from funaudiochat.cosyvoice3.voices import (
     DEFAULT_VOICE,
     choose_voice,
@@ -51,6 +54,7 @@ QUEUE_EVENTS = 64  # per job: about twelve seconds of speech
 REMOTE_JOBS = 64  # stepped at the same time when a remote server computes the replies
 STEP_TIMEOUT_S = 300.0  # of one call with its wait for others: long prompts on slow machines
 CLOSE_TIMEOUT_S = 5.0
+AMPLE_LEAD_S = 1.0  # who has this much to hear can wait for those who have nothing
 STEP_S = 0.2  # written text is read about as fast as spoken text is heard
 T = TypeVar("T")
 
@@ -178,6 +182,11 @@ class Job:
             return math.inf
         return -math.inf if self._runs_out_at is None else self._runs_out_at
 
+    @property
+    def ample(self) -> bool:
+        """Whether its output lasts for a while."""
+        return self.urgency > time.monotonic() + AMPLE_LEAD_S
+
     def add_lead(self, seconds: float) -> None:
         """Note that output for this many more seconds of listening or reading was generated."""
         now = time.monotonic()
@@ -205,6 +214,22 @@ class Job:
         return event
 
 
+@dataclass(eq=False)
+class _DetokenizerCall:
+    """A call that waits for the detokenizer: a function, or a chunk to be solved."""
+
+    job: Job
+    result: asyncio.Future[Any]
+    function: Callable[[], Any] | None = None
+    chunk: Chunk | None = None
+
+    def joins(self, other: "_DetokenizerCall") -> bool:
+        """Whether both are chunks that are solved together."""
+        if self.chunk is None or other.chunk is None:
+            return False
+        return self.chunk.shape == other.chunk.shape
+
+
 class Engine:
     """Runs jobs in its threads; see the module's docstring.
 
@@ -221,12 +246,13 @@ class Engine:
         self._prompts = ThreadPoolExecutor(at_once, "prompts")
         self._steps = ThreadPoolExecutor(at_once, "steps")
         self._detokenizer = ThreadPoolExecutor(1, "detokenizer")
-        self._detokenizer_busy = False
-        self._detokenizer_waiting: list[tuple[Job, asyncio.Future[None]]] = []
+        self._detokenizer_calls: list[_DetokenizerCall] = []
+        self._detokenizer_due = asyncio.Event()
         self._starting: set[asyncio.Task[None]] = set()
         self._calls: set[Future[Any]] = set()
         self._hung: set[Future[Any]] = set()
         self._tasks = [asyncio.create_task(self._run(), name="engine") for _ in range(at_once)]
+        self._tasks.append(asyncio.create_task(self._run_detokenizer(), name="detokenizer"))
 
     @property
     def alive(self) -> bool:
@@ -258,30 +284,63 @@ class Engine:
 
     async def detokenize(self, job: Job, function: Callable[..., T], *args: Any) -> T:
         """Run one call of the detokenizer for a job; the most urgent job goes first."""
-        if self._detokenizer_busy:
-            granted = asyncio.get_running_loop().create_future()
-            self._detokenizer_waiting.append((job, granted))
-            try:
-                await granted
-            except asyncio.CancelledError:
-                if granted.done() and not granted.cancelled():
-                    self._release_detokenizer()
-                raise
-        self._detokenizer_busy = True
-        try:
-            return await self._timed([job], self._detokenizer, function, *args)
-        finally:
-            self._release_detokenizer()
+        return await self._call_detokenizer(job, function=partial(function, *args))
 
-    def _release_detokenizer(self) -> None:
-        """Pass the detokenizer on to the most urgent job that waits for it."""
-        waiting = [entry for entry in self._detokenizer_waiting if not entry[1].done()]
-        self._detokenizer_busy = bool(waiting)
-        if waiting:
-            first = min(waiting, key=lambda entry: entry[0].urgency)
-            waiting.remove(first)
-            first[1].set_result(None)
-        self._detokenizer_waiting = waiting
+    async def _call_detokenizer(self, job: Job, **what: Any) -> Any:
+        call = _DetokenizerCall(job, asyncio.get_running_loop().create_future(), **what)
+        self._detokenizer_calls.append(call)
+        self._detokenizer_due.set()
+        return await call.result
+
+    async def _audio(self, job: Job, stream: DetokenizerStream) -> AsyncIterator[AudioChunk]:
+        """Yield the audio of the chunks that are due."""
+        while stream.due:
+            chunk = await self.detokenize(job, stream.next_chunk)
+            await self._call_detokenizer(job, chunk=chunk)
+            audio = await self.detokenize(job, stream.complete, chunk)
+            if len(audio):
+                job.add_lead(len(audio) / OUTPUT_RATE_HZ)
+                yield AudioChunk(audio.numpy())
+
+    async def _run_detokenizer(self) -> None:
+        while True:
+            calls = [call for call in self._detokenizer_calls if not call.result.done()]
+            self._detokenizer_calls = calls
+            if not calls:
+                self._detokenizer_due.clear()
+                await self._detokenizer_due.wait()
+                continue
+            first = min(calls, key=lambda call: call.job.urgency)
+            batch = [call for call in calls if call is first or call.joins(first)]
+            for call in batch:
+                calls.remove(call)
+            jobs = [call.job for call in batch]
+            run = first.function or partial(self._solve, batch)
+            try:
+                result = await self._timed(jobs, self._detokenizer, run)
+            except Exception as error:
+                for call in batch:
+                    if not call.result.done():
+                        call.result.set_exception(error)
+                continue
+            if first.chunk is not None and not result:
+                self._detokenizer_calls += batch
+                continue
+            for call in batch:
+                if not call.result.done():
+                    call.result.set_result(result)
+            await asyncio.sleep(0)  # lets their jobs add the next call before one is chosen
+
+    def _solve(self, batch: Sequence[_DetokenizerCall]) -> bool:
+        """Solve chunks until another call is more urgent; return whether they are mel."""
+        assert self.models.detokenizer is not None
+        chunks = [call.chunk for call in batch if call.chunk is not None]
+        while not self.models.detokenizer.solve_step(chunks):
+            first = min(call.job.urgency for call in batch)
+            for other in list(self._detokenizer_calls):
+                if other.job.urgency < first or other.joins(batch[0]):
+                    return False
+        return True
 
     async def events(
         self, job: Job, speech: bool, voice: str | None = None
@@ -306,14 +365,13 @@ class Engine:
                 job.add_lead(STEP_S)
             yield event
             if isinstance(event, SpeechTokens) and stream is not None:
-                audio = await self.detokenize(job, stream.push, event.spoken)
-                if len(audio):
-                    job.add_lead(len(audio) / OUTPUT_RATE_HZ)
-                    yield AudioChunk(audio.numpy())
+                stream.add(event.spoken)
+                async for audio in self._audio(job, stream):
+                    yield audio
         if stream is not None:
-            audio = await self.detokenize(job, stream.finish)
-            if len(audio):
-                yield AudioChunk(audio.numpy())
+            stream.end()
+            async for audio in self._audio(job, stream):
+                yield audio
         if done is not None:
             yield done
 
@@ -383,6 +441,7 @@ class Engine:
                     (job, events)
                     for job, events in ready
                     if isinstance(events, SteppedEvents)
+                    and (job.cancelled or not job.ample or first[0].urgency > -math.inf)
                     and (job.cancelled or job.urgency < math.inf or first[0].urgency == math.inf)
                 ]
             for entry in entries:
