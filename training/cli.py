@@ -165,6 +165,10 @@ def make_pairs(
     judge: Annotated[
         str, typer.Option(help="Who hears the answers: whisper (English), or none.")
     ] = "whisper",
+    judge_model: Annotated[
+        str | None,
+        typer.Option(help="Model that rates the answers: MODEL[@URL] of an OpenAI-compatible API."),
+    ] = None,
     kinds: Annotated[
         str, typer.Option(help="Kinds of questions to ask, separated by commas.")
     ] = "robustness,instruction,understanding,empathy",
@@ -188,10 +192,13 @@ def make_pairs(
     hear = pairs.whisper_judge() if judge == "whisper" else None
     if hear is not None and tts_path is None:
         raise FunAudioChatError("a judge hears audio: give the detokenizer with --tts-path")
+    rater = pairs.judge_model_of(judge_model, asked) if judge_model is not None else None
     options = pairs.PairOptions(samples, margin, least, temperature, top_p, max_new_tokens, seed)
     chat = VoiceChat.from_pretrained(model_path, tts_path if hear else None, device)
-    maker = pairs.PairMaker(chat, hear, options, out.with_name(out.name + ".audio"))
+    maker = pairs.PairMaker(chat, hear, options, out.with_name(out.name + ".audio"), rater)
     settings = {"model": str(model_path.resolve()), "judge": judge}
+    if judge_model is not None:
+        settings["judge_model"] = judge_model
     made, count = pairs.make_pairs(maker, asked, out, settings)
     console.print(
         f"{made} pairs of {count} questions: {out}; the answers of the others were too alike, not "
