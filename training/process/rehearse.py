@@ -3,11 +3,12 @@
 
 """Let a model answer questions, as rows that keep these answers while it learns others.
 
-    python process/rehearse.py data/nano_questions.jsonl --model-path MODEL --out data/rehearsal.jsonl
+    python process/rehearse.py QUESTIONS.jsonl --model-path MODEL --out data/rehearsal.jsonl
 
-Reads typed questions in the form of those of ``make-pairs`` (``data/README.md``). The rows have the model's own spoken answers, text and speech
-tokens; trained on beside new rows, they keep the model from forgetting. An answer that does not end
-by itself, or whose text is longer than its speech, is left out.
+Reads typed questions in the form of those of ``make-pairs`` (``data/README.md``). The rows have the
+model's own spoken answers, text and speech tokens; trained on beside new rows, they keep the model
+from forgetting. An answer that does not end by itself, or whose text is longer than its speech, is
+left out.
 """
 
 import argparse
