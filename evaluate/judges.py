@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import threading
 import time
@@ -27,7 +26,8 @@ from evaluate.scoring_tools import AUDIO_JUDGE, JUDGE, OPEN_JUDGE, JudgeTask
 from evaluate.verdict import Answer, NotScored
 from funaudiochat.audio import load_audio_and_rate
 from funaudiochat.chat_protocol import audio_part
-from funaudiochat.errors import FunAudioChatError
+from funaudiochat.errors import FunAudioChatError, ServerError
+from funaudiochat.judge_client import JudgeClient, NoJudgeReply
 
 PROMPTS = Path(__file__).parent / "judge_prompts"
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -53,10 +53,8 @@ PAPER_JUDGES = {
     AUDIO_JUDGE: "gemini-2.5-pro-preview-06-05",
     OPEN_JUDGE: "Qwen2.5-7B-Instruct",
 }
-_TRIES_AFTER_ERRORS = 6
 _SEVERAL_TEMPERATURE = 0.5
 _PAUSE_BEFORE_RETRY_S = 5.0
-_TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -93,10 +91,6 @@ def parse_judge(text: str) -> JudgeSpec:
         f"--judge {text!r} must be openai:MODEL, openai:MODEL@URL or file:REPLIES.jsonl, "
         f"optionally preceded by NAME= with one of {', '.join(map(repr, PAPER_JUDGES))}"
     )
-
-
-class NoJudgeReply(Exception):  # noqa: N818 - the reason why one item has no verdict
-    """Signal that a judge returned no reply for one item."""
 
 
 class PromptFiles:
@@ -203,7 +197,7 @@ class RecordedJudge:
 
 
 class OpenAIJudge:
-    """A model behind an OpenAI-compatible chat API, with cache, back-off and rate limit.
+    """A model behind an OpenAI-compatible chat API, with a cache of its replies.
 
     Args:
         spec: the judge. Its API key is ``JUDGE_API_KEY``, ``AUDIO_JUDGE_API_KEY`` or
@@ -219,43 +213,13 @@ class OpenAIJudge:
     def __init__(
         self, spec: JudgeSpec, cache: Path, per_minute: float | None = None, concurrent: int = 8
     ) -> None:
-        try:
-            import openai
-        except ModuleNotFoundError as error:
-            raise FunAudioChatError(
-                "a judge model needs the package openai: pip install 'funaudiochat[eval]'"
-            ) from error
-        self._errors = openai
-        # A judge on another server has a key of its own: OpenAI's key must not be sent there.
-        key = os.environ.get(f"{spec.who.upper().replace(' ', '_')}_API_KEY")
-        if spec.url is not None:
-            key = key or "none"
-        # The limit applies to all requests sent, including retries by the client.
-        client = openai.DefaultHttpxClient(event_hooks={"request": [lambda request: self._wait()]})
-        try:
-            self._client = openai.OpenAI(
-                api_key=key,
-                base_url=spec.url,
-                max_retries=_TRIES_AFTER_ERRORS,
-                timeout=_TIMEOUT_S,
-                http_client=client,
-            )
-        except openai.OpenAIError as error:
-            raise FunAudioChatError(f"cannot set up the judge: {error}") from error
+        variable = f"{spec.who.upper().replace(' ', '_')}_API_KEY"
+        self._client = JudgeClient(spec.name, spec.url, variable, per_minute)
         self.model, self.concurrent = spec.name, concurrent
         self.answering_models: set[str] = set()
         self._cache_path = cache
         self._cache = {row["key"]: row for row in json_rows(cache) if "key" in row}
-        self._pause_s = 60 / per_minute if per_minute else 0.0
-        self._next_s = 0.0
         self._lock = threading.Lock()
-
-    def _wait(self) -> None:
-        with self._lock:
-            now = time.monotonic()
-            start = max(now, self._next_s)
-            self._next_s = start + self._pause_s
-        time.sleep(max(0.0, start - now))
 
     def ask(self, answer: Answer, task: JudgeTask, sample: int, request: dict[str, Any]) -> str:
         """Return the cached reply, or request one.
@@ -279,28 +243,18 @@ class OpenAIJudge:
         if sample and task.tries > 1:
             time.sleep(_PAUSE_BEFORE_RETRY_S)
         try:
-            reply = self._client.chat.completions.create(**request)
-        except self._errors.APITimeoutError as error:
-            raise NoJudgeReply("the judge did not answer in time") from error
-        except (
-            self._errors.APIConnectionError,
-            self._errors.AuthenticationError,
-            self._errors.NotFoundError,
-        ) as error:
-            raise NotScored(f"the judge {self.model} is unreachable: {error}") from error
-        except (self._errors.OpenAIError, ValueError) as error:
-            raise NoJudgeReply(f"the judge refused: {str(error)[:200]}") from error
-        if not getattr(reply, "choices", None):
-            raise NoJudgeReply("the judge gave no reply")
+            reply, model = self._client.reply(request)
+        except ServerError as error:
+            raise NotScored(str(error)) from error
         row = {
             "key": key,
-            "model": reply.model,
+            "model": model,
             "benchmark": answer.benchmark,
             "subset": answer.subset,
             "id": answer.id,
             "metric": task.metric,
             "sample": sample,
-            "reply": reply.choices[0].message.content or "",
+            "reply": reply,
         }
         with self._lock, appending(self._cache_path, wait=True) as journal:
             journal.append([row])

@@ -3,6 +3,7 @@
 
 """The commands ``funaudiochat train``, ``init`` and ``merge``."""
 
+import logging
 import subprocess
 import sys
 from pathlib import Path
@@ -165,6 +166,10 @@ def make_pairs(
     judge: Annotated[
         str, typer.Option(help="Who hears the answers: whisper (English), or none.")
     ] = "whisper",
+    judge_model: Annotated[
+        str | None,
+        typer.Option(help="Model that rates the answers: MODEL[@URL] of an OpenAI-compatible API."),
+    ] = None,
     kinds: Annotated[
         str, typer.Option(help="Kinds of questions to ask, separated by commas.")
     ] = "robustness,instruction,understanding,empathy",
@@ -188,16 +193,71 @@ def make_pairs(
     hear = pairs.whisper_judge() if judge == "whisper" else None
     if hear is not None and tts_path is None:
         raise FunAudioChatError("a judge hears audio: give the detokenizer with --tts-path")
+    rater = pairs.judge_model_of(judge_model, asked) if judge_model is not None else None
     options = pairs.PairOptions(samples, margin, least, temperature, top_p, max_new_tokens, seed)
     chat = VoiceChat.from_pretrained(model_path, tts_path if hear else None, device)
-    maker = pairs.PairMaker(chat, hear, options, out.with_name(out.name + ".audio"))
+    maker = pairs.PairMaker(chat, hear, options, out.with_name(out.name + ".audio"), rater)
     settings = {"model": str(model_path.resolve()), "judge": judge}
+    if judge_model is not None:
+        settings["judge_model"] = judge_model
     made, count = pairs.make_pairs(maker, asked, out, settings)
     console.print(
         f"{made} pairs of {count} questions: {out}; the answers of the others were too alike, not "
         "good enough, or did not end",
         markup=False,
     )
+
+
+@train_app.command("flow")
+def flow(
+    rows: Annotated[Path, typer.Argument(help="JSONL of rows with recorded answers.")],
+    voice: Annotated[str, typer.Option(help="Name of the new voice.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
+    tts_path: Annotated[Path, typer.Option(help="Folder of the detokenizer to start from.")],
+    steps: Annotated[int, typer.Option(min=1, help="Updates, of about 600 speech tokens.")] = 600,
+    rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 3e-4,
+    seed: Annotated[int, typer.Option(help="Seed of batches and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+) -> None:
+    """Teach the flow of a detokenizer a new voice; writes a folder for --tts-path."""
+    from funaudiochat.device import resolve_device
+    from training.train_flow import train_flow
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    errors = train_flow(rows, tts_path, voice, out, steps, rate, seed, resolve_device(device))
+    console.print(
+        f"mean mel error on held-out recordings: {errors['before']:.3f} before, "
+        f"{errors['after']:.3f} after: {out}",
+        markup=False,
+    )
+
+
+@train_app.command("measure-voice")
+def measure_voice(
+    questions: Annotated[Path, typer.Argument(help="JSONL of questions, as for make-pairs.")],
+    recordings: Annotated[Path, typer.Option(help="JSONL of recordings: audio, text.")],
+    model_path: Annotated[Path, typer.Option(help="Folder of the model that answers.")],
+    tts_path: Annotated[Path, typer.Option(help="Folder of the detokenizer.")],
+    voice: Annotated[str | None, typer.Option(help="Voice of the detokenizer.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1 or mps.")] = "auto",
+) -> None:
+    """Measure a model's spoken answers beside recordings of the wanted voice (English)."""
+    from funaudiochat.voice_chat import VoiceChat
+    from training import make_pairs as pairs
+    from training.measure_speech import answer_scores, read_recordings, voice_scores
+
+    asked = pairs.read_questions(questions, list(pairs.KINDS))
+    wanted, judge = read_recordings(recordings), pairs.whisper_judge()
+    chat = VoiceChat.from_pretrained(model_path, tts_path, device, voice=voice)
+    columns = {
+        "recordings": voice_scores(wanted, wanted, judge),
+        "answers": answer_scores(chat, asked, wanted, judge),
+    }
+    console.print(f"{'':24}{'recordings':>12}{'answers':>12}", markup=False)
+    for name in columns["answers"]:
+        values = (columns[side].get(name) for side in columns)
+        cells = (f"{'' if value is None else f'{value:.2f}':>12}" for value in values)
+        console.print(f"{name:24}{''.join(cells)}", markup=False)
 
 
 @commands.command("init")

@@ -6,6 +6,8 @@
 import json
 from pathlib import Path
 
+from torch import nn
+
 from funaudiochat.errors import CheckpointError, FunAudioChatError
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
@@ -34,8 +36,28 @@ def base_of(adapter: Path) -> Path:
     raise CheckpointError(f"{adapter} was trained on {named}, which is not there; give --base")
 
 
+def _adapts_output_matrix(adapter: Path) -> bool:
+    """Tell whether the language model's output matrix is among the adapter's targets."""
+    try:
+        targets = json.loads((adapter / "adapter_config.json").read_text())["target_modules"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False  # loading the adapter says what is wrong
+    return bool({"lm_head", "language_model.lm_head"} & set(targets))
+
+
+def _untie_output_matrix(model: FunAudioChatForConditionalGeneration) -> None:
+    """Store the output matrix of text beside the embedding that it is tied to."""
+    head = model.language_model.lm_head
+    head.weight = nn.Parameter(head.weight.detach().clone())
+    model.config.text_config.tie_word_embeddings = False
+    del model.all_tied_weights_keys["language_model.lm_head.weight"]
+
+
 def merge_lora(adapter: Path, out: Path, base: Path | None = None) -> Path:
     """Write a whole checkpoint folder: the base with the adapter in its weights.
+
+    An adapter of the output matrix of text leaves the embedding as it is: where both are tied in
+    the base, the folder stores them separately.
 
     Args:
         adapter: output folder of a run with ``finetuning_type: lora``.
@@ -57,6 +79,8 @@ def merge_lora(adapter: Path, out: Path, base: Path | None = None) -> Path:
     if out.resolve() in (adapter.resolve(), base.resolve()):
         raise CheckpointError(f"{out} would be written over; give another --out")
     model = FunAudioChatForConditionalGeneration.from_pretrained(base)
+    if model.config.text_config.tie_word_embeddings and _adapts_output_matrix(adapter):
+        _untie_output_matrix(model)
     try:
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload(safe_merge=True)
     except (OSError, ValueError, RuntimeError) as error:

@@ -10,7 +10,8 @@ become a pair if they differ enough. A score is the mean of the parts of its kin
 - ``heard``: 1 if the judge hears a right answer, else 0;
 - ``clear``: 1 less the word error rate of what the judge hears against the text, at least 0;
 - ``manner``: the share of the question's wishes (speaking rate, length) that are fulfilled;
-- ``warmth``: 1 if the text has a word of ``warm`` and none of ``cold``, else 0.
+- ``warmth``: 1 if the text has a word of ``warm`` and none of ``cold``, else 0;
+- ``rating``: what a judge model gives, 1 to 10, brought to 0 to 1.
 
 Parts that a question or the judge does not provide are left out. Questions and pairs are described
 in ``training/data/README.md``.
@@ -20,6 +21,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -38,6 +40,7 @@ from funaudiochat.constants import (
     TOKEN_FPS,
 )
 from funaudiochat.errors import FunAudioChatError
+from funaudiochat.judge_client import JudgeClient, NoJudgeReply
 from funaudiochat.plain_text import encode_text
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
@@ -50,11 +53,28 @@ logger = logging.getLogger(__name__)
 
 # The parts that decide for each kind of question.
 KINDS = {
-    "robustness": ("text", "heard", "clear"),
-    "instruction": ("text", "heard", "clear", "manner"),
-    "understanding": ("text", "heard"),
-    "empathy": ("warmth", "clear"),
+    "robustness": ("text", "heard", "clear", "rating"),
+    "instruction": ("text", "heard", "clear", "manner", "rating"),
+    "understanding": ("text", "heard", "rating"),
+    "empathy": ("warmth", "clear", "rating"),
 }
+# What a judge model rates in answers of each kind.
+_RULES = {
+    "robustness": "whether it answers the question correctly and clearly, although the question "
+    "was recorded in noise",
+    "instruction": "whether it follows the instruction in content, length and manner",
+    "understanding": "whether it answers the question correctly",
+    "empathy": "whether it recognises the speaker's feelings and responds to them warmly",
+}
+_RATING_PROMPT = """Rate the reply of a voice assistant from 1 to 10. What counts is {rule}.
+
+What was said to the assistant: {question}
+{reference}The assistant's reply{medium}: {reply}
+
+Give the reason in one short sentence, then the rating in exactly this form: [[rating]]"""
+_RATING = re.compile(r"\[\[\s*(\d+(?:\.\d+)?)\s*\]\]")
+_LOWEST_RATING, _HIGHEST_RATING = 1, 10
+_RATING_TOKENS = 200
 # Words per second and words that count as these wishes.
 _WISHES: dict[str, Callable[[float, int], bool]] = {
     "slow": lambda rate, words: rate <= 2.0,
@@ -79,6 +99,7 @@ class Question:
         warm, cold: words that show, or spoil, empathy.
         system: system prompt; "" for the one the checkpoints were trained with.
         speech: whether the answers are spoken.
+        transcript: the words of the audio, for a judge model.
     """
 
     id: str
@@ -91,6 +112,7 @@ class Question:
     cold: tuple[str, ...] = ()
     system: str = ""
     speech: bool = True
+    transcript: str = ""
 
 
 @dataclass
@@ -102,7 +124,10 @@ class Answer:
         tokens: its speech tokens; empty for a written answer.
         heard: what the judge understood; None without a judge.
         scores: the parts that decide, each from 0 to 1.
-        usable: whether it ended by itself, and its text fits its speech.
+        usable: whether it ended by itself, its text fits its speech, and the judge model, if there
+            is one, has rated it.
+        rating: what the judge model gave, 1 to 10; None without one.
+        opinion: the judge model's whole reply.
     """
 
     text: str
@@ -110,6 +135,8 @@ class Answer:
     heard: str | None = None
     scores: dict[str, float] = field(default_factory=dict)
     usable: bool = True
+    rating: float | None = None
+    opinion: str = ""
 
     @property
     def score(self) -> float:
@@ -186,6 +213,9 @@ def _question(row: Any, number: int, folder: Path) -> Question:
     )
     if question.kind not in KINDS:
         raise ValueError(f"kind is {question.kind!r}; there are {', '.join(KINDS)}")
+    for name in ("text", "transcript", "system"):
+        if not isinstance(getattr(question, name), str):
+            raise ValueError(f"{name} is not text")
     if not question.audio and not question.text:
         raise ValueError("has neither audio nor text")
     if set(question.wishes) - _WISHES.keys():
@@ -231,6 +261,9 @@ def score_answer(question: Question, answer: Answer) -> dict[str, float]:
     if question.warm:
         cold = bool(question.cold) and holds(answer.text, question.cold)
         parts["warmth"] = float(holds(answer.text, question.warm) and not cold)
+    if answer.rating is not None:
+        span = _HIGHEST_RATING - _LOWEST_RATING
+        parts["rating"] = (answer.rating - _LOWEST_RATING) / span
     return {name: round(parts[name], 3) for name in KINDS[question.kind] if name in parts}
 
 
@@ -260,6 +293,43 @@ def disturb(waveform: np.ndarray, background: np.ndarray | None, rng: Random) ->
     return Scene.draw(rng).record(waveform, INPUT_RATE_HZ)
 
 
+def rate(client: JudgeClient, question: Question, answer: Answer) -> None:
+    """Let a judge model rate an answer as it was heard, else as it was written.
+
+    An answer without a rating is not usable: its score would lack a part that others have.
+
+    Raises:
+        ServerError: the judge model is unreachable.
+    """
+    said = "\n".join(part for part in (question.transcript, question.text) if part)
+    reference = f"A right answer contains: {' or '.join(question.answers)}\n"
+    prompt = _RATING_PROMPT.format(
+        rule=_RULES[question.kind],
+        question=said,
+        reference=reference if question.answers else "",
+        medium=", as a listener understood it" if answer.heard is not None else "",
+        reply=(answer.text if answer.heard is None else answer.heard) or "(nothing)",
+    )
+    request = {
+        "model": client.model,
+        "messages": [{"role": "user", "content": prompt}],
+        "temperature": 0.0,
+        "max_tokens": _RATING_TOKENS,
+    }
+    try:
+        answer.opinion, _ = client.reply(request)
+    except NoJudgeReply as reason:
+        answer.opinion = str(reason)
+    found = _RATING.findall(answer.opinion)
+    if found and _LOWEST_RATING <= float(found[-1]) <= _HIGHEST_RATING:
+        answer.rating = float(found[-1])
+    else:
+        answer.usable = False
+        logger.warning(
+            "question %s: no rating in the judge model's reply %r", question.id, answer.opinion
+        )
+
+
 class PairMaker:
     """Samples, scores and pairs the answers of a model.
 
@@ -268,12 +338,19 @@ class PairMaker:
         judge: transcribes (waveform [samples], rate in Hz); None scores text alone.
         options: how answers are sampled and chosen.
         noise: folder for disturbed questions.
+        judge_model: rates the answers; None for no ratings.
     """
 
     def __init__(
-        self, chat: VoiceChat, judge: Judge | None, options: PairOptions, noise: Path
+        self,
+        chat: VoiceChat,
+        judge: Judge | None,
+        options: PairOptions,
+        noise: Path,
+        judge_model: JudgeClient | None = None,
     ) -> None:
         self.chat, self.judge, self.options, self.noise = chat, judge, options, noise
+        self.judge_model = judge_model
 
     def answers(self, question: Question, others: list[str]) -> tuple[str | None, list[Answer]]:
         """Sample and score the answers of a question.
@@ -329,6 +406,8 @@ class PairMaker:
                 answer.heard = ""
                 if reply.audio is not None and len(reply.audio):
                     answer.heard = self.judge(reply.audio, reply.sample_rate_hz)
+        if self.judge_model is not None and answer.usable:
+            rate(self.judge_model, question, answer)
         answer.scores = score_answer(question, answer)
         return answer
 
@@ -369,7 +448,8 @@ def _reason(answer: Answer) -> str:
     """Say what the score of an answer is made of."""
     parts = ", ".join(f"{name} {value:g}" for name, value in answer.scores.items())
     heard = "" if answer.heard is None else f"; heard {answer.heard!r}"
-    return f"{parts}{heard}"
+    opinion = f"; judge model {answer.opinion!r}" if answer.opinion else ""
+    return f"{parts}{heard}{opinion}"
 
 
 def make_pairs(
@@ -449,6 +529,25 @@ def _records(journal: Path) -> Iterator[dict[str, Any]]:
                 f"{journal}, line {number} is damaged ({error}); delete the line, or the file"
             ) from error
         yield record
+
+
+def judge_model_of(spec: str, questions: list[Question]) -> JudgeClient:
+    """Return the judge model that ``MODEL`` or ``MODEL@URL`` names.
+
+    Raises:
+        FunAudioChatError: the name is empty, ``openai`` or an API key is missing, or a spoken
+            question has no transcript for the judge to read.
+    """
+    model, _, url = spec.partition("@")
+    if not model:
+        raise FunAudioChatError(f"--judge-model {spec!r} must be MODEL or MODEL@URL")
+    silent = next((q for q in questions if q.audio and not q.transcript), None)
+    if silent is not None:
+        raise FunAudioChatError(
+            f"question {silent.id!r} is spoken and has no transcript, which a judge model reads; "
+            "add the field transcript"
+        )
+    return JudgeClient(model, url or None)
 
 
 def whisper_judge() -> Judge:

@@ -34,7 +34,8 @@ def test_files_and_data_sets_that_a_config_names_are_there(path):
     if "deepspeed" in config:
         json.loads((TRAINING / config["deepspeed"]).read_text())
     known = json.loads((TRAINING / "data" / "dataset_info.json").read_text())
-    assert known[config["dataset"]].get("ranking", False) == (config["stage"] == "dpo")
+    for name in config["dataset"].split(","):
+        assert known[name].get("ranking", False) == (config["stage"] == "dpo")
 
 
 def test_the_default_config_takes_rows_as_the_originals_does_and_check_data_counts_so():

@@ -118,6 +118,27 @@ def test_the_table_counts_values_that_are_stored_in_four_bits():
     assert "4-bit" in training_table(model)[2]
 
 
+def test_an_adapter_of_the_tied_output_matrix_spares_the_embedding(sources, tmp_path):
+    out = train_here(
+        sources["data"], NANO_MODEL, tmp_path / "out", finetuning_type="lora", lora_rank=4,
+        lora_target="q_proj,language_model.lm_head", train_parts=["shared_llm"], max_steps=2,
+        per_device_train_batch_size=2, learning_rate=1e-2,
+    )  # fmt: skip
+    merge_lora(out, tmp_path / "merged")
+    head, embedding = "language_model.lm_head.weight", "language_model.model.embed_tokens.weight"
+    base = load_file(NANO_MODEL / "model.safetensors")
+    assert head not in base
+    merged = FunAudioChatForConditionalGeneration.from_pretrained(tmp_path / "merged")
+    weights = dict(merged.named_parameters(remove_duplicate=False))
+    assert torch.equal(weights[embedding].half(), base[embedding])
+    moved = load_file(out / "adapter_model.safetensors")
+    prefix = "base_model.model.language_model.lm_head.lora_"
+    delta = moved[f"{prefix}B.weight"] @ moved[f"{prefix}A.weight"]
+    scaled = 2 * delta  # lora_alpha is twice the rank
+    change = weights[head].float() - base[embedding].float()
+    assert scaled.any() and torch.allclose(change, scaled, atol=2e-3)
+
+
 @pytest.mark.slow
 def test_ten_spoken_answers_are_learned_by_adapters_on_nano_text_and_tokens(tmp_path):
     spoken_answers.write_data(tmp_path / "data")

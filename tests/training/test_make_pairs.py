@@ -10,9 +10,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from funaudiochat.errors import FunAudioChatError
+from funaudiochat.errors import FunAudioChatError, ServerError
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.voice_chat import VoiceChat
+from tests.helpers.chat_server import Server
 from tests.helpers.commands import CLI
 from tests.helpers.commands import run as run_command
 from tests.helpers.pairs import write_wav
@@ -26,8 +27,10 @@ from training.make_pairs import (
     PairOptions,
     Question,
     disturb,
+    judge_model_of,
     make_pairs,
     pair_of,
+    rate,
     read_questions,
     score_answer,
 )
@@ -107,6 +110,7 @@ def test_the_best_and_the_worst_answer_that_ended_become_a_pair():
         ({"kind": "empathy", "text": "a", "mood": "b"}, "unknown fields ['mood']"),
         ({"kind": "empathy", "text": "a", "speech": False}, "nothing that tells"),
         ({"kind": "empathy", "text": "a", "id": "1"}, "comes twice"),
+        ({"kind": "empathy", "text": "a", "transcript": 1}, "transcript is not text"),
         ({"text": "a"}, "kind"),
     ],
 )
@@ -202,6 +206,80 @@ def test_pairs_of_the_tiny_model_pass_the_check_and_resume(maker, questions, fol
     journal.write_bytes(b"{}\n" + written)
     with pytest.raises(FunAudioChatError, match="line 1 is damaged"):
         make_pairs(maker, questions, out, settings)
+
+
+@pytest.fixture
+def judge_model(monkeypatch):
+    """Start a stand-in of a judge model's server, which gives one reply after the other."""
+    pytest.importorskip("openai")
+    monkeypatch.setenv("JUDGE_API_KEY", "key")
+    replies: list = []
+    server = Server(lambda request: replies.pop(0))
+    client = judge_model_of(f"judge@{server.url}", [])
+    yield client, replies, server
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_judge_model_rates_what_was_heard_by_the_rule_of_the_kind(judge_model, caplog):
+    client, replies, server = judge_model
+    question = Question(
+        "7", "empathy", audio="a.wav", transcript="I lost my job.", answers=("sorry",)
+    )
+    replies += ["Warm. [[10]]", "Curt, [[2]] at first, in all [[ 5.5 ]]"]
+    answers = [Answer("I am sorry.", [1], "I am sorry"), Answer("So what?")]
+    for answer in answers:
+        rate(client, question, answer)
+        answer.scores = score_answer(question, answer)
+    assert answers[0].scores == {"clear": 1, "rating": 1} and answers[1].scores == {"rating": 0.5}
+    asked = [request["messages"][0]["content"] for request in server.requests]
+    assert "feelings" in asked[0] and "I lost my job." in asked[0] and "sorry" in asked[0]
+    assert "as a listener understood it: I am sorry\n" in asked[0]
+    assert "reply: So what?\n" in asked[1] and server.keys == {"Bearer key"}
+    row = pair_of(question, "a.wav", answers, PairOptions())
+    assert row["chosen_reason"].endswith("rating 1; heard 'I am sorry'; judge model 'Warm. [[10]]'")
+    # Damaged replies: no rating, ratings off the scale, no choices, a refusal.
+    for reply in ("Very good.", "[[11]]", "[[0]]", "[[-3]]", "", None, 400):
+        replies.append(reply)
+        answer = Answer("Yes.")
+        rate(client, question, answer)
+        assert answer.rating is None and not answer.usable
+        assert "rating" not in score_answer(question, answer)
+    assert caplog.text.count("question 7: no rating") == 7 and "refused on purpose" in caplog.text
+    replies.append(401)
+    with pytest.raises(ServerError, match="judge is unreachable"):
+        rate(client, question, Answer("Yes."))
+
+
+def test_pairs_are_resumed_after_the_judge_model_was_away(maker, tmp_path, judge_model):
+    client, replies, server = judge_model
+    path = write_questions(
+        tmp_path,
+        *({"kind": "understanding", "text": text, "speech": False, "answers": ["left"]}
+          for text in ("Which way?", "Where?")),
+    )  # fmt: skip
+    questions, out = read_questions(path, list(KINDS)), tmp_path / "pairs.jsonl"
+    maker = PairMaker(maker.chat, None, OPTIONS, tmp_path / "noise", client)
+    replies += ["[[9]]", "[[1]]", "no", "[[5]]", 404]
+    with pytest.raises(ServerError):
+        make_pairs(maker, questions, out, {})
+    assert not out.exists()
+    replies += ["[[3]]"] * 4
+    assert make_pairs(maker, questions, out, {}) == (1, 2) and len(server.requests) == 9
+    (row,) = map(json.loads, out.read_text().splitlines())
+    assert (row["chosen_score"], row["rejected_score"]) == (0.945, 0.5)
+
+
+def test_a_judge_model_needs_words_and_a_name(questions, monkeypatch):
+    pytest.importorskip("openai")
+    with pytest.raises(FunAudioChatError, match=r"question '1' is spoken and has no transcript"):
+        judge_model_of("judge@http://127.0.0.1:9/v1", questions)
+    with pytest.raises(FunAudioChatError, match=r"must be MODEL or MODEL@URL"):
+        judge_model_of("@http://127.0.0.1:9/v1", [])
+    for name in ("JUDGE_API_KEY", "OPENAI_API_KEY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(FunAudioChatError, match="cannot set up the judge"):
+        judge_model_of("judge", [])
 
 
 @needs_llamafactory
