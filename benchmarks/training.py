@@ -5,8 +5,9 @@
 
 Needs `make train-setup`. Two threads, float32, AdamW. First the plugin: tokens per second of
 loading, collating and stepping against the same steps on batches made beforehand. Then group size
-5 against 1: a step on equal seconds of audio, models otherwise the same. `--batches 1 --pairs 1`
-makes a short run.
+5 against 1: a step on equal seconds of audio, models otherwise the same. Last, preference training:
+a step of DPO on the rows of one of fine-tuning, half of them chosen and half rejected. `--batches 1
+--pairs 1` makes a short run.
 """
 
 import contextlib
@@ -203,6 +204,36 @@ def group_sizes(report: Report, pairs: int) -> None:
     report.add("group size 5 over 1 (paper: about half the GPU hours)", taken.share, "")
 
 
+def preference_step(model: Any, start: Any, optimizer: Any, batch: dict[str, torch.Tensor]) -> None:
+    """Take one step of DPO, text and speech weighed equally, with its frozen start."""
+
+    def log_probs(by: Any) -> torch.Tensor:
+        output = by(**batch, row_log_probs=True, use_cache=False)
+        return output.text_log_probs + output.speech_log_probs
+
+    with torch.no_grad():
+        before = log_probs(start)
+    chosen, rejected = (log_probs(model) - before).chunk(2)
+    (-torch.nn.functional.logsigmoid(0.1 * (chosen - rejected))).mean().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+
+def preference(report: Report, pairs: int) -> None:
+    """Add tokens per second of fine-tuning and of DPO on the same rows."""
+    model, start, batch = training_model(5), training_model(5).eval(), spoken_batch(5)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-6)
+    steps = (
+        partial(preference_step, model, start, optimizer, batch),
+        partial(train_step, model, optimizer, batch),
+    )
+    taken = ratio(*(partial(seconds_of, step) for step in steps), pairs)
+    tokens = int(batch["attention_mask"].sum())
+    report.add("fine-tuning", tokens / taken.second_s, "tokens/s")
+    report.add("DPO on the same rows", tokens / taken.first_s, "tokens/s")
+    report.add("a step of DPO over one of fine-tuning", taken.share, "")
+
+
 def main() -> None:
     parser = command_line(__doc__.splitlines()[0])
     parser.add_argument("--batches", type=int, default=8)
@@ -214,6 +245,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         plugin_overhead(report, Path(folder), args.batches)
     group_sizes(report, args.pairs)
+    preference(report, args.pairs)
     report.show(args.style)
 
 

@@ -348,7 +348,7 @@ class DetokenizerStream:
         )
 
     def _decode_chunks(self) -> Tensor:
-        parts = [torch.zeros(0)]
+        parts = [torch.zeros(0, dtype=torch.float32)]  # whatever the default dtype is
         while self.due:
             chunk = self.next_chunk()
             while not self._detokenizer.solve_step([chunk]):
