@@ -139,12 +139,18 @@ class RealtimeUser:
         return time.monotonic()
 
     async def event(self, kind: str) -> list[float]:
-        """Wait for an event of this type -> when each audio delta before it came, then itself."""
+        """Wait for an event of this type -> when each audio delta before it came, then itself.
+
+        Raises:
+            RuntimeError: the server reports an error, or the response ends without the event.
+        """
         arrivals = []
         while True:
             event = json.loads((await self._socket.receive()).data)
             if event["type"] == "error":
                 raise RuntimeError(event["error"]["message"])
+            if event["type"] == "response.done" != kind:
+                raise RuntimeError("an answer had no audio; give --steps or another model")
             if event["type"] in (kind, "response.output_audio.delta"):
                 arrivals.append(time.monotonic())
             if event["type"] == kind:
