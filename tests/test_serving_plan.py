@@ -24,6 +24,10 @@ def plan(gib: int, tensor: int = 1, pipeline: int = 1):
     return plan_serving(FunAudioChatConfig.from_pretrained(CONFIG_8B), gib * GIB, tensor, pipeline)
 
 
+def spaced(count: int) -> str:
+    return f"{count:,}".replace(",", " ")
+
+
 def memory_table() -> str:
     rows = [
         "| tensor × pipeline | weights on each GPU | a position "
@@ -32,7 +36,7 @@ def memory_table() -> str:
     ]
     for tensor, pipeline in ((1, 1), (2, 1), (4, 1), (4, 2)):
         plans = [plan(gib, tensor, pipeline) for gib in (24, 40, 80)]
-        fits = " | ".join(f"{p.positions:,}".replace(",", " ") for p in plans)
+        fits = " | ".join(spaced(p.positions) for p in plans)
         rows.append(
             f"| {tensor} × {pipeline} | {plans[0].weights / GIB:.1f} GiB "
             f"| {plans[0].position // 1024} KiB | {fits} |"
@@ -61,9 +65,7 @@ def card_table() -> str:
     ]
     for weights, name in (("bf16", "None"), ("int8", '"int8"'), ("int4", '"int4"')):
         plans = [own(gib, weights) for gib in CARDS]
-        fits = " | ".join(
-            f"{p.positions:,}".replace(",", " ") if p.positions else "-" for p in plans
-        )
+        fits = " | ".join(spaced(p.positions) if p.positions else "-" for p in plans)
         rows.append(
             f"| `{name}` | {plans[0].weights / GIB:.1f} GiB | {plans[0].position // 1024} KiB "
             f"| {fits} |"

@@ -7,7 +7,6 @@ The schema is described in ``training/data/README.md``.
 """
 
 import json
-import re
 import warnings
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -26,6 +25,7 @@ from funaudiochat.constants import (
 )
 from funaudiochat.errors import AudioError, FunAudioChatError
 from funaudiochat.plain_text import encode_text
+from training.speech_tokens import SPELLED_TOKEN
 
 DELAY_CODES = 10
 # Other tools round to a token at either end of an audio.
@@ -34,7 +34,6 @@ TOLERATED_TOKENS = 2
 TOLERATED_CODES = TOLERATED_TOKENS + GROUP_SIZE - 1
 # What the template writes where a row has no system prompt, as the original does.
 DEFAULT_SYSTEM = "You are a helpful assistant."
-_CODE = re.compile(r"\[AU(\d+)\]")
 _ROLES = (("user",), ("assistant",))
 # Rows of pairs may hold results and calls of tools, by the names of LLaMA-Factory.
 _PAIR_ROLES = (("user", "observation"), ("assistant", "function_call"))
@@ -292,7 +291,7 @@ class DataChecker:
             )
             return 0, {"token": wanted}
         spelled = token.removeprefix(delay)
-        codes = [int(code) for code in _CODE.findall(spelled)]
+        codes = [int(code) for code in SPELLED_TOKEN.findall(spelled)]
         self.summary.answer_seconds.append(len(codes) / TOKEN_FPS)
         self.summary.partial_groups += bool((DELAY_CODES + len(codes)) % GROUP_SIZE)
         problems = {}
@@ -305,7 +304,7 @@ class DataChecker:
                     f"has {len(codes)} speech tokens for {seconds:.2f} s, which make "
                     f"{int(seconds * TOKEN_FPS)}: audio and speech tokens do not match"
                 )
-        rest, most = _CODE.sub("", spelled), max(codes, default=0)
+        rest, most = SPELLED_TOKEN.sub("", spelled), max(codes, default=0)
         if rest or not codes:
             problems["token"] = f"must hold [AU0000] and so on, and holds {rest[:40]!r}"
         elif most >= CODEBOOK_SIZE:

@@ -45,6 +45,7 @@ from funaudiochat.plain_text import encode_text
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
 from training.check_data import DELAY_CODES
+from training.jsonl import read_lines
 from training.nano.rooms import Scene
 from training.nano.words import normalized_words
 from training.speech_tokens import spelled_answer
@@ -174,12 +175,8 @@ def read_questions(path: Path, kinds: list[str]) -> list[Question]:
     unknown = set(kinds) - KINDS.keys()
     if unknown:
         raise FunAudioChatError(f"unknown kinds {sorted(unknown)}; there are {', '.join(KINDS)}")
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FunAudioChatError(f"{path} cannot be read as UTF-8 text: {error}") from error
     questions, seen = [], set()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:

@@ -16,6 +16,7 @@ from funaudiochat.constants import OUTPUT_RATE_HZ
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.sampling import Sampling
 from funaudiochat.voice_chat import VoiceChat
+from training.jsonl import read_lines
 from training.make_pairs import Judge, Question, holds
 from training.nano.words import normalized_words
 from training.speech_measures import (
@@ -37,12 +38,8 @@ def read_recordings(path: Path) -> list[Speech]:
     Raises:
         FunAudioChatError: the file, a line or a recording cannot be read, or there are under two.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FunAudioChatError(f"{path} cannot be read: {error}") from error
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         try:
             fields = json.loads(line)
             waveform = load_audio(path.parent / fields["audio"], OUTPUT_RATE_HZ)
@@ -80,18 +77,15 @@ def voice_scores(speech: list[Speech], reference: list[Speech], judge: Judge) ->
         speaking_rate(text, waveform, OUTPUT_RATE_HZ) for text, waveform in audible
     )
     if reference and speaker_encoder_available():
-        centre = [speaker_embedding(waveform, OUTPUT_RATE_HZ) for _, waveform in reference]
+        voice = {id(w): speaker_embedding(w, OUTPUT_RATE_HZ) for _, w in reference}
+        audible_voices = {
+            id(w): voice[id(w)] if id(w) in voice else speaker_embedding(w, OUTPUT_RATE_HZ)
+            for _, w in audible
+            if w.any()
+        }
         scores["speaker_similarity"] = _mean(
-            similarity(
-                speaker_embedding(waveform, OUTPUT_RATE_HZ),
-                [
-                    c
-                    for c, (_, other) in zip(centre, reference, strict=True)
-                    if other is not waveform
-                ],
-            )
-            for _, waveform in audible
-            if waveform.any()
+            similarity(own, [other for key, other in voice.items() if key != waveform])
+            for waveform, own in audible_voices.items()
         )
     return scores
 

@@ -7,12 +7,14 @@ In a partial last group the missing tokens have no label and the refined head he
 which never happens when it answers: it does not learn where speech ends.
 """
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from funaudiochat.constants import AUDIO_BOS_TOKEN, GROUP_SIZE, INPUT_RATE_HZ
 
+SPELLED_TOKEN = re.compile(r"\[AU(\d+)\]")
 _TOKEN_SAMPLES = 640
 _FRAME_SAMPLES = 160
 # An end this far below the loudest 10 ms (40 dB) is silence; so is what 16 bits cannot hold.

@@ -9,7 +9,6 @@ detokenizer's folder holds to be used.
 
 import json
 import logging
-import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +20,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from funaudiochat.audio import load_audio
-from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ
+from funaudiochat.constants import INPUT_RATE_HZ, OUTPUT_RATE_HZ, TOKEN_FPS
 from funaudiochat.cosyvoice3 import checkpoint, speech_tokenizer
 from funaudiochat.cosyvoice3.config import FlowConfig
 from funaudiochat.cosyvoice3.flow import Flow
@@ -34,13 +33,14 @@ from funaudiochat.cosyvoice3.voices import (
     speaker_vector,
 )
 from funaudiochat.errors import FunAudioChatError
-from training.nano.answers import MEL_MEAN, MEL_SCALE
+from training.jsonl import read_lines
+from training.nano.answers import normalize_mel
 from training.nano.features import vocoder_mel
+from training.speech_tokens import SPELLED_TOKEN
 
 logger = logging.getLogger(__name__)
 
-_TOKEN_SAMPLES = OUTPUT_RATE_HZ // 25
-_SPOKEN = re.compile(r"\[AU(\d+)\]")
+_TOKEN_SAMPLES = OUTPUT_RATE_HZ // TOKEN_FPS
 _BATCH_TOKENS = 600
 _HELD_OUT_EVERY, _MOST_HELD_OUT = 20, 10
 _PROMPTS = 20  # recordings whose speaker vectors are averaged
@@ -66,15 +66,11 @@ def read_rows(rows: Path) -> list[tuple[Path, list[int]]]:
     Raises:
         FunAudioChatError: the file or a row cannot be read, or none has a recorded answer.
     """
-    try:
-        lines = rows.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FunAudioChatError(f"{rows} cannot be read: {error}") from error
     found = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(rows), 1):
         try:
             entries = [json.loads(entry) for entry in json.loads(line)["audio"]]
-            spoken = [(e.get("path"), _SPOKEN.findall(e.get("token") or "")) for e in entries]
+            spoken = [(e.get("path"), SPELLED_TOKEN.findall(e.get("token") or "")) for e in entries]
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise FunAudioChatError(
                 f"{rows}, row {number} is damaged ({error!r}); make it with data_process.py"
@@ -109,8 +105,7 @@ def _is_normalized(flow: Flow, recording: tuple[Tensor, Tensor], speaker: Tensor
     noise = torch.randn(1, mel.shape[1], len(mel), generator=generator)
     with torch.no_grad():
         made = flow.one_shot(tokens[None], speaker[None], noise)[0].T
-    normalized = (mel - MEL_MEAN) / MEL_SCALE
-    return bool((made.mean() - normalized.mean()).abs() < (made.mean() - mel.mean()).abs())
+    return bool((made.mean() - normalize_mel(mel).mean()).abs() < (made.mean() - mel.mean()).abs())
 
 
 def new_speaker(tts_path: Path, voices: dict[str, Tensor], prompts: list[Path]) -> Tensor:
@@ -200,7 +195,7 @@ def train_flow(
     speaker = new_speaker(tts_path, voices, [path for path, _ in found[:_PROMPTS]])
     pairs = [(torch.tensor(tokens), _log_mel(path, len(tokens))) for path, tokens in found]
     if _is_normalized(flow, pairs[0], next(iter(voices.values()), speaker)):
-        pairs = [(tokens, (mel - MEL_MEAN) / MEL_SCALE) for tokens, mel in pairs]
+        pairs = [(tokens, normalize_mel(mel)) for tokens, mel in pairs]
     recordings = [Recording(tokens.to(device), mel.to(device)) for tokens, mel in pairs]
     held_out = recordings[1::_HELD_OUT_EVERY][:_MOST_HELD_OUT]
     kept = {id(recording) for recording in held_out}

@@ -29,6 +29,7 @@ from funaudiochat.sampling import Sampling  # noqa: E402
 from funaudiochat.voice_chat import VoiceChat  # noqa: E402
 from training.check_data import DELAY_CODES  # noqa: E402
 from training.make_pairs import KINDS, read_questions  # noqa: E402
+from training.nano.data import write_jsonl  # noqa: E402
 from training.speech_tokens import spelled_answer  # noqa: E402
 
 _MAX_NEW_TOKENS = 150
@@ -36,7 +37,7 @@ _MAX_NEW_TOKENS = 150
 
 def rehearse(chat: VoiceChat, questions: list[str], out: Path) -> int:
     """Write a row for every usable answer; return their number."""
-    lines = []
+    rows = []
     for question in questions:
         chat.reset()
         reply = chat.ask(text=question, sampling=Sampling(seed=0, max_new_tokens=_MAX_NEW_TOKENS))
@@ -52,10 +53,9 @@ def rehearse(chat: VoiceChat, questions: list[str], out: Path) -> int:
             {"role": "assistant", "content": AUDIO_TEMPLATE},
         ]
         row = {"system": DEFAULT_S2M_PROMPT, "messages": turns, "audio": [json.dumps(entry)]}
-        lines.append(json.dumps(row, ensure_ascii=False) + "\n")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(lines), encoding="utf-8")
-    return len(lines)
+        rows.append(row)
+    write_jsonl(out, rows)
+    return len(rows)
 
 
 def main() -> None:

@@ -23,6 +23,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from funaudiochat.audio import save_wav  # noqa: E402
 from funaudiochat.errors import FunAudioChatError  # noqa: E402
+from training.jsonl import read_lines  # noqa: E402
+from training.nano.data import write_jsonl  # noqa: E402
 from training.nano.voices import ANSWER_HZ, available, speak  # noqa: E402
 
 VOICE = "heart"
@@ -38,12 +40,8 @@ def read_texts(path: Path) -> list[dict[str, str]]:
     Raises:
         FunAudioChatError: the file cannot be read or is empty, or a line lacks a text.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise FunAudioChatError(f"{path} cannot be read: {error}") from error
     texts = []
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(read_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -77,8 +75,7 @@ def speak_manifest(texts: list[dict[str, str]], out: Path) -> Path:
         typed = {key: value for key, value in row.items() if key != "question_audio"}
         rows += [row, typed]
     manifest = out / "manifest.jsonl"
-    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    manifest.write_text("".join(lines), encoding="utf-8")
+    write_jsonl(manifest, rows)
     return manifest
 
 

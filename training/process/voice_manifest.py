@@ -12,7 +12,6 @@ is not trained on and serves to measure the result.
 """
 
 import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -34,6 +33,7 @@ from funaudiochat.errors import AudioError, FunAudioChatError  # noqa: E402
 from funaudiochat.plain_text import encode_text  # noqa: E402
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor  # noqa: E402
 from training.check_data import DELAY_CODES  # noqa: E402
+from training.nano.data import write_jsonl  # noqa: E402
 
 REQUEST = "Say: "  # Nano was trained to read aloud what follows
 SUFFIXES = (".wav", ".flac")
@@ -129,8 +129,7 @@ def voice_manifest(recordings: list[tuple[Path, str]], tokenizer: Any, out: Path
             )
         save_wav(out / name, waveform, OUTPUT_RATE_HZ)
     for file, content in (("manifest.jsonl", rows), ("held_out.jsonl", held_out)):
-        lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in content)
-        (out / file).write_text("".join(lines), encoding="utf-8")
+        write_jsonl(out / file, content)
     return out / "manifest.jsonl"
 
 
