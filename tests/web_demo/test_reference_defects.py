@@ -28,7 +28,7 @@ from tests.helpers.web_clients import (
     tone,
     until,
 )
-from web_demo.server import outbox
+from web_demo.server import engine, outbox, turn
 from web_demo.server.server import choose_tts_device
 
 GREEDY = {"greedy": True, "max_new_tokens": 7}
@@ -299,8 +299,13 @@ def test_15_long_input_is_bounded_and_the_user_is_told(watched, asked):
     assert [entry["tokens"] for entry in asked] == [50]
 
 
-def test_15_a_reply_waits_for_a_page_that_does_not_take_it(models):
-    made = []
+def test_15_a_reply_is_made_only_a_little_ahead_of_what_is_sent(models, monkeypatch):
+    monkeypatch.setattr(engine, "QUEUE_EVENTS", 8)
+    monkeypatch.setattr(turn, "QUEUE_CHUNKS", 4)
+    longest_chunk = 50 // 5  # steps in two seconds
+    # Both queues, the chunk that is sent, the one that waits, and the steps of the next one.
+    most = 8 + 1 + (4 + 3) * longest_chunk
+    made, ahead = [], []
 
     def script(question):
         for number in range(2000):
@@ -310,16 +315,16 @@ def test_15_a_reply_waits_for_a_page_that_does_not_take_it(models):
     async def converse(server):
         async with Page(server) as page:
             await page.ask(tone(1))
-            await page.event("first_audio")
-            await until(lambda: len(made) > 100)
-            before = -1
-            while before != len(made):  # until it stands still, but for what plays
-                before = len(made)
-                await asyncio.sleep(0.15)
-            assert len(made) < 500
+
+            def five_seconds():
+                ahead.append(len(made) - len(page.audio_messages()) // 5)
+                return len(page.audio_messages()) > 125
+
+            await page.until(five_seconds)
 
     with running(scripted(models, script)) as server:
         asyncio.run(converse(server))
+    assert 10 < max(ahead) <= most
 
 
 def test_16_nothing_is_kept_unless_told_and_names_never_meet(models, tmp_path, monkeypatch):

@@ -26,7 +26,9 @@ from web_demo.server.settings import Settings
 
 logger = logging.getLogger(__name__)
 
-QUEUE_CHUNKS = 64
+# Chunks and texts that wait to be sent: some six seconds of a reply. More would be wasted when the
+# user interrupts.
+QUEUE_CHUNKS = 32
 MODEL_FAILED = "the model failed on this turn; the conversation continues, please ask again"
 
 
