@@ -7,9 +7,10 @@
     python -m training.nano.new_model --llm models/prealign  # models/begin: text and audio
 
 The first has a byte-level BPE trained on the domain's sentences and prompts, with the special
-tokens of the official tokenizer, and random weights. The second joins the language model of the
-first stages with the mel encoder and the adapter of ``train_encoder``. Both are written below
-``--work``, in the published layout.
+tokens of the official tokenizer, and random weights except for heads that copy text
+(``training.nano.copying``). The second joins the language model of the first stages with the mel
+encoder and the adapter of ``train_encoder``. Both are written below ``--work``, in the published
+layout.
 
 With ``--audio-encoder`` the first uses Whisper's encoder as its mel encoder, and with ``--ears``
 the second uses that encoder as trained by ``train_ears``.
@@ -44,6 +45,7 @@ from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGenerat
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from training.init_model import speech_tokenizer
 from training.nano import train_encoder as encoder
+from training.nano.copying import begin_with_copying
 from training.nano.data import DIALOGUES, WORK, read_jsonl
 from training.nano.domain import Domain
 from training.nano.ears import PACKAGED, Ears, open_whisper
@@ -146,6 +148,7 @@ def new_model(
     audio = whisper_audio(whisper.sizes) if whisper else AUDIO
     config = nano_config(vocab, -(-len(vocab) // 16) * 16, audio)
     model = FunAudioChatForConditionalGeneration(config)
+    begin_with_copying(model.language_model, vocab["<|sil|>"])
     if whisper:
         model.continuous_audio_tower = Ears(whisper, audio["output_dim"]).encoder
     model.generation_config.update(

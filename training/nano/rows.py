@@ -13,7 +13,7 @@ its history, and only the last one is trained on. The rows are written to ``rows
 import argparse
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from random import Random
@@ -56,6 +56,14 @@ LONGEST_SILENCE = round(LONGEST_SILENCE_S * TOKEN_FPS) // GROUP_SIZE
 TYPED_DIALOGUES = 48_000
 # Typed conversations; every complete answer in them is a row with all turns before it.
 TYPED_CONVERSATIONS = 8_000
+# Typed conversations of which every answer is trained in one row; rows of every single answer, with
+# all turns before it, would cost four times as much.
+WHOLE_CONVERSATIONS = 30_000
+# Rows of random words to copy. No pattern of sentences helps to predict them, so that the model has
+# to learn to look the next word up.
+COPIED_ROWS = 20_000
+# Exchanges in a row that joins unrelated ones, and the share of rows that are joined.
+JOINED, JOINED_SHARE = 6, 0.7
 # Further typed dialogues, of which only these intents are kept: arithmetic needs much practice.
 DRILLED_DIALOGUES = 60_000
 DRILLED = (
@@ -65,11 +73,12 @@ DRILLED = (
 )  # fmt: skip
 # Share of the rows of each kind in each stage; rows with a tool prompt are long.
 STAGES = {
+    # ``mask_history: false``: every answer of a row is trained.
     "text": {
-        "text": 0.7, "text_tools": 0.15, "words": 0.9, "words_tools": 0.2,
-        "words_transcribe": 0.15, "say": 0.5, "text_drill": 0.35, "words_drill": 0.45,
-        "text_conversation": 0.25, "words_conversation": 0.35, "text_tools_conversation": 0.1,
-        "words_tools_conversation": 0.15,
+        "text_whole": 0.6, "words_whole": 0.5, "text_tools_whole": 0.5, "words_tools_whole": 0.4,
+        "words_transcribe": 0.3, "say": 0.6, "text_whole_drill": 0.6, "words_whole_drill": 0.5,
+        "text_whole_conversation": 0.4, "words_whole_conversation": 0.4,
+        "text_tools_whole_conversation": 0.6, "words_tools_whole_conversation": 0.5, "copy": 1.0,
     },
     "prealign": {
         "text_talk": 0.3, "words_talk": 0.2, "say_aloud": 1.0, "words": 0.1, "text": 0.05,
@@ -248,6 +257,54 @@ def typed_rows(
             yield "words_transcribe", _transcript_row(paused_words(text, rng), text, [])
 
 
+def whole_rows(record: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Build a row of all turns of a dialogue for each form of typed questions.
+
+    Every answer is to be trained, so a dialogue with an interrupted answer has none.
+
+    Yields:
+        kind and row: ``text_whole`` and ``words_whole`` (:func:`paused_words`), or
+        ``text_tools_whole`` and ``words_tools_whole``.
+    """
+    if any(message.get("cut") for message in record["messages"]):
+        return
+    rng = Random(f"whole/{record['id']}")
+    forms: dict[str, Callable[[str], str]] = {"text": str, "words": partial(paused_words, rng=rng)}
+    for kind, question in forms.items():
+        *_, (turns, message, tools) = _turns_before_answers(record, question)
+        messages = [*turns, _turn("assistant", message["text"])]
+        suffix = "_tools" if tools else ""
+        yield f"{kind}{suffix}_whole", _row(tools or DEFAULT_S2T_PROMPT, messages, [])
+
+
+def copied_rows(vocabulary: Sequence[str], count: int) -> Iterator[dict[str, Any]]:
+    """Build rows that ask to repeat or to transcribe random words."""
+    rng = Random("copied")
+    for _ in range(count):
+        text = " ".join(rng.choice(vocabulary) for _ in range(rng.randint(3, 16)))
+        text = f"{text[0].upper()}{text[1:]}."
+        if rng.random() < 0.5:
+            messages = [_turn("user", SAY + text), _turn("assistant", text)]
+            yield _row(DEFAULT_S2T_PROMPT, messages, [])
+        else:
+            yield _transcript_row(paused_words(text, rng), text, [])
+
+
+def joined(rows: Iterable[dict[str, Any]], rng: Random) -> list[dict[str, Any]]:
+    """Join most rows of one exchange without tools to conversations of unrelated exchanges.
+
+    They share the prompt, and the model learns that a question need not continue the one before.
+    """
+    kept, single = [], []
+    for row in rows:
+        alone = len(row["messages"]) > 2 or row["system"] != DEFAULT_S2T_PROMPT
+        (kept if alone or rng.random() >= JOINED_SHARE else single).append(row)
+    for start in range(0, len(single), JOINED):
+        messages = [turn for row in single[start : start + JOINED] for turn in row["messages"]]
+        kept.append(_row(DEFAULT_S2T_PROMPT, messages, []))
+    return kept
+
+
 def heard_rows(
     record: dict[str, Any], speech: dict[str, list[int]], work: Path
 ) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -337,6 +394,8 @@ def make_rows(
     dialogues: int = TYPED_DIALOGUES,
     conversations: int = TYPED_CONVERSATIONS,
     drilled: int = DRILLED_DIALOGUES,
+    whole: int = WHOLE_CONVERSATIONS,
+    copied: int = COPIED_ROWS,
 ) -> None:
     """Write the rows of all stages and the ``dataset_info.json`` that LLaMA-Factory reads.
 
@@ -347,6 +406,8 @@ def make_rows(
         dialogues: number of dialogues to make typed rows from.
         conversations: number of conversations to make typed rows from.
         drilled: number of further dialogues, of which only :data:`DRILLED` intents are used.
+        whole: number of conversations of which every answer is trained in one row.
+        copied: number of rows of random words.
     """
     spoken = read_jsonl(work / "answers.jsonl")
     answers = [r for r in spoken if r["voice"] == VOICE and r["part"] == "train"]
@@ -357,11 +418,18 @@ def make_rows(
         record = domain.dialogue("train", index).as_record()
         if index < dialogues:
             rows.extend(typed_rows(record, speech))
+            rows.extend(whole_rows(record))
         elif record["intent"].partition("+")[0] in DRILLED:
-            rows.extend((f"{kind}_drill", row) for kind, row in typed_rows(record, {}))
-    for index in range(conversations):
+            for kind, row in (*typed_rows(record, {}), *whole_rows(record)):
+                rows.append((f"{kind}_drill", row))
+    for index in range(max(conversations, whole)):
         record = domain.dialogue("conversation", index).as_record()
-        rows.extend((f"{kind}_conversation", row) for kind, row in typed_rows(record, speech))
+        typed = typed_rows(record, speech) if index < conversations else ()
+        for kind, row in (*typed, *(whole_rows(record) if index < whole else ())):
+            rows.append((f"{kind}_conversation", row))
+    vocabulary = sorted({word.strip() for r in answers for word in words(r["text"])})
+    if vocabulary:
+        rows.extend(("copy", row) for row in copied_rows(vocabulary, copied))
     for record in read_jsonl(work / "dialogues" / "train.jsonl"):
         rows.extend(heard_rows(record, speech, work))
     for split in ("conversation", "scrambled"):
@@ -377,6 +445,9 @@ def make_rows(
         rng = Random(stage)
         chosen = [row for kind, row in rows if rng.random() < shares.get(kind, 0)]
         rng.shuffle(chosen)  # so that max_samples takes a random sample
+        if stage == "text":
+            chosen = joined(chosen, rng)
+            rng.shuffle(chosen)
         lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in chosen)
         (folder / f"{stage}.jsonl").write_text("".join(lines), encoding="utf-8")
         info[stage] = {

@@ -37,8 +37,8 @@ stage() {
 # The language model and the ears, each by itself.
 "$python" -m training.nano.rows
 finished new || "$python" -m training.nano.new_model --audio-encoder packaged
-stage text
-stage prealign
+stage text 2
+stage prealign 2
 "$python" -m training.nano.train_ears
 "$python" -m training.nano.train_ears --llm models/text
 finished begin || "$python" -m training.nano.new_model --llm models/prealign \

@@ -6,11 +6,13 @@
 import json
 import re
 from pathlib import Path
+from random import Random
 
 import numpy as np
 import pytest
 import soundfile
 import torch
+from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from funaudiochat.audio import save_wav
 from funaudiochat.audio_encoders import _sinusoids
@@ -20,9 +22,21 @@ from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.tool_calls import parse_tool_calls
 from funaudiochat.voice_chat import VoiceChat
 from training.nano import ablation, train_encoder
+from training.nano.copying import begin_with_copying
 from training.nano.domain import Domain
 from training.nano.new_model import begin, digit_embeddings, new_model
-from training.nano.rows import ears_rows, heard_rows, make_rows, say_rows, typed_rows
+from training.nano.rows import (
+    JOINED,
+    copied_rows,
+    ears_rows,
+    heard_rows,
+    joined,
+    make_rows,
+    say_rows,
+    typed_rows,
+    whole_rows,
+)
+from training.nano.sizes import BACKBONE
 from training.nano.speech import SpeechStore
 from training.nano.tokenizer import digits_of
 from training.nano.train_encoder import BLANKED_BANDS, WIDEST_BAND, EncoderTrainer, blank_bands
@@ -145,7 +159,7 @@ def test_answers_without_tokens_are_not_spoken(work):
 
 
 def test_rows_of_all_stages_leave_out_what_is_held_out(work):
-    make_rows(work, dialogues=5, conversations=5, drilled=40)
+    make_rows(work, dialogues=5, conversations=5, drilled=40, whole=5, copied=5)
     info = json.loads((work / "rows" / "dataset_info.json").read_text())
     text = "".join((work / "rows" / entry["file_name"]).read_text() for entry in info.values())
     assert list(info) == ["text", "prealign", "stage1", "stage2", "ablation"]
@@ -197,9 +211,58 @@ def test_the_ears_speech_is_transcribed_and_orders_call_their_tool(tmp_path):
         assert soundfile.info(entry["path"]).frames == 16000
 
 
+def test_a_whole_row_has_every_answer_of_a_dialogue_and_none_that_was_interrupted():
+    rows = dict(whole_rows(FOLLOW_UP))
+    assert list(rows) == ["text_whole", "words_whole"]
+    assert [m["content"] for m in rows["text_whole"]["messages"]] == [
+        m["text"] for m in FOLLOW_UP["messages"]
+    ]
+    assert dict(whole_rows(TOOL))["text_tools_whole"]["messages"][1]["content"] == CALL
+    cut = {**FOLLOW_UP, "messages": [*FOLLOW_UP["messages"][:3], {**assistant("Tw"), "cut": True}]}
+    assert list(whole_rows(cut)) == []
+
+
+def test_random_words_are_copied_and_unrelated_exchanges_joined():
+    rows = list(copied_rows(["seven", "lakes", "blue", "Rome"], 60))
+    for row in rows:
+        question, answer = (message["content"] for message in row["messages"])
+        asked = re.sub(r"<\|\w+\|>", "", question).removeprefix("Say: ")
+        asked = asked.removesuffix("\nPlease help me transcribe the audio.")
+        assert asked.rstrip(".") == answer.rstrip(".")
+    tools = {**rows[0], "system": "tools"}
+    made = joined([*rows, tools], Random(0))
+    assert tools in made and any(row in made for row in rows)
+    assert max(len(row["messages"]) for row in made) == 2 * JOINED
+    contents = sorted(m["content"] for row in made for m in row["messages"])
+    assert contents == sorted(m["content"] for row in [*rows, tools] for m in row["messages"])
+
+
+def test_an_untrained_backbone_copies_random_words_also_across_pauses():
+    silence = 40
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**BACKBONE, vocab_size=600))
+    generator = torch.Generator().manual_seed(1)
+
+    def copied(pauses: bool) -> float:
+        right = 0
+        for _ in range(20):
+            spoken = (torch.randperm(500, generator=generator)[:10] + 100).tolist()
+            heard = [t for word in spoken for t in (word, *[silence] * pauses)]
+            ids = torch.tensor([[1, 2, *heard, 3, *spoken]])
+            found = model(ids).logits[0].argmax(-1)[-len(spoken) : -1]
+            right += (found == torch.tensor(spoken[1:])).sum().item()
+        return right / 20 / 9
+
+    with torch.no_grad():
+        assert copied(pauses=False) < 0.05
+        begin_with_copying(model, silence)
+        assert copied(pauses=False) > 0.95
+        assert copied(pauses=True) > 0.95
+
+
 def test_sums_are_drilled_in_typed_rows(work):
     def sums(drilled: int) -> int:
-        make_rows(work, dialogues=5, conversations=0, drilled=drilled)
+        make_rows(work, dialogues=5, conversations=0, drilled=drilled, whole=0)
         rows = map(json.loads, (work / "rows" / "stage2.jsonl").open())
         typed = [row["messages"][-1]["content"] for row in rows if not row["audio"]]
         return sum(" plus " in answer or " minus " in answer for answer in typed)
