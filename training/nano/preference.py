@@ -131,7 +131,7 @@ def reference_speech(work: Path) -> list[Speech]:
 
 
 def train(
-    arm: str, seed: int, model: Path, pairs: Path, steps: int, adapter: Path, out: Path
+    arm: str, seed: int, model: Path, pairs: Path, steps: int, rate: float, adapter: Path, out: Path
 ) -> None:
     """Train one arm with one seed; a stopped run resumes from its last checkpoint.
 
@@ -141,12 +141,13 @@ def train(
         model: folder of the model to start from.
         pairs: folder of ``pairs.jsonl``.
         steps: updates, of four pairs each.
+        rate: learning rate.
         adapter: folder of the run.
         out: folder of the trained model.
     """
     settings = {
         "model_name_or_path": model.resolve(), "dataset_dir": pairs.resolve(),
-        "output_dir": adapter.resolve(), "seed": seed, "max_steps": steps,
+        "output_dir": adapter.resolve(), "seed": seed, "max_steps": steps, "learning_rate": rate,
         "save_strategy": "steps", "save_steps": max(1, steps // 4), "save_total_limit": 1,
         **ARMS[arm],
     }  # fmt: skip
@@ -172,8 +173,11 @@ def compare(args: argparse.Namespace, judge: Judge) -> list[dict[str, Any]]:
     """
     folder = args.work / "preference"
     pairs, path = folder / "pairs" / "pairs.jsonl", folder / "results.jsonl"
-    settings = {name: getattr(args, name) for name in ("questions", "samples", "steps", "items")}
-    settings |= {"model": str(args.model.resolve()), "tts": str(args.tts.resolve())}
+    models = {"model": str(args.model.resolve()), "tts": str(args.tts.resolve())}
+    numbers = {
+        name: getattr(args, name) for name in ("questions", "samples", "steps", "rate", "items")
+    }
+    settings = models | numbers
     results = read_jsonl(path)
     if any(result["settings"] != settings for result in results):
         raise FunAudioChatError(
@@ -184,9 +188,12 @@ def compare(args: argparse.Namespace, judge: Judge) -> list[dict[str, Any]]:
     paired = questions_of(args.work, PAIRED, args.questions, known)
     start = VoiceChat.from_pretrained(args.model, args.tts, device="cpu")
     maker = PairMaker(start, judge, PairOptions(samples=args.samples), pairs.with_name("noise"))
-    count, _ = make_pairs(maker, paired, pairs, settings)
+    count, _ = make_pairs(maker, paired, pairs, models)
     if not count:
-        raise FunAudioChatError("the answers are too alike for a pair; ask more --questions")
+        raise FunAudioChatError(
+            "no pair: the answers to each question are too alike, or none is good enough; ask more "
+            "--questions, or questions that the model knows"
+        )
     shutil.copyfile(TRAINING / "data" / "dataset_info.json", pairs.with_name("dataset_info.json"))
     reference = reference_speech(args.work)
     done = {(result["arm"], result["seed"]) for result in results}
@@ -197,7 +204,9 @@ def compare(args: argparse.Namespace, judge: Judge) -> list[dict[str, Any]]:
             chat = start
             if arm != BEFORE:
                 adapter = folder / f"{arm.replace(',', '').replace(' ', '_')}-{seed}"
-                train(arm, seed, args.model, pairs.parent, args.steps, adapter, Path(out))
+                train(
+                    arm, seed, args.model, pairs.parent, args.steps, args.rate, adapter, Path(out)
+                )
                 chat = VoiceChat.from_pretrained(Path(out), args.tts, device="cpu")
             scores = answer_scores(chat, measured, reference, judge)
         result = {"arm": arm, "seed": seed, "pairs": count, "settings": settings, "scores": scores}
@@ -215,10 +224,11 @@ def report(results: list[dict[str, Any]]) -> str:
         f"`python -m training.nano.preference --seeds {seeds}`:"
         f" {results[0]['pairs']} pairs from {settings['samples']} answers to each of"
         f" {settings['questions']} held-out questions; {settings['steps']} steps of four pairs by"
-        f" LoRA. Measured on {settings['items']} other questions, every second one typed: whether"
-        " the text, and what the judge hears, contains the right answer, and the word error rate"
-        " of what it hears against the model's own text. Mean and standard deviation over"
-        f" {seeds} seeds. The module's docstring describes the arms.",
+        f" LoRA, learning rate {settings['rate']:g}. Measured on {settings['items']} other"
+        " questions, every second one typed: whether the text, and what the judge hears, contains"
+        " the right answer, and the word error rate of what it hears against the model's own text."
+        f" Mean and standard deviation over {seeds} seeds. The module's docstring describes the"
+        " arms.",
         "",
         "| arm | " + " | ".join(COLUMNS.values()) + " |",
         "|---" * (len(COLUMNS) + 1) + "|",
@@ -246,6 +256,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--questions", type=int, default=100, help="questions to make pairs of")
     parser.add_argument("--samples", type=int, default=6, help="answers of each question")
     parser.add_argument("--steps", type=int, default=40, help="updates, of four pairs each")
+    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate")
     parser.add_argument("--items", type=int, default=60, help="questions that are measured")
     return parser
 

@@ -95,7 +95,7 @@ def test_questions_of_pairs_are_not_those_that_are_measured(work):
 def test_the_table_has_the_numbers_of_known_answers_and_finished_arms_rest(args, monkeypatch):
     trained = []
 
-    def train(arm, seed, model, pairs, steps, adapter, out):
+    def train(arm, seed, model, pairs, steps, rate, adapter, out):
         assert (pairs / "dataset_info.json").is_file() and steps == 2
         if len(trained) == stop_at:
             raise KeyboardInterrupt
