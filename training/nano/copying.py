@@ -14,7 +14,8 @@ layers begin with it, and training only has to refine it.
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import Qwen3ForCausalLM
 
 # Positions of the previous-token head's rotary pairs, fast enough to tell neighbours apart.
 NEAR_PAIRS = range(4)
@@ -35,7 +36,7 @@ def _orthonormal(rows: int, width: int) -> Tensor:
 
 
 @torch.no_grad()
-def begin_with_copying(model: nn.Module, silence_token: int) -> None:
+def begin_with_copying(model: Qwen3ForCausalLM, silence_token: int) -> None:
     """Initialise a Qwen3 backbone with heads that copy text.
 
     The last dimensions of the residual stream are reserved: half a head's width for the token
@@ -43,7 +44,7 @@ def begin_with_copying(model: nn.Module, silence_token: int) -> None:
     previous-token head does not see it.
 
     Args:
-        model: a ``Qwen3ForCausalLM`` with at least two layers and tied embeddings.
+        model: a backbone with at least two layers and tied embeddings.
         silence_token: token between the words of audio, which is not copied.
     """
     config = model.config
@@ -58,7 +59,7 @@ def begin_with_copying(model: nn.Module, silence_token: int) -> None:
             weight.normal_(std=DEVIATION / math.sqrt(2 * layers))
         else:
             weight.normal_(std=DEVIATION)
-    embeddings = model.get_input_embeddings().weight
+    embeddings = model.model.embed_tokens.weight
     embeddings.normal_(std=width**-0.5)
     embeddings[:, before] = 0.0
     embeddings[:, constant] = math.sqrt(matched / width)
@@ -68,7 +69,7 @@ def begin_with_copying(model: nn.Module, silence_token: int) -> None:
     _induction(model, signature, before, constant)
 
 
-def _previous_token(model: nn.Module, signature: Tensor, before: slice, constant: int) -> None:
+def _previous_token(model: Qwen3ForCausalLM, signature: Tensor, before: slice, constant: int) -> None:
     """Let the first two query heads of layer 0 write the signature of the token before."""
     attention, head = model.model.layers[0].self_attn, model.config.head_dim
     frequencies = model.model.rotary_emb.inv_freq.tolist()
@@ -90,11 +91,11 @@ def _previous_token(model: nn.Module, signature: Tensor, before: slice, constant
     attention.k_norm.weight.fill_(SHARPNESS)
 
 
-def _induction(model: nn.Module, signature: Tensor, before: slice, constant: int) -> None:
+def _induction(model: Qwen3ForCausalLM, signature: Tensor, before: slice, constant: int) -> None:
     """Let one query head for every key-value head of layer 1 copy the token after a match."""
     attention, head = model.model.layers[1].self_attn, model.config.head_dim
-    groups = model.config.num_key_value_heads
-    shared = model.config.num_attention_heads // groups
+    groups = attention.k_proj.out_features // head
+    shared = attention.q_proj.out_features // head // groups
     matched, content = signature.shape
     # The slower half of the rotary pairs hardly turns, so that only the tokens decide.
     slow = [*range(head // 4, head // 2), *range(head // 2 + head // 4, head)]

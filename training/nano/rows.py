@@ -295,7 +295,8 @@ def joined(rows: Iterable[dict[str, Any]], rng: Random) -> list[dict[str, Any]]:
 
     They share the prompt, and the model learns that a question need not continue the one before.
     """
-    kept, single = [], []
+    kept: list[dict[str, Any]] = []
+    single: list[dict[str, Any]] = []
     for row in rows:
         alone = len(row["messages"]) > 2 or row["system"] != DEFAULT_S2T_PROMPT
         (kept if alone or rng.random() >= JOINED_SHARE else single).append(row)
