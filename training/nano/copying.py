@@ -69,7 +69,9 @@ def begin_with_copying(model: Qwen3ForCausalLM, silence_token: int) -> None:
     _induction(model, signature, before, constant)
 
 
-def _previous_token(model: Qwen3ForCausalLM, signature: Tensor, before: slice, constant: int) -> None:
+def _previous_token(
+    model: Qwen3ForCausalLM, signature: Tensor, before: slice, constant: int
+) -> None:
     """Let the first two query heads of layer 0 write the signature of the token before."""
     attention, head = model.model.layers[0].self_attn, model.config.head_dim
     frequencies = model.model.rotary_emb.inv_freq.tolist()
