@@ -15,7 +15,9 @@ length, ``P`` positions that a cache has room for.
 from __future__ import annotations
 
 import ctypes
+import logging
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,10 +28,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from funaudiochat import decoder_kernel
+from funaudiochat import cuda_graph, decoder_kernel
 from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.modeling_common import cache_argument
 
+log = logging.getLogger(__name__)
 SPARE_POSITIONS = 256  # of a new cache beyond the prompt; a full one doubles
 PROMPT_POSITIONS = 1024  # of a prompt that a layer's products take at once
 _KNOWN = ("qwen3", "llama", "qwen3_moe")
@@ -141,6 +144,13 @@ class _Layers:
         )  # fmt: skip
         on_cpu = self.norm.device.type == "cpu" and self.norm.dtype == torch.float32
         self.kernel: Any = decoder_kernel.kernel() if self.dense and on_cpu else None
+        # A mixture of experts asks the host which experts run.
+        without_host = all(x.gate_up is not None for x in self.layers)
+        self.captures = without_host and cuda_graph.available(self.norm.device)
+        if self.captures:
+            log.info(
+                "%s: decoding positions are replayed as CUDA graphs", type(transformer).__name__
+            )
         self._stack: decoder_kernel.Stack | None = None
 
     @property
@@ -302,6 +312,7 @@ class _StaticPositions:
         shape = len(starts), layers.key_heads, self.room, layers.head_size
         self.caches = [[weight.new_zeros(shape) for _ in range(2)] for _ in layers.layers]
         self.rows = self._kernel_rows()
+        self.graph: _PositionGraph | None = None
 
     @classmethod
     def of_cache(
@@ -369,7 +380,7 @@ class _StaticPositions:
     @property
     def _whole_room(self) -> bool:
         """Whether all of the caches is attended to, so that a captured step serves any length."""
-        return torch.compiler.is_compiling()
+        return self.layers.captures or torch.compiler.is_compiling()
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
@@ -380,8 +391,10 @@ class _StaticPositions:
         values[index, :, self.lengths] = value
         if not self._whole_room:
             keys, values = keys[:, :, : self.longest + 1], values[:, :, : self.longest + 1]
+        # Heads that share keys stand where a prompt has its positions, so no key is copied.
+        shared = query.unflatten(1, (self.layers.key_heads, -1))
         attended = F.scaled_dot_product_attention(
-            query[:, :, None], keys, values, mask, scale=self.layers.scaling, enable_gqa=True
+            shared, keys, values, mask, scale=self.layers.scaling
         )
         return attended.flatten(1)
 
@@ -453,7 +466,7 @@ def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor
         for part in parts:
             part.make_room(1)
         table = parts[0].layers.table(max(part.room for part in parts))
-        hidden = _advance_torch(parts, hidden, *table)
+        hidden = _advance_captured(parts, hidden, table)
     else:
         hidden = hidden.contiguous().clone()
         found.kernel.run(
@@ -463,6 +476,54 @@ def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor
     for part in parts:
         part.count(1)
     return hidden
+
+
+class _PositionGraph:
+    """The positions of certain batches as a CUDA graph, which launches them at once.
+
+    It holds addresses, so it serves these batches only, as long as their caches stay where they
+    are. It is captured when the same batches meet for the second time in a row.
+    """
+
+    def __init__(self, parts: Sequence[_StaticPositions], table: tuple[Tensor, Tensor]) -> None:
+        self._parts = [(weakref.ref(part), part.room) for part in parts]
+        self._table = table
+        self._hidden: Tensor | None = None
+        self._recording: cuda_graph.Recording | None = None
+
+    def serves(self, parts: Sequence[_StaticPositions], table: tuple[Tensor, Tensor]) -> bool:
+        """Return whether these are its batches, with the same caches and rotary table."""
+        found = [(ref(), room) for ref, room in self._parts]
+        return found == [(part, part.room) for part in parts] and self._table is table
+
+    def run(self, parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor:
+        """Run one more position: [rows, D] -> [rows, D]."""
+        if self._recording is None or self._hidden is None:
+            self._hidden = buffer = hidden.clone()
+            self._recording = cuda_graph.record(
+                lambda: _advance_torch(parts, buffer, *self._table), hidden.device
+            )
+        self._hidden.copy_(hidden)
+        self._recording.replay()
+        return self._recording.output.clone()
+
+
+def _advance_captured(
+    parts: Sequence[_StaticPositions], hidden: Tensor, table: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Run one more position by a CUDA graph where there is one for these batches."""
+    first = parts[0]
+    if not first.layers.captures:
+        return _advance_torch(parts, hidden, *table)
+    if first.graph is None or not first.graph.serves(parts, table):
+        first.graph = _PositionGraph(parts, table)
+        return _advance_torch(parts, hidden, *table)
+    try:
+        return first.graph.run(parts, hidden)
+    except cuda_graph.CaptureError as error:
+        log.warning("%s: decoding launches every operation by itself", error)
+        first.layers.captures, first.graph = False, None
+        return _advance_torch(parts, hidden, *table)
 
 
 def _advance_torch(

@@ -103,18 +103,24 @@ class SpeechHeadState:
 
 @dataclass
 class DecodingState:
-    """Everything that a run carries from one step to the next."""
+    """Everything that a run carries from one step to the next.
+
+    What decides how a row continues is on the CPU, so that a step waits for the device once: to
+    read the ids that were chosen.
+    """
 
     token_ids: Tensor  # [B, L + steps] text token ids, prompt included
+    last_ids: Tensor  # [B] the last of them, on the CPU
     mask: Tensor | None  # [B, L + steps]; None when no row is padded
     positions: Positions  # of the backbone
     hidden: Tensor  # [B, S, H] backbone output not yet consumed by the head
     text_embeds: Tensor  # [B, S, H] text embedding of the same positions
-    in_speech: Tensor  # bool [B]
-    ended: Tensor  # bool [B]
+    in_speech: Tensor  # bool [B], on the CPU
+    ended: Tensor  # bool [B], on the CPU
     ends: Tensor  # [*] text ids that end a row
+    suppressed: Tensor  # [*] text ids that are never chosen
     speech: list[Tensor]  # per row, its speech tokens [T] so far, end groups included
-    has_group: Tensor  # bool [B]: the last step gave the row a group
+    has_group: Tensor  # bool [B], on the CPU: the last step gave the row a group
     # transformers types its lists for LongTensor, which no indexing of a Tensor yields.
     text_processors: list[Any]  # one for all rows, or one per row if some are padded
     speech_processors: Any
@@ -125,7 +131,12 @@ class DecodingState:
 
 @dataclass(frozen=True)
 class StepOutput:
-    """The result of one step: text ids [B], and per row a group [G] or None outside speech."""
+    """The result of one step, on the CPU.
+
+    Attributes:
+        text_ids: [B].
+        groups: per row a group [G], None outside speech.
+    """
 
     text_ids: Tensor
     groups: list[Tensor | None]
@@ -180,20 +191,22 @@ def prefill(
         past_key_values=cache,
         **audio,
     )
-    off = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
+    off = torch.zeros(len(token_ids), dtype=torch.bool)
     padding = [0] if mask is None else (mask == 0).sum(1).tolist()
     processors = [
         options.processors(token_ids.shape[1] - count, token_ids.device) for count in padding
     ]
     return DecodingState(
         token_ids=token_ids,
+        last_ids=token_ids[:, -1].cpu(),
         mask=mask,
         positions=follow(model.language_model.model, cache, mask),
         hidden=hidden,
         text_embeds=model.get_input_embeddings()(token_ids),
         in_speech=off,
         ended=off.clone(),
-        ends=torch.tensor(options.eos_token_ids, device=token_ids.device),
+        ends=token_ids.new_tensor(options.eos_token_ids),
+        suppressed=token_ids.new_tensor(options.suppressed_ids),
         speech=[token_ids.new_empty(0) for _ in token_ids],
         has_group=off.clone(),
         text_processors=[text for text, _ in processors],
@@ -310,7 +323,7 @@ _Computing = Generator[_Shared, Any, Any]
 
 def _step(model: SpeechModel, state: DecodingState, options: GenerationOptions) -> _Computing:
     text_config, audio_config = model.config.text_config, model.config.audio_config
-    opened = state.token_ids[:, -1] == text_config.audio_bos_index
+    opened = state.last_ids == text_config.audio_bos_index
     state.in_speech = (state.in_speech | opened) & ~state.ended
     if state.step_count:
         yield from _advance_backbone(model, state, options)
@@ -321,35 +334,41 @@ def _step(model: SpeechModel, state: DecodingState, options: GenerationOptions) 
         tokens, speech_logits = yield from _head_group(model, state, options)
 
     logits = logits.to(state.token_ids.device)
-    if options.suppressed_ids:
-        logits[:, list(options.suppressed_ids)] = -torch.inf
+    logits[:, state.suppressed] = -torch.inf
     if state.step_count < (options.min_new_tokens or 0):
         logits[:, state.ends] = -torch.inf  # greedy text takes the logits, past all processors
     if options.text_greedy:
         text_ids = logits.argmax(-1)
     else:
         text_ids = choose(_process_text(state, logits), options, state.generator)
+    chosen, speaking = text_ids[:, None], state.in_speech.tolist()
+    if tokens is not None:
+        if speech_logits is not None and any(speaking):
+            tokens = _choose_again(state, speech_logits, tokens, speaking, options)
+        chosen = torch.cat([chosen, tokens], dim=1)
+    chosen = chosen.cpu()  # the only wait for the device
+
+    text_ids, tokens = chosen[:, 0], chosen[:, 1:]
     if state.step_count == 0 and options.force_text_abos:
         text_ids = torch.full_like(text_ids, text_config.audio_bos_index)
     text_ids = text_ids.masked_fill(state.ended, options.pad_token_id)
-
     appended = text_ids
     groups: list[Tensor | None] = [None] * len(text_ids)
-    if tokens is not None:
-        speaking = state.in_speech.tolist()
-        if speech_logits is not None and any(speaking):
-            tokens = _choose_again(state, speech_logits, tokens, speaking, options)
+    if not options.disable_speech:
         state.has_group = state.in_speech
         finishing = (tokens == audio_config.eos_token_id).any(1) & state.in_speech
         tokens = tokens.masked_fill(finishing[:, None], audio_config.eos_token_id)
         appended = appended.masked_fill(finishing, text_config.audio_eos_index)
+        kept = tokens.to(state.token_ids.device)
         for row, on in enumerate(speaking):
             if on:
                 groups[row] = tokens[row]
-                state.speech[row] = torch.cat([state.speech[row], tokens[row]])
+                state.speech[row] = torch.cat([state.speech[row], kept[row]])
         state.in_speech = state.in_speech & ~finishing
-    state.ended = state.ended | torch.isin(text_ids, state.ends)
-    state.token_ids = torch.cat([state.token_ids, appended[:, None]], dim=1)
+    state.ended = state.ended | torch.isin(text_ids, text_ids.new_tensor(options.eos_token_ids))
+    state.last_ids = appended
+    appended = appended[:, None].to(state.token_ids.device)
+    state.token_ids = torch.cat([state.token_ids, appended], dim=1)
     if state.mask is not None:
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
     state.step_count += 1
@@ -375,7 +394,9 @@ def _advance_backbone(
                 ]
             )
             vectors = (yield _Shared(_Part.GROUPS, (last,))).to(embeds.device)
-            inputs = torch.where(speaking[:, None, None], (embeds + vectors) / 2, embeds)
+            inputs = (embeds + vectors) / 2
+            if not all(flags):
+                inputs = torch.where(speaking.to(embeds.device)[:, None, None], inputs, embeds)
     hidden = yield _Shared(_Part.BACKBONE, (inputs[:, 0],), state.positions)
     state.hidden, state.text_embeds = hidden[:, None], embeds
 
@@ -675,7 +696,7 @@ def stream_steps(
         due = DueStep(state, options)
         yield due
         out = due.taken()
-        token = int(state.token_ids[0, -1])
+        token = int(state.last_ids[0])
         if token not in silent:
             said.append(token)
             delta = decoder.step(tokenizer.backend_tokenizer, token)
