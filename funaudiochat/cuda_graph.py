@@ -20,7 +20,6 @@ from torch import Tensor
 
 from funaudiochat.errors import FunAudioChatError
 
-
 SWITCH = "FUNAUDIOCHAT_CUDA_GRAPHS"  # the environment variable that turns capturing off by 0
 
 

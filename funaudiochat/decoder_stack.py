@@ -5,8 +5,8 @@
 
 A prompt runs through the transformer's own forward; what that leaves in its cache is taken over
 without padding, so that every row of a batch stands at a place of its own and no mask is needed.
-Where no row is padded, ``run_prompt`` writes the caches by itself. Batches of different lengths can
-be run together for any number of positions.
+Where no row is padded, ``known_prompt`` writes the caches by itself. Batches of different lengths
+can be run together for any number of positions.
 
 Shapes: ``B`` rows, ``D`` width, ``N`` query heads, ``K`` key heads, ``S`` head size, ``L`` prompt
 length, ``P`` positions that a cache has room for.
@@ -31,10 +31,10 @@ from transformers import DynamicCache
 from funaudiochat import cuda_graph, decoder_kernel
 from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.modeling_common import cache_argument
+from funaudiochat.prompt_blocks import Blocks, PromptBlock, block_size, spans
 
 log = logging.getLogger(__name__)
 SPARE_POSITIONS = 256  # of a new cache beyond the prompt; a full one doubles
-PROMPT_POSITIONS = 1024  # of a prompt that a layer's products take at once
 _KNOWN = ("qwen3", "llama", "qwen3_moe")
 _CHANGING_ROTARY = ("dynamic", "longrope")  # whose table depends on the length
 
@@ -90,21 +90,21 @@ def follow(transformer: Any, cache: DynamicCache, mask: Tensor | None) -> Positi
     return _StaticPositions.of_cache(layers, cache, mask)
 
 
-def run_prompt(transformer: Any, hidden: Tensor) -> tuple[Tensor, Positions] | None:
+def known_prompt(transformer: Any, hidden: Tensor) -> Blocks[tuple[Tensor, Positions]] | None:
     """Run a prompt without padding, in blocks and only as far as decoding needs it.
 
     Args:
         transformer: the module to run.
-        hidden: [B, L, D], overwritten.
+        hidden: [B, L, D].
 
     Returns:
-        The last position after the final norm [B, D] and the positions to continue from; None
-        where only the transformer's own forward can run it.
+        The blocks, whose result is the last position after the final norm [B, D] and the
+        positions to continue from; None where only the transformer's own forward can run it.
     """
     layers = _layers_of(transformer)
     if layers is None or not layers.dense or hidden.dtype != torch.float32:
         return None
-    return _run_prompt(layers, hidden)
+    return _known_prompt(layers, hidden)
 
 
 @dataclass
@@ -399,30 +399,35 @@ class _StaticPositions:
         return attended.flatten(1)
 
 
-def _run_prompt(known: _Layers, hidden: Tensor) -> tuple[Tensor, Positions]:
+def _known_prompt(known: _Layers, hidden: Tensor) -> Blocks[tuple[Tensor, Positions]]:
     rows, length, _ = hidden.shape
     positions = _StaticPositions(known, [0] * rows, length)
     cosine, sine = known.table(positions.room)
-    blocks = [slice(at, at + PROMPT_POSITIONS) for at in range(0, length, PROMPT_POSITIONS)]
-    queries = hidden.new_empty(rows, known.heads, length, known.head_size)
-    last = known.layers[-1]
-    for layer, (keys, values) in zip(known.layers, positions.caches, strict=True):
-        for block in blocks:
-            angles = cosine[:length][block, None], sine[:length][block, None]
-            query, key, value = known.projected(layer, hidden[:, block], *angles)
-            for room, part in ((queries, query), (keys, key), (values, value)):
-                room[:, :, :length][:, :, block] = part.transpose(1, 2)
-        asked = queries
-        if layer is last:  # nothing follows from the other positions
-            asked, hidden, blocks = queries[:, :, -1:], hidden[:, -1:], [slice(None)]
-        attended = F.scaled_dot_product_attention(
-            asked, keys[:, :, :length], values[:, :, :length], is_causal=layer is not last,
-            scale=known.scaling, enable_gqa=True,
-        ).transpose(1, 2)  # fmt: skip
-        for block in blocks:
-            own = attended[:, block].flatten(2)
-            hidden[:, block] = known.after_attention(layer, hidden[:, block], own)
-    return known.normal(hidden[:, -1], known.norm), positions
+    last, part = known.layers[-1], hidden
+    for span in spans(length, block_size(hidden.device)):
+        yield PromptBlock()
+        part, end = hidden[:, span], span.stop
+        # Without a mask where there is nothing before: that computes the causal half only.
+        seen = None if not span.start else _seen(end - span.start, end, hidden.device)
+        for layer, (keys, values) in zip(known.layers, positions.caches, strict=True):
+            query, key, value = known.projected(layer, part, cosine[span, None], sine[span, None])
+            keys[:, :, span], values[:, :, span] = key.transpose(1, 2), value.transpose(1, 2)
+            if layer is last:  # nothing follows from the other positions
+                if end < length:
+                    break
+                query, part, seen = query[:, -1:], part[:, -1:], None
+            attended = F.scaled_dot_product_attention(
+                query.transpose(1, 2), keys[:, :, :end], values[:, :, :end], seen,
+                is_causal=not span.start and layer is not last,
+                scale=known.scaling, enable_gqa=True,
+            )  # fmt: skip
+            part = known.after_attention(layer, part, attended.transpose(1, 2).flatten(2))
+    return known.normal(part[:, -1], known.norm), positions
+
+
+def _seen(count: int, end: int, device: torch.device) -> Tensor:
+    """Return what the last ``count`` of ``end`` positions see: bool [count, end]."""
+    return torch.ones(count, end, dtype=torch.bool, device=device).tril(end - count)
 
 
 @dataclass

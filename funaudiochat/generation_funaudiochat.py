@@ -4,9 +4,10 @@
 """Parallel text and speech decoding as a function of explicit state.
 
 ``prefill`` makes a :class:`DecodingState`, ``step`` advances it by one 5 Hz position, ``generate``
-and ``stream`` loop over both. Nothing of a request is kept on the model, and every row of a batch
-is decoded exactly as it would be alone: padding exists in the prompt only, and a row that has ended
-emits no more speech. Logits are the model's raw output, scores are logits after processing.
+and ``stream`` loop over both. A prompt is read in blocks, between which others may take steps.
+Nothing of a request is kept on the model, and every row of a batch is decoded exactly as it would
+be alone: padding exists in the prompt only, and a row that has ended emits no more speech. Logits
+are the model's raw output, scores are logits after processing.
 
 ``step_together`` advances several states at once, whatever their lengths and settings. Which states
 those are may change from step to step: there is no batch to join or to leave.
@@ -33,6 +34,7 @@ from funaudiochat.decoder_stack import Positions, advance_together, follow
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_options import GenerationOptions
+from funaudiochat.prompt_blocks import Blocks, PromptBlock, run_blocks
 
 
 class RefinedHead(Protocol):
@@ -41,14 +43,14 @@ class RefinedHead(Protocol):
     def expand(self, hidden: Tensor) -> Tensor:
         """Widen every 5 Hz position to its G fine positions: [B, S, H] -> [B, S*G, H]."""
 
-    def first_logits(
+    def prompt(
         self,
-        fine: Tensor,
+        hidden: Tensor,
         start_tokens: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-    ) -> tuple[Tensor, Positions]:
-        """Run the prompt and return the logits [B, C] of the first speech token."""
+    ) -> Blocks[tuple[Tensor, Positions]]:
+        """Run the prompt [B, S, H]; return the logits [B, C] of the first speech token."""
 
     def next_tokens(
         self,
@@ -89,16 +91,23 @@ class SpeechModel(Protocol):
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         **audio: Tensor,
-    ) -> Tensor:
-        """Return the backbone's states [B, L, H] of a prompt and fill its cache."""
+    ) -> Blocks[Tensor]:
+        """Compute the backbone's states [B, L, H] of a prompt and fill its cache."""
 
 
 @dataclass
 class SpeechHeadState:
-    """The refined head's positions, and the speech token each row chose last."""
+    """The refined head's positions, and the speech token each row chose last.
+
+    Attributes:
+        positions: of the head.
+        last_tokens: [B].
+        logits: [B, C] of the first speech token, until it is chosen.
+    """
 
     positions: Positions
-    last_tokens: Tensor  # [B]
+    last_tokens: Tensor
+    logits: Tensor | None
 
 
 @dataclass
@@ -147,14 +156,24 @@ def _positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
 
 
-@torch.no_grad()
 def prefill(
     model: SpeechModel,
     inputs: dict[str, Tensor],
     options: GenerationOptions,
     generator: Randomness = None,
 ) -> DecodingState:
-    """Run the prompt through the backbone.
+    """Run the prompt through the backbone; see :func:`read_prompt`."""
+    return run_blocks(read_prompt(model, inputs, options, generator))
+
+
+@torch.no_grad()
+def read_prompt(
+    model: SpeechModel,
+    inputs: dict[str, Tensor],
+    options: GenerationOptions,
+    generator: Randomness = None,
+) -> Blocks[DecodingState]:
+    """Run the prompt through the backbone, in blocks.
 
     Args:
         model: the joint model.
@@ -184,7 +203,7 @@ def prefill(
         token_ids, mask = token_ids.gather(1, order), mask.gather(1, order)
     cache = DynamicCache()
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-    hidden = model.encode(
+    hidden = yield from model.encode(
         input_ids=token_ids,
         attention_mask=mask,
         position_ids=None if mask is None else _positions(mask),
@@ -406,23 +425,21 @@ def _head_group(model: SpeechModel, state: DecodingState, options: GenerationOpt
 
     Also returns the raw logits [B, G, C] if the group is to be chosen once more from them.
     """
-    head, audio = model.audio_invert_tower, model.config.audio_config
+    audio = model.config.audio_config
+    if state.head is None:
+        run_blocks(read_prompt_by_head(model, state))
+    at = state.head
+    assert at is not None
     # A device map may have put the head elsewhere; tokens are chosen on the text's device.
-    coarse = state.hidden + state.text_embeds.to(state.hidden.device)
-    if state.head is None:  # the prompt, as long as it is
-        fine = head.expand(coarse)
-    else:
-        fine = yield _Shared(_Part.EXPAND, (coarse,))
-    before = fine.shape[1] - audio.group_size  # only the prompt has more positions than a group
+    coarse = state.hidden[:, -1:] + state.text_embeds[:, -1:].to(state.hidden.device)
+    fine = yield _Shared(_Part.EXPAND, (coarse,))
     shape = audio.group_size, audio.codebook_size
     choices = SpeechChoices(options, state.speech_processors, state.speech, state.generator, shape)
     while (done := choices.count) < audio.group_size:
-        at = state.head
-        if at is None:
-            at, logits = _first_logits(model, state, fine[:, : before + 1])
-            state.head, tokens = at, at.last_tokens.new_empty(len(fine), 0)
+        if at.logits is not None:
+            tokens, logits, at.logits = at.last_tokens.new_empty(len(fine), 0), at.logits, None
         else:
-            inputs = (fine[:, before + done :], at.last_tokens)
+            inputs = (fine[:, done:], at.last_tokens)
             tokens, logits = yield _Shared(_Part.HEAD, inputs, at.positions, choices.for_kernel())
         choices.add(tokens)
         if logits is not None:
@@ -432,22 +449,20 @@ def _head_group(model: SpeechModel, state: DecodingState, options: GenerationOpt
     return choices.tokens, again
 
 
-def _first_logits(
-    model: SpeechModel, state: DecodingState, fine: Tensor
-) -> tuple[SpeechHeadState, Tensor]:
-    """Run the head over the prompt's fine positions [B, S, H].
-
-    Returns:
-        The head's state, and the logits [B, C] of its first speech token.
-    """
-    audio = model.config.audio_config
+@torch.no_grad()
+def read_prompt_by_head(model: SpeechModel, state: DecodingState) -> Blocks[None]:
+    """Run the refined head over the prompt, in blocks; else the first spoken step does it."""
+    group = model.config.audio_config.group_size
     mask = positions = None
     if state.mask is not None:
-        mask = state.mask.repeat_interleave(audio.group_size, dim=1)[:, : fine.shape[1]]
+        mask = state.mask.repeat_interleave(group, dim=1)
         positions = _positions(mask)
-    start = state.token_ids.new_full((len(fine),), audio.bos_token_id)
-    logits, found = model.audio_invert_tower.first_logits(fine, start, mask, positions)
-    return SpeechHeadState(found, start), logits
+    start = state.token_ids.new_full(
+        (len(state.token_ids),), model.config.audio_config.bos_token_id
+    )
+    hidden = state.hidden + state.text_embeds.to(state.hidden.device)
+    logits, found = yield from model.audio_invert_tower.prompt(hidden, start, mask, positions)
+    state.head = SpeechHeadState(found, start, logits)
 
 
 def _choose_again(
@@ -572,16 +587,19 @@ class SteppedEvents(Iterator[T], Generic[T]):
 
     Args:
         model: the joint model.
-        items: events, and before each step a :class:`DueStep` that is taken before it continues.
+        items: events, before each block of the prompt a :class:`PromptBlock`, and before each
+            step a :class:`DueStep` that is taken before it continues.
 
     Attributes:
         due: the step that comes next, None before the first one and after the last.
+        reading: whether a block of the prompt comes next.
         ended: whether there are no more events.
     """
 
-    def __init__(self, model: SpeechModel, items: Generator[T | DueStep]) -> None:
+    def __init__(self, model: SpeechModel, items: Generator[T | DueStep | PromptBlock]) -> None:
         self.model, self._items = model, items
         self.due: DueStep | None = None
+        self.reading = False
         self.ended = False
 
     def __next__(self) -> T:
@@ -589,12 +607,12 @@ class SteppedEvents(Iterator[T], Generic[T]):
             if self.due is not None:
                 _take([self])
             item = self.resume()
-            if not isinstance(item, DueStep):
+            if not isinstance(item, DueStep | PromptBlock):
                 return item
 
-    def resume(self) -> T | DueStep:
-        """Return the next event, or the step that has to be taken before there is one."""
-        self.due = None
+    def resume(self) -> T | DueStep | PromptBlock:
+        """Return the next event, or the step or block that comes before there is one."""
+        self.due, self.reading = None, False
         try:
             item = next(self._items)
         except BaseException:
@@ -602,6 +620,7 @@ class SteppedEvents(Iterator[T], Generic[T]):
             raise
         if isinstance(item, DueStep):
             self.due = item
+        self.reading = isinstance(item, PromptBlock)
         return item
 
     def close(self) -> None:
@@ -612,9 +631,12 @@ class SteppedEvents(Iterator[T], Generic[T]):
 def next_events(replies: Sequence[SteppedEvents[T]]) -> list[list[T] | Exception]:
     """Take the next step of several replies of one model together.
 
+    A reply whose prompt is being read gets one block of it before the others' step, and is in
+    that step if the block was the last. One that has not begun is prepared for its first block.
+
     Returns:
-        Of each reply, all events until its following step is due or it has ended, or the error that
-        ended it. A reply that has not begun runs its prompt first.
+        Of each reply, all events until its following step or block is due or it has ended, or the
+        error that ended it.
     """
     found = [_until_due(reply) if reply.due is None else [] for reply in replies]
     _take([reply for reply in replies if reply.due is not None])
@@ -637,7 +659,7 @@ def _take(replies: Sequence[SteppedEvents[Any]]) -> None:
 def _until_due(reply: SteppedEvents[T]) -> list[T] | Exception:
     events: list[T] = []
     try:
-        while not isinstance(item := reply.resume(), DueStep):
+        while not isinstance(item := reply.resume(), DueStep | PromptBlock):
             events.append(item)
     except StopIteration:
         pass
@@ -668,7 +690,7 @@ def stream_steps(
     tokenizer: Any,
     state: DecodingState,
     options: GenerationOptions,
-) -> Generator[TextDelta | SpeechTokens | DueStep]:
+) -> Generator[TextDelta | SpeechTokens | DueStep | PromptBlock]:
     """Decode one prefilled row; the caller takes the steps.
 
     The deltas joined are the text that ``generate`` returns, without special tokens and those
@@ -681,7 +703,8 @@ def stream_steps(
         options: settings of the run.
 
     Yields:
-        Each step when it is due, and its text and group [G] after it was taken.
+        Each block of the head's prompt and each step when it is due, and the step's text and group
+        [G] after it was taken.
 
     Raises:
         FunAudioChatError: the state holds several rows.
@@ -692,6 +715,8 @@ def stream_steps(
     silent = {text.audio_bos_index, text.audio_eos_index, text.sil_index}
     said: list[int] = []
     decoder, emitted = DecodeStream(skip_special_tokens=True), 0
+    if state.head is None and not options.disable_speech:
+        yield from read_prompt_by_head(model, state)
     while state.step_count < options.max_new_tokens and not bool(state.ended.all()):
         due = DueStep(state, options)
         yield due

@@ -26,11 +26,17 @@ from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_
 from funaudiochat.device import resolve_device
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
 from funaudiochat.events import AudioChunk, Event, Latency, Reply, ReplyDone, TextDelta, Usage
-from funaudiochat.generation_funaudiochat import DueStep, SteppedEvents, prefill, stream_steps
+from funaudiochat.generation_funaudiochat import (
+    DueStep,
+    SteppedEvents,
+    read_prompt,
+    stream_steps,
+)
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.hub import resolve_pair
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.prompt_blocks import PromptBlock
 from funaudiochat.register import register_funaudiochat
 from funaudiochat.sampling import (
     SAMPLING_VALUES,
@@ -263,8 +269,8 @@ class VoiceChat(Conversation):
         speech: bool,
         sampling: Sampling,
         schedule: ChunkSchedule | None,
-    ) -> Generator[Event | DueStep]:
-        """Yield the events of a reply, and each step of the model when it is due."""
+    ) -> Generator[Event | DueStep | PromptBlock]:
+        """Yield the events of a reply, and each block and step of the model when it is due."""
         began, latency = time.monotonic(), Latency()
         before = recent(self._history)
         inputs, kept = self._fit(self._system(tools, speech), before, turn)
@@ -283,9 +289,9 @@ class VoiceChat(Conversation):
             voice = self.detokenizer.stream(self.speaker, schedule)
         text, tokens, chunks = "", [], []
         stops = StopTexts(sampling.stop)
-        state = prefill(self.model, inputs, options, generator)
+        state = yield from read_prompt(self.model, inputs, options, generator)
         for event in stream_steps(self.model, self.processor.tokenizer, state, options):
-            if isinstance(event, DueStep):
+            if isinstance(event, DueStep | PromptBlock):
                 yield event
                 continue
             if isinstance(event, TextDelta):
