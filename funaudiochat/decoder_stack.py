@@ -90,12 +90,56 @@ def follow(transformer: Any, cache: DynamicCache, mask: Tensor | None) -> Positi
     return _StaticPositions.of_cache(layers, cache, mask)
 
 
-def known_prompt(transformer: Any, hidden: Tensor) -> Blocks[tuple[Tensor, Positions]] | None:
+@dataclass(frozen=True)
+class Prefix:
+    """The first positions of a prompt, which an earlier run has read.
+
+    Attributes:
+        positions: of one row; the new run overwrites those behind the prefix and continues.
+        length: number of positions in the prefix.
+    """
+
+    positions: Positions
+    length: int
+
+    def cache(self) -> DynamicCache:
+        """Return a copy of its keys and values, for a transformer's own forward."""
+        assert isinstance(self.positions, _StaticPositions)
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(self.positions.caches):
+            cache.update(keys[:, :, : self.length], values[:, :, : self.length], index)
+        return cache
+
+    def followed(self, cache: DynamicCache) -> Positions:
+        """Take over what a forward has added to :meth:`cache`."""
+        assert isinstance(self.positions, _StaticPositions)
+        layers: Any = cache.layers
+        length = layers[0].keys.shape[2]
+        self.positions.move_to(length)
+        for layer, pair in zip(layers, self.positions.caches, strict=True):
+            for new, old in zip(pair, (layer.keys, layer.values), strict=True):
+                new[:, :, self.length : length] = old[:, :, self.length :]
+        return self.positions
+
+
+def reusable(transformer: Any, positions: Positions) -> bool:
+    """Return whether a later prompt can continue from positions of an earlier run."""
+    return (
+        isinstance(positions, _StaticPositions)
+        and positions.row_count == 1
+        and _layers_of(transformer) is positions.layers
+    )
+
+
+def known_prompt(
+    transformer: Any, hidden: Tensor, prefix: Prefix | None = None
+) -> Blocks[tuple[Tensor, Positions]] | None:
     """Run a prompt without padding, in blocks and only as far as decoding needs it.
 
     Args:
         transformer: the module to run.
         hidden: [B, L, D].
+        prefix: what stands before these positions.
 
     Returns:
         The blocks, whose result is the last position after the final norm [B, D] and the
@@ -104,7 +148,7 @@ def known_prompt(transformer: Any, hidden: Tensor) -> Blocks[tuple[Tensor, Posit
     layers = _layers_of(transformer)
     if layers is None or not layers.dense or hidden.dtype != torch.float32:
         return None
-    return _known_prompt(layers, hidden)
+    return _known_prompt(layers, hidden, prefix)
 
 
 @dataclass
@@ -369,6 +413,12 @@ class _StaticPositions:
         self.lengths += positions
         self.longest += positions
 
+    def move_to(self, length: int) -> None:
+        """Continue behind so many positions, with room for them."""
+        self.longest = length
+        self.lengths.fill_(length)
+        self.make_room(1)
+
     def mask(self) -> Tensor | None:
         """Return which positions each row sees with the next one, None if it is all of them."""
         if not self._whole_room and not self._ragged:
@@ -399,26 +449,35 @@ class _StaticPositions:
         return attended.flatten(1)
 
 
-def _known_prompt(known: _Layers, hidden: Tensor) -> Blocks[tuple[Tensor, Positions]]:
+def _known_prompt(
+    known: _Layers, hidden: Tensor, prefix: Prefix | None
+) -> Blocks[tuple[Tensor, Positions]]:
     rows, length, _ = hidden.shape
-    positions = _StaticPositions(known, [0] * rows, length)
+    before = 0
+    if prefix is None:
+        positions = _StaticPositions(known, [0] * rows, length)
+    else:
+        assert isinstance(prefix.positions, _StaticPositions)
+        positions, before = prefix.positions, prefix.length
+        positions.move_to(before + length)
     cosine, sine = known.table(positions.room)
     last, part = known.layers[-1], hidden
     for span in spans(length, block_size(hidden.device)):
         yield PromptBlock()
-        part, end = hidden[:, span], span.stop
+        part, end = hidden[:, span], before + span.stop
+        own = slice(before + span.start, end)
         # Without a mask where there is nothing before: that computes the causal half only.
-        seen = None if not span.start else _seen(end - span.start, end, hidden.device)
+        seen = None if not own.start else _seen(end - own.start, end, hidden.device)
         for layer, (keys, values) in zip(known.layers, positions.caches, strict=True):
-            query, key, value = known.projected(layer, part, cosine[span, None], sine[span, None])
-            keys[:, :, span], values[:, :, span] = key.transpose(1, 2), value.transpose(1, 2)
+            query, key, value = known.projected(layer, part, cosine[own, None], sine[own, None])
+            keys[:, :, own], values[:, :, own] = key.transpose(1, 2), value.transpose(1, 2)
             if layer is last:  # nothing follows from the other positions
-                if end < length:
+                if span.stop < length:
                     break
                 query, part, seen = query[:, -1:], part[:, -1:], None
             attended = F.scaled_dot_product_attention(
                 query.transpose(1, 2), keys[:, :, :end], values[:, :, :end], seen,
-                is_causal=not span.start and layer is not last,
+                is_causal=not own.start and layer is not last,
                 scale=known.scaling, enable_gqa=True,
             )  # fmt: skip
             part = known.after_attention(layer, part, attended.transpose(1, 2).flatten(2))

@@ -30,7 +30,7 @@ from transformers import DynamicCache
 
 from funaudiochat import decoder_kernel
 from funaudiochat.choices import Randomness, SpeechChoices, choose
-from funaudiochat.decoder_stack import Positions, advance_together, follow
+from funaudiochat.decoder_stack import Positions, Prefix, advance_together, follow, reusable
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_options import GenerationOptions
@@ -49,6 +49,7 @@ class RefinedHead(Protocol):
         start_tokens: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
+        prefix: Prefix | None,
     ) -> Blocks[tuple[Tensor, Positions]]:
         """Run the prompt [B, S, H]; return the logits [B, C] of the first speech token."""
 
@@ -134,6 +135,7 @@ class DecodingState:
     text_processors: list[Any]  # one for all rows, or one per row if some are padded
     speech_processors: Any
     head: SpeechHeadState | None = None
+    head_prefix: Prefix | None = None  # what the head has read of the prompt before
     generator: Randomness = None
     step_count: int = 0
 
@@ -149,6 +151,41 @@ class StepOutput:
 
     text_ids: Tensor
     groups: list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """The prompt of a conversation's earlier reply, for a prompt that begins like it.
+
+    Attributes:
+        token_ids: [L].
+        audios: waveforms of the prompt, in order.
+        positions: of the backbone.
+        head_positions: of the refined head, None if it has not read the prompt.
+    """
+
+    token_ids: Tensor
+    audios: Sequence[Any]
+    positions: Positions
+    head_positions: Positions | None
+
+    def shared(self, token_ids: Tensor, audios: Sequence[Any], audio_token: int) -> tuple[int, int]:
+        """Return how many positions and audios another prompt [L] has in common with this one.
+
+        The other has at least one position more, and no audio is divided.
+        """
+        # The reply has overwritten the last group of this prompt in the head.
+        length = min(len(self.token_ids), len(token_ids)) - 1
+        same = self.token_ids[:length] == token_ids[:length]
+        length = int(same.long().cumprod(0).sum())
+        equal = [old is new for old, new in zip(self.audios, audios, strict=False)]
+        same_audios = equal.index(False) if False in equal else len(equal)
+        place = torch.nn.functional.pad(token_ids == audio_token, (1, 1)).long().diff()
+        starts, ends = (place.eq(edge).nonzero()[:, 0].tolist() for edge in (1, -1))
+        inside = sum(end <= length for end in ends[:same_audios])
+        if inside < len(starts):
+            length = min(length, starts[inside])
+        return length, inside
 
 
 def _positions(mask: Tensor) -> Tensor:
@@ -172,6 +209,8 @@ def read_prompt(
     inputs: dict[str, Tensor],
     options: GenerationOptions,
     generator: Randomness = None,
+    read: ReadPrompt | None = None,
+    audios: Sequence[Any] = (),
 ) -> Blocks[DecodingState]:
     """Run the prompt through the backbone, in blocks.
 
@@ -181,6 +220,9 @@ def read_prompt(
             padded on the right are padded on the left in the state.
         options: settings of the run.
         generator: source of randomness for all rows together, or a list with one for each.
+        read: an earlier prompt; of one row without padding, only what differs from it is read, and
+            its positions become those of this run.
+        audios: waveforms of the row, to compare with those of ``read``.
 
     Returns:
         The state before the first step.
@@ -201,10 +243,16 @@ def read_prompt(
         # Decoding continues from the last column, so padding on the right moves to the left.
         order = mask.argsort(dim=1, stable=True)
         token_ids, mask = token_ids.gather(1, order), mask.gather(1, order)
-    cache = DynamicCache()
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
+    prefix, head_prefix = None, None
+    if read is not None and mask is None and len(token_ids) == 1:
+        prefix, head_prefix, heard = _prefixes(model, read, token_ids[0], audios, options)
+        if prefix is not None:
+            audio = _without_first(audio, heard)
+    start = 0 if prefix is None else prefix.length
+    cache = DynamicCache() if prefix is None else prefix.cache()
     hidden = yield from model.encode(
-        input_ids=token_ids,
+        input_ids=token_ids[:, start:],
         attention_mask=mask,
         position_ids=None if mask is None else _positions(mask),
         past_key_values=cache,
@@ -219,9 +267,13 @@ def read_prompt(
         token_ids=token_ids,
         last_ids=token_ids[:, -1].cpu(),
         mask=mask,
-        positions=follow(model.language_model.model, cache, mask),
+        positions=(
+            follow(model.language_model.model, cache, mask)
+            if prefix is None
+            else prefix.followed(cache)
+        ),
         hidden=hidden,
-        text_embeds=model.get_input_embeddings()(token_ids),
+        text_embeds=model.get_input_embeddings()(token_ids[:, start:]),
         in_speech=off,
         ended=off.clone(),
         ends=token_ids.new_tensor(options.eos_token_ids),
@@ -230,8 +282,41 @@ def read_prompt(
         has_group=off.clone(),
         text_processors=[text for text, _ in processors],
         speech_processors=processors[0][1],
+        head_prefix=head_prefix,
         generator=generator,
     )
+
+
+def _prefixes(
+    model: SpeechModel,
+    read: ReadPrompt,
+    token_ids: Tensor,
+    audios: Sequence[Any],
+    options: GenerationOptions,
+) -> tuple[Prefix | None, Prefix | None, int]:
+    """Return what backbone and head need not read again, and how many audios that holds."""
+    length, heard = read.shared(token_ids, audios, model.config.audio_token_index)
+    if not length or not reusable(model.language_model.model, read.positions):
+        return None, None, 0
+    backbone = Prefix(read.positions, length)
+    if options.disable_speech:
+        return backbone, None, heard
+    head: Any = model.audio_invert_tower
+    if read.head_positions is None or not reusable(head.crq_transformer, read.head_positions):
+        return None, None, 0  # the head needs the backbone's states of all positions
+    group = model.config.audio_config.group_size
+    return backbone, Prefix(read.head_positions, length * group), heard
+
+
+def _without_first(audio: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Return the processor's audio inputs without the first audios."""
+    having = audio.get("feature_exist_mask")
+    with_mel = count if having is None else int(having[:count].sum())
+    kept = {
+        name: value[with_mel if name in ("input_features", "feature_attention_mask") else count :]
+        for name, value in audio.items()
+    }
+    return kept if len(kept.get("speech_ids", ())) else {}
 
 
 @torch.no_grad()
@@ -461,7 +546,9 @@ def read_prompt_by_head(model: SpeechModel, state: DecodingState) -> Blocks[None
         (len(state.token_ids),), model.config.audio_config.bos_token_id
     )
     hidden = state.hidden + state.text_embeds.to(state.hidden.device)
-    logits, found = yield from model.audio_invert_tower.prompt(hidden, start, mask, positions)
+    logits, found = yield from model.audio_invert_tower.prompt(
+        hidden, start, mask, positions, state.head_prefix
+    )
     state.head = SpeechHeadState(found, start, logits)
 
 

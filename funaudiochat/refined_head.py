@@ -22,6 +22,7 @@ from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
 from funaudiochat.decoder_stack import (
     Positions,
+    Prefix,
     advance_together,
     follow,
     kernel_rows,
@@ -78,6 +79,7 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         start_tokens: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
+        prefix: Prefix | None = None,
     ) -> Blocks[tuple[Tensor, Positions]]:
         """Run the prompt, up to the first speech token's own position (rule 44).
 
@@ -86,25 +88,32 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
             start_tokens: [B], added to every fine position.
             attention_mask: [B, S * G], rows padded on the left; None without padding.
             position_ids: [B, S * G] fine positions, with a mask.
+            prefix: fine positions before these.
 
         Returns:
             Logits [B, C] of the first speech token in float32, and the positions to continue from.
         """
-        start, parts = self._before(start_tokens)[:, None], []
+        start = self._before(start_tokens)[:, None]
+        parts: list[Tensor] = []
         for part in hidden.split(block_size(hidden.device), 1):
             if parts:
                 yield PromptBlock()
             parts.append(self.input_matching(self.expand(part) + start))
         stop = 1 - self.group_size or None
         embeds = torch.cat(parts, 1)[:, :stop]
-        known = None if attention_mask is not None else known_prompt(self.crq_transformer, embeds)
+        known = None
+        if attention_mask is None:
+            known = known_prompt(self.crq_transformer, embeds, prefix)
         if known is not None:
             last, positions = yield from known
             return self._logits(last), positions
-        cache = DynamicCache()
+        cache = DynamicCache() if prefix is None else prefix.cache()
         mask, places = (None if x is None else x[:, :stop] for x in (attention_mask, position_ids))
         out = yield from forward_in_blocks(self.crq_transformer, embeds, mask, places, cache)
-        return self._logits(out[:, -1]), follow(self.crq_transformer, cache, mask)
+        logits = self._logits(out[:, -1])
+        if prefix is not None:
+            return logits, prefix.followed(cache)
+        return logits, follow(self.crq_transformer, cache, mask)
 
     def next_tokens(
         self,
