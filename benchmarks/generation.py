@@ -19,9 +19,9 @@ from transformers import DynamicCache, PreTrainedTokenizerFast
 from funaudiochat.constants import GROUP_SIZE, TOKEN_FPS
 from funaudiochat.events import SpeechTokens
 from funaudiochat.generation_funaudiochat import generate, prefill, step, step_together, stream
-from funaudiochat.prompt_blocks import run_blocks
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.modeling_common import cache_argument
+from funaudiochat.prompt_blocks import run_blocks
 
 STEPS, SESSION_STEPS = 40, 10
 VOCABULARY = 4096
