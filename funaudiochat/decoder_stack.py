@@ -31,7 +31,7 @@ from transformers import DynamicCache
 from funaudiochat import cuda_graph, decoder_kernel
 from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.modeling_common import cache_argument
-from funaudiochat.prompt_blocks import Blocks, PromptBlock, block_size, spans
+from funaudiochat.prompt_blocks import PRODUCT_BLOCKS, Blocks, PromptBlock, block_size, spans
 
 log = logging.getLogger(__name__)
 SPARE_POSITIONS = 256  # of a new cache beyond the prompt; a full one doubles
@@ -461,14 +461,18 @@ def _known_prompt(
         positions, before = prefix.positions, prefix.length
         positions.move_to(before + length)
     cosine, sine = known.table(positions.room)
-    last, part = known.layers[-1], hidden
-    for span in spans(length, block_size(hidden.device)):
-        yield PromptBlock()
+    last, part, size = known.layers[-1], hidden, block_size(hidden.device)
+    for span in spans(length, PRODUCT_BLOCKS * size):
+        # A block is so many positions in all layers, or more of them in some of the layers.
+        layers_in_block = -(-len(known.layers) // -(-(span.stop - span.start) // size))
         part, end = hidden[:, span], before + span.stop
         own = slice(before + span.start, end)
         # Without a mask where there is nothing before: that computes the causal half only.
         seen = None if not own.start else _seen(end - own.start, end, hidden.device)
-        for layer, (keys, values) in zip(known.layers, positions.caches, strict=True):
+        for index, layer in enumerate(known.layers):
+            if index % layers_in_block == 0:
+                yield PromptBlock()
+            keys, values = positions.caches[index]
             query, key, value = known.projected(layer, part, cosine[own, None], sine[own, None])
             keys[:, :, own], values[:, :, own] = key.transpose(1, 2), value.transpose(1, 2)
             if layer is last:  # nothing follows from the other positions

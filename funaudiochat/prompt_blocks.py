@@ -18,6 +18,7 @@ from torch import Tensor
 from funaudiochat.modeling_common import cache_argument
 
 CPU_POSITIONS, GPU_POSITIONS = 64, 256  # of a block
+PRODUCT_BLOCKS = 4  # whose positions are multiplied at once: products of few rows are slow
 T = TypeVar("T")
 
 

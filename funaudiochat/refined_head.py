@@ -35,7 +35,14 @@ from funaudiochat.modeling_common import (
     is_packed,
     run_packed,
 )
-from funaudiochat.prompt_blocks import Blocks, PromptBlock, block_size, forward_in_blocks
+from funaudiochat.prompt_blocks import (
+    PRODUCT_BLOCKS,
+    Blocks,
+    PromptBlock,
+    block_size,
+    forward_in_blocks,
+    spans,
+)
 
 
 class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
@@ -95,12 +102,14 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         """
         start = self._before(start_tokens)[:, None]
         parts: list[Tensor] = []
-        for part in hidden.split(block_size(hidden.device), 1):
+        stop = 1 - self.group_size or None
+        for span in spans(hidden.shape[1], PRODUCT_BLOCKS * block_size(hidden.device)):
             if parts:
                 yield PromptBlock()
-            parts.append(self.input_matching(self.expand(part) + start))
-        stop = 1 - self.group_size or None
-        embeds = torch.cat(parts, 1)[:, :stop]
+            fine = self.expand(hidden[:, span])
+            fine = fine[:, :stop] if span.stop == hidden.shape[1] else fine
+            parts.append(self.input_matching(fine + start))
+        embeds = torch.cat(parts, 1)
         known = None
         if attention_mask is None:
             known = known_prompt(self.crq_transformer, embeds, prefix)
