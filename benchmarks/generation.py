@@ -21,6 +21,7 @@ from funaudiochat.events import SpeechTokens
 from funaudiochat.generation_funaudiochat import generate, prefill, step, step_together, stream
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.modeling_common import cache_argument
+from funaudiochat.prompt_blocks import run_blocks
 
 STEPS, SESSION_STEPS = 40, 10
 VOCABULARY = 4096
@@ -95,7 +96,7 @@ def own_modules(model, inputs, rows: torch.Tensor, speech: torch.Tensor) -> floa
     cache, head_cache = DynamicCache(), DynamicCache()
     length = inputs["input_ids"].shape[1]
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-    hidden = model.encode(inputs["input_ids"], past_key_values=cache, **audio)
+    hidden = run_blocks(model.encode(inputs["input_ids"], past_key_values=cache, **audio))
     fine = head.expand(hidden + embed(inputs["input_ids"])) + embed_token(torch.tensor(START_CODE))
     head.crq_transformer(
         inputs_embeds=head.input_matching(fine),

@@ -5,8 +5,8 @@
 
 A prompt runs through the transformer's own forward; what that leaves in its cache is taken over
 without padding, so that every row of a batch stands at a place of its own and no mask is needed.
-Where no row is padded, ``run_prompt`` writes the caches by itself. Batches of different lengths can
-be run together for any number of positions.
+Where no row is padded, ``known_prompt`` writes the caches by itself. Batches of different lengths
+can be run together for any number of positions.
 
 Shapes: ``B`` rows, ``D`` width, ``N`` query heads, ``K`` key heads, ``S`` head size, ``L`` prompt
 length, ``P`` positions that a cache has room for.
@@ -15,7 +15,9 @@ length, ``P`` positions that a cache has room for.
 from __future__ import annotations
 
 import ctypes
+import logging
 import threading
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -26,12 +28,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from funaudiochat import decoder_kernel
+from funaudiochat import cuda_graph, decoder_kernel
 from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.modeling_common import cache_argument
+from funaudiochat.prompt_blocks import PRODUCT_BLOCKS, Blocks, PromptBlock, block_size, spans
 
+log = logging.getLogger(__name__)
 SPARE_POSITIONS = 256  # of a new cache beyond the prompt; a full one doubles
-PROMPT_POSITIONS = 1024  # of a prompt that a layer's products take at once
 _KNOWN = ("qwen3", "llama", "qwen3_moe")
 _CHANGING_ROTARY = ("dynamic", "longrope")  # whose table depends on the length
 
@@ -87,21 +90,65 @@ def follow(transformer: Any, cache: DynamicCache, mask: Tensor | None) -> Positi
     return _StaticPositions.of_cache(layers, cache, mask)
 
 
-def run_prompt(transformer: Any, hidden: Tensor) -> tuple[Tensor, Positions] | None:
+@dataclass(frozen=True)
+class Prefix:
+    """The first positions of a prompt, which an earlier run has read.
+
+    Attributes:
+        positions: of one row; the new run overwrites those behind the prefix and continues.
+        length: number of positions in the prefix.
+    """
+
+    positions: Positions
+    length: int
+
+    def cache(self) -> DynamicCache:
+        """Return a copy of its keys and values, for a transformer's own forward."""
+        assert isinstance(self.positions, _StaticPositions)
+        cache = DynamicCache()
+        for index, (keys, values) in enumerate(self.positions.caches):
+            cache.update(keys[:, :, : self.length], values[:, :, : self.length], index)
+        return cache
+
+    def followed(self, cache: DynamicCache) -> Positions:
+        """Take over what a forward has added to :meth:`cache`."""
+        assert isinstance(self.positions, _StaticPositions)
+        layers: Any = cache.layers
+        length = layers[0].keys.shape[2]
+        self.positions.move_to(length)
+        for layer, pair in zip(layers, self.positions.caches, strict=True):
+            for new, old in zip(pair, (layer.keys, layer.values), strict=True):
+                new[:, :, self.length : length] = old[:, :, self.length :]
+        return self.positions
+
+
+def reusable(transformer: Any, positions: Positions) -> bool:
+    """Return whether a later prompt can continue from positions of an earlier run."""
+    return (
+        isinstance(positions, _StaticPositions)
+        and positions.row_count == 1
+        and _layers_of(transformer) is positions.layers
+    )
+
+
+def known_prompt(
+    transformer: Any, hidden: Tensor, prefix: Prefix | None = None
+) -> Blocks[tuple[Tensor, Positions]] | None:
     """Run a prompt without padding, in blocks and only as far as decoding needs it.
 
     Args:
         transformer: the module to run.
-        hidden: [B, L, D], overwritten.
+        hidden: [B, L, D].
+        prefix: what stands before these positions.
 
     Returns:
-        The last position after the final norm [B, D] and the positions to continue from; None
-        where only the transformer's own forward can run it.
+        The blocks, whose result is the last position after the final norm [B, D] and the
+        positions to continue from; None where only the transformer's own forward can run it.
     """
     layers = _layers_of(transformer)
     if layers is None or not layers.dense or hidden.dtype != torch.float32:
         return None
-    return _run_prompt(layers, hidden)
+    return _known_prompt(layers, hidden, prefix)
 
 
 @dataclass
@@ -141,6 +188,13 @@ class _Layers:
         )  # fmt: skip
         on_cpu = self.norm.device.type == "cpu" and self.norm.dtype == torch.float32
         self.kernel: Any = decoder_kernel.kernel() if self.dense and on_cpu else None
+        # A mixture of experts asks the host which experts run.
+        without_host = all(x.gate_up is not None for x in self.layers)
+        self.captures = without_host and cuda_graph.available(self.norm.device)
+        if self.captures:
+            log.info(
+                "%s: decoding positions are replayed as CUDA graphs", type(transformer).__name__
+            )
         self._stack: decoder_kernel.Stack | None = None
 
     @property
@@ -302,6 +356,7 @@ class _StaticPositions:
         shape = len(starts), layers.key_heads, self.room, layers.head_size
         self.caches = [[weight.new_zeros(shape) for _ in range(2)] for _ in layers.layers]
         self.rows = self._kernel_rows()
+        self.graph: _PositionGraph | None = None
 
     @classmethod
     def of_cache(
@@ -358,6 +413,12 @@ class _StaticPositions:
         self.lengths += positions
         self.longest += positions
 
+    def move_to(self, length: int) -> None:
+        """Continue behind so many positions, with room for them."""
+        self.longest = length
+        self.lengths.fill_(length)
+        self.make_room(1)
+
     def mask(self) -> Tensor | None:
         """Return which positions each row sees with the next one, None if it is all of them."""
         if not self._whole_room and not self._ragged:
@@ -369,7 +430,7 @@ class _StaticPositions:
     @property
     def _whole_room(self) -> bool:
         """Whether all of the caches is attended to, so that a captured step serves any length."""
-        return torch.compiler.is_compiling()
+        return self.layers.captures or torch.compiler.is_compiling()
 
     def attend(
         self, layer: int, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None
@@ -380,36 +441,56 @@ class _StaticPositions:
         values[index, :, self.lengths] = value
         if not self._whole_room:
             keys, values = keys[:, :, : self.longest + 1], values[:, :, : self.longest + 1]
+        # Heads that share keys stand where a prompt has its positions, so no key is copied.
+        shared = query.unflatten(1, (self.layers.key_heads, -1))
         attended = F.scaled_dot_product_attention(
-            query[:, :, None], keys, values, mask, scale=self.layers.scaling, enable_gqa=True
+            shared, keys, values, mask, scale=self.layers.scaling
         )
         return attended.flatten(1)
 
 
-def _run_prompt(known: _Layers, hidden: Tensor) -> tuple[Tensor, Positions]:
+def _known_prompt(
+    known: _Layers, hidden: Tensor, prefix: Prefix | None
+) -> Blocks[tuple[Tensor, Positions]]:
     rows, length, _ = hidden.shape
-    positions = _StaticPositions(known, [0] * rows, length)
+    before = 0
+    if prefix is None:
+        positions = _StaticPositions(known, [0] * rows, length)
+    else:
+        assert isinstance(prefix.positions, _StaticPositions)
+        positions, before = prefix.positions, prefix.length
+        positions.move_to(before + length)
     cosine, sine = known.table(positions.room)
-    blocks = [slice(at, at + PROMPT_POSITIONS) for at in range(0, length, PROMPT_POSITIONS)]
-    queries = hidden.new_empty(rows, known.heads, length, known.head_size)
-    last = known.layers[-1]
-    for layer, (keys, values) in zip(known.layers, positions.caches, strict=True):
-        for block in blocks:
-            angles = cosine[:length][block, None], sine[:length][block, None]
-            query, key, value = known.projected(layer, hidden[:, block], *angles)
-            for room, part in ((queries, query), (keys, key), (values, value)):
-                room[:, :, :length][:, :, block] = part.transpose(1, 2)
-        asked = queries
-        if layer is last:  # nothing follows from the other positions
-            asked, hidden, blocks = queries[:, :, -1:], hidden[:, -1:], [slice(None)]
-        attended = F.scaled_dot_product_attention(
-            asked, keys[:, :, :length], values[:, :, :length], is_causal=layer is not last,
-            scale=known.scaling, enable_gqa=True,
-        ).transpose(1, 2)  # fmt: skip
-        for block in blocks:
-            own = attended[:, block].flatten(2)
-            hidden[:, block] = known.after_attention(layer, hidden[:, block], own)
-    return known.normal(hidden[:, -1], known.norm), positions
+    last, part, size = known.layers[-1], hidden, block_size(hidden.device)
+    for span in spans(length, PRODUCT_BLOCKS * size):
+        # A block is so many positions in all layers, or more of them in some of the layers.
+        layers_in_block = -(-len(known.layers) // -(-(span.stop - span.start) // size))
+        part, end = hidden[:, span], before + span.stop
+        own = slice(before + span.start, end)
+        # Without a mask where there is nothing before: that computes the causal half only.
+        seen = None if not own.start else _seen(end - own.start, end, hidden.device)
+        for index, layer in enumerate(known.layers):
+            if index % layers_in_block == 0:
+                yield PromptBlock()
+            keys, values = positions.caches[index]
+            query, key, value = known.projected(layer, part, cosine[own, None], sine[own, None])
+            keys[:, :, own], values[:, :, own] = key.transpose(1, 2), value.transpose(1, 2)
+            if layer is last:  # nothing follows from the other positions
+                if span.stop < length:
+                    break
+                query, part, seen = query[:, -1:], part[:, -1:], None
+            attended = F.scaled_dot_product_attention(
+                query.transpose(1, 2), keys[:, :, :end], values[:, :, :end], seen,
+                is_causal=not own.start and layer is not last,
+                scale=known.scaling, enable_gqa=True,
+            )  # fmt: skip
+            part = known.after_attention(layer, part, attended.transpose(1, 2).flatten(2))
+    return known.normal(part[:, -1], known.norm), positions
+
+
+def _seen(count: int, end: int, device: torch.device) -> Tensor:
+    """Return what the last ``count`` of ``end`` positions see: bool [count, end]."""
+    return torch.ones(count, end, dtype=torch.bool, device=device).tril(end - count)
 
 
 @dataclass
@@ -453,7 +534,7 @@ def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor
         for part in parts:
             part.make_room(1)
         table = parts[0].layers.table(max(part.room for part in parts))
-        hidden = _advance_torch(parts, hidden, *table)
+        hidden = _advance_captured(parts, hidden, table)
     else:
         hidden = hidden.contiguous().clone()
         found.kernel.run(
@@ -463,6 +544,54 @@ def _advance_static(parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor
     for part in parts:
         part.count(1)
     return hidden
+
+
+class _PositionGraph:
+    """The positions of certain batches as a CUDA graph, which launches them at once.
+
+    It holds addresses, so it serves these batches only, as long as their caches stay where they
+    are. It is captured when the same batches meet for the second time in a row.
+    """
+
+    def __init__(self, parts: Sequence[_StaticPositions], table: tuple[Tensor, Tensor]) -> None:
+        self._parts = [(weakref.ref(part), part.room) for part in parts]
+        self._table = table
+        self._hidden: Tensor | None = None
+        self._recording: cuda_graph.Recording | None = None
+
+    def serves(self, parts: Sequence[_StaticPositions], table: tuple[Tensor, Tensor]) -> bool:
+        """Return whether these are its batches, with the same caches and rotary table."""
+        found = [(ref(), room) for ref, room in self._parts]
+        return found == [(part, part.room) for part in parts] and self._table is table
+
+    def run(self, parts: Sequence[_StaticPositions], hidden: Tensor) -> Tensor:
+        """Run one more position: [rows, D] -> [rows, D]."""
+        if self._recording is None or self._hidden is None:
+            self._hidden = buffer = hidden.clone()
+            self._recording = cuda_graph.record(
+                lambda: _advance_torch(parts, buffer, *self._table), hidden.device
+            )
+        self._hidden.copy_(hidden)
+        self._recording.replay()
+        return self._recording.output.clone()
+
+
+def _advance_captured(
+    parts: Sequence[_StaticPositions], hidden: Tensor, table: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Run one more position by a CUDA graph where there is one for these batches."""
+    first = parts[0]
+    if not first.layers.captures:
+        return _advance_torch(parts, hidden, *table)
+    if first.graph is None or not first.graph.serves(parts, table):
+        first.graph = _PositionGraph(parts, table)
+        return _advance_torch(parts, hidden, *table)
+    try:
+        return first.graph.run(parts, hidden)
+    except cuda_graph.CaptureError as error:
+        log.warning("%s: decoding launches every operation by itself", error)
+        first.layers.captures, first.graph = False, None
+        return _advance_torch(parts, hidden, *table)
 
 
 def _advance_torch(

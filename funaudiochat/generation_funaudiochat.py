@@ -4,9 +4,10 @@
 """Parallel text and speech decoding as a function of explicit state.
 
 ``prefill`` makes a :class:`DecodingState`, ``step`` advances it by one 5 Hz position, ``generate``
-and ``stream`` loop over both. Nothing of a request is kept on the model, and every row of a batch
-is decoded exactly as it would be alone: padding exists in the prompt only, and a row that has ended
-emits no more speech. Logits are the model's raw output, scores are logits after processing.
+and ``stream`` loop over both. A prompt is read in blocks, between which others may take steps.
+Nothing of a request is kept on the model, and every row of a batch is decoded exactly as it would
+be alone: padding exists in the prompt only, and a row that has ended emits no more speech. Logits
+are the model's raw output, scores are logits after processing.
 
 ``step_together`` advances several states at once, whatever their lengths and settings. Which states
 those are may change from step to step: there is no batch to join or to leave.
@@ -29,10 +30,11 @@ from transformers import DynamicCache
 
 from funaudiochat import decoder_kernel
 from funaudiochat.choices import Randomness, SpeechChoices, choose
-from funaudiochat.decoder_stack import Positions, advance_together, follow
+from funaudiochat.decoder_stack import Positions, Prefix, advance_together, follow, reusable
 from funaudiochat.errors import FunAudioChatError
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_options import GenerationOptions
+from funaudiochat.prompt_blocks import Blocks, PromptBlock, run_blocks
 
 
 class RefinedHead(Protocol):
@@ -41,14 +43,15 @@ class RefinedHead(Protocol):
     def expand(self, hidden: Tensor) -> Tensor:
         """Widen every 5 Hz position to its G fine positions: [B, S, H] -> [B, S*G, H]."""
 
-    def first_logits(
+    def prompt(
         self,
-        fine: Tensor,
+        hidden: Tensor,
         start_tokens: Tensor,
         attention_mask: Tensor | None,
         position_ids: Tensor | None,
-    ) -> tuple[Tensor, Positions]:
-        """Run the prompt and return the logits [B, C] of the first speech token."""
+        prefix: Prefix | None,
+    ) -> Blocks[tuple[Tensor, Positions]]:
+        """Run the prompt [B, S, H]; return the logits [B, C] of the first speech token."""
 
     def next_tokens(
         self,
@@ -89,46 +92,100 @@ class SpeechModel(Protocol):
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         **audio: Tensor,
-    ) -> Tensor:
-        """Return the backbone's states [B, L, H] of a prompt and fill its cache."""
+    ) -> Blocks[Tensor]:
+        """Compute the backbone's states [B, L, H] of a prompt and fill its cache."""
 
 
 @dataclass
 class SpeechHeadState:
-    """The refined head's positions, and the speech token each row chose last."""
+    """The refined head's positions, and the speech token each row chose last.
+
+    Attributes:
+        positions: of the head.
+        last_tokens: [B].
+        logits: [B, C] of the first speech token, until it is chosen.
+    """
 
     positions: Positions
-    last_tokens: Tensor  # [B]
+    last_tokens: Tensor
+    logits: Tensor | None
 
 
 @dataclass
 class DecodingState:
-    """Everything that a run carries from one step to the next."""
+    """Everything that a run carries from one step to the next.
+
+    What decides how a row continues is on the CPU, so that a step waits for the device once: to
+    read the ids that were chosen.
+    """
 
     token_ids: Tensor  # [B, L + steps] text token ids, prompt included
+    last_ids: Tensor  # [B] the last of them, on the CPU
     mask: Tensor | None  # [B, L + steps]; None when no row is padded
     positions: Positions  # of the backbone
     hidden: Tensor  # [B, S, H] backbone output not yet consumed by the head
     text_embeds: Tensor  # [B, S, H] text embedding of the same positions
-    in_speech: Tensor  # bool [B]
-    ended: Tensor  # bool [B]
+    in_speech: Tensor  # bool [B], on the CPU
+    ended: Tensor  # bool [B], on the CPU
     ends: Tensor  # [*] text ids that end a row
+    suppressed: Tensor  # [*] text ids that are never chosen
     speech: list[Tensor]  # per row, its speech tokens [T] so far, end groups included
-    has_group: Tensor  # bool [B]: the last step gave the row a group
+    has_group: Tensor  # bool [B], on the CPU: the last step gave the row a group
     # transformers types its lists for LongTensor, which no indexing of a Tensor yields.
     text_processors: list[Any]  # one for all rows, or one per row if some are padded
     speech_processors: Any
     head: SpeechHeadState | None = None
+    head_prefix: Prefix | None = None  # what the head has read of the prompt before
     generator: Randomness = None
     step_count: int = 0
 
 
 @dataclass(frozen=True)
 class StepOutput:
-    """The result of one step: text ids [B], and per row a group [G] or None outside speech."""
+    """The result of one step, on the CPU.
+
+    Attributes:
+        text_ids: [B].
+        groups: per row a group [G], None outside speech.
+    """
 
     text_ids: Tensor
     groups: list[Tensor | None]
+
+
+@dataclass(frozen=True)
+class ReadPrompt:
+    """The prompt of a conversation's earlier reply, for a prompt that begins like it.
+
+    Attributes:
+        token_ids: [L].
+        audios: waveforms of the prompt, in order.
+        positions: of the backbone.
+        head_positions: of the refined head, None if it has not read the prompt.
+    """
+
+    token_ids: Tensor
+    audios: Sequence[Any]
+    positions: Positions
+    head_positions: Positions | None
+
+    def shared(self, token_ids: Tensor, audios: Sequence[Any], audio_token: int) -> tuple[int, int]:
+        """Return how many positions and audios another prompt [L] has in common with this one.
+
+        The other has at least one position more, and no audio is divided.
+        """
+        # The reply has overwritten the last group of this prompt in the head.
+        length = min(len(self.token_ids), len(token_ids)) - 1
+        same = self.token_ids[:length] == token_ids[:length]
+        length = int(same.long().cumprod(0).sum())
+        equal = [old is new for old, new in zip(self.audios, audios, strict=False)]
+        same_audios = equal.index(False) if False in equal else len(equal)
+        place = torch.nn.functional.pad(token_ids == audio_token, (1, 1)).long().diff()
+        starts, ends = (place.eq(edge).nonzero()[:, 0].tolist() for edge in (1, -1))
+        inside = sum(end <= length for end in ends[:same_audios])
+        if inside < len(starts):
+            length = min(length, starts[inside])
+        return length, inside
 
 
 def _positions(mask: Tensor) -> Tensor:
@@ -136,14 +193,26 @@ def _positions(mask: Tensor) -> Tensor:
     return (mask.cumsum(-1) - 1).masked_fill(mask == 0, 1)
 
 
-@torch.no_grad()
 def prefill(
     model: SpeechModel,
     inputs: dict[str, Tensor],
     options: GenerationOptions,
     generator: Randomness = None,
 ) -> DecodingState:
-    """Run the prompt through the backbone.
+    """Run the prompt through the backbone; see :func:`read_prompt`."""
+    return run_blocks(read_prompt(model, inputs, options, generator))
+
+
+@torch.no_grad()
+def read_prompt(
+    model: SpeechModel,
+    inputs: dict[str, Tensor],
+    options: GenerationOptions,
+    generator: Randomness = None,
+    read: ReadPrompt | None = None,
+    audios: Sequence[Any] = (),
+) -> Blocks[DecodingState]:
+    """Run the prompt through the backbone, in blocks.
 
     Args:
         model: the joint model.
@@ -151,6 +220,9 @@ def prefill(
             padded on the right are padded on the left in the state.
         options: settings of the run.
         generator: source of randomness for all rows together, or a list with one for each.
+        read: an earlier prompt; of one row without padding, only what differs from it is read, and
+            its positions become those of this run.
+        audios: waveforms of the row, to compare with those of ``read``.
 
     Returns:
         The state before the first step.
@@ -171,35 +243,80 @@ def prefill(
         # Decoding continues from the last column, so padding on the right moves to the left.
         order = mask.argsort(dim=1, stable=True)
         token_ids, mask = token_ids.gather(1, order), mask.gather(1, order)
-    cache = DynamicCache()
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
-    hidden = model.encode(
-        input_ids=token_ids,
+    prefix, head_prefix = None, None
+    if read is not None and mask is None and len(token_ids) == 1:
+        prefix, head_prefix, heard = _prefixes(model, read, token_ids[0], audios, options)
+        if prefix is not None:
+            audio = _without_first(audio, heard)
+    start = 0 if prefix is None else prefix.length
+    cache = DynamicCache() if prefix is None else prefix.cache()
+    hidden = yield from model.encode(
+        input_ids=token_ids[:, start:],
         attention_mask=mask,
         position_ids=None if mask is None else _positions(mask),
         past_key_values=cache,
         **audio,
     )
-    off = torch.zeros(len(token_ids), dtype=torch.bool, device=token_ids.device)
+    off = torch.zeros(len(token_ids), dtype=torch.bool)
     padding = [0] if mask is None else (mask == 0).sum(1).tolist()
     processors = [
         options.processors(token_ids.shape[1] - count, token_ids.device) for count in padding
     ]
     return DecodingState(
         token_ids=token_ids,
+        last_ids=token_ids[:, -1].cpu(),
         mask=mask,
-        positions=follow(model.language_model.model, cache, mask),
+        positions=(
+            follow(model.language_model.model, cache, mask)
+            if prefix is None
+            else prefix.followed(cache)
+        ),
         hidden=hidden,
-        text_embeds=model.get_input_embeddings()(token_ids),
+        text_embeds=model.get_input_embeddings()(token_ids[:, start:]),
         in_speech=off,
         ended=off.clone(),
-        ends=torch.tensor(options.eos_token_ids, device=token_ids.device),
+        ends=token_ids.new_tensor(options.eos_token_ids),
+        suppressed=token_ids.new_tensor(options.suppressed_ids),
         speech=[token_ids.new_empty(0) for _ in token_ids],
         has_group=off.clone(),
         text_processors=[text for text, _ in processors],
         speech_processors=processors[0][1],
+        head_prefix=head_prefix,
         generator=generator,
     )
+
+
+def _prefixes(
+    model: SpeechModel,
+    read: ReadPrompt,
+    token_ids: Tensor,
+    audios: Sequence[Any],
+    options: GenerationOptions,
+) -> tuple[Prefix | None, Prefix | None, int]:
+    """Return what backbone and head need not read again, and how many audios that holds."""
+    length, heard = read.shared(token_ids, audios, model.config.audio_token_index)
+    if not length or not reusable(model.language_model.model, read.positions):
+        return None, None, 0
+    backbone = Prefix(read.positions, length)
+    if options.disable_speech:
+        return backbone, None, heard
+    head: Any = model.audio_invert_tower
+    if read.head_positions is None or not reusable(head.crq_transformer, read.head_positions):
+        return None, None, 0  # the head needs the backbone's states of all positions
+    group = model.config.audio_config.group_size
+    return backbone, Prefix(read.head_positions, length * group), heard
+
+
+def _without_first(audio: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Return the processor's audio inputs without the first audios."""
+    having = audio.get("feature_exist_mask")
+    with_mel = count if having is None else int(having[:count].sum())
+    kept = {
+        name: value[with_mel if name in ("input_features", "feature_attention_mask") else count :]
+        for name, value in audio.items()
+    }
+    return kept if len(kept.get("speech_ids", ())) else {}
 
 
 @torch.no_grad()
@@ -310,7 +427,7 @@ _Computing = Generator[_Shared, Any, Any]
 
 def _step(model: SpeechModel, state: DecodingState, options: GenerationOptions) -> _Computing:
     text_config, audio_config = model.config.text_config, model.config.audio_config
-    opened = state.token_ids[:, -1] == text_config.audio_bos_index
+    opened = state.last_ids == text_config.audio_bos_index
     state.in_speech = (state.in_speech | opened) & ~state.ended
     if state.step_count:
         yield from _advance_backbone(model, state, options)
@@ -321,35 +438,41 @@ def _step(model: SpeechModel, state: DecodingState, options: GenerationOptions) 
         tokens, speech_logits = yield from _head_group(model, state, options)
 
     logits = logits.to(state.token_ids.device)
-    if options.suppressed_ids:
-        logits[:, list(options.suppressed_ids)] = -torch.inf
+    logits[:, state.suppressed] = -torch.inf
     if state.step_count < (options.min_new_tokens or 0):
         logits[:, state.ends] = -torch.inf  # greedy text takes the logits, past all processors
     if options.text_greedy:
         text_ids = logits.argmax(-1)
     else:
         text_ids = choose(_process_text(state, logits), options, state.generator)
+    chosen, speaking = text_ids[:, None], state.in_speech.tolist()
+    if tokens is not None:
+        if speech_logits is not None and any(speaking):
+            tokens = _choose_again(state, speech_logits, tokens, speaking, options)
+        chosen = torch.cat([chosen, tokens], dim=1)
+    chosen = chosen.cpu()  # the only wait for the device
+
+    text_ids, tokens = chosen[:, 0], chosen[:, 1:]
     if state.step_count == 0 and options.force_text_abos:
         text_ids = torch.full_like(text_ids, text_config.audio_bos_index)
     text_ids = text_ids.masked_fill(state.ended, options.pad_token_id)
-
     appended = text_ids
     groups: list[Tensor | None] = [None] * len(text_ids)
-    if tokens is not None:
-        speaking = state.in_speech.tolist()
-        if speech_logits is not None and any(speaking):
-            tokens = _choose_again(state, speech_logits, tokens, speaking, options)
+    if not options.disable_speech:
         state.has_group = state.in_speech
         finishing = (tokens == audio_config.eos_token_id).any(1) & state.in_speech
         tokens = tokens.masked_fill(finishing[:, None], audio_config.eos_token_id)
         appended = appended.masked_fill(finishing, text_config.audio_eos_index)
+        kept = tokens.to(state.token_ids.device)
         for row, on in enumerate(speaking):
             if on:
                 groups[row] = tokens[row]
-                state.speech[row] = torch.cat([state.speech[row], tokens[row]])
+                state.speech[row] = torch.cat([state.speech[row], kept[row]])
         state.in_speech = state.in_speech & ~finishing
-    state.ended = state.ended | torch.isin(text_ids, state.ends)
-    state.token_ids = torch.cat([state.token_ids, appended[:, None]], dim=1)
+    state.ended = state.ended | torch.isin(text_ids, text_ids.new_tensor(options.eos_token_ids))
+    state.last_ids = appended
+    appended = appended[:, None].to(state.token_ids.device)
+    state.token_ids = torch.cat([state.token_ids, appended], dim=1)
     if state.mask is not None:
         state.mask = torch.cat([state.mask, state.mask.new_ones(len(state.mask), 1)], dim=1)
     state.step_count += 1
@@ -375,7 +498,9 @@ def _advance_backbone(
                 ]
             )
             vectors = (yield _Shared(_Part.GROUPS, (last,))).to(embeds.device)
-            inputs = torch.where(speaking[:, None, None], (embeds + vectors) / 2, embeds)
+            inputs = (embeds + vectors) / 2
+            if not all(flags):
+                inputs = torch.where(speaking.to(embeds.device)[:, None, None], inputs, embeds)
     hidden = yield _Shared(_Part.BACKBONE, (inputs[:, 0],), state.positions)
     state.hidden, state.text_embeds = hidden[:, None], embeds
 
@@ -385,23 +510,21 @@ def _head_group(model: SpeechModel, state: DecodingState, options: GenerationOpt
 
     Also returns the raw logits [B, G, C] if the group is to be chosen once more from them.
     """
-    head, audio = model.audio_invert_tower, model.config.audio_config
+    audio = model.config.audio_config
+    if state.head is None:
+        run_blocks(read_prompt_by_head(model, state))
+    at = state.head
+    assert at is not None
     # A device map may have put the head elsewhere; tokens are chosen on the text's device.
-    coarse = state.hidden + state.text_embeds.to(state.hidden.device)
-    if state.head is None:  # the prompt, as long as it is
-        fine = head.expand(coarse)
-    else:
-        fine = yield _Shared(_Part.EXPAND, (coarse,))
-    before = fine.shape[1] - audio.group_size  # only the prompt has more positions than a group
+    coarse = state.hidden[:, -1:] + state.text_embeds[:, -1:].to(state.hidden.device)
+    fine = yield _Shared(_Part.EXPAND, (coarse,))
     shape = audio.group_size, audio.codebook_size
     choices = SpeechChoices(options, state.speech_processors, state.speech, state.generator, shape)
     while (done := choices.count) < audio.group_size:
-        at = state.head
-        if at is None:
-            at, logits = _first_logits(model, state, fine[:, : before + 1])
-            state.head, tokens = at, at.last_tokens.new_empty(len(fine), 0)
+        if at.logits is not None:
+            tokens, logits, at.logits = at.last_tokens.new_empty(len(fine), 0), at.logits, None
         else:
-            inputs = (fine[:, before + done :], at.last_tokens)
+            inputs = (fine[:, done:], at.last_tokens)
             tokens, logits = yield _Shared(_Part.HEAD, inputs, at.positions, choices.for_kernel())
         choices.add(tokens)
         if logits is not None:
@@ -411,22 +534,22 @@ def _head_group(model: SpeechModel, state: DecodingState, options: GenerationOpt
     return choices.tokens, again
 
 
-def _first_logits(
-    model: SpeechModel, state: DecodingState, fine: Tensor
-) -> tuple[SpeechHeadState, Tensor]:
-    """Run the head over the prompt's fine positions [B, S, H].
-
-    Returns:
-        The head's state, and the logits [B, C] of its first speech token.
-    """
-    audio = model.config.audio_config
+@torch.no_grad()
+def read_prompt_by_head(model: SpeechModel, state: DecodingState) -> Blocks[None]:
+    """Run the refined head over the prompt, in blocks; else the first spoken step does it."""
+    group = model.config.audio_config.group_size
     mask = positions = None
     if state.mask is not None:
-        mask = state.mask.repeat_interleave(audio.group_size, dim=1)[:, : fine.shape[1]]
+        mask = state.mask.repeat_interleave(group, dim=1)
         positions = _positions(mask)
-    start = state.token_ids.new_full((len(fine),), audio.bos_token_id)
-    logits, found = model.audio_invert_tower.first_logits(fine, start, mask, positions)
-    return SpeechHeadState(found, start), logits
+    start = state.token_ids.new_full(
+        (len(state.token_ids),), model.config.audio_config.bos_token_id
+    )
+    hidden = state.hidden + state.text_embeds.to(state.hidden.device)
+    logits, found = yield from model.audio_invert_tower.prompt(
+        hidden, start, mask, positions, state.head_prefix
+    )
+    state.head = SpeechHeadState(found, start, logits)
 
 
 def _choose_again(
@@ -551,16 +674,19 @@ class SteppedEvents(Iterator[T], Generic[T]):
 
     Args:
         model: the joint model.
-        items: events, and before each step a :class:`DueStep` that is taken before it continues.
+        items: events, before each block of the prompt a :class:`PromptBlock`, and before each
+            step a :class:`DueStep` that is taken before it continues.
 
     Attributes:
         due: the step that comes next, None before the first one and after the last.
+        reading: whether a block of the prompt comes next.
         ended: whether there are no more events.
     """
 
-    def __init__(self, model: SpeechModel, items: Generator[T | DueStep]) -> None:
+    def __init__(self, model: SpeechModel, items: Generator[T | DueStep | PromptBlock]) -> None:
         self.model, self._items = model, items
         self.due: DueStep | None = None
+        self.reading = False
         self.ended = False
 
     def __next__(self) -> T:
@@ -568,12 +694,12 @@ class SteppedEvents(Iterator[T], Generic[T]):
             if self.due is not None:
                 _take([self])
             item = self.resume()
-            if not isinstance(item, DueStep):
+            if not isinstance(item, DueStep | PromptBlock):
                 return item
 
-    def resume(self) -> T | DueStep:
-        """Return the next event, or the step that has to be taken before there is one."""
-        self.due = None
+    def resume(self) -> T | DueStep | PromptBlock:
+        """Return the next event, or the step or block that comes before there is one."""
+        self.due, self.reading = None, False
         try:
             item = next(self._items)
         except BaseException:
@@ -581,6 +707,7 @@ class SteppedEvents(Iterator[T], Generic[T]):
             raise
         if isinstance(item, DueStep):
             self.due = item
+        self.reading = isinstance(item, PromptBlock)
         return item
 
     def close(self) -> None:
@@ -591,9 +718,12 @@ class SteppedEvents(Iterator[T], Generic[T]):
 def next_events(replies: Sequence[SteppedEvents[T]]) -> list[list[T] | Exception]:
     """Take the next step of several replies of one model together.
 
+    A reply whose prompt is being read gets one block of it before the others' step, and is in
+    that step if the block was the last. One that has not begun is prepared for its first block.
+
     Returns:
-        Of each reply, all events until its following step is due or it has ended, or the error that
-        ended it. A reply that has not begun runs its prompt first.
+        Of each reply, all events until its following step or block is due or it has ended, or the
+        error that ended it.
     """
     found = [_until_due(reply) if reply.due is None else [] for reply in replies]
     _take([reply for reply in replies if reply.due is not None])
@@ -616,7 +746,7 @@ def _take(replies: Sequence[SteppedEvents[Any]]) -> None:
 def _until_due(reply: SteppedEvents[T]) -> list[T] | Exception:
     events: list[T] = []
     try:
-        while not isinstance(item := reply.resume(), DueStep):
+        while not isinstance(item := reply.resume(), DueStep | PromptBlock):
             events.append(item)
     except StopIteration:
         pass
@@ -647,7 +777,7 @@ def stream_steps(
     tokenizer: Any,
     state: DecodingState,
     options: GenerationOptions,
-) -> Generator[TextDelta | SpeechTokens | DueStep]:
+) -> Generator[TextDelta | SpeechTokens | DueStep | PromptBlock]:
     """Decode one prefilled row; the caller takes the steps.
 
     The deltas joined are the text that ``generate`` returns, without special tokens and those
@@ -660,7 +790,8 @@ def stream_steps(
         options: settings of the run.
 
     Yields:
-        Each step when it is due, and its text and group [G] after it was taken.
+        Each block of the head's prompt and each step when it is due, and the step's text and group
+        [G] after it was taken.
 
     Raises:
         FunAudioChatError: the state holds several rows.
@@ -671,11 +802,13 @@ def stream_steps(
     silent = {text.audio_bos_index, text.audio_eos_index, text.sil_index}
     said: list[int] = []
     decoder, emitted = DecodeStream(skip_special_tokens=True), 0
+    if state.head is None and not options.disable_speech:
+        yield from read_prompt_by_head(model, state)
     while state.step_count < options.max_new_tokens and not bool(state.ended.all()):
         due = DueStep(state, options)
         yield due
         out = due.taken()
-        token = int(state.token_ids[0, -1])
+        token = int(state.last_ids[0])
         if token not in silent:
             said.append(token)
             delta = decoder.step(tokenizer.backend_tokenizer, token)

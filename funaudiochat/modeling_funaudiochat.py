@@ -36,6 +36,7 @@ from funaudiochat.modeling_common import (
     run_packed,
     sample_ids,
 )
+from funaudiochat.prompt_blocks import Blocks, PromptBlock, block_size, forward_in_blocks
 from funaudiochat.refined_head import FunAudioChatDecoder
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
 ]
 
 
+POSITIONS_PER_PAIR = 64  # of a block that costs about as much as two windows of the mel encoder
 LOSS_POSITIONS = 256  # whose log-probabilities are in memory at once, with `lean_losses`
 
 
@@ -279,21 +281,53 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         position_ids: Tensor | None = None,
         past_key_values: Any = None,
         **audio: Tensor,
-    ) -> Tensor:
-        """Return the backbone's states [B, L, H] of a prompt, without projection and head.
+    ) -> Blocks[Tensor]:
+        """Compute the backbone's states [B, L, H] of a prompt in blocks, without projection.
 
         Args:
             input_ids: [B, L].
-            attention_mask: [B, L] of 0/1.
+            attention_mask: [B, L] of 0/1; None if no row is padded.
             position_ids: [B, L].
             past_key_values: backbone cache, extended in place.
             **audio: the processor's audio inputs, as in :meth:`forward`.
         """
         embeds = self.get_input_embeddings()(input_ids)
         if audio.get("speech_ids") is not None and audio["speech_ids"].numel():
-            embeds = self._merge_audio(input_ids, embeds, **audio).inputs_embeds
-        output = self._run_backbone(embeds, attention_mask, position_ids, past_key_values, True)
-        return output.last_hidden_state
+            vectors = None
+            mel, frame_mask = map(audio.get, ("input_features", "feature_attention_mask"))
+            if mel is not None and frame_mask is not None and len(input_ids) == 1:
+                vectors = yield from self._mel_vectors(mel, frame_mask.bool())
+            merged = self._merge_audio(input_ids, embeds, **audio, mel_vectors=vectors)
+            embeds = merged.inputs_embeds
+        hidden = yield from forward_in_blocks(
+            self.language_model.model, embeds, attention_mask, position_ids, past_key_values
+        )
+        return hidden
+
+    def _mel_vectors(self, mel: Tensor, frame_mask: Tensor) -> Blocks[list[Tensor]]:
+        """Run the mel encoder over a few windows at a time.
+
+        Args:
+            mel: [N', mel bins, frames].
+            frame_mask: bool [N', frames].
+
+        Returns:
+            Vectors [25 Hz positions, H] of each audio.
+        """
+        tower, found = self.continuous_audio_tower, []
+        # An even number of windows, as pairs of positions are averaged.
+        windows = 2 * max(1, block_size(mel.device) // POSITIONS_PER_PAIR)
+        for frames, mask in zip(mel, frame_mask, strict=True):
+            parts: list[Tensor] = []
+            for part in frames[:, mask].split(windows * tower.window_frames, 1):
+                yield PromptBlock()
+                length = torch.tensor([part.shape[1]])
+                count = int(tower._get_feat_extract_output_lengths(length)[1])
+                # An odd last position is kept only where it is the only one.
+                count = max(count, not parts)
+                parts.append(tower(part, length, speech_maxlen=count).last_hidden_state[0])
+            found.append(torch.cat(parts))
+        return found
 
     def _merge_audio(
         self,
@@ -306,6 +340,7 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         feature_exist_mask: Tensor | None = None,
         text_ids: Tensor | None = None,
         text_attention_mask: Tensor | None = None,
+        mel_vectors: list[Tensor] | None = None,
     ) -> _MergedAudio:
         """Replace the placeholders of every audio by its group vectors (rules 11-17, 27-30)."""
         audio, ignore = self.config.audio_config, self.config.ignore_index
@@ -315,13 +350,17 @@ class FunAudioChatForConditionalGeneration(FunAudioChatPreTrainedModel, Generati
         tokens = F.pad(speech_ids, (0, short), value=audio.pad_token_id)
         valid = F.pad(speech_attention_mask.bool(), (0, short))
 
-        features = None
-        if input_features is not None and feature_attention_mask is not None:
+        features, width = None, tokens.shape[1]
+        if mel_vectors is not None:
+            features = torch.stack(
+                [F.pad(x[:width], (0, 0, 0, max(0, width - len(x)))) for x in mel_vectors]
+            )
+        elif input_features is not None and feature_attention_mask is not None:
             frame_mask = feature_attention_mask.bool()
             features = self.continuous_audio_tower(
                 input_features.transpose(0, 1)[:, frame_mask],
                 frame_mask.sum(1),
-                speech_maxlen=tokens.shape[1],
+                speech_maxlen=width,
             ).last_hidden_state
         vectors = self.audio_tower(tokens, features, feature_exist_mask).last_hidden_state
         vectors = vectors.to(token_embeds.device)

@@ -20,13 +20,28 @@ from transformers.utils.generic import ModelOutput
 from funaudiochat import decoder_kernel
 from funaudiochat.compact_weights import CompactLinear
 from funaudiochat.configuration_funaudiochat import FunAudioChatAudioEncoderConfig
-from funaudiochat.decoder_stack import Positions, advance_together, follow, kernel_rows, run_prompt
+from funaudiochat.decoder_stack import (
+    Positions,
+    Prefix,
+    advance_together,
+    follow,
+    kernel_rows,
+    known_prompt,
+)
 from funaudiochat.errors import CheckpointError
 from funaudiochat.modeling_common import (
     FunAudioChatPreTrainedModel,
     cache_argument,
     is_packed,
     run_packed,
+)
+from funaudiochat.prompt_blocks import (
+    PRODUCT_BLOCKS,
+    Blocks,
+    PromptBlock,
+    block_size,
+    forward_in_blocks,
+    spans,
 )
 
 
@@ -65,36 +80,49 @@ class FunAudioChatDecoder(FunAudioChatPreTrainedModel):
         """Widen every 5 Hz position to its G fine positions: [B, S, H] -> [B, S*G, H]."""
         return self.pre_matching(hidden).unflatten(-1, (self.group_size, -1)).flatten(1, 2)
 
-    def first_logits(
+    def prompt(
         self,
-        fine: Tensor,
+        hidden: Tensor,
         start_tokens: Tensor,
         attention_mask: Tensor | None = None,
         position_ids: Tensor | None = None,
-    ) -> tuple[Tensor, Positions]:
-        """Run the prompt and return the logits of the first speech token (rule 44).
+        prefix: Prefix | None = None,
+    ) -> Blocks[tuple[Tensor, Positions]]:
+        """Run the prompt, up to the first speech token's own position (rule 44).
 
         Args:
-            fine: [B, S, H] expanded positions of the prompt, up to the first speech token's own.
-            start_tokens: [B], added to every position.
-            attention_mask: [B, S], rows padded on the left; None without padding.
-            position_ids: [B, S] fine positions, with a mask.
+            hidden: [B, S, H], hidden state plus text embedding of its 5 Hz positions.
+            start_tokens: [B], added to every fine position.
+            attention_mask: [B, S * G], rows padded on the left; None without padding.
+            position_ids: [B, S * G] fine positions, with a mask.
+            prefix: fine positions before these.
 
         Returns:
-            Logits [B, C] in float32, and the positions to continue from.
+            Logits [B, C] of the first speech token in float32, and the positions to continue from.
         """
-        embeds = self.input_matching(fine + self._before(start_tokens)[:, None])
-        if attention_mask is None and (run := run_prompt(self.crq_transformer, embeds)):
-            return self._logits(run[0]), run[1]
-        cache = DynamicCache()
-        out = self.crq_transformer(
-            inputs_embeds=embeds,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            use_cache=True,
-            **cache_argument(self.crq_transformer, cache),
-        ).last_hidden_state
-        return self._logits(out[:, -1]), follow(self.crq_transformer, cache, attention_mask)
+        start = self._before(start_tokens)[:, None]
+        parts: list[Tensor] = []
+        stop = 1 - self.group_size or None
+        for span in spans(hidden.shape[1], PRODUCT_BLOCKS * block_size(hidden.device)):
+            if parts:
+                yield PromptBlock()
+            fine = self.expand(hidden[:, span])
+            fine = fine[:, :stop] if span.stop == hidden.shape[1] else fine
+            parts.append(self.input_matching(fine + start))
+        embeds = torch.cat(parts, 1)
+        known = None
+        if attention_mask is None:
+            known = known_prompt(self.crq_transformer, embeds, prefix)
+        if known is not None:
+            last, positions = yield from known
+            return self._logits(last), positions
+        cache = DynamicCache() if prefix is None else prefix.cache()
+        mask, places = (None if x is None else x[:, :stop] for x in (attention_mask, position_ids))
+        out = yield from forward_in_blocks(self.crq_transformer, embeds, mask, places, cache)
+        logits = self._logits(out[:, -1])
+        if prefix is not None:
+            return logits, prefix.followed(cache)
+        return logits, follow(self.crq_transformer, cache, mask)
 
     def next_tokens(
         self,

@@ -25,12 +25,29 @@ from funaudiochat.cosyvoice3.detokenizer import CosyVoice3Detokenizer
 from funaudiochat.cosyvoice3.voices import choose_voice, installed_voices, load_voices
 from funaudiochat.device import resolve_device
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError
-from funaudiochat.events import AudioChunk, Event, Latency, Reply, ReplyDone, TextDelta, Usage
-from funaudiochat.generation_funaudiochat import DueStep, SteppedEvents, prefill, stream_steps
+from funaudiochat.events import (
+    AudioChunk,
+    Event,
+    Latency,
+    Reply,
+    ReplyDone,
+    SpeechTokens,
+    TextDelta,
+    Usage,
+)
+from funaudiochat.generation_funaudiochat import (
+    DecodingState,
+    DueStep,
+    ReadPrompt,
+    SteppedEvents,
+    read_prompt,
+    stream_steps,
+)
 from funaudiochat.generation_options import GenerationOptions
 from funaudiochat.hub import resolve_pair
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+from funaudiochat.prompt_blocks import PromptBlock
 from funaudiochat.register import register_funaudiochat
 from funaudiochat.sampling import (
     SAMPLING_VALUES,
@@ -73,6 +90,9 @@ class VoiceChat(Conversation):
         super().__init__(system)
         self.model, self.processor = model, processor
         self.detokenizer, self.speaker = detokenizer, speaker
+        # The newest prompt of written and of spoken replies. Branches share it, and a reply takes
+        # it out while it runs, so that no two write to the same positions.
+        self._read_prompts: dict[bool, ReadPrompt] = {}
 
     @classmethod
     def from_pretrained(
@@ -263,8 +283,8 @@ class VoiceChat(Conversation):
         speech: bool,
         sampling: Sampling,
         schedule: ChunkSchedule | None,
-    ) -> Generator[Event | DueStep]:
-        """Yield the events of a reply, and each step of the model when it is due."""
+    ) -> Generator[Event | DueStep | PromptBlock]:
+        """Yield the events of a reply, and each block and step of the model when it is due."""
         began, latency = time.monotonic(), Latency()
         before = recent(self._history)
         inputs, kept = self._fit(self._system(tools, speech), before, turn)
@@ -283,9 +303,12 @@ class VoiceChat(Conversation):
             voice = self.detokenizer.stream(self.speaker, schedule)
         text, tokens, chunks = "", [], []
         stops = StopTexts(sampling.stop)
-        state = prefill(self.model, inputs, options, generator)
-        for event in stream_steps(self.model, self.processor.tokenizer, state, options):
-            if isinstance(event, DueStep):
+        asked = (self._system(tools, speech), *kept, turn)
+        audios = [each.audio for each in asked if each.audio is not None]
+        read = self._read_prompts.pop(speech, None)
+        state = yield from read_prompt(self.model, inputs, options, generator, read, audios)
+        for event in self._decode(state, options, audios, speech):
+            if isinstance(event, DueStep | PromptBlock):
                 yield event
                 continue
             if isinstance(event, TextDelta):
@@ -331,6 +354,17 @@ class VoiceChat(Conversation):
                 finish_reason="stop" if stops.found or bool(state.ended.all()) else "length",
             )
         )
+
+    def _decode(
+        self, state: DecodingState, options: GenerationOptions, audios: list[Any], speech: bool
+    ) -> Generator[TextDelta | SpeechTokens | DueStep | PromptBlock]:
+        """Decode a prompt that was read; keep what was read of it, also if the reply is left."""
+        prompt = state.token_ids[0]
+        try:
+            yield from stream_steps(self.model, self.processor.tokenizer, state, options)
+        finally:
+            head = None if state.head is None else state.head.positions
+            self._read_prompts[speech] = ReadPrompt(prompt, audios, state.positions, head)
 
 
 def _tool_call_ids(tokenizer: Any) -> tuple[int, ...]:

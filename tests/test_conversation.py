@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import save_file
 from transformers import GenerationConfig
 
-from funaudiochat import choices, decoder_kernel
+from funaudiochat import choices, decoder_kernel, prompt_blocks
 from funaudiochat.constants import DEFAULT_S2M_PROMPT, DEFAULT_S2T_PROMPT
 from funaudiochat.conversation import Conversation
 from funaudiochat.errors import AudioError, CheckpointError, FunAudioChatError, VoiceError
@@ -475,3 +475,75 @@ def test_two_conversations_on_one_model_do_not_mix(folders):
             reply.text == expected.text
             and reply.speech_tokens.tolist() == expected.speech_tokens.tolist()
         )
+
+
+@pytest.fixture
+def lengths(chat, monkeypatch):
+    """How many positions of each prompt the backbone reads."""
+    found, encode = [], chat.model.encode
+
+    def noting(input_ids, **inputs):
+        found.append(input_ids.shape[1])
+        return encode(input_ids, **inputs)
+
+    monkeypatch.setattr(chat.model, "encode", noting)
+    return found
+
+
+def talk(chat, fresh):
+    """A conversation with all that changes a prompt; forgetting the earlier ones if `fresh`."""
+    replies = []
+
+    def ask(chat, seed, **question):
+        if fresh:
+            chat._read_prompts.clear()
+        sampling = Sampling(seed=seed, temperature=1.2, max_new_tokens=8)
+        reply = chat.ask(sampling=sampling, **question)
+        replies.append((reply.text, reply.speech_tokens.tolist(), reply.usage.prompt_steps))
+
+    ask(chat, 1, audio=question())
+    ask(chat, 2, audio=question(0.7), text="And this?")
+    ask(chat, 3, text="Write it down.", speech=False)
+    ask(chat, 4, audio=question(0.7))  # the written reply has left the spoken one's prompt alone
+    left = chat.branch()
+    stream = left.stream(audio=question(), sampling=Sampling(seed=5, max_new_tokens=8))
+    next(stream)
+    running = chat.branch()  # while its prompt is taken
+    ask(running, 6, text="Again, please.")
+    stream.close()
+    ask(left, 7, text="Go on.")
+    chat.truncate_last_reply("Not all.")
+    ask(chat, 8, audio=question())
+    chat.system = "You are terse."
+    ask(chat, 9, text="Now?")
+    return replies
+
+
+def test_a_prompt_that_begins_like_an_earlier_one_is_read_from_where_it_differs(
+    chat, lengths, monkeypatch
+):
+    monkeypatch.setattr(prompt_blocks, "CPU_POSITIONS", 24)
+    wanted = talk(chat, fresh=True)
+    whole = lengths.copy()
+    chat.resume([])
+    chat.system = None
+    chat._read_prompts.clear()
+    lengths.clear()
+    assert talk(chat, fresh=False) == wanted
+    assert len(lengths) == len(whole) and lengths[0] == whole[0]
+    shorter = [now < before / 2 for now, before in zip(lengths, whole, strict=True)]
+    assert shorter[1] and shorter[3] and shorter[6] and shorter[7], (lengths, whole)
+
+
+def test_prompts_of_one_length_with_other_audio_share_what_stands_before_it(chat, lengths):
+    first, second = chat.branch(), chat.branch()
+    first.ask(audio=question(), sampling=GREEDY)
+    samples, rate = question()
+    wanted = chat.branch()
+    wanted._read_prompts = {}
+    other = (samples[::-1].copy(), rate)
+    reply = second.ask(audio=other, sampling=GREEDY)
+    assert 0 < lengths[1] < lengths[0]
+    assert reply.speech_tokens.tolist() == (
+        wanted.ask(audio=other, sampling=GREEDY).speech_tokens.tolist()
+    )

@@ -18,9 +18,10 @@ from transformers import (
     Qwen3MoeModel,
 )
 
-from funaudiochat import decoder_kernel, decoder_stack
-from funaudiochat.decoder_stack import advance_together, follow, run_prompt
+from funaudiochat import decoder_kernel, decoder_stack, prompt_blocks
+from funaudiochat.decoder_stack import advance_together, follow, known_prompt
 from funaudiochat.modeling_common import cache_argument
+from funaudiochat.prompt_blocks import run_blocks
 
 WIDTH, PROMPT = 48, 13
 SIZES = {
@@ -145,14 +146,14 @@ def test_the_kernel_gives_rows_of_several_batches_the_same_bits_as_alone():
 
 @pytest.mark.parametrize("head_size, length", [(12, 1), (12, 50), (32, 600), (64, 97)])
 def test_a_prompt_in_blocks_is_that_of_the_own_forward(head_size, length, monkeypatch):
-    monkeypatch.setattr(decoder_stack, "PROMPT_POSITIONS", 64)
+    monkeypatch.setattr(prompt_blocks, "CPU_POSITIONS", 40)
     torch.manual_seed(0)
     model = Qwen3Model(Qwen3Config(**{**SIZES, "head_dim": head_size})).eval()
     generator = torch.Generator().manual_seed(1)
     whole = torch.randn(2, length + 3, WIDTH, generator=generator)
     with torch.no_grad():
         wanted = model(inputs_embeds=whole).last_hidden_state[:, length - 1 :]
-        found, positions = run_prompt(model, whole[:, :length].clone())
+        found, positions = run_blocks(known_prompt(model, whole[:, :length]))
         later = [positions.advance(whole[:, at]) for at in range(length, length + 3)]
     torch.testing.assert_close(torch.stack([found, *later], 1), wanted, atol=2e-5, rtol=1e-4)
 

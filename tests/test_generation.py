@@ -12,12 +12,13 @@ import torch
 from transformers import AutoTokenizer, GenerationConfig
 from transformers.utils import ModelOutput
 
-from funaudiochat import choices, decoder_kernel, decoder_stack
+from funaudiochat import choices, cuda_graph, decoder_kernel, decoder_stack
 from funaudiochat import generation_funaudiochat as generation
 from funaudiochat.events import SpeechTokens, TextDelta
 from funaudiochat.generation_funaudiochat import generate, prefill, step, stream
 from funaudiochat.generation_options import GenerationOptions
 from tests.helpers.golden import TINY_A, load_case, load_model, names, options_of
+from tests.helpers.operation_recording import record
 
 # f10 and f11 recorded what the original does to a row after its own end, f12 what padding does
 # to its head.
@@ -324,7 +325,7 @@ def test_a_least_length_holds_back_the_end(setting):
 
 
 def test_choices_read_nothing_back_to_the_host(way, monkeypatch):
-    """A step reads two flags a row, however many tokens it chooses."""
+    """A step reads once what it chose, however many tokens; its flags are on the host."""
     case, inputs, _ = load_case("f2_s2s_reppen12")
     model, options = load_model(), options_of(case)
     state = prefill(model, inputs, options)
@@ -335,12 +336,65 @@ def test_choices_read_nothing_back_to_the_host(way, monkeypatch):
         original = getattr(torch.Tensor, name)
 
         def counted(self, *args, original=original, name=name):
-            reads.append(name)
+            reads.append((name, self.dtype, *self.shape))
             return original(self, *args)
 
         monkeypatch.setattr(torch.Tensor, name, counted)
     step(model, state, options)
-    assert reads == ["tolist", "tolist"]
+    flags = ("tolist", torch.bool, 1)
+    assert reads == [flags, flags, ("cpu", torch.long, 1, 6)]
+
+
+@pytest.mark.parametrize("name", ["f2_s2s_reppen12", "f10_s2s_batch_equal", "three lengths"])
+@pytest.mark.parametrize("sampled", [False, True])
+def test_captured_positions_choose_what_separate_operations_choose(name, sampled, monkeypatch):
+    """One, two and three rows, which a CPU records and replays as a GPU does."""
+    monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)
+    monkeypatch.setattr(decoder_stack, "SPARE_POSITIONS", 8)  # caches move on the way
+    case, inputs, _ = load_case("f12_s2s_batch_leftpad_quirk" if name == "three lengths" else name)
+    if name == "three lengths":
+        inputs = {"input_ids": inputs["input_ids"][[0, 1, 0], :40].contiguous()}
+        inputs["attention_mask"] = (torch.arange(40) >= torch.tensor([[0], [5], [11]])).long()
+        inputs["input_ids"] = inputs["input_ids"] % 300
+    options = replace(
+        options_of(case), max_new_tokens=12, do_sample=sampled, text_greedy=not sampled
+    )
+    recordings = []
+
+    def recorded(function, device):
+        recordings.append(record(function, device))
+        return recordings[-1]
+
+    def reply():
+        count = len(inputs["input_ids"])
+        own = [torch.Generator().manual_seed(row) for row in range(count)]
+        return generate(load_model(), inputs, options, own)
+
+    rows, speech = reply()
+    monkeypatch.setattr(cuda_graph, "available", lambda device: True)
+    monkeypatch.setattr(cuda_graph, "record", recorded)
+    captured_rows, captured_speech = reply()
+    assert torch.equal(captured_rows, rows)
+    assert [x.tolist() for x in captured_speech] == [x.tolist() for x in speech]
+    # Once for each room of the caches, not once a step.
+    assert sum(each.replays for each in recordings) > 4 * len(recordings) > 0
+
+
+def test_positions_that_cannot_be_captured_run_one_by_one(monkeypatch, caplog):
+    monkeypatch.setattr(decoder_kernel, "kernel", lambda: None)
+    case, inputs, _ = load_case("f1_s2s_greedy")
+    options = replace(options_of(case), max_new_tokens=8)
+    rows, speech = generate(load_model(), inputs, options)
+
+    def fails(function, device):
+        raise cuda_graph.CaptureError("a CUDA graph could not be captured (no driver)")
+
+    monkeypatch.setattr(cuda_graph, "available", lambda device: True)
+    monkeypatch.setattr(cuda_graph, "record", fails)
+    again, spoken = generate(load_model(), inputs, options)
+    assert torch.equal(again, rows) and torch.equal(spoken[0], speech[0])
+    # One for the backbone and one for the head.
+    assert caplog.text.count("(no driver): decoding launches every operation by itself") == 2
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -27,6 +27,7 @@ from funaudiochat.generation_funaudiochat import generate
 from funaudiochat.hub import VOICES_FILE
 from funaudiochat.modeling_common import cache_argument
 from funaudiochat.modeling_funaudiochat import FunAudioChatDecoder
+from funaudiochat.prompt_blocks import run_blocks
 from tests.helpers.golden import TINY_A, load_case, load_model, options_of
 
 # Greedy, with a repetition penalty, and sampled; two of them end their speech on the way.
@@ -100,7 +101,7 @@ def start(model, name: str) -> tuple[Request, list[int]]:
     _, processor = options.processors(length, torch.device("cpu"))
     audio = {k: v for k, v in inputs.items() if k not in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        hidden = model.encode(ids, past_key_values=past, **audio)
+        hidden = run_blocks(model.encode(ids, past_key_values=past, **audio))
     embeds = model.get_input_embeddings()(ids)
     request = Request(
         state=SimpleNamespace(hidden=hidden, text_embeds=embeds, past=past),

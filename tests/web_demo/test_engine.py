@@ -10,10 +10,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
 from funaudiochat import generation_funaudiochat as generation
+from funaudiochat import prompt_blocks
 from funaudiochat.events import ReplyDone, TextDelta
 from funaudiochat.sampling import Sampling
 from tests.helpers.web_clients import TIMEOUT_S, until
@@ -377,7 +379,8 @@ async def take_all(job):
 
 @pytest.fixture
 def sizes(monkeypatch):
-    """How many replies each step of the models was taken for."""
+    """How many replies each step of the models was taken for; prompts are short."""
+    monkeypatch.setattr(prompt_blocks, "CPU_POSITIONS", 10000)
     found, together = [], generation.step_together
 
     def noting(model, runs):
@@ -480,3 +483,58 @@ def test_what_fails_in_a_step_ends_one_reply_of_those_in_it(models, sizes, monke
             assert found.alive and found.jobs == 0
 
     asyncio.run(run())
+
+
+@pytest.fixture
+def order(monkeypatch):
+    """Blocks of prompts and steps of the models as they run; of a step, how many took part."""
+    found, resume = [], generation.SteppedEvents.resume
+    together = generation.step_together
+
+    def resuming(self):
+        if self.reading:
+            found.append("block")
+        return resume(self)
+
+    def stepping(model, runs):
+        found.append([id(state) for state, _ in runs])
+        return together(model, runs)
+
+    monkeypatch.setattr(generation.SteppedEvents, "resume", resuming)
+    monkeypatch.setattr(generation, "step_together", stepping)
+    return found
+
+
+def test_one_block_of_a_prompt_runs_between_two_steps_of_a_reply(models, order, monkeypatch):
+    noise = np.random.default_rng(0).standard_normal(int(20.37 * 16000)).astype(np.float32)
+
+    def ask(audio):
+        sampling = Sampling(seed=2, max_new_tokens=3)
+        return models.new_chat().stream(audio=(0.1 * audio, 16000), sampling=sampling)
+
+    running = "Count.", True, Sampling(seed=3, temperature=1.5, max_new_tokens=20)
+    begins = [
+        lambda: begin(models, *running), lambda: ask(noise), lambda: ask(noise[20000:]),
+    ]  # fmt: skip
+    wanted = [plain(each()) for each in begins]
+    assert wanted[0][-1][1:][0] == "length"  # it does not end before the prompts do
+    whole = order.count("block")
+    monkeypatch.setattr(prompt_blocks, "CPU_POSITIONS", 16)
+    order.clear()
+
+    async def run():
+        async with engine() as found:
+            async with held(found):
+                jobs = [found.submit(each) for each in begins]
+                await until(lambda: len(found._ring) == len(jobs))
+            assert await asyncio.gather(*map(take_all, jobs)) == wanted
+
+    asyncio.run(run())
+    assert order.count("block") > 2 * whole
+    steps = [at for at, what in enumerate(order) if what != "block"]
+    first = order[steps[0]][0]  # the short question's reply
+    own = [at for at in steps if first in order[at]]
+    between = order[own[0] : own[-1] + 1]
+    assert len(own) == 20 and between.count("block") == 19 and len(between) == 39
+    # Both prompts are read in turn, so that the second does not wait for all of the first.
+    assert all(len(each) == 1 for each in between if each != "block")

@@ -4,13 +4,15 @@
 """Owns the models and schedules the generation of all sessions.
 
 A :class:`Job` is one reply: the events of a :class:`~funaudiochat.voice_chat.VoiceChat`, generated
-in three threads. The first thread runs a job's prompt and its first step, so that a long question
-delays nobody; the second takes all later steps, one for all jobs together; the third runs the
-detokenizer, for the job whose audio runs out first and for all whose chunks have the same length.
-It changes jobs between two of the flow's solver steps, so that a long chunk delays nobody who
-has nothing to hear yet. A job joins the others after its first step. It is left out of a step while
-its reader is behind or, if another job has no output yet, while its own lasts for a while; it
-leaves them when it ends or is cancelled. Events of a cancelled job are dropped.
+in three threads. The first thread prepares a job's prompt: mel spectrogram and token ids. The
+second runs the language model: the jobs' steps, one for all of them together, and between two
+steps one block of one prompt, in turn, so that a long question delays nobody by more than that.
+The third runs the detokenizer, for the job whose audio runs out first and for all whose chunks have
+the same length. It changes jobs between two of the flow's solver steps, so that a long chunk delays
+nobody who has nothing to hear yet. A job joins the steps of the others when its prompt has been
+read. It is left out of a step while its reader is behind or, if another job has no output yet,
+while its own lasts for a while; it leaves them when it ends or is cancelled. Events of a cancelled
+job are dropped.
 
 Replies whose steps cannot be taken together are generated event by event: jobs without any output
 yet go first, in turn; then the job whose audio or text runs out first. Those that a remote server
@@ -444,6 +446,9 @@ class Engine:
                     and (job.cancelled or not job.ample or first[0].urgency > -math.inf)
                     and (job.cancelled or job.urgency < math.inf or first[0].urgency == math.inf)
                 ]
+                # One block of one prompt; the ring turns, so that the next one is another's.
+                reading = [entry for entry in entries if _reads(*entry)]
+                entries = [entry for entry in entries if entry not in reading[1:]]
             for entry in entries:
                 self._ring.remove(entry)
             self._stepped += len(entries)
@@ -486,6 +491,11 @@ class Engine:
                 logger.debug("job %d failed", job.number, exc_info=True)
                 job.put(error)
             job.closed.set()
+
+
+def _reads(job: Job, events: Iterator[Event]) -> bool:
+    """Return whether a job's next call computes a block of its prompt."""
+    return isinstance(events, SteppedEvents) and events.reading and not job.cancelled
 
 
 def _next(replies: list[Iterator[Event]]) -> list[list[Event | None] | Exception]:
