@@ -3,7 +3,7 @@
 
 """Test preference training on Nano's own answers; writes benchmarks/nano_preference.md.
 
-    python -m training.nano.preference --seeds 3       # resumes an interrupted run
+    python -m training.compare_preferences --seeds 3       # resumes an interrupted run
 
 Nano answers held-out questions several times. ``make-pairs`` scores the answers by their text and
 by what the judge hears, and pairs the best with the worst. Every arm starts from Nano and trains on
@@ -221,7 +221,7 @@ def report(results: list[dict[str, Any]]) -> str:
     lines = [
         "# Nano: preference training on its own answers",
         "",
-        f"`python -m training.nano.preference --seeds {seeds}`:"
+        f"`python -m training.compare_preferences --seeds {seeds}`:"
         f" {results[0]['pairs']} pairs from {settings['samples']} answers to each of"
         f" {settings['questions']} held-out questions; {settings['steps']} steps of four pairs by"
         f" LoRA, learning rate {settings['rate']:g}. Measured on {settings['items']} other"

@@ -16,8 +16,8 @@ from funaudiochat.voice_chat import VoiceChat
 from tests.helpers.pairs import write_wav
 from tests.helpers.tiny_folders import build
 from tests.helpers.tiny_runs import needs_llamafactory
+from training.compare_preferences import BEFORE, MEASURED, PAIRED, compare, questions_of, report
 from training.nano import preference
-from training.nano.preference import BEFORE, MEASURED, PAIRED, compare, questions_of, report
 
 pytest.importorskip("jiwer")
 
