@@ -49,7 +49,7 @@ from training.nano.rows import VOICE
 from training.nano.words import normalized_words
 
 REPORT = Path("benchmarks/nano_preference.md")
-TRAINING = Path(__file__).parents[1]
+TRAINING = Path(__file__).parent
 PAIRED, MEASURED = "valid_paraphrase", "test_paraphrase"
 BEFORE = "before"
 WITH_SFT_TERM = 0.1

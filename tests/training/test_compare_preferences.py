@@ -16,8 +16,8 @@ from funaudiochat.voice_chat import VoiceChat
 from tests.helpers.pairs import write_wav
 from tests.helpers.tiny_folders import build
 from tests.helpers.tiny_runs import needs_llamafactory
+from training import compare_preferences as comparison
 from training.compare_preferences import BEFORE, MEASURED, PAIRED, compare, questions_of, report
-from training.nano import preference
 
 pytest.importorskip("jiwer")
 
@@ -75,20 +75,20 @@ def args(work, tmp_path, monkeypatch):
 
     monkeypatch.setattr(VoiceChat, "ask", answered)
     options = f"--seeds 2 --questions 2 --samples 2 --steps 2 --items 4 --work {work}"
-    parser = preference.command_line()
+    parser = comparison.command_line()
     return parser.parse_args([*options.split(), "--model", str(model), "--tts", str(tts)])
 
 
 def test_questions_of_pairs_are_not_those_that_are_measured(work):
     measured = questions_of(work, MEASURED, 4)
-    assert [preference.wording(q) for q in measured] == [
+    assert [comparison.wording(q) for q in measured] == [
         "which way", "where to", "where now", "and now",
     ]  # fmt: skip
     assert [bool(q.audio) for q in measured] == [True, False, True, False]
     assert all(q.answers == ("left",) for q in measured)
-    known = frozenset(map(preference.wording, measured))
+    known = frozenset(map(comparison.wording, measured))
     paired = questions_of(work, PAIRED, 2, known)
-    assert [preference.wording(q) for q in paired] == ["left or right", "what side"]
+    assert [comparison.wording(q) for q in paired] == ["left or right", "what side"]
     with pytest.raises(FunAudioChatError, match="has 2 questions of valid_paraphrase, not 3"):
         questions_of(work, PAIRED, 3, known)
 
@@ -105,26 +105,26 @@ def test_the_table_has_the_numbers_of_known_answers_and_finished_arms_rest(args,
         # Every arm is heard well with one seed, and a word is missing with the other.
         ears.told = 4 * ["left" if seed else "Go left!"]
 
-    monkeypatch.setattr(preference, "train", train)
+    monkeypatch.setattr(comparison, "train", train)
     ears, stop_at = Ears(), 3
     before = ["go left", "left", "left", "nothing"]
-    answer_scores = preference.answer_scores
+    answer_scores = comparison.answer_scores
 
     def scores(*arguments):
         if not trained:
             ears.told = list(before)
         return answer_scores(*arguments)
 
-    monkeypatch.setattr(preference, "answer_scores", scores)
+    monkeypatch.setattr(comparison, "answer_scores", scores)
     with pytest.raises(KeyboardInterrupt):
         compare(args, ears)
     assert ears.sampled == 4 and len(trained) == 3
     stop_at = 100
     table = report(compare(args, ears)).splitlines()
-    assert ears.sampled == 4 and len(trained) == len(set(trained)) == 2 * len(preference.ARMS)
+    assert ears.sampled == 4 and len(trained) == len(set(trained)) == 2 * len(comparison.ARMS)
     assert "2 pairs from 2 answers to each of 2 held-out questions; 2 steps" in table[2]
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table[6:]]
-    assert [row[0] for row in rows] == [BEFORE, *preference.ARMS]
+    assert [row[0] for row in rows] == [BEFORE, *comparison.ARMS]
     # Four of eight words are missing or wrong.
     assert rows[0][1:5] == ["100.0", "75.0", "50.0", "150.0"] and rows[0][6:] == ["2.00", ""]
     # None or four of eight words are missing.
@@ -140,7 +140,7 @@ def test_the_table_has_the_numbers_of_known_answers_and_finished_arms_rest(args,
 @needs_llamafactory
 @pytest.mark.slow
 def test_an_arm_is_trained_and_measured(args, monkeypatch):
-    monkeypatch.setattr(preference, "ARMS", {"text": preference.ARMS["text only, SFT term"]})
+    monkeypatch.setattr(preference, "ARMS", {"text": comparison.ARMS["text only, SFT term"]})
     args.seeds = 1
     results = compare(args, Ears())
     assert [result["arm"] for result in results] == [BEFORE, "text"]

@@ -26,7 +26,7 @@ LOOK_BACK = 1.2
 SHARPNESS = 2.2
 # Strength of what was copied beside the current token in the residual stream.
 COPIED_GAIN = 0.5
-# Weight of "is no silence" beside the match of the tokens.
+# Weight of not being silence beside the match of the tokens.
 WORD_WEIGHT = 1.2
 DEVIATION = 0.02
 
