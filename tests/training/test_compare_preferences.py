@@ -140,7 +140,8 @@ def test_the_table_has_the_numbers_of_known_answers_and_finished_arms_rest(args,
 @needs_llamafactory
 @pytest.mark.slow
 def test_an_arm_is_trained_and_measured(args, monkeypatch):
-    monkeypatch.setattr(preference, "ARMS", {"text": comparison.ARMS["text only, SFT term"]})
+    arm = comparison.ARMS["text only, SFT term"]
+    monkeypatch.setattr(comparison, "ARMS", {"text": arm})
     args.seeds = 1
     results = compare(args, Ears())
     assert [result["arm"] for result in results] == [BEFORE, "text"]
