@@ -71,9 +71,10 @@ DRILLED = (
     "bigger_large", "smaller", "next_number", "previous_number", "double", "half", "hour_later",
     "spell",
 )  # fmt: skip
+# Stages that train every answer of a row (``mask_history: false``).
+WHOLE_STAGES = ("text", "stage1")
 # Share of the rows of each kind in each stage; rows with a tool prompt are long.
 STAGES = {
-    # ``mask_history: false``: every answer of a row is trained.
     "text": {
         "text_whole": 0.6, "words_whole": 0.5, "text_tools_whole": 0.5, "words_tools_whole": 0.4,
         "words_transcribe": 0.3, "say": 0.6, "text_whole_drill": 0.6, "words_whole_drill": 0.5,
@@ -86,10 +87,12 @@ STAGES = {
     },
     # Mostly listening, which takes the longest to learn; rows without speech are cheap.
     "stage1": {
-        "ask": 1.0, "ask_tools": 1.0, "transcribe": 0.5, "transcribe_scrambled": 0.7, "talk": 0.1,
-        "say_aloud": 0.25, "text": 0.1, "words": 0.1, "text_tools": 0.12, "words_tools": 0.12,
-        "ask_conversation": 0.5, "ask_tools_conversation": 0.5, "transcribe_conversation": 0.2,
-        "words_conversation": 0.1, "transcribe_ears": 0.6, "ask_tools_ears": 1.0,
+        "ask_whole": 1.0, "ask_tools_whole": 1.0, "transcribe": 0.5, "transcribe_scrambled": 0.7,
+        "talk": 0.15, "say_aloud": 0.25, "text_whole": 0.1, "words_whole": 0.05,
+        "text_tools_whole": 0.1, "words_tools_whole": 0.05, "ask_whole_conversation": 0.8,
+        "ask_tools_whole_conversation": 0.8, "transcribe_conversation": 0.2,
+        "text_whole_conversation": 0.05, "text_tools_whole_conversation": 0.1,
+        "transcribe_ears": 0.6, "ask_tools_ears": 1.0,
     },
     "stage2": {
         "talk": 1.0, "ask": 0.5, "ask_tools": 0.7, "transcribe": 0.1, "transcribe_scrambled": 0.1,
@@ -226,6 +229,11 @@ def _answer_rows(
         yield "_talk", _row(DEFAULT_S2M_PROMPT, spoken, [*heard, entry])
 
 
+def _written_history(row: dict[str, Any]) -> bool:
+    """Whether a spoken answer has answers before it, of which a prompt holds only the text."""
+    return row["system"] == DEFAULT_S2M_PROMPT and len(row["messages"]) > 2
+
+
 def _transcript_row(question: str, text: str, heard: list[str]) -> dict[str, Any]:
     request, answer = _turn("user", f"{question}\n{TRANSCRIBE_PROMPT}"), _turn("assistant", text)
     return _row(DEFAULT_S2T_PROMPT, [request, answer], heard)
@@ -257,24 +265,38 @@ def typed_rows(
             yield "words_transcribe", _transcript_row(paused_words(text, rng), text, [])
 
 
+def _whole_row(
+    record: dict[str, Any], question: Callable[[str], str], heard: list[str]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Build the row of all turns of a dialogue, none if an answer in it was interrupted.
+
+    Every answer of it is to be trained.
+    """
+    if any(message.get("cut") for message in record["messages"]):
+        return
+    found = list(_turns_before_answers(record, question))
+    if found:
+        turns, message, tools = found[-1]
+        heard = heard[: sum(turn["content"] == AUDIO_TEMPLATE for turn in turns)]
+        messages = [*turns, _turn("assistant", message["text"])]
+        yield (
+            "_tools_whole" if tools else "_whole",
+            _row(tools or DEFAULT_S2T_PROMPT, messages, heard),
+        )
+
+
 def whole_rows(record: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Build a row of all turns of a dialogue for each form of typed questions.
-
-    Every answer is to be trained, so a dialogue with an interrupted answer has none.
 
     Yields:
         kind and row: ``text_whole`` and ``words_whole`` (:func:`paused_words`), or
         ``text_tools_whole`` and ``words_tools_whole``.
     """
-    if any(message.get("cut") for message in record["messages"]):
-        return
     rng = Random(f"whole/{record['id']}")
     forms: dict[str, Callable[[str], str]] = {"text": str, "words": partial(paused_words, rng=rng)}
     for kind, question in forms.items():
-        *_, (turns, message, tools) = _turns_before_answers(record, question)
-        messages = [*turns, _turn("assistant", message["text"])]
-        suffix = "_tools" if tools else ""
-        yield f"{kind}{suffix}_whole", _row(tools or DEFAULT_S2T_PROMPT, messages, [])
+        for suffix, row in _whole_row(record, question, []):
+            yield kind + suffix, row
 
 
 def copied_rows(vocabulary: Sequence[str], count: int) -> Iterator[dict[str, Any]]:
@@ -318,7 +340,8 @@ def heard_rows(
 
     Yields:
         kind and row: ``ask`` (speech to text), ``ask_tools`` (the same with tools in the prompt),
-        ``talk`` (speech to speech) and ``transcribe``.
+        ``talk`` (speech to speech), ``transcribe``, and ``ask_whole`` or ``ask_tools_whole`` with
+        all turns.
     """
     asked = [message for message in record["messages"] if message["role"] == "user"]
     audio = []
@@ -331,6 +354,8 @@ def heard_rows(
         heard = audio[: sum(turn["content"] == AUDIO_TEMPLATE for turn in turns)]
         for suffix, row in _answer_rows(turns, message, tools, speech, heard):
             yield "talk" if suffix == "_talk" else f"ask{suffix}", row
+    for suffix, row in _whole_row(record, lambda _: AUDIO_TEMPLATE, audio):
+        yield f"ask{suffix}", row
     for message, recording in zip(asked, audio, strict=True):
         yield "transcribe", _transcript_row(AUDIO_TEMPLATE, message["text"], [recording])
 
@@ -445,6 +470,8 @@ def make_rows(
     for stage, shares in STAGES.items():
         rng = Random(stage)
         chosen = [row for kind, row in rows if rng.random() < shares.get(kind, 0)]
+        if stage in WHOLE_STAGES:
+            chosen = [row for row in chosen if not _written_history(row)]
         rng.shuffle(chosen)  # so that max_samples takes a random sample
         if stage == "text":
             chosen = joined(chosen, rng)

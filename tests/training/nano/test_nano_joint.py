@@ -27,6 +27,7 @@ from training.nano.domain import Domain
 from training.nano.new_model import begin, digit_embeddings, new_model
 from training.nano.rows import (
     JOINED,
+    WHOLE_STAGES,
     copied_rows,
     ears_rows,
     heard_rows,
@@ -220,6 +221,17 @@ def test_a_whole_row_has_every_answer_of_a_dialogue_and_none_that_was_interrupte
     assert dict(whole_rows(TOOL))["text_tools_whole"]["messages"][1]["content"] == CALL
     cut = {**FOLLOW_UP, "messages": [*FOLLOW_UP["messages"][:3], {**assistant("Tw"), "cut": True}]}
     assert list(whole_rows(cut)) == []
+
+
+def test_a_recorded_dialogue_is_one_row_and_every_answer_in_its_stage_is_a_target(work):
+    (row,) = of_kind(FOLLOW_UP, "ask_whole", work)
+    assert len(row["audio"]) == 2 and len(row["messages"]) == 4
+    assert len(of_kind(TOOL, "ask_tools_whole", work)) == 1
+    make_rows(work, dialogues=5, conversations=5, drilled=0, whole=5, copied=5)
+    for stage in WHOLE_STAGES:
+        rows = list(map(json.loads, (work / "rows" / f"{stage}.jsonl").open()))
+        assert rows
+        assert all(r["system"] != DEFAULT_S2M_PROMPT or len(r["messages"]) == 2 for r in rows)
 
 
 def test_random_words_are_copied_and_unrelated_exchanges_joined():
