@@ -71,6 +71,7 @@ gc.collect()
 """
 
 
+@pytest.mark.slow
 def test_vllm_is_stopped_before_ours_is_timed_and_its_clients_are_closed():
     pytest.importorskip("openai", reason="openai is missing: make eval-setup")
     pytest.importorskip("httpx", reason="httpx is missing")

@@ -208,6 +208,7 @@ def test_voices_are_listed_and_a_missing_network_is_named(tmp_path, tts):
     assert "campplus.onnx" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_voice_is_added_to_the_folder_and_then_listed_and_spoken_with(tmp_path, tts):
     folder, question = tmp_path / "tts", ROOT / "examples/question.wav"
     shutil.copytree(tts, folder)

@@ -327,6 +327,7 @@ def test_a_judge_is_asked_once_retried_and_kept(server, tmp_path):
     assert kept.replies(task, answers) == replies
 
 
+@pytest.mark.slow
 def test_a_judge_that_is_not_there_leaves_the_set_unscored(server, model, mini, tmp_path):
     ask("voicebench/commoneval", model, mini, tmp_path)
     (pair,) = select("voicebench/commoneval")

@@ -161,6 +161,7 @@ def test_a_broken_turn_of_a_duplex_model_has_no_verdict(mini, tmp_path):
     assert (found["n"], found["missing"]) == (1, 1)
 
 
+@pytest.mark.slow
 def test_texts_are_embedded_a_few_at_a_time_and_in_any_precision(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
     folder = tmp_path / "embedder"

@@ -104,6 +104,7 @@ def test_spoken_answers_are_whole_groups(tmp_path):
     assert summary.problems == [] and summary.partial_groups == 0
 
 
+@pytest.mark.slow
 def test_a_stopped_run_resumes_and_ends_like_an_uninterrupted_one(manifest):
     whole, _ = run(manifest)
     output = manifest.with_name("train.jsonl")
@@ -116,6 +117,7 @@ def test_a_stopped_run_resumes_and_ends_like_an_uninterrupted_one(manifest):
     assert run(manifest)[0] == whole  # nothing is left to do
 
 
+@pytest.mark.slow
 def test_shards_hold_the_same_rows_and_a_stopped_run_resumes(manifest):
     whole, _ = run(manifest)
     out = manifest.with_name("shards")
@@ -179,6 +181,7 @@ def dataset_folder(tmp_path) -> Path:
     return tmp_path / "spoken"
 
 
+@pytest.mark.slow
 def test_a_data_set_of_the_hub_becomes_rows(dataset_folder, tmp_path):
     output = tmp_path / "data" / "train_1k.jsonl"
     done = process_dataset(

@@ -267,6 +267,7 @@ def test_gradient_checkpointing_gives_the_same_losses(sources, start, tmp_path):
     assert plain == pytest.approx(checkpointed, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_bfloat16_trains(sources, start, tmp_path):
     out = train_here(
         sources["data"],

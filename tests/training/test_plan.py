@@ -214,6 +214,7 @@ def test_adapters_of_the_published_size_fit_on_a_card_of_24_gib(config, parts):
     assert told.exit_code == 0 and "fits into 24GiB" in told.output
 
 
+@pytest.mark.slow
 def test_the_command_takes_the_overrides_of_the_launcher():
     def plan(*fields):
         return CliRunner().invoke(
@@ -236,6 +237,7 @@ def test_the_command_takes_the_overrides_of_the_launcher():
     assert "must have the form key=value" in str(wrong.exception)
 
 
+@pytest.mark.slow
 def test_the_command_prints_the_plan_and_fails_if_nothing_fits():
     def command(*options):
         return subprocess.run(

@@ -144,6 +144,7 @@ def test_a_flow_that_was_regressing_continues_with_matching_and_streams(work: Pa
     assert FlowRun(work, 12).state["curve"] == run.state["curve"]
 
 
+@pytest.mark.slow
 def test_a_few_vocoder_steps_lower_the_loss(work: Path) -> None:
     run = VocoderRun(work, 1000)
     run.warm_up_steps, run.peak_rate = 1, 3e-4
