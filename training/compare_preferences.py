@@ -20,9 +20,8 @@ import shutil
 import subprocess
 import sys
 from itertools import product
-from math import isnan, nan
+from math import isnan
 from pathlib import Path
-from statistics import mean, stdev
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -42,6 +41,7 @@ from training.make_pairs import (
     whisper_judge,
 )
 from training.measure_speech import Speech, answer_scores
+from training.nano.arms import table_of_arms
 from training.nano.data import WORK, read_jsonl, write_jsonl
 from training.nano.export import FOLDER as DETOKENIZER
 from training.nano.export_model import FOLDER as MODEL
@@ -230,19 +230,16 @@ def report(results: list[dict[str, Any]]) -> str:
         f" Mean and standard deviation over {seeds} seeds. The module's docstring describes the"
         " arms.",
         "",
-        "| arm | " + " | ".join(COLUMNS.values()) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
     ]
-    for arm in (BEFORE, *ARMS):
-        cells = []
-        for column in COLUMNS:
-            scores = [result["scores"] for result in results if result["arm"] == arm]
-            values = [score[column] for score in scores if not isnan(score.get(column, nan))]
-            digits = 2 if column in ("words_per_second", "speaker_similarity") else 1
-            shown = [f"{mean(values):.{digits}f}"] if values else []
-            shown += [f"{stdev(values):.{digits}f}"] if len(values) > 1 else []
-            cells.append(" ± ".join(shown))
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    arms = {
+        arm: [
+            {name: value for name, value in result["scores"].items() if not isnan(value)}
+            for result in results
+            if result["arm"] == arm
+        ]
+        for arm in (BEFORE, *ARMS)
+    }
+    lines += table_of_arms(arms, COLUMNS, ("words_per_second", "speaker_similarity"))
     return "\n".join(lines) + "\n"
 
 

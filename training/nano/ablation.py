@@ -27,7 +27,7 @@ import subprocess
 import sys
 from itertools import islice, product
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -36,6 +36,7 @@ from funaudiochat.configuration_funaudiochat import FunAudioChatConfig
 from funaudiochat.modeling_funaudiochat import FunAudioChatForConditionalGeneration
 from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
 from funaudiochat.voice_chat import VoiceChat
+from training.nano.arms import table_of_arms
 from training.nano.data import WORK, read_jsonl
 from training.nano.new_model import begin
 from training.nano.score import is_right, is_right_typed
@@ -157,18 +158,9 @@ def report(results: list[dict[str, Any]], text: str, steps: int, items: int) -> 
         f" same weights on the same rows, one thread, {items} held-out wordings. Mean and standard"
         f" deviation over {len(SEEDS)} seeds. The module's docstring describes the arms.",
         "",
-        "| arm | " + " | ".join(COLUMNS.values()) + " |",
-        "|---" * (len(COLUMNS) + 1) + "|",
     ]
-    for arm in (BEFORE, *ARMS):
-        cells = []
-        for column in COLUMNS:
-            values = [r[column] for r in results if r["arm"] == arm and column in r]
-            digits = 2 if column.endswith("loss") else 1
-            shown = [f"{mean(values):.{digits}f}"] if values else []
-            shown += [f"{stdev(values):.{digits}f}"] if len(values) > 1 else []
-            cells.append(" ± ".join(shown))
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
+    arms = {arm: [r for r in results if r["arm"] == arm] for arm in (BEFORE, *ARMS)}
+    lines += table_of_arms(arms, COLUMNS, [name for name in COLUMNS if name.endswith("loss")])
     return "\n".join(lines) + "\n"
 
 
