@@ -194,6 +194,16 @@ def _turn(role: str, content: str) -> dict[str, str]:
     return {"role": role, "content": content}
 
 
+def _typed_forms(rng: Random) -> dict[str, Callable[[str], str]]:
+    """Return how a question is typed, by kind of row."""
+    return {"text": str, "words": partial(paused_words, rng=rng)}
+
+
+def _heard_in(turns: list[dict[str, str]], recordings: list[str]) -> list[str]:
+    """Return the recordings, of all of a dialogue, that these first turns of it hold."""
+    return recordings[: sum(turn["content"] == AUDIO_TEMPLATE for turn in turns)]
+
+
 def _turns_before_answers(
     record: dict[str, Any], question: Callable[[str], str]
 ) -> Iterator[tuple[list[dict[str, str]], dict[str, Any], str]]:
@@ -254,8 +264,7 @@ def typed_rows(
         ``words_transcribe``.
     """
     rng = Random(f"words/{record['id']}")
-    forms: dict[str, Callable[[str], str]] = {"text": str, "words": partial(paused_words, rng=rng)}
-    for kind, question in forms.items():
+    for kind, question in _typed_forms(rng).items():
         for turns, message, tools in _turns_before_answers(record, question):
             for suffix, row in _answer_rows(turns, message, tools, speech, []):
                 yield kind + suffix, row
@@ -277,7 +286,7 @@ def _whole_row(
     found = list(_turns_before_answers(record, question))
     if found:
         turns, message, tools = found[-1]
-        heard = heard[: sum(turn["content"] == AUDIO_TEMPLATE for turn in turns)]
+        heard = _heard_in(turns, heard)
         messages = [*turns, _turn("assistant", message["text"])]
         yield (
             "_tools_whole" if tools else "_whole",
@@ -293,8 +302,7 @@ def whole_rows(record: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         ``text_tools_whole`` and ``words_tools_whole``.
     """
     rng = Random(f"whole/{record['id']}")
-    forms: dict[str, Callable[[str], str]] = {"text": str, "words": partial(paused_words, rng=rng)}
-    for kind, question in forms.items():
+    for kind, question in _typed_forms(rng).items():
         for suffix, row in _whole_row(record, question, []):
             yield kind + suffix, row
 
@@ -351,7 +359,7 @@ def heard_rows(
             recording = in_silence(recording, work)
         audio.append(spoken_question({"audio": recording}, work))
     for turns, message, tools in _turns_before_answers(record, lambda _: AUDIO_TEMPLATE):
-        heard = audio[: sum(turn["content"] == AUDIO_TEMPLATE for turn in turns)]
+        heard = _heard_in(turns, audio)
         for suffix, row in _answer_rows(turns, message, tools, speech, heard):
             yield "talk" if suffix == "_talk" else f"ask{suffix}", row
     for suffix, row in _whole_row(record, lambda _: AUDIO_TEMPLATE, audio):
