@@ -26,6 +26,8 @@ TREE = Path(__file__).parents[1]
 NANO = TREE / "pretrained_models" / "Fun-Audio-Chat-Nano"
 WARM_UP, STEPS, TEXT_STEPS = 2, 12, 64
 EARLY, LATE, LONG = 50, 1500, 3000  # positions, five a second
+QUESTIONS, ANSWER_TOKENS, RATE_HZ = 32, 32, 16000
+TRAINED = 512  # positions of a row
 PAD, AUDIO = 4005, 4000
 
 
@@ -110,6 +112,63 @@ def _written(weights: str = "fp32") -> float:
     return time.process_time() - start
 
 
+def _answers() -> float:
+    """Return the seconds of Nano's written answers to 32 spoken questions in one batch."""
+    import numpy as np
+    import torch
+
+    from funaudiochat.generation_funaudiochat import GenerationOptions, generate
+    from funaudiochat.processing_funaudiochat import FunAudioChatProcessor
+
+    processor = FunAudioChatProcessor.from_pretrained(NANO)
+    draw = np.random.default_rng(0)
+    questions = [
+        (0.05 * draw.standard_normal(round(seconds * RATE_HZ))).astype(np.float32)
+        for seconds in np.linspace(1.5, 3.5, QUESTIONS)
+    ]
+    text = (
+        "<|im_start|>user\n<|audio_bos|><|AUDIO|><|audio_eos|><|im_end|>\n<|im_start|>assistant\n"
+    )
+    options = GenerationOptions(
+        max_new_tokens=ANSWER_TOKENS, eos_token_ids=(-1,), pad_token_id=0, disable_speech=True
+    )
+    model, start = _model("nano"), time.process_time()
+    inputs = processor(
+        text=[text] * QUESTIONS, audio=questions, return_tensors="pt", padding_side="left"
+    )
+    with torch.no_grad():
+        generate(model, dict(inputs), options)
+    return time.process_time() - start
+
+
+def _training_step() -> float:
+    """Return the seconds of a training step on two rows of 512 positions, half of them answers."""
+    import torch
+
+    torch.set_flush_denormal(True)
+    model = _model("random").requires_grad_(True).train()
+    # What the launcher sets, by the name that it has in each tree.
+    model.lean_losses = model.lean_speech_loss = True
+    groups = TRAINED // 2
+    draw = torch.Generator().manual_seed(0)
+    ids = torch.randint(0, 4000, (2, TRAINED), generator=draw)
+    labels = torch.full_like(ids, -100)
+    ids[:, -groups:] = labels[:, -groups:] = AUDIO
+    labels[:, : TRAINED // 8] = ids[:, : TRAINED // 8]
+    tokens = torch.randint(0, 6561, (2, 5 * groups), generator=draw)
+    batch = {
+        "input_ids": ids, "labels": labels, "attention_mask": torch.ones_like(ids),
+        "speech_ids": tokens, "speech_attention_mask": torch.ones_like(tokens),
+        "text_ids": ids[:, :20], "text_attention_mask": torch.ones(2, dtype=torch.bool),
+    }  # fmt: skip
+    start = time.process_time()
+    model(**batch).loss.backward()
+    seconds = time.process_time() - start
+    model.zero_grad()
+    model.requires_grad_(False).eval()
+    return seconds
+
+
 def _first_step(positions: int) -> float:
     from funaudiochat.generation_funaudiochat import prefill, step
 
@@ -134,15 +193,18 @@ WORK: dict[str, Callable[[], float]] = {
     "S2S step, Nano, sampled, int8": lambda: _nano("int8"),
     "S2S step, Nano, greedy": lambda: _nano(do_sample=False),
     "S2T, 64 tokens, 10 s of audio": _written,
+    f"{QUESTIONS} text answers, Nano": _answers,
+    f"training step, 2 x {TRAINED}": _training_step,
     f"S2S step at position {EARLY}": lambda: _at(EARLY),
     f"S2S step at position {LATE}": lambda: _at(LATE),
     f"first step after {LONG // 5} s": lambda: _first_step(LONG),
     f"first step after {LONG // 10} s": lambda: _first_step(LONG // 2),
 }
 OURS_ONLY = ("bf16", "int8")  # set against the baseline's fp32 work of the same name
-SLOW = ("first step",)  # one pair
+SLOW = ("first step", "training step")  # one pair
 MEMORY = (
     "S2S step, 73 M", "S2S step, 73 M, bf16", "S2S step, 73 M, int8",
+    f"training step, 2 x {TRAINED}",
     f"first step after {LONG // 5} s", f"first step after {LONG // 10} s",
 )  # fmt: skip
 OVER = (  # ratios of the tree's own figures

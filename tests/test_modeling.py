@@ -46,6 +46,22 @@ def test_mel_encoder_equals_recorded(name):
         assert found.tolist() == outputs[key].tolist()
 
 
+def test_many_audios_are_encoded_as_each_alone():
+    tower = load_model().continuous_audio_tower
+    lengths = [37, 500, 210, 0, 999, 640, 90, 800, 333, 720]  # more than are encoded at a time
+    audios = [torch.randn(tower.config.num_mel_bins, frames) for frames in lengths]
+    positions = max(lengths) // 4
+
+    def encoded(items: list[torch.Tensor]) -> torch.Tensor:
+        frames = torch.tensor([item.shape[1] for item in items])
+        return tower(torch.cat(items, 1), frames, speech_maxlen=positions).last_hidden_state
+
+    with torch.no_grad():
+        together, alone = encoded(audios), torch.cat([encoded([audio]) for audio in audios])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5)
+    assert (together.abs().amax((1, 2)) > 0).tolist() == [frames > 0 for frames in lengths]
+
+
 @pytest.mark.parametrize("name", names("b"))
 def test_speech_token_encoder_equals_recorded(name):
     case, inputs, outputs = load_case(name)
