@@ -7,8 +7,12 @@ Nearly every answer repeats something of its question, and a transcript is nothi
 model copies with induction heads (Olsson et al., "In-context learning and induction heads",
 arXiv:2209.11895): a head of an early layer notes at every token which token precedes it, and heads
 of a later layer look up where the current token occurred before and read what followed it there.
-Small models need millions of tokens to find this circuit by gradient descent. Here, the first two
+Small models need millions of tokens to find this circuit by gradient descent. Here, the first three
 layers begin with it, and training only has to refine it.
+
+In audio, words are separated by silence tokens, which have to be skipped. So the first layer notes
+at every token which word is the latest, itself or the last one before the silence; the second
+copies that note from the position before; and the third looks words up by it.
 """
 
 import math
@@ -17,41 +21,57 @@ import torch
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
-# Positions of the previous-token head's rotary pairs, fast enough to tell neighbours apart.
-NEAR_PAIRS = range(4)
-# Positions by which its queries look back. More than one, so that across a pause the word before
-# attracts more attention than the token itself.
-LOOK_BACK = 1.2
+# Layers that the circuit takes.
+LATEST, BEFORE, LOOK_UP = range(3)
+# Rotary pairs that tell neighbours apart, and those that prefer the nearest of more distant tokens,
+# as they do not turn once within a pause.
+NEAR_PAIRS, FAR_PAIRS = range(4), range(1, 5)
 # Factor on normalised queries and keys: attention is sharp from the start.
-SHARPNESS = 2.2
-# Strength of what was copied beside the current token in the residual stream.
-COPIED_GAIN = 0.5
+SHARPNESS = 3.0
+# Strength of a note, and of what was copied, beside the current token in the residual stream.
+NOTE_GAIN, COPIED_GAIN = 4.0, 0.5
 # Weight of not being silence beside the match of the tokens.
-WORD_WEIGHT = 1.2
+WORD_WEIGHT = 0.8
 DEVIATION = 0.02
+# Factors on the residual stream and on the circuit's queries and keys. RMS norms undo them, but
+# AdamW moves all weights by the same amount, and the first hundred steps would erase small ones.
+STREAM_SCALE, MATCH_SCALE = 4.0, 8.0
 
 
 def _orthonormal(rows: int, width: int) -> Tensor:
     return torch.linalg.qr(torch.randn(width, rows))[0].T
 
 
+class _Stream:
+    """Reserved dimensions of the residual stream.
+
+    Attributes:
+        matched: dimensions of a note.
+        content: number of dimensions that tell tokens apart, the first of all.
+        latest, before: dimensions of the notes on the latest word and on the one before it.
+        word: dimension that is negative for silence.
+        any: dimension that is equal for all tokens.
+    """
+
+    def __init__(self, width: int, head: int) -> None:
+        self.matched = head // 2
+        self.content = width - 2 - 2 * self.matched
+        self.latest = slice(self.content, self.content + self.matched)
+        self.before = slice(self.latest.stop, width - 2)
+        self.word, self.any = width - 2, width - 1
+
+
 @torch.no_grad()
 def begin_with_copying(model: Qwen3ForCausalLM, silence_token: int) -> None:
     """Initialise a Qwen3 backbone with heads that copy text.
 
-    The last dimensions of the residual stream are reserved: half a head's width for the token
-    before, and one that is equal for all tokens but silence. Words are found across silence as the
-    previous-token head does not see it.
-
     Args:
-        model: a backbone with at least two layers and tied embeddings.
+        model: a backbone with at least three layers and tied embeddings.
         silence_token: token between the words of audio, which is not copied.
     """
     config = model.config
-    width, head, layers = config.hidden_size, config.head_dim, config.num_hidden_layers
-    matched, constant = head // 2, width - 1
-    content = width - 1 - matched  # dimensions that tell tokens apart
-    before = slice(content, constant)
+    width, layers = config.hidden_size, config.num_hidden_layers
+    stream = _Stream(width, config.head_dim)
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
             weight.fill_(1.0)
@@ -61,59 +81,80 @@ def begin_with_copying(model: Qwen3ForCausalLM, silence_token: int) -> None:
             weight.normal_(std=DEVIATION)
     embeddings = model.model.embed_tokens.weight
     embeddings.normal_(std=width**-0.5)
-    embeddings[:, before] = 0.0
-    embeddings[:, constant] = math.sqrt(matched / width)
-    embeddings[silence_token, constant] *= -1
-    signature = _orthonormal(matched, content)
-    _previous_token(model, signature, before, constant)
-    _induction(model, signature, before, constant)
+    embeddings[:, stream.content :] = 0.0
+    embeddings[:, [stream.word, stream.any]] = math.sqrt(stream.matched / width)
+    embeddings[silence_token, stream.word] *= -1
+    signature = torch.zeros(stream.matched, width)
+    signature[:, : stream.content] = _orthonormal(stream.matched, stream.content)
+    noted = torch.eye(width)[stream.latest]
+    _note(model, LATEST, FAR_PAIRS, 0, stream.word, signature, stream.latest, NOTE_GAIN)
+    _note(model, BEFORE, NEAR_PAIRS, 1, stream.any, noted, stream.before, 1.0)
+    _look_up(model, signature, stream)
+    embeddings *= STREAM_SCALE
+    model.model.norm.weight.div_(STREAM_SCALE)
+    for layer in model.model.layers:
+        layer.self_attn.o_proj.weight *= STREAM_SCALE
+        layer.mlp.down_proj.weight *= STREAM_SCALE
 
 
-def _previous_token(
-    model: Qwen3ForCausalLM, signature: Tensor, before: slice, constant: int
-) -> None:
-    """Let the first two query heads of layer 0 write the signature of the token before."""
-    attention, head = model.model.layers[0].self_attn, model.config.head_dim
+def _note(
+    model: Qwen3ForCausalLM, layer: int, pairs: range, look_back: int, wanted: int, read: Tensor,
+    to: slice, gain: float,
+) -> None:  # fmt: skip
+    """Let the first two query heads of a layer note what they read at a position near by.
+
+    Args:
+        model: the backbone.
+        layer: number of the layer.
+        pairs: rotary pairs by which positions are told apart.
+        look_back: distance of the position; the nearest one that is wanted.
+        wanted: dimension that is positive for tokens to attend to.
+        read: projection [matched, width] that is noted.
+        to: dimensions to write it to.
+        gain: of what is written, as a multiple of what is read of an embedding.
+    """
+    attention, head = model.model.layers[layer].self_attn, model.config.head_dim
     frequencies = model.model.rotary_emb.inv_freq.tolist()
-    matched, content = signature.shape
     queries, keys = attention.q_proj.weight, attention.k_proj.weight
     queries[: 2 * head], keys[:head], attention.v_proj.weight[:head] = 0.0, 0.0, 0.0
-    for pair in NEAR_PAIRS:
-        keys[pair, constant] = 1.0
-        angle = LOOK_BACK * frequencies[pair]
+    any_token = model.config.hidden_size - 1
+    for pair in pairs:
+        keys[pair, wanted] = MATCH_SCALE
+        angle = look_back * frequencies[pair]
         for first in (0, head):
-            queries[first + pair, constant] = math.cos(angle)
-            queries[first + head // 2 + pair, constant] = -math.sin(angle)
-    attention.v_proj.weight[:matched, :content] = signature
+            queries[first + pair, any_token] = MATCH_SCALE * math.cos(angle)
+            queries[first + head // 2 + pair, any_token] = -MATCH_SCALE * math.sin(angle)
+    attention.v_proj.weight[: len(read)] = read
     attention.o_proj.weight[:, : 2 * head] = 0.0
-    # Twice as strong as the same dimensions of a token's own embedding would be.
-    gain = 2 * math.sqrt(content / matched / model.config.hidden_size)
-    attention.o_proj.weight[before, :matched] = gain * torch.eye(matched)
+    attention.o_proj.weight[to, : len(read)] = (
+        gain * model.config.hidden_size**-0.5 * torch.eye(len(read))
+    )
     attention.q_norm.weight.fill_(SHARPNESS)
     attention.k_norm.weight.fill_(SHARPNESS)
 
 
-def _induction(model: Qwen3ForCausalLM, signature: Tensor, before: slice, constant: int) -> None:
-    """Let one query head for every key-value head of layer 1 copy the token after a match."""
-    attention, head = model.model.layers[1].self_attn, model.config.head_dim
+def _look_up(model: Qwen3ForCausalLM, signature: Tensor, stream: _Stream) -> None:
+    """Let one query head for every key-value head copy the word after a match."""
+    attention, head = model.model.layers[LOOK_UP].self_attn, model.config.head_dim
     groups = attention.k_proj.out_features // head
     shared = attention.q_proj.out_features // head // groups
-    matched, content = signature.shape
     # The slower half of the rotary pairs hardly turns, so that only the tokens decide.
     slow = [*range(head // 4, head // 2), *range(head // 2 + head // 4, head)]
-    values = _orthonormal(groups * head, content)
+    values = _orthonormal(groups * head, stream.content)
     queries, keys = attention.q_proj.weight, attention.k_proj.weight
     for group in range(groups):
         key, query = group * head, group * shared * head
         keys[key : key + head], queries[query : query + head] = 0.0, 0.0
         for number, dimension in enumerate(slow[:-1]):
-            keys[key + dimension, before.start + number] = 1.0
-            queries[query + dimension, :content] = signature[number]
-        keys[key + slow[-1], constant] = queries[query + slow[-1], constant] = WORD_WEIGHT
+            keys[key + dimension, stream.before.start + number] = MATCH_SCALE
+            queries[query + dimension] = MATCH_SCALE * signature[number]
+        unlike_silence = MATCH_SCALE * WORD_WEIGHT
+        keys[key + slow[-1], stream.word] = unlike_silence
+        queries[query + slow[-1], stream.word] = unlike_silence
         read = values[key : key + head]
         attention.v_proj.weight[key : key + head] = 0.0
-        attention.v_proj.weight[key : key + head, :content] = read
+        attention.v_proj.weight[key : key + head, : stream.content] = read
         attention.o_proj.weight[:, query : query + head] = 0.0
-        attention.o_proj.weight[:content, query : query + head] = COPIED_GAIN * read.T
+        attention.o_proj.weight[: stream.content, query : query + head] = COPIED_GAIN * read.T
     attention.q_norm.weight.fill_(SHARPNESS)
     attention.k_norm.weight.fill_(SHARPNESS)

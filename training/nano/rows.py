@@ -46,8 +46,9 @@ SILENCE_TOKEN, AUDIO_EOS_TOKEN = "<|sil|>", "<|audio_eos|>"
 SAY = "Say: "
 VOICE = "heart"
 DELAY_TOKENS = 10
-# Most pauses before, between and after the words of a typed stand-in for a spoken question.
-MOST_PAUSES = 3
+# Pauses before, between and after the words of a typed stand-in for a spoken question, as often as
+# they are at two to three words a second.
+PAUSES = (0, 0, 0, 1, 1, 1, 1, 2, 2, 3)
 # Share of the recordings with up to 5 s of silence before and after, and of the stand-ins with as
 # many pauses.
 SILENT_SHARE = 0.15
@@ -178,11 +179,11 @@ def paused_words(text: str, rng: Random) -> str:
     The mel encoder is trained to give one word or silence for every group (``train_encoder``), so
     the language model can learn to read this format before it is given any audio.
     """
-    most = LONGEST_SILENCE if rng.random() < SILENT_SHARE else MOST_PAUSES
-    pieces = [SILENCE_TOKEN * rng.randint(0, most)]
+    around = range(LONGEST_SILENCE + 1) if rng.random() < SILENT_SHARE else PAUSES
+    pieces = [SILENCE_TOKEN * rng.choice(around)]
     for word in words(text):
-        pieces += [word, SILENCE_TOKEN * rng.randint(0, MOST_PAUSES)]
-    pieces.append(SILENCE_TOKEN * rng.randint(0, most - MOST_PAUSES))
+        pieces += [word, SILENCE_TOKEN * rng.choice(PAUSES)]
+    pieces.append(SILENCE_TOKEN * (rng.choice(around) if around is not PAUSES else 0))
     return f"{AUDIO_BOS_TOKEN}{''.join(pieces)}{AUDIO_EOS_TOKEN}"
 
 
