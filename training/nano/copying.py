@@ -16,6 +16,7 @@ copies that note from the position before; and the third looks words up by it.
 """
 
 import math
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -33,6 +34,8 @@ NOTE_GAIN, COPIED_GAIN = 4.0, 0.5
 # Weight of not being silence beside the match of the tokens.
 WORD_WEIGHT = 0.8
 DEVIATION = 0.02
+# Part of the embeddings of tokens that are alike, as a share of their squared length.
+SHARED = 0.8
 # Factors on the residual stream and on the circuit's queries and keys. RMS norms undo them, but
 # AdamW moves all weights by the same amount, and the first hundred steps would erase small ones.
 STREAM_SCALE, MATCH_SCALE = 4.0, 8.0
@@ -62,12 +65,15 @@ class _Stream:
 
 
 @torch.no_grad()
-def begin_with_copying(model: Qwen3ForCausalLM, silence_token: int) -> None:
+def begin_with_copying(
+    model: Qwen3ForCausalLM, silence_token: int, alike: Iterable[list[int]] = ()
+) -> None:
     """Initialise a Qwen3 backbone with heads that copy text.
 
     Args:
         model: a backbone with at least three layers and tied embeddings.
         silence_token: token between the words of audio, which is not copied.
+        alike: groups of tokens with similar embeddings, one of which can be looked up by another.
     """
     config = model.config
     width, layers = config.hidden_size, config.num_hidden_layers
@@ -81,6 +87,9 @@ def begin_with_copying(model: Qwen3ForCausalLM, silence_token: int) -> None:
             weight.normal_(std=DEVIATION)
     embeddings = model.model.embed_tokens.weight
     embeddings.normal_(std=width**-0.5)
+    for tokens in alike:
+        shared = torch.randn(width) * width**-0.5
+        embeddings[tokens] = SHARED**0.5 * shared + (1 - SHARED) ** 0.5 * embeddings[tokens]
     embeddings[:, stream.content :] = 0.0
     embeddings[:, [stream.word, stream.any]] = math.sqrt(stream.matched / width)
     embeddings[silence_token, stream.word] *= -1

@@ -80,6 +80,8 @@ _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# A space and a line end as byte-level BPE writes them.
+_SPACE, _LINE_END = "Ġ", "Ċ"
 
 
 def _texts(work: Path, dialogues: int) -> Iterator[str]:
@@ -126,6 +128,21 @@ def train_tokenizer(work: Path, dialogues: int) -> PreTrainedTokenizerFast:
     )
 
 
+def alike(vocab: dict[str, int]) -> list[list[int]]:
+    """Group the tokens that stand for the same word, with or without a space or a capital.
+
+    The line end before an answer and the beginning of audio are a group, too: the first word of a
+    transcript is the word after the latter.
+    """
+    groups: dict[str, list[int]] = {}
+    for piece, token in vocab.items():
+        word = piece.removeprefix(_SPACE).lower()
+        if word.isalpha():
+            groups.setdefault(word, []).append(token)
+    same = [tokens for tokens in groups.values() if len(tokens) > 1]
+    return [*same, [vocab[_LINE_END], vocab["<|audio_bos|>"]]]
+
+
 def digit_embeddings(width: int, deviation: float) -> Tensor:
     """Draw embeddings [6561, width] of the speech tokens, similar for similar tokens.
 
@@ -148,7 +165,7 @@ def new_model(
     audio = whisper_audio(whisper.sizes) if whisper else AUDIO
     config = nano_config(vocab, -(-len(vocab) // 16) * 16, audio)
     model = FunAudioChatForConditionalGeneration(config)
-    begin_with_copying(model.language_model, vocab["<|sil|>"])
+    begin_with_copying(model.language_model, vocab["<|sil|>"], alike(vocab))
     if whisper:
         model.continuous_audio_tower = Ears(whisper, audio["output_dim"]).encoder
     model.generation_config.update(
