@@ -253,7 +253,7 @@ def command_line() -> argparse.ArgumentParser:
     parser.add_argument("--questions", type=int, default=100, help="questions to make pairs of")
     parser.add_argument("--samples", type=int, default=6, help="answers of each question")
     parser.add_argument("--steps", type=int, default=40, help="updates, of four pairs each")
-    parser.add_argument("--rate", type=float, default=5e-4, help="learning rate")
+    parser.add_argument("--rate", type=float, default=1e-4, help="learning rate")
     parser.add_argument("--items", type=int, default=60, help="questions that are measured")
     return parser
 
