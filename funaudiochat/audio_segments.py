@@ -232,11 +232,16 @@ def _take_caf(data: bytes, start: int, name: str) -> tuple[bytes, int]:
     return data[start:], len(data)
 
 
+_AU_HEADER_BYTES = 24  # at least
+
+
 def _take_au(data: bytes, start: int, name: str) -> tuple[bytes, int]:
     if start + 12 > len(data):
         return data[start:], len(data)
     offset, size = struct.unpack_from(">II", data, start + 4)
     body = start + offset
+    if offset < _AU_HEADER_BYTES:  # the decoder says what is wrong
+        return data[start:], len(data)
     if body > len(data):
         raise _truncated(name, offset, len(data) - start)
     size = _available(size, len(data) - body, name)

@@ -622,6 +622,17 @@ def test_damaged_files_load_or_raise_audio_error(kind, data):
     assert np.isfinite(loaded).all()
 
 
+@pytest.mark.parametrize("offset", [0, 4, 11, 12, 23])
+def test_an_au_file_whose_header_is_too_short_is_loaded_or_refused(offset):
+    content = bytearray(DAMAGED_KINDS["AU None"])
+    content[4:8] = offset.to_bytes(4, "big")
+    try:
+        loaded = load_audio(bytes(content), max_seconds=60)
+    except AudioError:
+        return
+    assert len(loaded) >= 640 and np.isfinite(loaded).all()
+
+
 @settings(max_examples=100, deadline=None)
 @given(
     st.sampled_from([
