@@ -96,8 +96,8 @@ def begin_with_copying(
     signature = torch.zeros(stream.matched, width)
     signature[:, : stream.content] = _orthonormal(stream.matched, stream.content)
     noted = torch.eye(width)[stream.latest]
-    _note(model, LATEST, FAR_PAIRS, 0, stream.word, signature, stream.latest, NOTE_GAIN)
-    _note(model, BEFORE, NEAR_PAIRS, 1, stream.any, noted, stream.before, 1.0)
+    _note(model, stream, LATEST, FAR_PAIRS, 0, stream.word, signature, stream.latest, NOTE_GAIN)
+    _note(model, stream, BEFORE, NEAR_PAIRS, 1, stream.any, noted, stream.before, 1.0)
     _look_up(model, signature, stream)
     embeddings *= STREAM_SCALE
     model.model.norm.weight.div_(STREAM_SCALE)
@@ -107,13 +107,14 @@ def begin_with_copying(
 
 
 def _note(
-    model: Qwen3ForCausalLM, layer: int, pairs: range, look_back: int, wanted: int, read: Tensor,
-    to: slice, gain: float,
+    model: Qwen3ForCausalLM, stream: _Stream, layer: int, pairs: range, look_back: int, wanted: int,
+    read: Tensor, to: slice, gain: float,
 ) -> None:  # fmt: skip
     """Let the first two query heads of a layer note what they read at a position near by.
 
     Args:
         model: the backbone.
+        stream: its reserved dimensions.
         layer: number of the layer.
         pairs: rotary pairs by which positions are told apart.
         look_back: distance of the position; the nearest one that is wanted.
@@ -126,13 +127,12 @@ def _note(
     frequencies = model.model.rotary_emb.inv_freq.tolist()
     queries, keys = attention.q_proj.weight, attention.k_proj.weight
     queries[: 2 * head], keys[:head], attention.v_proj.weight[:head] = 0.0, 0.0, 0.0
-    any_token = model.config.hidden_size - 1
     for pair in pairs:
         keys[pair, wanted] = MATCH_SCALE
         angle = look_back * frequencies[pair]
         for first in (0, head):
-            queries[first + pair, any_token] = MATCH_SCALE * math.cos(angle)
-            queries[first + head // 2 + pair, any_token] = -MATCH_SCALE * math.sin(angle)
+            queries[first + pair, stream.any] = MATCH_SCALE * math.cos(angle)
+            queries[first + head // 2 + pair, stream.any] = -MATCH_SCALE * math.sin(angle)
     attention.v_proj.weight[: len(read)] = read
     attention.o_proj.weight[:, : 2 * head] = 0.0
     attention.o_proj.weight[to, : len(read)] = (

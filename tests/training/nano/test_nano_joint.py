@@ -24,7 +24,7 @@ from funaudiochat.voice_chat import VoiceChat
 from training.nano import ablation, train_encoder
 from training.nano.copying import begin_with_copying
 from training.nano.domain import Domain
-from training.nano.new_model import begin, digit_embeddings, new_model
+from training.nano.new_model import alike, begin, digit_embeddings, new_model
 from training.nano.rows import (
     JOINED,
     WHOLE_STAGES,
@@ -271,6 +271,19 @@ def test_an_untrained_backbone_copies_random_words_also_across_pauses(most_pause
         assert copied() < 0.05
         begin_with_copying(model, silence)
         assert copied() > 0.95
+
+
+def test_forms_of_a_word_and_the_beginnings_of_a_transcript_begin_alike():
+    vocab = {"Ġtown": 0, "Town": 1, "ĠRome": 2, "town": 3, "7": 4, "Ċ": 5, "<|audio_bos|>": 6}
+    groups = alike(vocab)
+    assert groups == [[0, 1, 3], [5, 6]]
+    torch.manual_seed(0)
+    model = Qwen3ForCausalLM(Qwen3Config(**BACKBONE, vocab_size=600))
+    begin_with_copying(model, 40, groups)
+    unit = torch.nn.functional.normalize(model.model.embed_tokens.weight[:7, :-34], dim=1)
+    cosines = unit @ unit.T
+    assert min(cosines[0, 1], cosines[0, 3], cosines[5, 6]) > 0.6
+    assert max(cosines[0, 2], cosines[1, 4], cosines[3, 5]) < 0.4
 
 
 def test_sums_are_drilled_in_typed_rows(work):
