@@ -16,9 +16,10 @@ copies that note from the position before; and the third looks words up by it.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import Qwen3ForCausalLM
 
@@ -36,6 +37,9 @@ WORD_WEIGHT = 0.8
 DEVIATION = 0.02
 # Part of the embeddings of tokens that are alike, as a share of their squared length.
 SHARED = 0.8
+# Part of the embeddings that is the meaning of words, as a share of their squared length. Copying
+# does not read it, since it has to tell words of similar meaning apart.
+MEANING = 0.4
 # Factors on the residual stream and on the circuit's queries and keys. RMS norms undo them, but
 # AdamW moves all weights by the same amount, and the first hundred steps would erase small ones.
 STREAM_SCALE, MATCH_SCALE = 4.0, 8.0
@@ -50,23 +54,27 @@ class _Stream:
 
     Attributes:
         matched: dimensions of a note.
-        content: number of dimensions that tell tokens apart, the first of all.
+        identity: number of dimensions that tell tokens apart, the first of all; they are copied.
+        meaning: dimensions of the meanings of words.
         latest, before: dimensions of the notes on the latest word and on the one before it.
         word: dimension that is negative for silence.
         any: dimension that is equal for all tokens.
     """
 
-    def __init__(self, width: int, head: int) -> None:
-        self.matched = head // 2
-        self.content = width - 2 - 2 * self.matched
-        self.latest = slice(self.content, self.content + self.matched)
+    def __init__(self, width: int, head: int, groups: int) -> None:
+        self.matched, self.identity = head // 2, groups * head
+        self.meaning = slice(self.identity, width - 2 - 2 * self.matched)
+        self.latest = slice(self.meaning.stop, self.meaning.stop + self.matched)
         self.before = slice(self.latest.stop, width - 2)
         self.word, self.any = width - 2, width - 1
 
 
 @torch.no_grad()
 def begin_with_copying(
-    model: Qwen3ForCausalLM, silence_token: int, alike: Iterable[list[int]] = ()
+    model: Qwen3ForCausalLM,
+    silence_token: int,
+    alike: Iterable[list[int]] = (),
+    meanings: Callable[[int], tuple[list[int], Tensor]] | None = None,
 ) -> None:
     """Initialise a Qwen3 backbone with heads that copy text.
 
@@ -74,10 +82,12 @@ def begin_with_copying(
         model: a backbone with at least three layers and tied embeddings.
         silence_token: token between the words of audio, which is not copied.
         alike: groups of tokens with similar embeddings, one of which can be looked up by another.
+        meanings: given a width, returns tokens and the unit vectors [tokens, width] of what they
+            mean.
     """
     config = model.config
     width, layers = config.hidden_size, config.num_hidden_layers
-    stream = _Stream(width, config.head_dim)
+    stream = _Stream(width, config.head_dim, config.num_key_value_heads)
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
             weight.fill_(1.0)
@@ -90,11 +100,17 @@ def begin_with_copying(
     for tokens in alike:
         shared = torch.randn(width) * width**-0.5
         embeddings[tokens] = SHARED**0.5 * shared + (1 - SHARED) ** 0.5 * embeddings[tokens]
-    embeddings[:, stream.content :] = 0.0
+    if meanings:
+        tokens, vectors = meanings(stream.meaning.stop - stream.meaning.start)
+        shares = embeddings[tokens, : stream.meaning.stop].norm(dim=1, keepdim=True)
+        identity = F.normalize(embeddings[tokens, : stream.identity], dim=1)
+        embeddings[tokens, : stream.identity] = (1 - MEANING) ** 0.5 * shares * identity
+        embeddings[tokens, stream.meaning] = MEANING**0.5 * shares * vectors
+    embeddings[:, stream.meaning.stop :] = 0.0
     embeddings[:, [stream.word, stream.any]] = math.sqrt(stream.matched / width)
     embeddings[silence_token, stream.word] *= -1
     signature = torch.zeros(stream.matched, width)
-    signature[:, : stream.content] = _orthonormal(stream.matched, stream.content)
+    signature[:, : stream.identity] = _orthonormal(stream.matched, stream.identity)
     noted = torch.eye(width)[stream.latest]
     _note(model, stream, LATEST, FAR_PAIRS, 0, stream.word, signature, stream.latest, NOTE_GAIN)
     _note(model, stream, BEFORE, NEAR_PAIRS, 1, stream.any, noted, stream.before, 1.0)
@@ -149,7 +165,7 @@ def _look_up(model: Qwen3ForCausalLM, signature: Tensor, stream: _Stream) -> Non
     shared = attention.q_proj.out_features // head // groups
     # The slower half of the rotary pairs hardly turns, so that only the tokens decide.
     slow = [*range(head // 4, head // 2), *range(head // 2 + head // 4, head)]
-    values = _orthonormal(groups * head, stream.content)
+    values = _orthonormal(groups * head, stream.identity)
     queries, keys = attention.q_proj.weight, attention.k_proj.weight
     for group in range(groups):
         key, query = group * head, group * shared * head
@@ -162,8 +178,8 @@ def _look_up(model: Qwen3ForCausalLM, signature: Tensor, stream: _Stream) -> Non
         queries[query + slow[-1], stream.word] = unlike_silence
         read = values[key : key + head]
         attention.v_proj.weight[key : key + head] = 0.0
-        attention.v_proj.weight[key : key + head, : stream.content] = read
+        attention.v_proj.weight[key : key + head, : stream.identity] = read
         attention.o_proj.weight[:, query : query + head] = 0.0
-        attention.o_proj.weight[: stream.content, query : query + head] = COPIED_GAIN * read.T
+        attention.o_proj.weight[: stream.identity, query : query + head] = COPIED_GAIN * read.T
     attention.q_norm.weight.fill_(SHARPNESS)
     attention.k_norm.weight.fill_(SHARPNESS)

