@@ -3,12 +3,12 @@
 
 """Build the initial joint model.
 
-    python -m training.nano.new_model                        # models/new: untrained
-    python -m training.nano.new_model --llm models/prealign  # models/begin: text and audio
+    python -m training.nano.new_model                    # models/new: untrained
+    python -m training.nano.new_model --llm models/text  # models/begin: text and audio
 
 The first has a byte-level BPE trained on the domain's sentences and prompts, with the special
 tokens of the official tokenizer, and random weights except for heads that copy text
-(``training.nano.copying``). The second joins the language model of the first stages with the mel
+(``training.nano.copying``) and what words mean (``training.nano.meanings``). The second joins the language model of the first stages with the mel
 encoder and the adapter of ``train_encoder``. Both are written below ``--work``, in the published
 layout.
 

@@ -49,6 +49,9 @@ DELAY_TOKENS = 10
 # Pauses before, between and after the words of a typed stand-in for a spoken question, as often as
 # they are at two to three words a second.
 PAUSES = (0, 0, 0, 1, 1, 1, 1, 2, 2, 3)
+# Share of the words that take two positions of a stand-in, as they do in audio, and their longest
+# length in letters: longer words can have several tokens, each of which would be held by itself.
+HELD_SHARE, LONGEST_HELD = 0.16, 6
 # Share of the recordings with up to 5 s of silence before and after, and of the stand-ins with as
 # many pauses.
 SILENT_SHARE = 0.15
@@ -192,7 +195,8 @@ def paused_words(text: str, rng: Random) -> str:
     around = range(LONGEST_SILENCE + 1) if rng.random() < SILENT_SHARE else PAUSES
     pieces = [SILENCE_TOKEN * rng.choice(around)]
     for word in words(text):
-        pieces += [word, SILENCE_TOKEN * rng.choice(PAUSES)]
+        held = len(word.strip()) <= LONGEST_HELD and rng.random() < HELD_SHARE
+        pieces += [word, f" {word.strip()}" * held, SILENCE_TOKEN * rng.choice(PAUSES)]
     pieces.append(SILENCE_TOKEN * (rng.choice(around) if around is not PAUSES else 0))
     return f"{AUDIO_BOS_TOKEN}{''.join(pieces)}{AUDIO_EOS_TOKEN}"
 

@@ -4,6 +4,8 @@
 #
 #   OPEN_TEXT="FILE..."   sentences to hear and to read aloud, one a line (optional)
 #   REAL_SPEECH=FOLDER    recordings of people with their texts (optional)
+#   HEAD=FOLDER           joint model whose head is taken over, and the published speech tokenizer
+#                         and detokenizer with it, so that none of them is trained (optional)
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=${PYTHON:-.venv/bin/python}
@@ -29,20 +31,22 @@ stage() {
 # shellcheck disable=SC2086
 "$python" -m training.nano.data --jobs "$(nproc)" ${OPEN_TEXT:+--text $OPEN_TEXT}
 # The voice.
-"$python" -m training.nano.train_tokenizer
+[ -n "${HEAD:-}" ] || "$python" -m training.nano.train_tokenizer
 "$python" -m training.nano.encode
-"$python" -m training.nano.train_vocoder
-"$python" -m training.nano.train_flow
-"$python" -m training.nano.export
-# The language model and the ears, each by itself.
+if [ -z "${HEAD:-}" ]; then
+  "$python" -m training.nano.train_vocoder
+  "$python" -m training.nano.train_flow
+  "$python" -m training.nano.export
+fi
+# The language model, the ears, and the head.
 "$python" -m training.nano.rows
 finished new || "$python" -m training.nano.new_model --audio-encoder packaged
+stage questions 2
 stage text 2
+"$python" -m training.nano.train_ears --llm models/text --steps 1100
+finished begin || "$python" -m training.nano.new_model --llm models/text \
+  --ears ears_words_best.pt ${HEAD:+--head "$HEAD"}
 stage prealign 2
-"$python" -m training.nano.train_ears
-"$python" -m training.nano.train_ears --llm models/text
-finished begin || "$python" -m training.nano.new_model --llm models/prealign \
-  --ears ears_words_best.pt
 # Both together (Core-Cocktail).
 stage stage1 2
 finished merged || "$python" -m funaudiochat.cli merge \
