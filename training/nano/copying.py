@@ -87,7 +87,8 @@ def begin_with_copying(
     """
     config = model.config
     width, layers = config.hidden_size, config.num_hidden_layers
-    stream = _Stream(width, config.head_dim, config.num_key_value_heads)
+    groups = model.model.layers[LOOK_UP].self_attn.k_proj.out_features // config.head_dim
+    stream = _Stream(width, config.head_dim, groups)
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
             weight.fill_(1.0)

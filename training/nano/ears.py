@@ -26,8 +26,9 @@ from training.whisper_encoder import TOWER, WhisperEncoder, read_whisper
 
 PACKAGED = "packaged"  # instead of a Whisper folder: tiny.en from the judge's package
 CHARACTERS = "abcdefghijklmnopqrstuvwxyz' "  # preceded by CTC's blank
-# A word's logit is the cosine between its embedding and the audio's vector, times this.
-SHARPNESS = 30.0
+# A word's logit is the cosine between its embedding and the audio's vector, times this. The larger,
+# the farther from its embedding a vector can be and still be read as the word.
+SHARPNESS = 12.0
 # Weight of silence in the distance loss: it is by far the most frequent symbol.
 SILENCE_SHARE = 0.3
 # Learning rate of the topmost layer relative to new parameters, and of each layer relative to the

@@ -8,9 +8,9 @@
 
 The first has a byte-level BPE trained on the domain's sentences and prompts, with the special
 tokens of the official tokenizer, and random weights except for heads that copy text
-(``training.nano.copying``) and what words mean (``training.nano.meanings``). The second joins the language model of the first stages with the mel
-encoder and the adapter of ``train_encoder``. Both are written below ``--work``, in the published
-layout.
+(``training.nano.copying``) and for what words mean (``training.nano.meanings``). The second joins
+the language model of the first stages with the mel encoder and the adapter of ``train_encoder``.
+Both are written below ``--work``, in the published layout.
 
 With ``--audio-encoder`` the first uses Whisper's encoder as its mel encoder, and with ``--ears``
 the second uses that encoder as trained by ``train_ears``. With ``--head`` the second takes the

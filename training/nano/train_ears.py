@@ -7,10 +7,11 @@
     python -m training.nano.train_ears --llm models/text       # ears_words.pt: predicts words, too
 
 Both resume from their last checkpoint; a larger ``--steps`` extends a finished run. The first
-predicts characters from every 25 Hz vector (CTC). The second starts from its result and also
-predicts words from the mean of five vectors through the adapter (CTC over the language model's
-embeddings, by angles from their centre). In its last steps, the adapter's output is drawn towards
-the embeddings of the words it predicts. Silence is the language model's silence token.
+predicts characters from every 25 Hz vector (CTC). The second starts from its result, if there is
+one, and also predicts words from the mean of five vectors through the adapter (CTC over the
+language model's embeddings, by angles from their centre). In the second half of its steps, the
+adapter's output is drawn towards the embeddings of the words it predicts. Silence is the language
+model's silence token.
 
 The speech comes from ``training.nano.speech``, mixed by kind; recordings added during training are
 used from the next epoch on. The curve is written beside the checkpoint, and so is ``NAME_best.pt``,
@@ -53,7 +54,7 @@ EPOCH = 2400  # recordings
 LONGEST_S = 15.0
 BATCH_FRAMES = 6000  # mel frames, padding included
 ALIKE = 240  # recordings that are sorted by length to make batches
-DRAW_FROM, DRAW_WEIGHT, LENGTH_WEIGHT = 0.8, 1.0, 0.1
+DRAW_FROM, DRAW_WEIGHT, LENGTH_WEIGHT = 0.5, 1.0, 0.1
 SETS = ("people", "test_known", "test_new")
 EVALUATED = 60  # recordings of every set except ``people``
 

@@ -240,7 +240,11 @@ def test_a_recorded_dialogue_is_one_row_and_every_answer_in_its_stage_is_a_targe
 def stand_in_words(content: str) -> list[str]:
     """Return the words of a typed stand-in, of which some are held for two positions."""
     spoken = re.sub(r"<\|\w+\|>", " ", content).split()
-    return [word for word, following in zip(spoken, [*spoken[1:], None]) if word != following]
+    return [
+        word
+        for word, following in zip(spoken, [*spoken[1:], None], strict=True)
+        if word != following
+    ]
 
 
 def test_random_words_are_copied_and_unrelated_exchanges_joined():
