@@ -61,8 +61,8 @@ class _Stream:
         any: dimension that is equal for all tokens.
     """
 
-    def __init__(self, width: int, head: int, groups: int) -> None:
-        self.matched, self.identity = head // 2, groups * head
+    def __init__(self, width: int, head: int, copied: int) -> None:
+        self.matched, self.identity = head // 2, copied
         self.meaning = slice(self.identity, width - 2 - 2 * self.matched)
         self.latest = slice(self.meaning.stop, self.meaning.stop + self.matched)
         self.before = slice(self.latest.stop, width - 2)
@@ -87,8 +87,8 @@ def begin_with_copying(
     """
     config = model.config
     width, layers = config.hidden_size, config.num_hidden_layers
-    groups = model.model.layers[LOOK_UP].self_attn.k_proj.out_features // config.head_dim
-    stream = _Stream(width, config.head_dim, groups)
+    copied = model.model.layers[LOOK_UP].self_attn.v_proj.out_features
+    stream = _Stream(width, config.head_dim, copied)
     for name, weight in model.named_parameters():
         if weight.ndim == 1:
             weight.fill_(1.0)
@@ -162,11 +162,11 @@ def _note(
 def _look_up(model: Qwen3ForCausalLM, signature: Tensor, stream: _Stream) -> None:
     """Let one query head for every key-value head copy the word after a match."""
     attention, head = model.model.layers[LOOK_UP].self_attn, model.config.head_dim
-    groups = attention.k_proj.out_features // head
+    groups = stream.identity // head
     shared = attention.q_proj.out_features // head // groups
     # The slower half of the rotary pairs hardly turns, so that only the tokens decide.
     slow = [*range(head // 4, head // 2), *range(head // 2 + head // 4, head)]
-    values = _orthonormal(groups * head, stream.identity)
+    values = _orthonormal(stream.identity, stream.identity)
     queries, keys = attention.q_proj.weight, attention.k_proj.weight
     for group in range(groups):
         key, query = group * head, group * shared * head

@@ -44,9 +44,14 @@ def meanings_folder() -> Path:
 
 
 @torch.no_grad()
-def word_vectors(words: Sequence[str], width: int) -> Tensor:
-    """Compute unit vectors [words, width] of words, similar for similar meanings."""
-    folder = meanings_folder()
+def word_vectors(folder: Path, words: Sequence[str], width: int) -> Tensor:
+    """Compute unit vectors [words, width] of words, similar for similar meanings.
+
+    Args:
+        folder: of the sentence encoder.
+        words: in lower case.
+        width: at most the number of words.
+    """
     tokenizer, encoder = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
     found = []
     for start in range(0, len(words), 256):

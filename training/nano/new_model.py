@@ -20,6 +20,7 @@ refined head of another model, which must use the same speech tokenizer.
 import argparse
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -51,7 +52,7 @@ from training.nano.copying import begin_with_copying
 from training.nano.data import DIALOGUES, WORK, read_jsonl
 from training.nano.domain import Domain
 from training.nano.ears import PACKAGED, Ears, open_whisper
-from training.nano.meanings import word_vectors
+from training.nano.meanings import meanings_folder, word_vectors
 from training.nano.rows import tool_prompt, words
 from training.nano.sizes import AUDIO, nano_config, whisper_audio
 from training.nano.tokenizer import DIGITS, digits_of
@@ -133,18 +134,23 @@ def train_tokenizer(work: Path, dialogues: int) -> PreTrainedTokenizerFast:
     )
 
 
+def _by_word(vocab: dict[str, int]) -> dict[str, list[int]]:
+    """Map every word to its tokens, with or without a space or a capital."""
+    found: dict[str, list[int]] = {}
+    for piece, token in vocab.items():
+        word = piece.removeprefix(_SPACE).lower()
+        if word.isalpha():
+            found.setdefault(word, []).append(token)
+    return found
+
+
 def alike(vocab: dict[str, int]) -> list[list[int]]:
     """Group the tokens that stand for the same word, with or without a space or a capital.
 
     The line end before an answer and the beginning of audio are a group, too: the first word of a
     transcript is the word after the latter.
     """
-    groups: dict[str, list[int]] = {}
-    for piece, token in vocab.items():
-        word = piece.removeprefix(_SPACE).lower()
-        if word.isalpha():
-            groups.setdefault(word, []).append(token)
-    same = [tokens for tokens in groups.values() if len(tokens) > 1]
+    same = [tokens for tokens in _by_word(vocab).values() if len(tokens) > 1]
     return [*same, [vocab[_LINE_END], vocab["<|audio_bos|>"]]]
 
 
@@ -152,15 +158,10 @@ def meanings_of(
     vocab: dict[str, int], vectors: WordVectors, width: int
 ) -> tuple[list[int], Tensor]:
     """Return the tokens of three letters or more, and vectors [tokens, width] of their meanings."""
-    words = {piece.removeprefix(_SPACE).lower(): None for piece in vocab}
-    known = {word: i for i, word in enumerate(w for w in words if len(w) > 2 and w.isalpha())}
-    meant = vectors(list(known), width)
-    found = {
-        token: known[word]
-        for piece, token in vocab.items()
-        if (word := piece.removeprefix(_SPACE).lower()) in known
-    }
-    return list(found), meant[list(found.values())]
+    known = {word: tokens for word, tokens in _by_word(vocab).items() if len(word) > 2}
+    forms = torch.tensor([len(tokens) for tokens in known.values()])
+    found = list(chain.from_iterable(known.values()))
+    return found, vectors(list(known), width).repeat_interleave(forms, 0)
 
 
 def digit_embeddings(width: int, deviation: float) -> Tensor:
@@ -250,7 +251,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.llm is None:
         whisper = open_whisper(args.audio_encoder) if args.audio_encoder else None
-        new_model(args.work, whisper=whisper, vectors=word_vectors)
+        vectors = partial(word_vectors, meanings_folder())
+        new_model(args.work, whisper=whisper, vectors=vectors)
     else:
         ears = args.ears and args.work / args.ears
         begin(args.work, args.work / args.llm, args.work / "models" / "begin", ears, args.head)

@@ -92,7 +92,7 @@ STAGES = {
         "text_whole_conversation": 0.4, "words_whole_conversation": 0.4,
         "text_tools_whole_conversation": 0.6, "words_tools_whole_conversation": 0.5, "copy": 1.0,
     },
-    # Typed questions only, as there are no ears yet; the head learns to speak.
+    # Typed questions only; the head learns to speak.
     "prealign": {
         "text_whole": 0.6, "words_whole": 0.45, "text_tools_whole": 0.3, "words_tools_whole": 0.3,
         "words_transcribe": 0.12, "say": 0.15, "text_whole_drill": 0.5, "words_whole_drill": 0.3,

